@@ -1,0 +1,1 @@
+"""Molecules to graphs. The only place that imports rdkit or ogb."""

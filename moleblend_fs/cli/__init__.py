@@ -1,0 +1,1 @@
+"""The `moleblend` command."""

@@ -1,0 +1,1 @@
+"""Records, the LMDB store, packed batches, splits and batching. Imports numpy, lmdb and torch only."""

@@ -1,0 +1,99 @@
+"""Packed batches: molecules laid end to end, no padding.
+
+Shape legend: B molecules, A atoms in all, P = sum of n_b^2 ordered atom pairs (row-major per molecule), L labels.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moleblend_fs.data.graph import MAX_HOPS
+from moleblend_fs.data.record import HEADER, section_bounds
+
+
+@dataclass(slots=True, kw_only=True)
+class MoleculeBatch:
+    """What the model reads. Nothing changes a batch once it is made.
+
+    Attributes:
+        num_atoms: (B,) int64, always on the CPU, so that layouts are planned without waiting for the device.
+        molecule_id: (B,) int64, seeds each molecule's own random draws.
+        atom_features: (A, 9) uint8, OGB's atom features.
+        degree: (A,) uint8, bonds per atom.
+        coordinates: (A, 3) float32, Angstrom; 0 where `has_coordinates` is false.
+        has_coordinates: (B,) bool.
+        spd: (P,) uint8, shortest path distance; 255 where there is no path.
+        path_bonds: (P, 5) uint8, bond classes along the path; 0 past its end.
+        labels: (B, L) float32; 0 where `has_label` is false.
+        has_label: (B, L) bool.
+    """
+
+    num_atoms: Tensor
+    molecule_id: Tensor
+    atom_features: Tensor
+    degree: Tensor
+    coordinates: Tensor
+    has_coordinates: Tensor
+    spd: Tensor
+    path_bonds: Tensor
+    labels: Tensor
+    has_label: Tensor
+
+    def __len__(self) -> int:
+        return len(self.num_atoms)
+
+    def to(self, device: torch.device | str) -> "MoleculeBatch":
+        """The batch on a device (asynchronously from pinned memory); `num_atoms` stays on the CPU."""
+        return self._map(lambda name, x: x if name == "num_atoms" else x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "MoleculeBatch":
+        """The batch in page-locked memory; torch's DataLoader calls this."""
+        return self._map(lambda _, x: x.pin_memory())
+
+    def _map(self, function) -> "MoleculeBatch":
+        return MoleculeBatch(**{f.name: function(f.name, getattr(self, f.name)) for f in fields(self)})
+
+
+def collate(records: Sequence[bytes], conformer: Sequence[int] | None = None) -> MoleculeBatch:
+    """Join records into a packed batch.
+
+    Args:
+        records: values of a store, B of them.
+        conformer: (B,) which conformer of each molecule to use, taken modulo its number; the first by default.
+    """
+    raw = [zlib.decompress(record) for record in records]
+    headers = np.frombuffer(b"".join([r[: HEADER.itemsize] for r in raw]), HEADER)
+    num_atoms = headers["num_atoms"].astype(np.int64)
+    bounds = section_bounds(headers)
+    cuts = bounds.T.tolist()
+
+    def join(section: int) -> bytearray:
+        return bytearray().join([r[a:b] for r, a, b in zip(raw, cuts[section], cuts[section + 1], strict=True)])
+
+    labels = np.frombuffer(join(0), "<f4").reshape(len(raw), -1)
+    has_label = ~np.isnan(labels)
+    conformers = headers["num_conformers"].astype(np.int64)
+    pick = np.zeros(len(raw), dtype=np.int64) if conformer is None else np.asarray(conformer, dtype=np.int64)
+    starts = bounds[:, 1] + 12 * num_atoms * (pick % np.maximum(conformers, 1))
+    coordinates = bytearray().join(
+        [
+            r[start : start + 12 * n] if c else bytes(12 * n)
+            for r, start, n, c in zip(raw, starts.tolist(), num_atoms.tolist(), conformers.tolist(), strict=True)
+        ]
+    )
+    return MoleculeBatch(
+        num_atoms=torch.from_numpy(num_atoms),
+        molecule_id=torch.from_numpy(headers["molecule_id"].astype(np.int64)),
+        atom_features=torch.frombuffer(join(4), dtype=torch.uint8).view(-1, 9),
+        degree=torch.frombuffer(join(5), dtype=torch.uint8),
+        coordinates=torch.frombuffer(coordinates, dtype=torch.float32).view(-1, 3),
+        has_coordinates=torch.from_numpy(conformers > 0),
+        spd=torch.frombuffer(join(6), dtype=torch.uint8),
+        path_bonds=torch.frombuffer(join(7), dtype=torch.uint8).view(-1, MAX_HOPS),
+        labels=torch.from_numpy(np.where(has_label, labels, np.float32(0))),
+        has_label=torch.from_numpy(has_label),
+    )

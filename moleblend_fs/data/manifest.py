@@ -1,0 +1,122 @@
+"""What a store says of itself: `manifest.json` beside its records."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moleblend_fs.data.graph import FEATURISATION_VERSION, LabelSpec
+from moleblend_fs.errors import UserError
+
+FORMAT_VERSION = 1
+"""Raised whenever a record's bytes or the folder's layout change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitInfo:
+    """One split: how many molecules, and the SHA-256 of its sorted source rows (equal splits have equal hashes)."""
+
+    molecules: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelStatistics:
+    """Count, mean, standard deviation (population), minimum and maximum of a label over one split's present values."""
+
+    count: int
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything needed to know what is in a store and how to repeat it.
+
+    Attributes:
+        source: name of the source (pcqm4mv2, qm9, ...).
+        options: what `moleblend preprocess` was given, as JSON values.
+        inputs: file name -> SHA-256 (or size for very large files) of each input.
+        molecules: records in the store.
+        failures: rows listed in failures.csv.
+        conformers: conformers in all; molecules_with_3d: molecules that have at least one.
+        labels: label columns, in the order of a record's labels.
+        split: how the splits were made, e.g. {"kind": "scaffold", "chirality": False}.
+        splits: split name -> SplitInfo.
+        statistics: split name -> one LabelStatistics per label (None where no value is present).
+        records_sha256: hash over all records' bytes in order.
+        records_bytes: size of the record file, so that a truncated copy is seen at once.
+        versions: library versions that made the store.
+    """
+
+    source: str
+    options: dict[str, Any]
+    inputs: dict[str, str]
+    molecules: int
+    failures: int
+    conformers: int
+    molecules_with_3d: int
+    labels: tuple[LabelSpec, ...]
+    split: dict[str, Any]
+    splits: dict[str, SplitInfo]
+    statistics: dict[str, tuple[LabelStatistics | None, ...]]
+    records_sha256: str
+    records_bytes: int
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+    featurisation_version: int = FEATURISATION_VERSION
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read and check a manifest; UserError if it is unreadable or of another version."""
+        try:
+            raw = json.loads(path.read_text())
+            found = (raw["format_version"], raw["featurisation_version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a readable store manifest ({error}); run `moleblend preprocess` again") from error
+        if found != (FORMAT_VERSION, FEATURISATION_VERSION):
+            raise UserError(
+                f"{path.parent}: store of format {found[0]}, featurisation {found[1]}; this version reads format "
+                f"{FORMAT_VERSION}, featurisation {FEATURISATION_VERSION}. Run `moleblend preprocess` again on its source."
+            )
+        try:
+            raw["labels"] = tuple(LabelSpec(**label) for label in raw["labels"])
+            raw["splits"] = {name: SplitInfo(**info) for name, info in raw["splits"].items()}
+            raw["statistics"] = {
+                name: tuple(None if s is None else LabelStatistics(**s) for s in per_label)
+                for name, per_label in raw["statistics"].items()
+            }
+            return cls(**raw)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: damaged store manifest ({error}); run `moleblend preprocess` again") from error
+
+    def label_index(self, name: str) -> int:
+        """Position of a label; UserError names the labels that there are."""
+        names = [label.name for label in self.labels]
+        if name not in names:
+            raise UserError(f"no label {name!r} in this store; it has: {', '.join(names) or 'none'}")
+        return names.index(name)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that it is either the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,99 @@
+"""Compact bytes of one molecule: the value that the LMDB store holds.
+
+A record is a header followed by sections without padding, deflated (zlib level 1):
+
+    labels f4[L] | coordinates f4[C, n, 3] | bonds u2[m, 2] | bond classes u1[m]
+    | atom features u1[n, 9] | degree u1[n] | spd u1[n, n] | path bonds u1[n, n, 5] | SMILES utf-8
+"""
+
+import zlib
+
+import numpy as np
+
+from moleblend_fs.data.graph import MAX_HOPS, MolecularGraph
+
+HEADER = np.dtype(
+    [
+        ("molecule_id", "<i8"),
+        ("num_atoms", "<u2"),
+        ("num_bonds", "<u2"),
+        ("num_labels", "<u2"),
+        ("num_conformers", "<u2"),
+        ("smiles_bytes", "<u4"),
+    ]
+)
+MAX_ATOMS = 65_535
+SECTIONS = ("labels", "coordinates", "bonds", "bond_classes", "atom_features", "degree", "spd", "path_bonds", "smiles")
+
+
+def section_bounds(headers: np.ndarray) -> np.ndarray:
+    """Byte offsets of the sections of records, (B,) headers -> (B, 10): where each begins, and the record's end."""
+    n = headers["num_atoms"].astype(np.int64)
+    m = headers["num_bonds"].astype(np.int64)
+    lengths = [
+        4 * headers["num_labels"].astype(np.int64),
+        12 * headers["num_conformers"].astype(np.int64) * n,
+        4 * m,
+        m,
+        9 * n,
+        n,
+        n * n,
+        n * n * MAX_HOPS,
+        headers["smiles_bytes"].astype(np.int64),
+    ]
+    starts = np.full((len(headers), 1), HEADER.itemsize, dtype=np.int64)
+    return np.concatenate([starts, HEADER.itemsize + np.cumsum(np.stack(lengths, axis=1), axis=1)], axis=1)
+
+
+def encode(graph: MolecularGraph, molecule_id: int) -> bytes:
+    """Pack a molecule into bytes. `molecule_id` seeds its random draws and must be unique in a store."""
+    smiles = graph.smiles.encode()
+    coordinates = graph.coordinates
+    header = np.zeros(1, dtype=HEADER)
+    header["molecule_id"] = molecule_id
+    header["num_atoms"] = graph.num_atoms
+    header["num_bonds"] = len(graph.bonds)
+    header["num_labels"] = len(graph.labels)
+    header["num_conformers"] = 0 if coordinates is None else len(coordinates)
+    header["smiles_bytes"] = len(smiles)
+    parts = [
+        header.tobytes(),
+        graph.labels.astype("<f4", copy=False).tobytes(),
+        b"" if coordinates is None else coordinates.astype("<f4", copy=False).tobytes(),
+        graph.bonds.astype("<u2", copy=False).tobytes(),
+        graph.bond_classes.astype(np.uint8, copy=False).tobytes(),
+        graph.atom_features.astype(np.uint8, copy=False).tobytes(),
+        graph.degree.tobytes(),
+        graph.spd.astype(np.uint8, copy=False).tobytes(),
+        graph.path_bonds.astype(np.uint8, copy=False).tobytes(),
+        smiles,
+    ]
+    return zlib.compress(b"".join(parts), 1)
+
+
+def decode(record: bytes) -> tuple[int, MolecularGraph]:
+    """The (molecule_id, graph) of one record; for looking at molecules. Batches use `collate.collate`."""
+    raw = zlib.decompress(record)
+    header = np.frombuffer(raw, HEADER, count=1)
+    bounds = section_bounds(header)[0].tolist()
+    parts = {name: raw[a:b] for name, a, b in zip(SECTIONS, bounds, bounds[1:], strict=False)}
+    n, conformers = int(header["num_atoms"][0]), int(header["num_conformers"][0])
+    graph = MolecularGraph(
+        atom_features=np.frombuffer(parts["atom_features"], np.uint8).reshape(n, 9),
+        bonds=np.frombuffer(parts["bonds"], "<u2").reshape(-1, 2),
+        bond_classes=np.frombuffer(parts["bond_classes"], np.uint8),
+        spd=np.frombuffer(parts["spd"], np.uint8).reshape(n, n),
+        path_bonds=np.frombuffer(parts["path_bonds"], np.uint8).reshape(n, n, MAX_HOPS),
+        coordinates=np.frombuffer(parts["coordinates"], "<f4").reshape(conformers, n, 3) if conformers else None,
+        labels=np.frombuffer(parts["labels"], "<f4"),
+        smiles=parts["smiles"].decode(),
+    )
+    return int(header["molecule_id"][0]), graph
+
+
+def summary(record: bytes) -> tuple[int, int, np.ndarray]:
+    """(atoms, conformers, labels) of one record, without unpacking the rest."""
+    raw = zlib.decompress(record)
+    header = np.frombuffer(raw, HEADER, count=1)[0]
+    labels = np.frombuffer(raw, "<f4", count=int(header["num_labels"]), offset=HEADER.itemsize)
+    return int(header["num_atoms"]), int(header["num_conformers"]), labels

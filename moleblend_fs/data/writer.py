@@ -1,0 +1,234 @@
+"""Writing a store: in steps that survive a kill, and in one rename at the end."""
+
+import csv
+import fcntl
+import hashlib
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+import numpy as np
+
+from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
+from moleblend_fs.data.manifest import LabelStatistics, Manifest, SplitInfo, write_atomically
+from moleblend_fs.data.record import encode, summary
+from moleblend_fs.data.splits import Splitter
+from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key
+from moleblend_fs.errors import UserError
+
+MAP_BYTES = 1 << 40
+"""Address space reserved for a store being written; the file itself grows as needed."""
+
+COPY_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedMolecule:
+    """A molecule ready to be stored, made in a worker process: its record and what the splits need to know."""
+
+    record: bytes
+    split: str | None
+    scaffold: str | None
+
+    @classmethod
+    def from_graph(cls, graph: MolecularGraph, source_row: int) -> "EncodedMolecule":
+        """The source row becomes the molecule's id, which seeds its random draws wherever it is used."""
+        return cls(record=encode(graph, source_row), split=graph.split, scaffold=graph.scaffold)
+
+
+class StoreWriter:
+    """Collects molecules in `OUT.partial` and turns it into the store `OUT` when all are there.
+
+    Every `add` is one transaction that also moves the row to resume from, so that after a kill the same call goes on
+    where it stopped, with no row lost or written twice.
+
+    Args:
+        path: the new store; must not exist.
+        request: what was asked for, as JSON values. A resumed run must ask for the same.
+
+    Attributes:
+        next_row: first source row that is not yet in.
+    """
+
+    def __init__(self, path: str | os.PathLike, request: dict[str, Any]):
+        self.path = Path(path).resolve()
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        if self.path.exists():
+            raise UserError(f"{self.path} exists already; choose another OUT, or delete it first")
+        self.partial.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        self._environment = lmdb.open(
+            str(self.partial / "work.lmdb"), subdir=False, map_size=MAP_BYTES, max_dbs=3, writemap=False, metasync=False
+        )
+        self._records = self._environment.open_db(b"records")
+        self._rows = self._environment.open_db(b"rows")
+        self._failures = self._environment.open_db(b"failures")
+        wanted = json.dumps(request, sort_keys=True)
+        with self._environment.begin(write=True) as transaction:
+            found = transaction.get(b"request")
+            if found is None:
+                transaction.put(b"request", wanted.encode())
+                transaction.put(b"next_row", b"0")
+            elif found.decode() != wanted:
+                raise UserError(
+                    f"{self.partial} was begun with other options or inputs ({found.decode()}); "
+                    "give the same ones to resume it, or delete it to begin anew"
+                )
+            self.next_row = int(transaction.get(b"next_row") or 0)
+            self.molecules = transaction.stat(self._records)["entries"]
+            self.failures = transaction.stat(self._failures)["entries"]
+
+    def _lock(self) -> None:
+        self._lock_file = open(self.partial / "lock", "w")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{self.partial} is being written by another process; wait for it or choose another OUT") from error
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._environment.close()
+        self._lock_file.close()
+
+    def add(self, results: Iterable[tuple[int, EncodedMolecule | Failure]], next_row: int) -> None:
+        """Store what a run of rows gave, durably.
+
+        Args:
+            results: (source row, molecule or failure), rows ascending. A source may leave out rows on purpose.
+            next_row: where a resumed run begins.
+        """
+        molecules, failures = self.molecules, self.failures
+        with self._environment.begin(write=True) as transaction:
+            for row, result in results:
+                if isinstance(result, Failure):
+                    transaction.put(key(row), json.dumps(asdict(result)).encode(), db=self._failures)
+                    failures += 1
+                else:
+                    about = json.dumps([row, result.split, result.scaffold])
+                    transaction.put(key(molecules), result.record, db=self._records, append=True)
+                    transaction.put(key(molecules), about.encode(), db=self._rows, append=True)
+                    molecules += 1
+            transaction.put(b"next_row", str(next_row).encode())
+        self.next_row, self.molecules, self.failures = next_row, molecules, failures
+
+    def finish(
+        self,
+        *,
+        source: str,
+        options: dict[str, Any],
+        inputs: dict[str, str],
+        labels: tuple[LabelSpec, ...],
+        splitter: Splitter,
+        versions: dict[str, str],
+    ) -> Manifest:
+        """Write records, index arrays, failures.csv and manifest, and rename the folder into place."""
+        if self.molecules == 0:
+            raise UserError(f"no molecule could be read ({self.failures} failures); see the reasons in {self._write_failures()}")
+        self._write_failures()
+        scan = self._copy_records()
+        rows, prescribed, scaffolds = self._about()
+        splits = splitter(rows=rows, prescribed=prescribed, scaffolds=scaffolds)
+        np.save(self.partial / "num_atoms.npy", scan.num_atoms)
+        np.save(self.partial / "source_row.npy", rows)
+        for name, indices in splits.items():
+            np.save(self.partial / f"split_{name}.npy", indices.astype(np.int64))
+        manifest = Manifest(
+            source=source,
+            options=options,
+            inputs=inputs,
+            molecules=self.molecules,
+            failures=self.failures,
+            conformers=int(scan.conformers.sum()),
+            molecules_with_3d=int((scan.conformers > 0).sum()),
+            labels=labels,
+            split=splitter.describe(),
+            splits={
+                name: SplitInfo(molecules=len(indices), sha256=hashlib.sha256(np.sort(rows[indices]).astype("<i8").tobytes()).hexdigest())
+                for name, indices in splits.items()
+            },
+            statistics={name: label_statistics(scan.labels[indices]) for name, indices in splits.items()},
+            records_sha256=scan.sha256,
+            records_bytes=(self.partial / RECORDS).stat().st_size,
+            versions=versions,
+        )
+        manifest.save(self.partial / MANIFEST)
+        self._environment.close()
+        (self.partial / "work.lmdb").unlink()
+        (self.partial / "work.lmdb-lock").unlink(missing_ok=True)
+        (self.partial / "lock").unlink()
+        forget(self.path / RECORDS)
+        os.rename(self.partial, self.path)
+        return manifest
+
+    def _copy_records(self) -> "_Scan":
+        """The record file as it will be read, without the working tables, and what the records say of themselves."""
+        target = self.partial / RECORDS
+        target.unlink(missing_ok=True)
+        num_atoms = np.zeros(self.molecules, dtype=np.uint16)
+        conformers = np.zeros(self.molecules, dtype=np.uint16)
+        labels: list[np.ndarray] = []
+        digest = hashlib.sha256()
+        out = lmdb.open(str(target), subdir=False, map_size=MAP_BYTES, lock=False, sync=False)
+        with self._environment.begin(db=self._records) as transaction:
+            cursor = transaction.cursor()
+            pairs = iter(cursor.iternext())
+            for start in range(0, self.molecules, COPY_CHUNK):
+                with out.begin(write=True) as write:
+                    for index, (k, record) in enumerate(itertools.islice(pairs, COPY_CHUNK), start):
+                        write.put(k, record, append=True)
+                        digest.update(record)
+                        num_atoms[index], conformers[index], row_labels = summary(record)
+                        labels.append(row_labels)
+        out.sync(True)
+        out.close()
+        return _Scan(num_atoms, conformers, np.stack(labels), digest.hexdigest())
+
+    def _about(self) -> tuple[np.ndarray, list[str | None], list[str | None]]:
+        with self._environment.begin(db=self._rows) as transaction:
+            about = [json.loads(value) for value in transaction.cursor().iternext(keys=False, values=True)]
+        return np.array([a[0] for a in about], dtype=np.int64), [a[1] for a in about], [a[2] for a in about]
+
+    def _write_failures(self) -> Path:
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["row", "input", "reason"])
+        with self._environment.begin(db=self._failures) as transaction:
+            for k, value in transaction.cursor():
+                failure = json.loads(value)
+                table.writerow([int.from_bytes(k), failure["input"], failure["reason"]])
+        write_atomically(self.partial / FAILURES, text.getvalue())
+        return self.partial / FAILURES
+
+
+class _Scan(NamedTuple):
+    num_atoms: np.ndarray
+    conformers: np.ndarray
+    labels: np.ndarray
+    sha256: str
+
+
+def label_statistics(labels: np.ndarray) -> tuple[LabelStatistics | None, ...]:
+    """Statistics of each column of (molecules, L) labels over its present values, in float64; None for an empty column."""
+    result: list[LabelStatistics | None] = []
+    for column in labels.T.astype(np.float64):
+        present = column[~np.isnan(column)]
+        result.append(
+            LabelStatistics(
+                count=len(present),
+                mean=float(present.mean()),
+                std=float(present.std()),
+                min=float(present.min()),
+                max=float(present.max()),
+            )
+            if len(present)
+            else None
+        )
+    return tuple(result)

@@ -1,0 +1,1 @@
+"""Each op once: plain reference, kernels, and which of them runs."""
