@@ -1,0 +1,50 @@
+"""Installs moleblend-fs: the library, fairseq's plugins, the C extension for shortest paths, and the command `moleblend`."""
+
+import re
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "moleblend_fs" / "__init__.py").read_text(), re.MULTILINE).group(1)
+
+EXTRAS = {
+    "chem": ["rdkit>=2025.3", "ogb>=1.3.6"],
+    "distributed": ["deepspeed>=0.19"],
+    "report": ["matplotlib>=3.9"],
+    "qm9": ["qm9pack>=1.0.3"],
+    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11"],
+}
+
+setup(
+    name="moleblend-fs",
+    version=VERSION,
+    description="Multimodal molecular pretraining by blending 2D and 3D relations, on fairseq",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["moleblend_fs", "moleblend_fs.*", "fairseq_plugins", "fairseq_plugins.*"]),
+    ext_modules=[Extension("moleblend_fs.chem._paths", ["moleblend_fs/chem/_paths.c"], extra_compile_args=["-O3"])],
+    python_requires=">=3.11,<3.13",
+    install_requires=[
+        "torch>=2.6",
+        "ve-fairseq>=0.12.3",
+        "numpy>=2.0",
+        "lmdb>=1.5",
+        "safetensors>=0.4.5",
+        "scikit-learn>=1.5",
+        "tqdm>=4.66",
+        "tensorboard>=2.17",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["moleblend = moleblend_fs.cli.main:main"]},
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: C",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Chemistry",
+    ],
+)
