@@ -49,6 +49,7 @@ class MolecularGraph:
         smiles: the input's SMILES, for people; atom order may differ from it.
         scaffold: Bemis-Murcko scaffold used by scaffold splits, or None when not asked for.
         split: the split that the source itself prescribes, or None.
+        note: what else failures.csv should say of this row although it gave a molecule (e.g. "no conformer: ..."), or None.
     """
 
     atom_features: np.ndarray
@@ -61,6 +62,7 @@ class MolecularGraph:
     smiles: str
     scaffold: str | None = None
     split: str | None = None
+    note: str | None = None
 
     @property
     def num_atoms(self) -> int:

@@ -1,0 +1,63 @@
+"""SMILES -> graph in one step, with what a source may ask for: hydrogens, scaffold, conformers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from rdkit import Chem
+
+from moleblend_fs.chem.conformers import ConformerOptions, embed
+from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.parse import parse_smiles
+from moleblend_fs.chem.scaffold import murcko_scaffold
+from moleblend_fs.data.graph import Failure, MolecularGraph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What to make of a SMILES.
+
+    Attributes:
+        hydrogens: whether hydrogens are atoms of the graph.
+        scaffold: Bemis-Murcko scaffold to keep for a scaffold split: None, "plain", or "chiral" (with stereochemistry).
+        conformers: structures to make.
+    """
+
+    hydrogens: bool = False
+    scaffold: str | None = None
+    conformers: ConformerOptions = ConformerOptions()
+
+
+def scaffold_of(mol: Chem.Mol, options: BuildOptions) -> str | None:
+    """The scaffold that the options ask for."""
+    return None if options.scaffold is None else murcko_scaffold(mol, chirality=options.scaffold == "chiral")
+
+
+def graph_from_smiles(
+    smiles: str, *, labels: np.ndarray, options: BuildOptions, split: str | None = None
+) -> MolecularGraph | Failure:
+    """A molecule's graph; atoms in the order of the SMILES, hydrogens (where asked for) after them.
+
+    A molecule that cannot be embedded stays, without coordinates and with a note that says why.
+    """
+    mol = parse_smiles(smiles)
+    if isinstance(mol, Failure):
+        return mol
+    kept, note, coordinates = mol, None, None
+    if options.hydrogens or options.conformers.count:
+        full = Chem.AddHs(mol)
+        kept = full if options.hydrogens else mol
+        if options.conformers.count and mol.GetNumAtoms():
+            made = embed(full, smiles, options.conformers)
+            if isinstance(made, str):
+                note = f"no conformer: {made}"
+            else:
+                coordinates = made[:, : kept.GetNumAtoms()]
+    return graph_from_mol(
+        kept,
+        smiles=smiles,
+        labels=labels,
+        coordinates=coordinates,
+        scaffold=scaffold_of(mol, options),
+        split=split,
+        note=note,
+    )

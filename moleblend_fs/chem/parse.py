@@ -1,0 +1,77 @@
+"""SMILES and mol blocks -> RDKit molecules, with RDKit's own reason where it refuses."""
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rdkit import Chem, RDLogger, rdBase
+
+from moleblend_fs.data.graph import Failure
+
+
+def silence_rdkit() -> None:
+    """Keep RDKit's messages off stderr in this process; reasons of failures are collected apart from that."""
+    RDLogger.DisableLog("rdApp.*")
+
+
+@contextmanager
+def rdkit_messages() -> Iterator[list[str]]:
+    """What RDKit logs within the block, one string a message, instead of on stderr."""
+    messages: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(re.sub(r"^\[[\d:]+\]\s*", "", record.getMessage()).strip())
+
+    logger = logging.getLogger("rdkit")
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [Collect()], False
+    rdBase.LogToPythonLogger()
+    RDLogger.EnableLog("rdApp.error")
+    try:
+        yield messages
+    finally:
+        rdBase.LogToCppStreams()
+        silence_rdkit()
+        logger.handlers, logger.propagate = handlers, propagate
+
+
+def parse_smiles(smiles: str) -> Chem.Mol | Failure:
+    """A sanitised molecule, atoms in the order of the SMILES, hydrogens implicit."""
+    return _parse(Chem.MolFromSmiles, smiles, shown=smiles)
+
+
+def parse_molblock(block: str, *, shown: str, hydrogens: bool = False) -> Chem.Mol | Failure:
+    """A sanitised molecule with its structure, atoms in the block's order.
+
+    Args:
+        block: a mol block or one record of an SD file; what follows "M  END" is ignored.
+        shown: what a failure gives as its input.
+        hydrogens: whether the block's explicit hydrogens stay atoms.
+    """
+    return _parse(lambda text: Chem.MolFromMolBlock(text, removeHs=not hydrogens), block, shown=shown)
+
+
+def _parse(read: Callable[[str], Chem.Mol | None], text: str, *, shown: str) -> Chem.Mol | Failure:
+    try:
+        mol = read(text)
+        error = ""
+    except (RuntimeError, ValueError) as caught:  # RDKit's invariant violations, and strings that are not UTF-8
+        mol, error = None, str(caught)
+    if mol is None:
+        with rdkit_messages() as messages:  # rare, so that reading a second time to hear why costs nothing
+            try:
+                read(text)
+            except (RuntimeError, ValueError) as caught:
+                error = error or str(caught)
+        return Failure(input=shown, reason="RDKit: " + _one_line([*messages, error]))
+    return mol
+
+
+def _one_line(messages: list[str]) -> str:
+    """RDKit's messages without the drawing of the position, repeats and line breaks."""
+    kept = [" ".join(m.split()) for m in messages if m.strip("~^ \n")]
+    kept = [re.sub(r"^SMILES Parse Error: ", "", m) for m in dict.fromkeys(kept)]
+    drawn = [i + 1 for i, m in enumerate(kept) if m.startswith("check for mistakes")]
+    return "; ".join(m for i, m in enumerate(kept) if i not in drawn and not m.startswith("Failed parsing")) or "cannot be read"
