@@ -1,0 +1,179 @@
+"""Model checkpoints: a folder of safetensors weights and a JSON config; fairseq's and the reference release's files are read too."""
+
+import argparse
+import dataclasses
+import json
+import os
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from moleblend_fs.data.manifest import write_atomically
+from moleblend_fs.errors import UserError
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.published import ROOT, convert_weights, infer_config
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FAIRSEQ_PREFIX = "model."
+"""What our parameters' names begin with inside a fairseq checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetunedFor:
+    """How a finetuned model reads molecules and what its outputs mean.
+
+    Attributes:
+        inputs: "2d", "3d" or "2d+3d".
+        targets: label names, one per output.
+        kinds: "regression" or "classification", one per output. units: one per output.
+        mean, std: what regression outputs are scaled by: value = mean + std * output; 0 and 1 for classification.
+    """
+
+    inputs: str
+    targets: tuple[str, ...]
+    kinds: tuple[str, ...]
+    units: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Checkpoint:
+    """A model read from a file.
+
+    Attributes:
+        config: its size and heads.
+        weights: its parameters; may lack those of modalities that the file never had.
+        finetuned: what its property head is for, or None.
+        about: where it comes from.
+    """
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    finetuned: FinetunedFor | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> MoleBlend:
+        """The model in evaluation mode."""
+        model = MoleBlend(self.config)
+        load_weights(model, self.weights, where=str(self.about.get("file", "checkpoint")), strict=True)
+        return model.eval()
+
+
+def load_weights(model: MoleBlend, weights: Mapping[str, Tensor], *, where: str, strict: bool) -> list[str]:
+    """Copy weights into a model; UserError if a shape differs, or (strict) if one of the model's is absent.
+
+    Returns:
+        Parameters of the model that the weights did not have.
+    """
+    own = model.state_dict()
+    for name, value in weights.items():
+        if name in own and own[name].shape != value.shape:
+            raise UserError(
+                f"{where}: a checkpoint of another architecture: {name} is {tuple(value.shape)} there, {tuple(own[name].shape)} here; "
+                "choose the same --arch (and --tasks) as it was trained with"
+            )
+    missing = [name for name in own if name not in weights]
+    if strict and missing:
+        raise UserError(f"{where}: lacks {len(missing)} parameters of this model, e.g. {missing[0]}")
+    model.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
+    return missing
+
+
+def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
+    """Write a checkpoint folder, weights first, so that a folder with a config is whole."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
+    save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, temporary)
+    os.replace(temporary, folder / WEIGHTS)
+    content = {
+        "config": dataclasses.asdict(checkpoint.config),
+        "finetuned": None if checkpoint.finetuned is None else dataclasses.asdict(checkpoint.finetuned),
+        "about": checkpoint.about,
+    }
+    write_atomically(folder / CONFIG, json.dumps(content, indent=1) + "\n")
+
+
+def load(path: str | os.PathLike) -> Checkpoint:
+    """Read a checkpoint: our folder, a fairseq file of ours, or a file of the reference release. Runs no code from any of them."""
+    path = Path(path)
+    if path.is_dir():
+        return _load_folder(path)
+    content = read_torch_file(path)
+    weights = content.get("model")
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path}: not a model checkpoint (no table of weights under 'model')")
+    if any(name.startswith(ROOT) for name in weights):
+        return convert(weights, str(path))
+    return _from_fairseq(path, content, weights)
+
+
+def convert(weights: Mapping[str, Tensor], where: str) -> Checkpoint:
+    """A checkpoint of the reference release under our names; `about` lists parameters that were not understood."""
+    config = infer_config(weights)
+    shapes = {name: value.shape for name, value in MoleBlend(config).state_dict().items()}
+    ours, leftover = convert_weights(weights, shapes, config)
+    return Checkpoint(config=config, weights=ours, about={"file": where, "format": "reference release", "not_understood": leftover})
+
+
+def read_torch_file(path: Path) -> dict[str, Any]:
+    """A torch file's dictionary, through torch's restricted unpickler.
+
+    Admits plain containers, tensors, numpy numbers and argparse.Namespace (in which fairseq keeps old configurations).
+
+    Raises:
+        UserError: no such file, no torch file, or one that asks for anything else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    admitted = [argparse.Namespace, OrderedDict, np.dtype, np._core.multiarray.scalar, np.dtypes.Float64DType, np.dtypes.Int64DType]
+    try:
+        with torch.serialization.safe_globals(admitted):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        what = f"it asks for {refused.group(1)}" if refused else str(error).splitlines()[0]
+        raise UserError(f"{path}: refused, since reading it could run code ({what}). Convert it where it was made, from a source you trust.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a readable torch checkpoint ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a checkpoint (holds a {type(content).__name__})")
+    return content
+
+
+def _load_folder(folder: Path) -> Checkpoint:
+    try:
+        content = json.loads((folder / CONFIG).read_text())
+        weights = load_file(folder / WEIGHTS)
+        config = ModelConfig(**{**content["config"], "heads": tuple(content["config"]["heads"])})
+        finetuned = content["finetuned"] and FinetunedFor(**{k: tuple(v) if isinstance(v, list) else v for k, v in content["finetuned"].items()})
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder}: not a checkpoint folder ({CONFIG} and {WEIGHTS} are needed): {error}") from error
+    return Checkpoint(config=config, weights=weights, finetuned=finetuned, about={**content["about"], "file": str(folder)})
+
+
+def _from_fairseq(path: Path, content: dict[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
+    try:
+        about = content["extra_state"]["moleblend"]
+        config = ModelConfig(**{**about["config"], "heads": tuple(about["config"]["heads"])})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: neither a MoleBlend checkpoint nor one of the reference release") from error
+    finetuned = about["finetuned"] and FinetunedFor(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["finetuned"].items()})
+    return Checkpoint(
+        config=config,
+        weights={name.removeprefix(FAIRSEQ_PREFIX): value for name, value in weights.items()},
+        finetuned=finetuned,
+        about={"file": str(path), "format": "fairseq", "updates": content["optimizer_history"][-1]["num_updates"]},
+    )

@@ -1,0 +1,72 @@
+"""What shapes a model, and the shipped sizes."""
+
+from dataclasses import dataclass
+
+from moleblend_fs.errors import UserError
+
+HEADS = ("spd", "edge", "displacement", "distance", "noise", "property")
+"""Heads that a model can carry; all but "property" belong to pretraining."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Size and regularisation of the encoder and its heads (spec of the base model: paper, section 4.1 and release).
+
+    Attributes:
+        layers: transformer blocks.
+        embed_dim: width d of an atom's representation.
+        ffn_dim: hidden width of the feed-forward part.
+        attention_heads: heads H; divides embed_dim.
+        gaussians: Gaussians K of the distance depiction.
+        pair_dim: width m of each side of the outer-product projection.
+        hidden_3d: width between the outer product and the three displacement outputs.
+        dropout: on embeddings and on each block's outputs.
+        attention_dropout: on attention probabilities, the noise head's too.
+        activation_dropout: after the feed-forward activation.
+        drop_path: stochastic depth per molecule at the last block, rising linearly from 0 at the first.
+        heads: which of `HEADS` the model carries.
+        tasks: outputs of the property head.
+        checkpoint_layers: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    layers: int = 12
+    embed_dim: int = 768
+    ffn_dim: int = 768
+    attention_heads: int = 32
+    gaussians: int = 128
+    pair_dim: int = 32
+    hidden_3d: int = 256
+    dropout: float = 0.0
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.1
+    drop_path: float = 0.1
+    heads: tuple[str, ...] = ()
+    tasks: int = 1
+    checkpoint_layers: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "embed_dim", "ffn_dim", "attention_heads", "gaussians", "pair_dim", "hidden_3d", "tasks"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if self.embed_dim % self.attention_heads:
+            raise UserError(f"--embed-dim {self.embed_dim} must be a multiple of --attention-heads {self.attention_heads}")
+        for name in ("dropout", "attention_dropout", "activation_dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
+        unknown = set(self.heads) - set(HEADS)
+        if unknown:
+            raise UserError(f"unknown heads {sorted(unknown)}; there are {', '.join(HEADS)}")
+
+    @property
+    def without_dropout(self) -> dict[str, float]:
+        """The four dropout rates at 0, for `dataclasses.replace`."""
+        return {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "drop_path": 0.0}
+
+
+PRESETS: dict[str, dict[str, int]] = {
+    "tiny": {"layers": 3, "embed_dim": 64, "ffn_dim": 64, "attention_heads": 4, "gaussians": 32, "pair_dim": 16, "hidden_3d": 64},
+    "small": {"layers": 6, "embed_dim": 256, "ffn_dim": 256, "attention_heads": 8, "gaussians": 64, "pair_dim": 32, "hidden_3d": 128},
+    "base": {"layers": 12, "embed_dim": 768, "ffn_dim": 768, "attention_heads": 32, "gaussians": 128, "pair_dim": 32, "hidden_3d": 256},
+    "large": {"layers": 24, "embed_dim": 1024, "ffn_dim": 1024, "attention_heads": 32, "gaussians": 128, "pair_dim": 32, "hidden_3d": 256},
+}
+"""The shipped sizes; "base" is the paper's."""

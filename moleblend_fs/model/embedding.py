@@ -1,0 +1,99 @@
+"""Atoms and relations as the encoder sees them: embedding tables, their index conventions, and the attention bias.
+
+Shape legend: A atoms, T tokens, P pairs, H heads, K Gaussians, d embedding width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.graph import MAX_HOPS, NUM_BOND_CLASSES, bond_class_features
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.shown import Shown
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.relation_bias import DistanceWeights, distance_bias, edge_bias, spd_bias
+
+TABLE_ROWS = 512
+"""Rows per feature in the published tables."""
+ATOM_FEATURES, BOND_FEATURES = 9, 3
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Distances, Gaussians and biases are computed in float32 even where the weights are half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class AtomEmbedding(nn.Module):
+    """Atom features, then either the degree embedding or the 3D feature or both; a graph token before each molecule."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        d = config.embed_dim
+        self.atom_table = nn.Embedding(ATOM_FEATURES * TABLE_ROWS + 1, d, padding_idx=0)
+        self.in_degree_table = nn.Embedding(TABLE_ROWS, d, padding_idx=0)
+        self.out_degree_table = nn.Embedding(TABLE_ROWS, d, padding_idx=0)
+        self.graph_token = nn.Parameter(torch.empty(d))
+        self.from_gaussians = nn.Linear(config.gaussians, d)
+        # Row of feature f with value v: v + 2 + 512 f.
+        self.register_buffer("feature_rows", 2 + TABLE_ROWS * torch.arange(ATOM_FEATURES), persistent=False)
+
+    def forward(self, batch: MoleculeBatch, shown: Shown, gaussian_sums_AK: Tensor, layout: Layout) -> Tensor:
+        """(T, d) embedding sums."""
+        atoms = F.embedding_bag(batch.atom_features.long() + self.feature_rows, self.atom_table.weight, mode="sum")
+        row = batch.degree.long() + 1
+        degree = F.embedding(row, self.in_degree_table.weight) + F.embedding(row, self.out_degree_table.weight)
+        # The factor keeps a fresh 3D feature as small as the other embeddings (reference release).
+        feature_3d = 0.01 * self.from_gaussians(gaussian_sums_AK.to(self.from_gaussians.weight.dtype))
+        atoms = atoms + degree * shown.degree.unsqueeze(1) + feature_3d * shown.distances.unsqueeze(1)
+        tokens = self.graph_token.repeat(layout.num_tokens, 1)
+        return tokens.index_copy(0, layout.atom_tokens, atoms)
+
+
+class RelationEncoder(nn.Module):
+    """The three depictions of a relation as attention bias per head."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        h, k = config.attention_heads, config.gaussians
+        self.spd_table = nn.Embedding(TABLE_ROWS, h, padding_idx=0)
+        self.bond_table = nn.Embedding(BOND_FEATURES * TABLE_ROWS + 1, h, padding_idx=0)
+        self.hop_matrices = nn.Parameter(torch.empty(MAX_HOPS, h, h))
+        self.graph_bias = nn.Parameter(torch.empty(h))
+        self.distance_mul = nn.Parameter(torch.empty(3 * TABLE_ROWS))
+        self.distance_shift = nn.Parameter(torch.empty(3 * TABLE_ROWS))
+        self.gaussian_means = nn.Parameter(torch.empty(k))
+        self.gaussian_stds = nn.Parameter(torch.empty(k))
+        self.distance_hidden = nn.Linear(k, k)
+        self.distance_out = nn.Linear(k, h)
+        # Row of feature f with value v: v + 3 + 512 f.
+        rows = torch.from_numpy(bond_class_features()) + 3 + TABLE_ROWS * torch.arange(BOND_FEATURES)
+        self.register_buffer("class_rows", rows, persistent=False)
+
+    def hop_table(self) -> Tensor:
+        """mean over bond features of their rows, times each hop's matrix, for every bond class: (5, 61, H), 0 for "no bond"."""
+        classes = at_least_float32(self.bond_table.weight)[self.class_rows].mean(dim=1)
+        table = torch.einsum("ch,khg->kcg", classes, at_least_float32(self.hop_matrices))
+        return F.pad(table, (0, 0, NUM_BOND_CLASSES - len(classes), 0))
+
+    def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
+        """The bias (P, H) of what is shown, and the Gaussian sums (A, K) behind the atoms' 3D features."""
+        bias = spd_bias(shown.relations, batch.spd, at_least_float32(self.spd_table.weight))
+        bias = bias + edge_bias(shown.relations, batch.spd, batch.path_bonds, self.hop_table())
+        weights = DistanceWeights(
+            *(
+                at_least_float32(parameter)
+                for parameter in (
+                    self.distance_mul,
+                    self.distance_shift,
+                    self.gaussian_means,
+                    self.gaussian_stds,
+                    self.distance_hidden.weight,
+                    self.distance_hidden.bias,
+                    self.distance_out.weight,
+                    self.distance_out.bias,
+                )
+            )
+        )
+        coordinates = shown.coordinates.to(bias.dtype)
+        return distance_bias(bias, shown.relations, shown.distances, coordinates, batch.atom_features[:, 0], weights, layout)

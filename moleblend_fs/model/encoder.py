@@ -1,0 +1,83 @@
+"""The encoder: post-norm transformer blocks over packed tokens (paper, Eq. 4-5).
+
+Shape legend: T tokens, B molecules, H heads, w head width, d embedding width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.ops.attention import attention
+from moleblend_fs.ops.layout import Layout
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation computed in float32 for half-precision inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype not in (torch.float16, torch.bfloat16):
+            return super().forward(x)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+class Block(nn.Module):
+    """x = LN(x + attention(x)); x = LN(x + feed-forward(x)), each branch dropped per molecule with probability `drop_path`."""
+
+    def __init__(self, config: ModelConfig, drop_path: float):
+        super().__init__()
+        d = config.embed_dim
+        self.heads = config.attention_heads
+        self.dropout = config.dropout
+        self.attention_dropout = config.attention_dropout
+        self.activation_dropout = config.activation_dropout
+        self.drop_path = drop_path
+        self.qkv = nn.Linear(d, 3 * d)
+        self.attention_out = nn.Linear(d, d)
+        self.attention_norm = LayerNorm(d)
+        self.ffn_in = nn.Linear(d, config.ffn_dim)
+        self.ffn_out = nn.Linear(config.ffn_dim, d)
+        self.ffn_norm = LayerNorm(d)
+        scale = torch.ones(3, 1, 1)
+        scale[0] = (d // self.heads) ** -0.5
+        self.register_buffer("qkv_scale", scale, persistent=False)
+
+    def forward(self, x_Td: Tensor, biases: list[Tensor], layout: Layout) -> Tensor:
+        """One block on (T, d); `biases` from `ops.attention.bucket_bias`."""
+        tokens, d = x_Td.shape
+        qkv = self.qkv(x_Td).view(tokens, 3, self.heads, d // self.heads) * self.qkv_scale
+        out = attention(qkv, biases, layout, self.attention_dropout if self.training else 0.0)
+        x_Td = self.attention_norm(x_Td + self._branch(self.attention_out(out), layout))
+        hidden = F.dropout(F.gelu(self.ffn_in(x_Td)), self.activation_dropout, self.training)
+        return self.ffn_norm(x_Td + self._branch(self.ffn_out(hidden), layout))
+
+    def _branch(self, x_Td: Tensor, layout: Layout) -> Tensor:
+        x_Td = F.dropout(x_Td, self.dropout, self.training)
+        if not self.training or self.drop_path == 0:
+            return x_Td
+        keep = torch.empty(layout.num_molecules, 1, dtype=x_Td.dtype, device=x_Td.device).bernoulli_(1 - self.drop_path)
+        return x_Td * (keep / (1 - self.drop_path))[layout.token_molecule]
+
+
+class Encoder(nn.Module):
+    """LayerNorm of the embedding sums, then the blocks."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        self.checkpoint_layers = config.checkpoint_layers
+        self.embedding_norm = LayerNorm(config.embed_dim)
+        last = max(config.layers - 1, 1)
+        self.blocks = nn.ModuleList(Block(config, config.drop_path * i / last) for i in range(config.layers))
+
+    def forward(self, x_Td: Tensor, biases: list[Tensor], layout: Layout) -> Tensor:
+        """(T, d) representations of all tokens."""
+        x_Td = F.dropout(self.embedding_norm(x_Td), self.dropout, self.training)
+        for block in self.blocks:
+            if self.checkpoint_layers and self.training:
+                x_Td = checkpoint(block, x_Td, biases, layout, use_reentrant=False)
+            else:
+                x_Td = block(x_Td, biases, layout)
+        return x_Td

@@ -1,0 +1,115 @@
+"""Prediction heads.
+
+Shape legend: A atoms, P ordered pairs, B molecules, m pair width, C classes, d embedding width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moleblend_fs.data.graph import MAX_HOPS
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.encoder import LayerNorm
+from moleblend_fs.ops.attention import atom_forces
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.pair_projection import pair_projection
+
+SPD_CLASSES = 11
+"""Distances 1, 2, ..., 10, and 11 or more."""
+EDGE_CLASSES = 24
+"""(bond type, stereo, conjugated) = 4 x 3 x 2."""
+
+
+class PairHead(nn.Module):
+    """Outer-product projection (paper, Eq. 10-11): l = LN(GELU(W_l x)), r = LN(GELU(W_r x)), z_ij = W vec(l_i r_j^T) + b."""
+
+    def __init__(self, config: ModelConfig, outputs: int):
+        super().__init__()
+        self.pair_dim = config.pair_dim
+        self.left = nn.Linear(config.embed_dim, config.pair_dim)
+        self.left_norm = LayerNorm(config.pair_dim, eps=1e-12)
+        self.right = nn.Linear(config.embed_dim, config.pair_dim)
+        self.right_norm = LayerNorm(config.pair_dim, eps=1e-12)
+        self.out = nn.Linear(config.pair_dim**2, outputs)
+
+    def sides(self, x_Ad: Tensor) -> tuple[Tensor, Tensor]:
+        """l and r of every atom, (A, m) each."""
+        return self.left_norm(F.gelu(self.left(x_Ad))), self.right_norm(F.gelu(self.right(x_Ad)))
+
+    def form(self) -> tuple[Tensor, Tensor]:
+        """The bilinear form: weight (C, m, m) and bias (C,)."""
+        return self.out.weight.view(-1, self.pair_dim, self.pair_dim), self.out.bias
+
+    def forward(self, x_Ad: Tensor, layout: Layout) -> Tensor:
+        """z of every pair, (P, C)."""
+        return pair_projection(*self.sides(x_Ad), *self.form(), layout)
+
+
+class GeometryHead(PairHead):
+    """Linear(m^2 -> hidden), then Linear(hidden -> outputs), in sequence without activation.
+
+    The two maps are one bilinear form, so they are multiplied before they meet any pair.
+    """
+
+    def __init__(self, config: ModelConfig, outputs: int):
+        super().__init__(config, config.hidden_3d)
+        self.axes = nn.Linear(config.hidden_3d, outputs)
+
+    def form(self) -> tuple[Tensor, Tensor]:
+        weight, bias = super().form()
+        return torch.tensordot(self.axes.weight, weight, dims=1), self.axes.weight @ bias + self.axes.bias
+
+
+class NoiseHead(nn.Module):
+    """Predicts the noise on each atom: attention over atoms, weighted by unit displacements, one linear map per axis."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        d = config.embed_dim
+        self.heads = config.attention_heads
+        self.dropout = config.attention_dropout
+        self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
+        self.axes = nn.Linear(d, 3)
+
+    def forward(self, x_Ad: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout) -> Tensor:
+        """Predicted noise, (A, 3), in units of the noise scale."""
+        atoms, d = x_Ad.shape
+        width = d // self.heads
+        query = self.query(x_Ad).view(atoms, self.heads, width) * width**-0.5
+        key = self.key(x_Ad).view(atoms, self.heads, width)
+        value = self.value(x_Ad).view(atoms, self.heads, width)
+        # The output map is linear in the values: apply it to them first, so that no (n, n, d) tensor is needed.
+        projected = torch.einsum("nhw,ahw->nha", value, self.axes.weight.view(3, self.heads, width))
+        displacement = coordinates_A3[layout.pair_column] - coordinates_A3[layout.pair_row]
+        direction = displacement / (displacement.norm(dim=1, keepdim=True) + 1e-5)
+        dropout = self.dropout if self.training else 0.0
+        return atom_forces(query, key, projected, bias_PH, direction, layout, dropout) + self.axes.bias
+
+
+class PropertyHead(nn.Module):
+    """Linear(d, d), GELU, Linear(d, tasks) on the graph token."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.hidden = nn.Linear(config.embed_dim, config.embed_dim)
+        self.out = nn.Linear(config.embed_dim, config.tasks)
+
+    def forward(self, x_Bd: Tensor) -> Tensor:
+        """(B, tasks)."""
+        return self.out(F.gelu(self.hidden(x_Bd)))
+
+
+def build_head(name: str, config: ModelConfig) -> nn.Module:
+    """The head of one of `config.HEADS`."""
+    if name == "spd":
+        return PairHead(config, SPD_CLASSES)
+    if name == "edge":
+        return PairHead(config, MAX_HOPS * EDGE_CLASSES)
+    if name == "displacement":
+        return GeometryHead(config, 3)
+    if name == "distance":
+        return GeometryHead(config, 1)
+    if name == "noise":
+        return NoiseHead(config)
+    assert name == "property", name
+    return PropertyHead(config)

@@ -1,0 +1,99 @@
+"""The assembled model.
+
+Shape legend: B molecules, A atoms, T tokens, P ordered pairs, H heads, d embedding width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.graph import MAX_HOPS
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.embedding import AtomEmbedding, RelationEncoder
+from moleblend_fs.model.encoder import Encoder
+from moleblend_fs.model.heads import build_head
+from moleblend_fs.model.shown import Shown
+from moleblend_fs.ops.attention import bucket_bias
+from moleblend_fs.ops.layout import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """What a pass gives; heads that the model does not carry are None.
+
+    Attributes:
+        tokens: (T, d) final representations.
+        bias: (P, H) attention bias of atom pairs, without the graph token's row and column.
+        spd: (P, 11) logits.
+        edge: (P, 5, 24) logits per hop.
+        displacement: (P, 3) predicted r_j - r_i, up to a factor.
+        distance: (P,) predicted |r_i - r_j|, Angstrom.
+        noise: (A, 3) predicted noise, up to a factor.
+        properties: (B, tasks).
+    """
+
+    tokens: Tensor
+    bias: Tensor
+    spd: Tensor | None = None
+    edge: Tensor | None = None
+    displacement: Tensor | None = None
+    distance: Tensor | None = None
+    noise: Tensor | None = None
+    properties: Tensor | None = None
+
+
+class MoleBlend(nn.Module):
+    """A transformer over atoms whose attention bias blends 2D and 3D relations, with its prediction heads."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.atoms = AtomEmbedding(config)
+        self.relations = RelationEncoder(config)
+        self.encoder = Encoder(config)
+        self.heads = nn.ModuleDict({name: build_head(name, config) for name in config.heads})
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Linear and Embedding normal(0, 0.02), biases and padding rows 0; Gaussians uniform in [0, 3], mul table 1, shift table 0."""
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            elif name.endswith("bias") and name != "relations.graph_bias":
+                parameter.zero_()
+            else:
+                parameter.normal_(0, 0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                module.weight[module.padding_idx].zero_()
+        self.relations.gaussian_means.uniform_(0, 3)
+        self.relations.gaussian_stds.uniform_(0, 3)
+        self.relations.distance_mul.fill_(1)
+        self.relations.distance_shift.zero_()
+
+    def encode(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Token representations (T, d) and the pairs' attention bias (P, H)."""
+        bias, gaussian_sums = self.relations(batch, shown, layout)
+        tokens = self.atoms(batch, shown, gaussian_sums, layout)
+        return self.encoder(tokens, bucket_bias(bias, self.relations.graph_bias, layout), layout), bias
+
+    def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Outputs:
+        """All heads on one packed batch."""
+        tokens, bias = self.encode(batch, shown, layout)
+        atoms = tokens.index_select(0, layout.atom_tokens)
+        results: dict[str, Tensor] = {}
+        for name, head in self.heads.items():
+            if name == "noise":
+                results[name] = head(atoms, bias, shown.coordinates.to(bias.dtype), layout)
+            elif name == "property":
+                results["properties"] = head(tokens.index_select(0, layout.graph_tokens))
+            else:
+                results[name] = head(atoms, layout)
+        if "edge" in results:
+            results["edge"] = results["edge"].view(layout.num_pairs, MAX_HOPS, -1)
+        if "distance" in results:
+            results["distance"] = results["distance"].squeeze(1)
+        return Outputs(tokens=tokens, bias=bias, **results)

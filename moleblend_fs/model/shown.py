@@ -1,0 +1,66 @@
+"""What a forward pass is shown of each molecule: decided outside the model, so that every path can be tested exactly."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.errors import UserError
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The input of one pass over a batch of A atoms and P ordered pairs.
+
+    Attributes:
+        relations: (P,) uint8, bits SHOW_SPD | SHOW_EDGE | SHOW_DISTANCE: a pair's bias is the sum of what they name.
+        degree: (A,) bool, atoms that get their degree embedding.
+        distances: (A,) bool, atoms that get their 3D feature.
+        coordinates: (A, 3) float32, Angstrom, noise included.
+    """
+
+    relations: Tensor
+    degree: Tensor
+    distances: Tensor
+    coordinates: Tensor
+
+
+MODALITIES = ("2d", "3d", "2d+3d")
+
+
+def show_all(batch: MoleculeBatch, layout: Layout, modality: str) -> Shown:
+    """Everything of the chosen modalities, as in finetuning (paper, Eq. 12-14).
+
+    Molecules without coordinates fall back to 2D under "2d+3d"; under "3d" they are an error, since nothing would be left.
+    """
+    if modality not in MODALITIES:
+        raise UserError(f"inputs must be one of {', '.join(MODALITIES)}, got {modality!r}")
+    has_3d = batch.has_coordinates & (modality != "2d")
+    two_d = torch.full_like(has_3d, modality != "3d")
+    bits = two_d.to(torch.uint8) * (SHOW_SPD | SHOW_EDGE) + has_3d.to(torch.uint8) * SHOW_DISTANCE
+    return Shown(
+        relations=bits[layout.pair_molecule],
+        degree=two_d[layout.atom_molecule],
+        distances=has_3d[layout.atom_molecule],
+        coordinates=batch.coordinates,
+    )
+
+
+def show_random_modality(batch: MoleculeBatch, layout: Layout, uniform_B: Tensor) -> Shown:
+    """2D+3D, 2D or 3D per molecule with probabilities 0.2, 0.2, 0.6 (Transformer-M); 2D where there are no coordinates.
+
+    Args:
+        uniform_B: (B,) uniform draws in [0, 1).
+    """
+    has_3d = batch.has_coordinates & ((uniform_B < 0.2) | (uniform_B >= 0.4))
+    two_d = (uniform_B < 0.4) | ~batch.has_coordinates
+    bits = two_d.to(torch.uint8) * (SHOW_SPD | SHOW_EDGE) + has_3d.to(torch.uint8) * SHOW_DISTANCE
+    return Shown(
+        relations=bits[layout.pair_molecule],
+        degree=two_d[layout.atom_molecule],
+        distances=has_3d[layout.atom_molecule],
+        coordinates=batch.coordinates,
+    )

@@ -1,0 +1,102 @@
+"""Random draws of a molecule: a hash of (seed, epoch, molecule, place), never of a generator's state.
+
+A molecule's blend and noise therefore do not depend on batch, worker, rank or device, and a resumed run draws the same.
+Shape legend: B molecules, A atoms, P ordered pairs.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.model.shown import Shown
+from moleblend_fs.objectives.config import BlendConfig
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
+
+MASK32 = 0xFFFFFFFF
+RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY = range(5)
+"""Streams: one per kind of draw, so that no two share a number."""
+
+
+def mix(x: Tensor) -> Tensor:
+    """A bijection of 32-bit integers (held in int64) without visible structure: Wellons' "lowbias32" finaliser."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & MASK32
+    x = x ^ (x >> 15)
+    x = (x * 0x846CA68B) & MASK32
+    return x ^ (x >> 16)
+
+
+def bits(stream: int, seed: int, epoch: int, molecule: Tensor, place: Tensor) -> Tensor:
+    """32 random bits for every (molecule, place), int64 in [0, 2^32)."""
+    state = mix(torch.full_like(molecule, (seed * 0x9E3779B9 + stream * 0x85EBCA6B + 1) & MASK32))
+    for word in (torch.full_like(molecule, epoch & MASK32), molecule & MASK32, (molecule >> 32) & MASK32, place & MASK32):
+        state = mix((state + word * 0x9E3779B1) & MASK32)
+    return state
+
+
+def uniform(stream: int, seed: int, epoch: int, molecule: Tensor, place: Tensor) -> Tensor:
+    """Uniform float64 in [0, 1), a multiple of 2^-32."""
+    return bits(stream, seed, epoch, molecule, place).double() / 2**32
+
+
+def categories(draws: Tensor, shares: Tensor) -> Tensor:
+    """Category of each uniform draw.
+
+    Args:
+        draws: (N,) in [0, 1).
+        shares: (N, C) non-negative shares that sum to 1 in each row (rows of zeros give category C).
+    """
+    return (draws.unsqueeze(1) >= shares.cumsum(dim=1)).sum(dim=1)
+
+
+def draw_noise(batch: MoleculeBatch, layout: Layout, *, scale: float, seed: int, epoch: int) -> Tensor:
+    """Gaussian noise on every coordinate, (A, 3) float32, Angstrom: Box-Muller on hashed bits; 0 without coordinates."""
+    molecule = batch.molecule_id[layout.atom_molecule].repeat_interleave(3)
+    axis = torch.arange(3, device=molecule.device).repeat(layout.num_total_atoms)
+    place = layout.atom_number.repeat_interleave(3) * 4 + axis
+    radius = (-2 * torch.log1p(-uniform(NOISE_RADIUS, seed, epoch, molecule, place))).sqrt()
+    noise = radius * torch.cos(2 * math.pi * uniform(NOISE_ANGLE, seed, epoch, molecule, place))
+    present = batch.has_coordinates[layout.atom_molecule].unsqueeze(1)
+    return (scale * noise).float().view(-1, 3) * present
+
+
+def relation_shares(config: BlendConfig, has_coordinates: Tensor) -> Tensor:
+    """(B, 3) shares of SPD, edge and distance; without coordinates SPD and edge are renormalised, or nothing is shown."""
+    spd, edge, distance = config.blend_ratio
+    full = torch.tensor(config.blend_ratio, dtype=torch.float64)
+    flat = torch.tensor((spd, edge, 0.0), dtype=torch.float64)
+    flat = flat * (1 / (spd + edge) if spd + edge > 0 else 0.0)
+    shares = torch.stack([flat, full]).to(has_coordinates.device)
+    return shares[has_coordinates.long()] * (1 - config.mask_ratio)
+
+
+def draw_blend(batch: MoleculeBatch, layout: Layout, config: BlendConfig, *, seed: int, epoch: int) -> tuple[Shown, Tensor]:
+    """One blend of every molecule (paper, Eq. 8) and the noise on its coordinates.
+
+    Each ordered pair shows one relation, or none with probability `mask_ratio`. Each atom gets its 3D feature with the
+    share of the distance relation, else its degree.
+
+    Returns:
+        What the model is shown, with the noise already in its coordinates, and the noise (A, 3), Angstrom.
+    """
+    shares = relation_shares(config, batch.has_coordinates)
+    pair_molecule, atom_molecule = layout.pair_molecule, layout.atom_molecule
+    local = layout.atom_number
+    place = local[layout.pair_row] * 65_536 + local[layout.pair_column]
+    draws = uniform(RELATION, seed, epoch, batch.molecule_id[pair_molecule], place)
+    table = torch.tensor([SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE, 0], dtype=torch.uint8, device=draws.device)
+    relations = table[categories(draws, shares[pair_molecule])]
+    atom_share = shares[:, 2] / (1 - config.mask_ratio)
+    distances = uniform(ATOM, seed, epoch, batch.molecule_id[atom_molecule], local) >= 1 - atom_share[atom_molecule]
+    distances = distances & batch.has_coordinates[atom_molecule]
+    noise = draw_noise(batch, layout, scale=config.noise_scale, seed=seed, epoch=epoch)
+    shown = Shown(relations=relations, degree=~distances, distances=distances, coordinates=batch.coordinates + noise)
+    return shown, noise
+
+
+def draw_modality(batch: MoleculeBatch, *, seed: int, epoch: int) -> Tensor:
+    """(B,) uniform draws for `show_random_modality`."""
+    return uniform(MODALITY, seed, epoch, batch.molecule_id, torch.zeros_like(batch.molecule_id))

@@ -1,0 +1,118 @@
+"""Attention of packed molecules with a bias for every pair of atoms.
+
+    softmax(q_i . k_j + bias_ij) v_j over the tokens j of i's molecule (paper, Eq. 4), softmax in float32 or wider;
+    pairs that have the graph token on either side get the graph-token bias instead.
+
+Shape legend: T tokens, H heads, w head width, P atom pairs; b, n, N as in `layout`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moleblend_fs.ops.layout import Bucket, Layout
+
+
+def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[Tensor]:
+    """The packed bias as one (b, H, N, N) tensor per bucket, -inf at padded keys; computed once, read by every layer."""
+    result = []
+    for bucket in layout.buckets:
+        b, n = bucket.atoms.shape
+        pairs = bias_PH.index_select(0, bucket.pairs.reshape(-1)).view(b, n, n, -1).permute(0, 3, 1, 2)
+        graph = graph_bias_H.to(bias_PH.dtype).view(1, -1, 1, 1)
+        with_row = torch.cat([graph.expand(b, -1, 1, n), pairs], dim=2)
+        full = torch.cat([graph.expand(b, -1, n + 1, 1), with_row], dim=3)
+        result.append(full.masked_fill(~bucket.token_exists[:, None, None, :], float("-inf")))
+    return result
+
+
+class _BucketAttention(torch.autograd.Function):
+    """softmax(q k^T + bias) v of one bucket, saving nothing but q, k, v and the probabilities."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, bias, dropout):  # all (b H, N, w) and (b H, N, N)
+        logits = torch.baddbmm(bias, q, k.transpose(1, 2)) if bias.dtype == q.dtype else bias + torch.bmm(q, k.transpose(1, 2))
+        probabilities = torch.softmax(logits, dim=-1).to(q.dtype)
+        keep = None
+        if dropout > 0:
+            keep = torch.empty(probabilities.shape, dtype=torch.bool, device=q.device).bernoulli_(1 - dropout)
+        ctx.save_for_backward(q, k, v, probabilities, keep)
+        ctx.dropout = dropout
+        ctx.bias_dtype = bias.dtype
+        return torch.bmm(_drop(probabilities, keep, dropout), v)
+
+    @staticmethod
+    def backward(ctx, d_out):
+        q, k, v, probabilities, keep = ctx.saved_tensors
+        dropped = _drop(probabilities, keep, ctx.dropout)
+        d_v = torch.bmm(dropped.transpose(1, 2), d_out)
+        d_probabilities = _drop(torch.bmm(d_out, v.transpose(1, 2)), keep, ctx.dropout)
+        d_logits = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
+        return torch.bmm(d_logits, k), torch.bmm(d_logits.transpose(1, 2), q), d_v, d_logits.to(ctx.bias_dtype), None
+
+
+def _drop(x: Tensor, keep: Tensor | None, dropout: float) -> Tensor:
+    return x if keep is None else x * keep * (1 / (1 - dropout))
+
+
+def attention(qkv_T3Hw: Tensor, biases: list[Tensor], layout: Layout, dropout: float) -> Tensor:
+    """Attention output, (T, H w).
+
+    Args:
+        qkv_T3Hw: (T, 3, H, w) queries (already scaled), keys and values.
+        biases: `bucket_bias` of this batch.
+        dropout: probability of dropping an attention weight; 0 in evaluation.
+    """
+    tokens, _, heads, width = qkv_T3Hw.shape
+    outputs, targets = [], []
+    for bucket, bias in zip(layout.buckets, biases, strict=True):
+        b, N = bucket.tokens.shape
+        rows = qkv_T3Hw.reshape(tokens, -1).index_select(0, bucket.tokens.reshape(-1))
+        q, k, v = rows.view(b, N, 3, heads, width).permute(2, 0, 3, 1, 4).reshape(3, b * heads, N, width).unbind(0)
+        out = _BucketAttention.apply(q, k, v, bias.reshape(b * heads, N, N), dropout)
+        out = out.view(b, heads, N, width).transpose(1, 2).reshape(b * N, heads * width)
+        outputs.append(out.index_select(0, bucket.token_places))
+        targets.append(bucket.token_targets)
+    return _unsort(outputs, targets)
+
+
+def _unsort(parts: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """Rows of all buckets, put back into packed order."""
+    order = torch.cat(targets)
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(len(order), device=order.device)
+    return torch.cat(parts).index_select(0, inverse)
+
+
+def atom_forces(
+    q_AHw: Tensor, k_AHw: Tensor, value_AH3: Tensor, bias_PH: Tensor, direction_P3: Tensor, layout: Layout, dropout: float
+) -> Tensor:
+    """Attention over atoms, weighted by unit displacements: sum_hj p_hij u_ij,a s_hj,a, shape (A, 3).
+
+    Args:
+        q_AHw: queries (scaled). k_AHw: keys.
+        value_AH3: s, every value already projected to its share of the output for each axis a.
+        bias_PH: the encoder's bias. direction_P3: u, unit displacement of every pair.
+        dropout: on the probabilities.
+    """
+    parts, targets = [], []
+    for bucket in layout.buckets:
+        b, n = bucket.atoms.shape
+        atoms = bucket.atoms.reshape(-1)
+        q, k, s = (x.index_select(0, atoms).view(b, n, *x.shape[1:]).transpose(1, 2) for x in (q_AHw, k_AHw, value_AH3))
+        pairs = bucket.pairs.reshape(-1)
+        bias = bias_PH.index_select(0, pairs).view(b, n, n, -1).permute(0, 3, 1, 2)
+        logits = (q @ k.transpose(2, 3) + bias).masked_fill(~bucket.pair_exists.any(dim=1)[:, None, None, :], float("-inf"))
+        probabilities = F.dropout(torch.softmax(logits, dim=-1, dtype=bias.dtype), dropout)
+        direction = direction_P3.index_select(0, pairs).view(b, n, n, 3)
+        # sum over heads first: (b, n, n) per axis, never (n, n, d)
+        weight = torch.stack([torch.einsum("bhij,bhj->bij", probabilities, s[..., a].to(bias.dtype)) for a in range(3)], dim=-1)
+        force = (weight * direction).sum(dim=2).reshape(b * n, 3)
+        exists = _atom_places(bucket)
+        parts.append(force.index_select(0, exists))
+        targets.append(atoms.index_select(0, exists))
+    return _unsort(parts, targets)
+
+
+def _atom_places(bucket: Bucket) -> Tensor:
+    return bucket.token_exists[:, 1:].reshape(-1).nonzero().squeeze(1)

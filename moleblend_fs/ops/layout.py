@@ -1,0 +1,142 @@
+"""Where each molecule's atoms, tokens and pairs lie in a packed batch, and how to pad groups of similar size.
+
+Shape legend: B molecules, A atoms in all, T = A + B tokens (each molecule's graph token, then its atoms),
+P = sum of n_b^2 ordered atom pairs (row-major per molecule), b molecules of one bucket, n its padded atoms, N = n + 1.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BUCKET_STEP = 4
+"""Tokens of a bucket are padded to a multiple of this, so that a molecule's padding depends on its own size alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Molecules of similar size, padded to N tokens; padded places point at 0 and are masked.
+
+    Attributes:
+        tokens: (b, N) int64, places in T. token_exists: (b, N) bool.
+        atoms: (b, n) int64, places in A. pairs: (b, n, n) int64, places in P. pair_exists: (b, n, n) bool.
+        token_places: (t,) int64, places in the flattened (b, N) that exist, in the order of `token_targets`.
+        token_targets: (t,) int64, the places in T that they are.
+        pair_places, pair_targets: the same for the flattened (b, n, n) and P.
+    """
+
+    tokens: Tensor
+    token_exists: Tensor
+    atoms: Tensor
+    pairs: Tensor
+    pair_exists: Tensor
+    token_places: Tensor
+    token_targets: Tensor
+    pair_places: Tensor
+    pair_targets: Tensor
+
+
+class Layout:
+    """Index arrays of a packed batch, planned on the host from the molecules' sizes.
+
+    Args:
+        num_atoms: (B,) integers on the CPU, at least 1 each.
+        device: where the index tensors are needed.
+    """
+
+    def __init__(self, num_atoms: Tensor, device: torch.device | str):
+        self.sizes = num_atoms.numpy().astype(np.int64)
+        if len(self.sizes) == 0 or self.sizes.min() < 1:
+            raise ValueError("a batch needs at least one molecule, each of at least one atom")
+        self.device = torch.device(device)
+        self.num_molecules = len(self.sizes)
+        self.atom_starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        self.pair_starts = np.concatenate([[0], np.cumsum(self.sizes**2)])
+        self.token_starts = np.concatenate([[0], np.cumsum(self.sizes + 1)])
+        self.num_total_atoms = int(self.atom_starts[-1])
+        self.num_pairs = int(self.pair_starts[-1])
+        self.num_tokens = int(self.token_starts[-1])
+
+    def _send(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
+
+    @cached_property
+    def atom_molecule(self) -> Tensor:
+        """(A,) int64, the molecule of each atom."""
+        return self._send(np.repeat(np.arange(self.num_molecules), self.sizes))
+
+    @cached_property
+    def pair_molecule(self) -> Tensor:
+        """(P,) int64, the molecule of each pair."""
+        return self._send(np.repeat(np.arange(self.num_molecules), self.sizes**2))
+
+    @cached_property
+    def token_molecule(self) -> Tensor:
+        """(T,) int64, the molecule of each token."""
+        return self._send(np.repeat(np.arange(self.num_molecules), self.sizes + 1))
+
+    @cached_property
+    def graph_tokens(self) -> Tensor:
+        """(B,) int64, places in T of the graph tokens."""
+        return self._send(self.token_starts[:-1])
+
+    @cached_property
+    def atom_tokens(self) -> Tensor:
+        """(A,) int64, places in T of the atoms."""
+        return self._send(np.arange(self.num_total_atoms) + np.repeat(np.arange(self.num_molecules), self.sizes) + 1)
+
+    @cached_property
+    def _pair_atoms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        counts = self.sizes**2
+        local = np.arange(self.num_pairs) - np.repeat(self.pair_starts[:-1], counts)
+        size, start = np.repeat(self.sizes, counts), np.repeat(self.atom_starts[:-1], counts)
+        return local // size, local % size, start
+
+    @cached_property
+    def pair_row(self) -> Tensor:
+        """(P,) int64, place in A of the pair's first atom i."""
+        row, _, start = self._pair_atoms
+        return self._send(row + start)
+
+    @cached_property
+    def pair_column(self) -> Tensor:
+        """(P,) int64, place in A of the pair's second atom j."""
+        _, column, start = self._pair_atoms
+        return self._send(column + start)
+
+    @cached_property
+    def atom_number(self) -> Tensor:
+        """(A,) int64, number of each atom within its molecule."""
+        return self._send(np.arange(self.num_total_atoms) - np.repeat(self.atom_starts[:-1], self.sizes))
+
+    @cached_property
+    def buckets(self) -> list[Bucket]:
+        """All molecules, grouped by padded size."""
+        padded = -(-(self.sizes + 1) // BUCKET_STEP) * BUCKET_STEP
+        return [self._bucket(np.flatnonzero(padded == tokens), int(tokens) - 1) for tokens in np.unique(padded)]
+
+    def _bucket(self, members: np.ndarray, n: int) -> Bucket:
+        size = self.sizes[members, None]
+        token, atom = np.arange(n + 1), np.arange(n)
+        token_exists = token <= size
+        atom_exists = atom < size
+        pair_exists = atom_exists[:, :, None] & atom_exists[:, None, :]
+        tokens = np.where(token_exists, self.token_starts[members, None] + token, 0)
+        atoms = np.where(atom_exists, self.atom_starts[members, None] + atom, 0)
+        pairs = self.pair_starts[members, None, None] + atom[:, None] * size[:, :, None] + atom
+        pairs = np.where(pair_exists, pairs, 0)
+        token_places, pair_places = np.flatnonzero(token_exists), np.flatnonzero(pair_exists)
+        arrays = (
+            tokens,
+            token_exists,
+            atoms,
+            pairs,
+            pair_exists,
+            token_places,
+            tokens.reshape(-1)[token_places],
+            pair_places,
+            pairs.reshape(-1)[pair_places],
+        )
+        return Bucket(*(self._send(array) for array in arrays))
