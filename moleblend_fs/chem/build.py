@@ -32,9 +32,7 @@ def scaffold_of(mol: Chem.Mol, options: BuildOptions) -> str | None:
     return None if options.scaffold is None else murcko_scaffold(mol, chirality=options.scaffold == "chiral")
 
 
-def graph_from_smiles(
-    smiles: str, *, labels: np.ndarray, options: BuildOptions, split: str | None = None
-) -> MolecularGraph | Failure:
+def graph_from_smiles(smiles: str, *, labels: np.ndarray, options: BuildOptions, split: str | None = None) -> MolecularGraph | Failure:
     """A molecule's graph; atoms in the order of the SMILES, hydrogens (where asked for) after them.
 
     A molecule that cannot be embedded stays, without coordinates and with a note that says why.

@@ -50,7 +50,7 @@ def molecule_svg(graph: MolecularGraph, *, width: int = 240, height: int = 180, 
     options.clearBackground = False
     options.addAtomIndices = numbers
     options.prepareMolsBeforeDrawing = False
-    options.fixedBondLength = 26
+    options.fixedBondLength = width / 9
     options.padding = 0.08
     drawer.DrawMolecule(molecule)
     drawer.FinishDrawing()

@@ -42,7 +42,7 @@ def match_structure(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray) -> np.n
     if not np.isfinite(xyz).all():
         return "the structure has coordinates that are no numbers"
     order = _in_order(mol, wanted, numbers, xyz)
-    reason = order if isinstance(order, str) else verify(mol, wanted[order.argsort()], xyz, order)
+    reason = order if isinstance(order, str) else verify(mol, numbers, xyz, order)
     if reason is None:
         return order
     for order in _by_bonds(mol, numbers, xyz):
@@ -68,7 +68,7 @@ def verify(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray, order: np.ndarra
     heavy, hydrogen = np.flatnonzero(wanted != 1), np.flatnonzero(wanted == 1)
     if len(heavy) and len(hydrogen):
         parent = np.full(len(wanted), -1)
-        parent[bonds[:, 1]], parent[bonds[:, 0]] = bonds[:, 0], np.where(wanted[bonds[:, 0]] == 1, bonds[:, 1], parent[bonds[:, 0]])
+        parent[bonds] = bonds[:, ::-1]  # right for hydrogens, which have one bond
         apart = np.linalg.norm(placed[hydrogen][:, None] - placed[heavy][None], axis=2)
         if not np.array_equal(heavy[apart.argmin(axis=1)], parent[hydrogen]):
             return "a hydrogen is nearest to another atom than the one it is bonded to"

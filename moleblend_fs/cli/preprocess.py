@@ -1,0 +1,229 @@
+"""`moleblend preprocess SOURCE IN OUT`: real formats in, a store out."""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.conformers import MAX_CONFORMERS, ConformerOptions
+from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.splits import Splitter
+from moleblend_fs.data.store import FAILURES, RECORDS
+from moleblend_fs.errors import UserError
+from moleblend_fs.sources import moleculenet, qm9, tables
+from moleblend_fs.sources.base import Source, csv_header
+from moleblend_fs.sources.run import preprocess
+
+RESUME = "A run that was stopped goes on where it was when the same command is given again."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Read molecules, compute their features and pair features once, and write a store for training. "
+        f"Rows that give no molecule are listed with the reason in OUT/failures.csv. {RESUME}"
+    )
+    sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
+    for name, add, summary in (
+        ("qm9", _add_qm9, "QM9: DFT structures and 12 targets"),
+        ("moleculenet", _add_moleculenet, "one of the eleven MoleculeNet sets of the paper"),
+        ("csv", _add_csv, "your CSV file with a column of SMILES"),
+        ("sdf", _add_sdf, "your SD file; structures are kept"),
+        ("smiles", _add_smiles, "your list of SMILES, one a line"),
+    ):
+        add(sources.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}. {RESUME}"))
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.workers < 1:
+        raise UserError(f"--workers must be at least 1, got {args.workers}")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit must be at least 1, got {args.limit}")
+    if Path(args.output).exists():
+        raise UserError(f"{args.output} exists already; choose another OUT, or delete it first")
+    source: Source = args.open(args)
+    begin = time.monotonic()
+    manifest = preprocess(source, args.output, workers=args.workers, limit=args.limit, progress=not args.no_progress)
+    print_summary(manifest, Path(args.output), time.monotonic() - begin)
+    return 0
+
+
+def print_summary(manifest: Manifest, out: Path, seconds: float) -> None:
+    """What is in the new store, on stdout."""
+    size = (out / RECORDS).stat().st_size
+    print(f"{out}: {manifest.molecules:,} molecules in {seconds:.1f} s, {size / manifest.molecules:,.0f} bytes each")
+    print(f"  with 3D   {manifest.molecules_with_3d:,} molecules, {manifest.conformers:,} conformers")
+    print(f"  labels    {', '.join(label.name for label in manifest.labels[:12]) or 'none'}{' ...' if len(manifest.labels) > 12 else ''}")
+    parts = ", ".join(f"{name} {info.molecules:,}" for name, info in manifest.splits.items())
+    print(f"  splits    {parts} ({manifest.split['kind']})")
+    print(f"  failures  {manifest.failures:,}" + (f", listed in {out / FAILURES}" if manifest.failures else ""))
+
+
+def _common(parser: argparse.ArgumentParser, where: str, open_source: Callable[[argparse.Namespace], Source]) -> None:
+    parser.add_argument("input", metavar="IN", help=where)
+    parser.add_argument("output", metavar="OUT", help="folder of the new store; must not exist")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        help="processes; the store is the same for any number (default %(default)s)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows, for trials")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    parser.set_defaults(open=open_source)
+
+
+def _add_hydrogens(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--hydrogens",
+        choices=("explicit", "none"),
+        default=default,
+        help="whether hydrogens are atoms of the graph (default %(default)s)",
+    )
+
+
+def _add_conformers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("conformers (ETKDG, relaxed with MMFF94)")
+    group.add_argument(
+        "--conformers", type=int, default=0, metavar="K", help=f"conformers per molecule, at most {MAX_CONFORMERS} (default: none, 2D only)"
+    )
+    group.add_argument("--conformer-seed", type=int, default=0, metavar="SEED", help="seed of the embedding (default 0)")
+    group.add_argument(
+        "--conformer-timeout",
+        type=int,
+        default=30,
+        metavar="SECONDS",
+        help="time limit per molecule; one that cannot be embedded stays as 2D and is listed in failures.csv (default 30)",
+    )
+
+
+def _add_split(parser: argparse.ArgumentParser, default: str, kinds: tuple[str, ...]) -> None:
+    group = parser.add_argument_group("split")
+    group.add_argument(
+        "--split",
+        choices=kinds,
+        default=default,
+        help="scaffold: whole Bemis-Murcko scaffolds, largest first; random; none: everything is train (default %(default)s)",
+    )
+    group.add_argument(
+        "--split-chirality",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep stereochemistry in the scaffolds, as Hu et al. 2020 do (default yes)",
+    )
+    group.add_argument(
+        "--split-fractions", default="0.8,0.1,0.1", metavar="F,F,F", help="shares of train, valid and test (default %(default)s)"
+    )
+    group.add_argument("--split-seed", type=int, default=0, metavar="SEED", help="seed of the random split (default 0)")
+
+
+def _splitter(args: argparse.Namespace) -> Splitter:
+    try:
+        fractions = tuple(float(x) for x in args.split_fractions.split(","))
+    except ValueError as error:
+        raise UserError(f"--split-fractions must be three numbers like 0.8,0.1,0.1, got {args.split_fractions!r}") from error
+    return Splitter(
+        kind=args.split,
+        fractions=fractions,  # type: ignore[arg-type]  # the splitter checks their number
+        seed=args.split_seed,
+        chirality=args.split_chirality,
+    )
+
+
+def _build(args: argparse.Namespace) -> BuildOptions:
+    try:
+        conformers = (
+            ConformerOptions(count=args.conformers, seed=args.conformer_seed, timeout=args.conformer_timeout)
+            if "conformers" in args
+            else ConformerOptions()
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    scaffold = None
+    if args.split == "scaffold":
+        scaffold = "chiral" if args.split_chirality else "plain"
+    return BuildOptions(hydrogens=args.hydrogens == "explicit", scaffold=scaffold, conformers=conformers)
+
+
+def _add_qm9(parser: argparse.ArgumentParser) -> None:
+    def open_source(args: argparse.Namespace) -> Source:
+        splitter = Splitter(kind="random", fractions=qm9.SPLITTER.fractions, seed=args.split_seed)
+        return qm9.open_qm9(args.input, hydrogens=args.hydrogens == "explicit", splitter=splitter)
+
+    _common(
+        parser,
+        "qm9pack (the installed package), a CSV file with its columns, or a folder with gdb9.sdf and gdb9.sdf.csv",
+        open_source,
+    )
+    _add_hydrogens(parser, "explicit")
+    parser.add_argument(
+        "--split-seed", type=int, default=0, metavar="SEED", help="seed of the random split 110,000 : 10,000 : 10,831 (default 0)"
+    )
+
+
+def _add_moleculenet(parser: argparse.ArgumentParser) -> None:
+    def open_source(args: argparse.Namespace) -> Source:
+        return moleculenet.open_moleculenet(Path(args.input), set_name=args.name, build=_build(args), splitter=_splitter(args))
+
+    _common(parser, "CSV file of the set (DeepChem's, or one with smiles and label columns), perhaps packed", open_source)
+    parser.add_argument("--name", choices=list(moleculenet.SETS), help="which set it is; by default told from the file's name")
+    _add_hydrogens(parser, "none")
+    _add_split(parser, "scaffold", ("scaffold", "random", "none"))
+    _add_conformers(parser)
+
+
+def _add_csv(parser: argparse.ArgumentParser) -> None:
+    def open_source(args: argparse.Namespace) -> Source:
+        path = Path(args.input)
+        header = csv_header(path)
+        args.split = args.split or ("prescribed" if args.split_column else "random")
+        if (args.split == "prescribed") != (args.split_column is not None):
+            raise UserError("--split prescribed and --split-column NAME go together")
+        return tables.CsvSource(
+            path,
+            smiles_column=args.smiles_column,
+            labels=[tables.parse_label(text, header) for text in args.label],
+            build=_build(args),
+            splitter=_splitter(args),
+            split_column=args.split_column,
+        )
+
+    _common(parser, "CSV file with a header, perhaps packed (.gz, .xz, .bz2)", open_source)
+    parser.add_argument("--smiles-column", default="smiles", metavar="NAME", help="column of SMILES (default %(default)s)")
+    _add_labels(parser, "column")
+    parser.add_argument("--split-column", metavar="NAME", help="column that says train, valid or test")
+    _add_hydrogens(parser, "none")
+    _add_split(parser, None, ("random", "scaffold", "prescribed", "none"))  # type: ignore[arg-type]
+    _add_conformers(parser)
+
+
+def _add_labels(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME[:KIND[:UNIT]]",
+        help=f"a {what} to learn; KIND is regression (default) or classification; may be given several times",
+    )
+
+
+def _add_sdf(parser: argparse.ArgumentParser) -> None:
+    def open_source(args: argparse.Namespace) -> Source:
+        labels = [tables.parse_label(text) for text in args.label]
+        return tables.SdfSource(Path(args.input), labels=labels, build=_build(args), splitter=_splitter(args))
+
+    _common(parser, "SD file, perhaps packed (.gz)", open_source)
+    _add_labels(parser, "data item")
+    _add_hydrogens(parser, "none")
+    _add_split(parser, "random", ("random", "scaffold", "none"))
+
+
+def _add_smiles(parser: argparse.ArgumentParser) -> None:
+    def open_source(args: argparse.Namespace) -> Source:
+        return tables.SmilesFile(Path(args.input), build=_build(args), splitter=_splitter(args))
+
+    _common(parser, 'text file with one "SMILES name" a line, perhaps packed (.gz)', open_source)
+    _add_hydrogens(parser, "none")
+    _add_split(parser, "random", ("random", "scaffold", "none"))
+    _add_conformers(parser)

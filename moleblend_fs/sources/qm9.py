@@ -1,0 +1,266 @@
+"""QM9: 130,831 small molecules with DFT structures and 12 targets (Ramakrishnan et al., Scientific Data 1, 140022, 2014).
+
+Read from the installed package `qm9pack`, from one CSV file with its column names, or from the original `gdb9.sdf` and its CSV.
+"""
+
+import importlib.util
+from abc import abstractmethod
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem
+
+from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.match import atomic_numbers, match_structure, verify
+from moleblend_fs.chem.parse import parse_molblock, parse_smiles
+from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
+from moleblend_fs.data.splits import Splitter
+from moleblend_fs.errors import UserError
+from moleblend_fs.sources.base import Source, column_indices, csv_header, read_csv, read_lines
+from moleblend_fs.sources.sdf_records import sdf_records
+
+HARTREE_IN_MEV = 27_211.386245981
+"""CODATA 2022: 1 Hartree = 27.211386245981(30) eV."""
+
+
+class Target(NamedTuple):
+    """A target: its name here and in gdb9.sdf.csv, its column in qm9pack, its unit, and whether both files give it in Hartree."""
+
+    name: str
+    column: str
+    unit: str
+    in_hartree: bool
+
+
+TARGETS = (
+    Target("alpha", "Polarizability_bohr3", "a0^3", False),
+    Target("gap", "HOMO_LUMO_gap_au", "meV", True),
+    Target("homo", "HOMO_au", "meV", True),
+    Target("lumo", "LUMO_au", "meV", True),
+    Target("mu", "Dipole_debye", "D", False),
+    Target("cv", "Heatcapacity_Cv_cal_mol_K", "cal/(mol K)", False),
+    Target("g298", "GibbsFreeEnergy_298K_au", "meV", True),
+    Target("h298", "Enthalphy_298K_au", "meV", True),
+    Target("r2", "R2_bohr2", "a0^2", False),
+    Target("u298", "InternalEnergy_298K_au", "meV", True),
+    Target("u0", "InternalEnergy_0K_au", "meV", True),
+    Target("zpve", "ZPVE_au", "meV", True),
+)
+"""In the order of the paper's Table 2."""
+
+ATOM_REFERENCES = {
+    "u0": {1: -0.500273, 6: -37.846772, 7: -54.583861, 8: -75.064579, 9: -99.718730},
+    "u298": {1: -0.498857, 6: -37.845355, 7: -54.582445, 8: -75.063163, 9: -99.717314},
+    "h298": {1: -0.497912, 6: -37.844411, 7: -54.581501, 8: -75.062219, 9: -99.716370},
+    "g298": {1: -0.510927, 6: -37.861317, 7: -54.598897, 8: -75.079532, 9: -99.733544},
+}
+"""Energies of the free atoms in Hartree, the data set's own table (figshare 1057643, "Atomref"); subtracted from the totals."""
+
+ENERGY_PER_ATOM = (-8000.0, 0.0)
+"""meV per atom; an atomisation energy outside of this comes from other units than Hartree, or another level of theory."""
+
+COUNTS = (110_000, 10_000, 10_831)
+"""Training, validation and test molecules of the 130,831."""
+SPLITTER = Splitter(kind="random", fractions=(COUNTS[0] / sum(COUNTS), COUNTS[1] / sum(COUNTS), COUNTS[2] / sum(COUNTS)))
+_PUNCTUATION = str.maketrans("", "", "[]'\" ")
+
+
+def open_qm9(path: str, *, hydrogens: bool = True, splitter: Splitter = SPLITTER) -> "QM9":
+    """The reader for what stands at a path: "qm9pack" (the installed package), a CSV file, or a folder with gdb9.sdf and its CSV."""
+    if path == "qm9pack":
+        spec = importlib.util.find_spec("qm9pack")  # importing it would need pkg_resources
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(
+                "the package qm9pack is not installed; pip install qm9pack (104 MB), or give a folder with gdb9.sdf and its CSV"
+            )
+        folder = Path(spec.submodule_search_locations[0]) / "data"
+        return QM9Table([folder / f"qm9_part{i}.csv" for i in (1, 2, 3)], hydrogens=hydrogens, splitter=splitter, size=sum(COUNTS))
+    place = Path(path)
+    if not place.is_dir():
+        return QM9Table([place], hydrogens=hydrogens, splitter=splitter)
+    sdf = place / "gdb9.sdf"
+    tables = [place / name for name in ("qm9.csv", "gdb9.sdf.csv") if (place / name).is_file()]
+    if not sdf.is_file() or not tables:
+        raise UserError(f"{place}: needs gdb9.sdf and gdb9.sdf.csv (from DeepChem's gdb9.tar.gz), or give qm9pack or a CSV file")
+    return QM9Sdf(sdf, tables[0], hydrogens=hydrogens, splitter=splitter)
+
+
+class QM9(Source):
+    """What both forms of the data share: targets, units, references.
+
+    Args:
+        hydrogens: whether hydrogens are atoms of the graph, as the paper has it.
+        splitter: how to split; at random in the paper's proportions by default.
+    """
+
+    name = "qm9"
+    labels = tuple(LabelSpec(name=t.name, unit=t.unit, kind="regression") for t in TARGETS)
+
+    def __init__(self, *, hydrogens: bool, splitter: Splitter):
+        self.hydrogens = hydrogens
+        self.splitter = splitter
+
+    def options(self) -> dict[str, Any]:
+        return {"hydrogens": "explicit" if self.hydrogens else "none"}
+
+    @abstractmethod
+    def structure(self, raw: Any) -> tuple[Chem.Mol, np.ndarray]:
+        """The molecule, all hydrogens explicit, and its coordinates (n, 3) in the same order; ValueError says why not."""
+
+    def parse(self, raw: Any) -> MolecularGraph | Failure:
+        try:
+            mol, xyz = self.structure(raw)
+            numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+            labels = labels_in_units([float(text or "nan") for text in raw.targets], numbers)
+        except ValueError as error:
+            return Failure(input=raw.shown, reason=str(error))
+        if not self.hydrogens:
+            mol, xyz = Chem.RemoveHs(mol), xyz[numbers != 1]
+        smiles = raw.smiles or Chem.MolToSmiles(Chem.RemoveHs(mol))
+        return graph_from_mol(mol, smiles=smiles, labels=labels, coordinates=xyz[None])
+
+
+def labels_in_units(targets: list[float], numbers: np.ndarray) -> np.ndarray:
+    """The file's values in the paper's units, energies relative to the free atoms; (12,) float64.
+
+    Raises:
+        ValueError: an element without reference energy, or an implausible atomisation energy.
+    """
+    result = np.array(targets)
+    for i, target in enumerate(TARGETS):
+        if target.name in ATOM_REFERENCES:
+            reference = ATOM_REFERENCES[target.name]
+            strange = set(numbers.tolist()) - set(reference)
+            if strange:
+                raise ValueError(f"no reference energy for atomic number {min(strange)}; QM9 has H, C, N, O and F")
+            result[i] -= sum(reference[z] for z in numbers.tolist())
+        if target.in_hartree:
+            result[i] *= HARTREE_IN_MEV
+        if target.name in ATOM_REFERENCES and not ENERGY_PER_ATOM[0] < result[i] / len(numbers) < ENERGY_PER_ATOM[1]:
+            raise ValueError(
+                f"{target.name} is {result[i] / len(numbers):.0f} meV per atom after subtracting the free atoms: not plausible"
+            )
+    return result
+
+
+class _TableRow(NamedTuple):
+    shown: str
+    smiles: str
+    elements: str
+    positions: str
+    targets: list[str]
+
+
+class QM9Table(QM9):
+    """QM9 as CSV files with qm9pack's columns."""
+
+    def __init__(self, tables: list[Path], *, hydrogens: bool, splitter: Splitter, size: int | None = None):
+        super().__init__(hydrogens=hydrogens, splitter=splitter)
+        self._tables, self._size = tables, size
+        self._wanted = ["SMILES", "Elements", "XYZ_Ang", *(t.column for t in TARGETS)]
+        for table in tables:
+            column_indices(table, csv_header(table), self._wanted)
+
+    def files(self) -> list[Path]:
+        return self._tables
+
+    def num_rows(self) -> int | None:
+        return self._size
+
+    def rows(self, start: int) -> Iterator[tuple[int, _TableRow]]:
+        return islice(enumerate(self._rows()), start, None)
+
+    def _rows(self) -> Iterator[_TableRow]:
+        for table in self._tables:
+            lines = read_csv(table)
+            header = next(lines)
+            smiles, elements, positions, *targets = column_indices(table, header, self._wanted)
+            for line in lines:
+                if len(line) != len(header):
+                    raise UserError(
+                        f"{table}: a row has {len(line)} columns, the header {len(header)}; the file is damaged, fetch it again"
+                    )
+                yield _TableRow(line[smiles], line[smiles], line[elements], line[positions], [line[t] for t in targets])
+
+    def structure(self, raw: _TableRow) -> tuple[Chem.Mol, np.ndarray]:
+        numbers = atomic_numbers(raw.elements.translate(_PUNCTUATION).split(","))
+        flat = [float(x) for x in raw.positions.translate(_PUNCTUATION).replace("*^", "e").split(",")]
+        if len(flat) != 3 * len(numbers):
+            raise ValueError(f"{len(numbers)} elements but {len(flat)} coordinates")
+        return _matched(raw.smiles, numbers, np.array(flat).reshape(-1, 3))
+
+
+def _matched(smiles: str, numbers: np.ndarray, xyz: np.ndarray) -> tuple[Chem.Mol, np.ndarray]:
+    mol = parse_smiles(smiles)
+    if isinstance(mol, Failure):
+        raise ValueError(mol.reason)
+    mol = Chem.AddHs(mol)
+    order = match_structure(mol, numbers, xyz)
+    if isinstance(order, str):
+        raise ValueError(f"structure and SMILES do not match: {order}")
+    return mol, xyz[order]
+
+
+class _SdfRow(NamedTuple):
+    shown: str
+    smiles: str
+    block: str
+    targets: list[str]
+    excluded: bool
+
+
+class QM9Sdf(QM9):
+    """QM9 as `gdb9.sdf` with `gdb9.sdf.csv` or DeepChem's `qm9.csv` (which has SMILES), row by row.
+
+    Molecules listed in `uncharacterized.txt`, if that is there, are left out, as failures.
+    """
+
+    def __init__(self, sdf: Path, table: Path, *, hydrogens: bool, splitter: Splitter):
+        super().__init__(hydrogens=hydrogens, splitter=splitter)
+        self._sdf, self._table = sdf, table
+        self._excluded_file = sdf.with_name("uncharacterized.txt")
+        column_indices(table, csv_header(table), [t.name for t in TARGETS])
+
+    def files(self) -> list[Path]:
+        return [path for path in (self._sdf, self._table, self._excluded_file) if path.is_file()]
+
+    def rows(self, start: int) -> Iterator[tuple[int, _SdfRow]]:
+        lines = read_csv(self._table)
+        header = next(lines)
+        targets = column_indices(self._table, header, [t.name for t in TARGETS])
+        smiles = header.index("smiles") if "smiles" in header else None
+        excluded = self._excluded()
+        records = sdf_records(self._sdf, start)
+        for row, line in islice(enumerate(lines), start, None):
+            block = next(records, None)
+            if block is None:
+                raise UserError(f"{self._sdf}: has {row} records, {self._table.name} has more; fetch both files again")
+            text = "" if smiles is None else line[smiles]
+            name = block.split("\n", 1)[0].strip() or f"record {row + 1}"
+            yield row, _SdfRow(text or name, text, block, [line[t] for t in targets], row + 1 in excluded)
+        if next(records, None) is not None:
+            raise UserError(f"{self._sdf}: has more records than {self._table.name} has rows; fetch both files again")
+
+    def _excluded(self) -> set[int]:
+        """Numbers, from 1, of the molecules that failed the data set's own consistency check."""
+        if not self._excluded_file.is_file():
+            return set()
+        first = (line.split()[0] for line in read_lines(self._excluded_file) if line.strip())
+        return {int(word) for word in first if word.isdigit()}
+
+    def structure(self, raw: _SdfRow) -> tuple[Chem.Mol, np.ndarray]:
+        if raw.excluded:
+            raise ValueError("listed in uncharacterized.txt: SMILES and structure disagree")
+        mol = parse_molblock(raw.block, shown=raw.shown, hydrogens=True)
+        if isinstance(mol, Failure):
+            raise ValueError(mol.reason)
+        numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+        xyz = mol.GetConformer().GetPositions()
+        if raw.smiles:
+            return _matched(raw.smiles, numbers, xyz)
+        if (reason := verify(mol, numbers, xyz, np.arange(len(numbers)))) is not None:
+            raise ValueError(f"structure and bonds of the SD file do not match: {reason}")
+        return mol, xyz
