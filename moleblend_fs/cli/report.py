@@ -1,0 +1,40 @@
+"""`moleblend report`: one self-contained page about a folder of runs."""
+
+import argparse
+from pathlib import Path
+
+from moleblend_fs.data.manifest import write_atomically
+from moleblend_fs.data.store import Store
+from moleblend_fs.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN_DIR", type=Path, help="folder of runs: logs (*.log, *.jsonl) and results (*.json)")
+    parser.add_argument("--output", metavar="FILE.html", type=Path, required=True, help="page to write")
+    parser.add_argument("--title", default=None, help="title of the page (default: the folder's name)")
+    parser.add_argument("--store", metavar="STORE", type=Path, help="store of the pictured molecule (default: one under RUN_DIR)")
+    parser.add_argument("--molecule", metavar="INDEX", type=int, help="the pictured molecule (default: chosen by --seed)")
+    parser.add_argument("--seed", type=int, default=1, help="of the choice and of the pictured blend (default: 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and print the table of results."""
+    try:
+        import matplotlib  # noqa: F401
+        import rdkit  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f"the report draws with {error.name}: pip install 'moleblend-fs[chem,report]'") from error
+    from moleblend_fs.report.page import as_text, build, result_rows
+    from moleblend_fs.report.runs import find_runs
+
+    runs = find_runs(args.runs)
+    path = args.store or next(iter(runs.stores), None)
+    if args.molecule is not None and path is None:
+        raise UserError("--molecule needs a --store: none was found under the folder of runs")
+    store = None if path is None else Store(path)
+    page = build(runs, title=args.title or args.runs.resolve().name, molecule=args.molecule, store=store, seed=args.seed)
+    write_atomically(args.output, page)
+    if runs.evaluations:
+        print(as_text(*result_rows(runs.evaluations)) + "\n")
+    print(f"written: {args.output}")
+    return 0

@@ -1,0 +1,135 @@
+"""The report on a folder of runs: results, curves, parity, and one blended molecule."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from moleblend_fs import __version__
+from moleblend_fs.data.store import Store
+from moleblend_fs.report import html
+from moleblend_fs.report.runs import VARIANTS, Evaluation, Runs, TrainingLog
+
+METRICS = ("roc_auc", "mae", "rmse")
+METRIC_TITLES = {"roc_auc": "ROC-AUC", "mae": "MAE", "rmse": "RMSE"}
+PARITY_PANELS = 12
+SINGLE_TARGETS = 12
+"""Parity plots and per-target rows are drawn for at most so many targets of a store."""
+
+
+def result_rows(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of results: a row for each (run, split, target, metric), variants side by side."""
+    variants = [name for name in ("", *VARIANTS) if any(e.variant[1] == name for e in evaluations)]
+    titles = {"": "result"} | {name: name for name in VARIANTS}
+    header = ["run", "split", "target", "metric", "unit", "mean predictor", *(titles[name] for name in variants)]
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for evaluation in evaluations:
+        stem, variant = evaluation.variant
+        for target, metric, value in scores(evaluation):
+            unit = evaluation.units.get(target, "") if metric != "roc_auc" else ""
+            row = cells.setdefault((stem, evaluation.split, target, METRIC_TITLES[metric], unit), {})
+            row[variant] = shown_number(value)
+            if (baseline := evaluation.baseline.get(target, {}).get(metric)) is not None:
+                row["baseline"] = shown_number(baseline)
+    return header, [[*key, row.get("baseline", ""), *(row.get(name, "") for name in variants)] for key, row in cells.items()]
+
+
+def shown_number(value: float) -> str:
+    """One digit after the point from 100 on, three below, four below 1."""
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 1 else f"{value:.4f}"
+
+
+def scores(evaluation: Evaluation) -> Iterator[tuple[str, str, float]]:
+    """(target, metric, value) that stand in the table; many targets are shown by their average alone."""
+    metrics = evaluation.metrics
+    targets = list(metrics) if len(metrics) <= SINGLE_TARGETS else [name for name in metrics if name in ("average", "mean")]
+    for target in targets or list(metrics)[:SINGLE_TARGETS]:
+        for metric in METRICS:
+            if (value := metrics[target].get(metric)) is not None:
+                yield target, metric, value
+
+
+def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table for a terminal."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, seed: int) -> str:
+    """The whole page as HTML.
+
+    Args:
+        runs: what was found.
+        title: of the page.
+        molecule: index in the store of the molecule to draw; chosen by the seed if None.
+        store: where that molecule is; no picture if None.
+        seed: of the choice and of the blend.
+    """
+    from moleblend_fs.report.charts import LOSSES, loss_curves
+
+    body = []
+    if runs.evaluations:
+        header, rows = result_rows(runs.evaluations)
+        body.append(html.section("Results", html.table(header, rows, numeric=range(5, len(header)))))
+    pretraining = [log for log in runs.logs if set(LOSSES) & {*log.train, *log.valid}]
+    if pretraining:
+        note = '<p class="soft">The loss of each target of blend-then-predict, unweighted.</p>'
+        body.append(html.section("Pretraining", note, loss_curves(pretraining), *information(pretraining)))
+    if finetuning := [log for log in runs.logs if log not in pretraining]:
+        body += finetuning_section(finetuning, runs.evaluations)
+    if runs.evaluations:
+        body += parity_sections(runs.evaluations)
+    if store is not None:
+        from moleblend_fs.report.blend import blended_molecule, choose_molecule
+
+        index = choose_molecule(store, seed) if molecule is None else molecule
+        body.append(html.section("One molecule as the model sees it", blended_molecule(store, index, seed=seed)))
+    made = f"{datetime.now():%Y-%m-%d %H:%M}, moleblend_fs {__version__}"
+    return html.page(title, f"<code>{html.escape(runs.folder)}</code> &nbsp; {made}", body)
+
+
+def information(logs: Sequence[TrainingLog]) -> list[str]:
+    """The last measured bounds on the information about SPD and edges in the blended input, as a table."""
+    rows = []
+    for log in logs:
+        for name, what in (("spd_information", "shortest path distances"), ("edge_information", "edges along the path")):
+            curve = log.valid.get(name) or log.train.get(name)
+            if curve is not None:
+                rows.append((log.name, what, f"{curve[1][-1]:.3f}", f"{curve[0][-1]:,}"))
+    if not rows:
+        return []
+    note = '<p class="soft">H(target) - cross-entropy: a lower bound on what the blended input tells of the target.</p>'
+    return [note + html.table(("run", "about", "at least (nats)", "at update"), rows, numeric=(2, 3))]
+
+
+def finetuning_section(logs: Sequence[TrainingLog], evaluations: Sequence[Evaluation]) -> list[str]:
+    """Validation curves of one quantity for all finetuning runs: the first metric that they have."""
+    from moleblend_fs.report.charts import metric_curves
+
+    units = {unit for e in evaluations for unit in e.units.values() if unit and set(e.metrics) <= set(e.units)}
+    unit = units.pop() if len(units) == 1 else ""
+    sections: list[str] = []
+    for metric in (*METRICS, "loss"):
+        curves = [(log.name, log.valid[metric]) for log in logs if metric in log.valid]
+        if curves and not sections:
+            name = METRIC_TITLES.get(metric, metric)
+            title = f"{name} on the validation split"
+            shown = f"{name} ({unit})" if unit and metric in ("mae", "rmse") else name
+            sections.append(html.section("Finetuning", metric_curves(curves, title=title, unit=shown)))
+    return sections
+
+
+def parity_sections(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Parity plots of regression targets, one row of panels for each target."""
+    from moleblend_fs.report.charts import parity
+
+    groups: dict[str, list[tuple[Evaluation, int]]] = {}
+    for evaluation in evaluations:
+        names = [name for name in evaluation.metrics if name not in ("average", "mean")]
+        for position, target in enumerate(names[:SINGLE_TARGETS]):
+            if "mae" in evaluation.metrics[target] and position < evaluation.target.shape[-1]:
+                groups.setdefault(target, []).append((evaluation, position))
+    pictures = []
+    for target, members in groups.items():
+        same = [member for member in members if member[1] == members[0][1]]
+        pictures.append(parity([e for e, _ in same][:PARITY_PANELS], target, same[0][1]))
+    return [html.section("Parity", *pictures)] if pictures else []

@@ -1,0 +1,158 @@
+"""`moleblend report`: reading real log lines of fairseq and results of `evaluate`, and the page made of them."""
+
+import json
+import math
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from fairseq.logging import progress_bar
+from rdkit import Chem
+
+from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.cli.main import main
+from moleblend_fs.data.batch import collate
+from moleblend_fs.data.graph import LabelSpec
+from moleblend_fs.data.splits import Splitter
+from moleblend_fs.data.store import Store
+from moleblend_fs.data.writer import EncodedMolecule, StoreWriter
+from moleblend_fs.objectives.config import BlendConfig
+from moleblend_fs.objectives.draw import draw_blend
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
+from moleblend_fs.report.blend import cell_texts, choices
+from moleblend_fs.report.page import result_rows
+from moleblend_fs.report.runs import find_runs, read_log
+
+EPOCHS, UPDATES = 3, 6
+
+
+def write_log(path, losses) -> None:
+    """A log as fairseq-train writes it: a new progress bar, with its own file handler, at each epoch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = list(progress_bar.logger.handlers)
+    progress_bar.logger.setLevel("INFO")
+    for epoch in range(1, EPOCHS + 1):
+        bar = progress_bar.progress_bar(range(UPDATES), log_format="json", log_interval=2, log_file=str(path), epoch=epoch)
+        progress_bar.logger.info("begin training epoch {not json")
+        for step, _ in enumerate(bar):
+            done = (epoch - 1) * UPDATES + step + 1
+            bar.log({name: loss(done) for name, loss in losses.items()} | {"num_updates": done}, tag="train_inner", step=done)
+        bar.print({name: loss(done) for name, loss in losses.items()} | {"num_updates": done}, tag="valid", step=done)
+    for handler in [h for h in progress_bar.logger.handlers if h not in before]:
+        progress_bar.logger.removeHandler(handler)
+        handler.close()
+
+
+def write_result(path, store, prediction, target) -> None:
+    mae = float(np.abs(prediction - target).mean())
+    rows = [{"id": i, "smiles": "C", "target": [t], "prediction": [p]} for i, (t, p) in enumerate(zip(target, prediction, strict=True))]
+    rows[0]["target"] = [None]
+    result = {"checkpoint": "x.pt", "store": str(store), "split": "test", "predictions": rows}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result | {"metrics": {"gap": {"mae": mae}}, "baseline": {"gap": {"mae": 1234.5}}}))
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = tmp_path / "runs" / "data"
+    mol = Chem.MolFromSmiles("CC(=O)NC1CC1")
+    xyz = np.random.default_rng(0).normal(size=(1, mol.GetNumAtoms(), 3)) * 2
+    graph = graph_from_mol(mol, smiles="CC(=O)NC1CC1", labels=np.array([1.0]), coordinates=xyz)
+    with StoreWriter(path, {}) as writer:
+        writer.add([(row, EncodedMolecule.from_graph(graph, row)) for row in range(3)], next_row=3)
+        spec = (LabelSpec(name="gap", unit="meV", kind="regression"),)
+        writer.finish(source="smiles", options={}, inputs={}, labels=spec, splitter=Splitter(kind="none"), versions={})
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path, store):
+    folder = tmp_path / "runs"
+    losses = {"loss": lambda u: 4 / u, "spd_loss": lambda u: 2 / u, "spd_information": lambda u: 2 - 2 / u}
+    write_log(folder / "pretrain" / "train.log", losses | {"edge_loss": lambda u: 1 / u, "displacement_loss": lambda u: 0.5})
+    target = np.linspace(5000, 8000, 40)
+    for inputs in ("2d", "2d+3d"):
+        for variant, error in (("scratch", 300.0), ("pretrained", 150.0)):
+            run = folder / f"gap_{inputs}_{variant}"
+            write_log(run / "train.log", {"loss": lambda u: 1 / u, "mae": lambda u, e=error: e + 100 / u})
+            write_result(run / "test.json", store, target + error, target)
+    return folder
+
+
+def test_log_gives_each_update_once(runs):
+    log = read_log(runs / "pretrain" / "train.log", runs)
+    lines = (runs / "pretrain" / "train.log").read_text().splitlines()
+    assert len(lines) > len(set(lines)), "the trap that this guards against: fairseq repeats lines from the second epoch on"
+    updates, values = log.train["spd_loss"]
+    assert updates.tolist() == [2, 4, 6, 8, 10, 12, 14, 16, 18]
+    np.testing.assert_allclose(values, 2 / updates, rtol=1e-5)
+    assert log.valid["spd_loss"][0].tolist() == [6, 12, 18]
+    assert log.name == "pretrain"
+
+
+def test_variants_stand_side_by_side(runs):
+    header, rows = result_rows(find_runs(runs).evaluations)
+    assert header == ["run", "split", "target", "metric", "unit", "mean predictor", "scratch", "pretrained"]
+    assert rows == [[f"gap_{i}", "test", "gap", "MAE", "meV", "1,234.5", "300.0", "150.0"] for i in ("2d", "2d+3d")]
+
+
+def test_page_is_self_contained_and_has_every_part(runs, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    assert main(["report", str(runs), "--output", str(page), "--title", "A title"]) == 0
+    assert "150.0" in capsys.readouterr().out
+    text = page.read_text()
+    for title in ("A title", "Results", "Pretraining", "Finetuning", "Parity", "One molecule as the model sees it"):
+        assert f">{title}<" in text
+    for label in ("Shortest path distance", "Edges along the path", "3D displacement", "gap, true (meV)", "MAE (meV)", "updates"):
+        assert label in text
+    assert not re.search(r"<(script|link|img|iframe)\b", text)
+    pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(pictures) == 5  # losses, metric, parity, molecule, matrix
+    for picture in pictures:
+        ElementTree.fromstring(picture)
+    identifiers = re.findall(r'\bid="([^"]+)"', text)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_matrix_shows_the_draw_of_training(store):
+    """Same seed, epoch and molecule: the picture is made of the bits that the model gets, alone or among other molecules."""
+    records = Store(store).records([0, 1, 2])
+    batch = collate(records)
+    shown, _ = draw_blend(batch, Layout(batch.num_atoms, "cpu"), BlendConfig(), seed=5, epoch=2)
+    n = int(batch.num_atoms[0])
+    relations = shown.relations.view(3, n, n)
+    matrices = [torch.from_numpy(choices(record, BlendConfig(), seed=5, epoch=2)) for record in records]
+    for matrix, expected in zip(matrices, relations, strict=True):
+        assert torch.equal(torch.tensor([SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE])[matrix], expected.long())
+    assert not torch.equal(matrices[0], matrices[1])
+
+
+def test_cells_say_what_a_pair_shows():
+    mol = Chem.MolFromSmiles("CC=O.[Na+]")
+    xyz = np.array([[[0, 0, 0], [0, 0, 1.5], [3.0, 0, 4.0], [9, 9, 9]]])
+    graph = graph_from_mol(mol, smiles="CC=O.[Na+]", labels=np.zeros(0), coordinates=xyz)
+    spd, edge, distance, nothing = (cell_texts(graph, np.full((4, 4), kind)) for kind in range(4))
+    assert (spd[0][2], spd[0][3]) == ("2", "\u221e")
+    assert (edge[0][2], edge[2][0], edge[0][3]) == ("\u2013=", "=\u2013", "")
+    assert distance[0][2] == "5.0"
+    assert nothing[0][2] == ""
+
+
+def test_missing_targets_are_nan(runs):
+    evaluation = find_runs(runs).evaluations[0]
+    assert math.isnan(evaluation.target[0, 0])
+    assert evaluation.target.shape == evaluation.prediction.shape == (40, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["{tmp}/absent"], ["{tmp}/empty"], ["{runs}", "--molecule", "77"], ["{runs}", "--store", "{tmp}/empty"]]
+)
+def test_mistakes_give_a_message_and_exit_code_2(runs, tmp_path, arguments, capsys):
+    (tmp_path / "empty").mkdir()
+    filled = [argument.format(tmp=tmp_path, runs=runs) for argument in arguments]
+    assert main(["report", *filled, "--output", str(tmp_path / "x.html")]) == 2
+    assert capsys.readouterr().err.startswith("moleblend report: ")
+    assert not (tmp_path / "x.html").exists()
