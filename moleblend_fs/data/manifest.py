@@ -91,8 +91,7 @@ class Manifest:
             raw["labels"] = tuple(LabelSpec(**label) for label in raw["labels"])
             raw["splits"] = {name: SplitInfo(**info) for name, info in raw["splits"].items()}
             raw["statistics"] = {
-                name: tuple(None if s is None else LabelStatistics(**s) for s in per_label)
-                for name, per_label in raw["statistics"].items()
+                name: tuple(None if s is None else LabelStatistics(**s) for s in per_label) for name, per_label in raw["statistics"].items()
             }
             return cls(**raw)
         except (KeyError, TypeError, AttributeError) as error:

@@ -39,9 +39,7 @@ class Splitter:
         unused = {"scaffold": ("seed",), "random": ("chirality",)}.get(self.kind, ("fractions", "seed", "chirality"))
         return {name: value for name, value in options.items() if name not in unused}
 
-    def __call__(
-        self, *, rows: np.ndarray, prescribed: Sequence[str | None], scaffolds: Sequence[str | None]
-    ) -> dict[str, np.ndarray]:
+    def __call__(self, *, rows: np.ndarray, prescribed: Sequence[str | None], scaffolds: Sequence[str | None]) -> dict[str, np.ndarray]:
         """Molecule indices of every split, ascending.
 
         Args:

@@ -1,11 +1,11 @@
 """The LMDB store: a folder with compact records, index arrays and a manifest.
 
-    STORE/records.lmdb     key: 8-byte big-endian molecule index -> record (see `record`)
-    STORE/manifest.json    see `manifest`
-    STORE/num_atoms.npy    (N,) uint16, for batching without reading records
-    STORE/source_row.npy   (N,) int64, row of the source each molecule came from
-    STORE/split_NAME.npy   (n,) int64, molecule indices of a split, in store order
-    STORE/failures.csv     row, input, reason of every row that gave no molecule
+STORE/records.lmdb     key: 8-byte big-endian molecule index -> record (see `record`)
+STORE/manifest.json    see `manifest`
+STORE/num_atoms.npy    (N,) uint16, for batching without reading records
+STORE/source_row.npy   (N,) int64, row of the source each molecule came from
+STORE/split_NAME.npy   (n,) int64, molecule indices of a split, in store order
+STORE/failures.csv     row, input, reason of every row that gave no molecule
 """
 
 import os
@@ -96,7 +96,7 @@ class Store:
         values = [get(k) for k in keys]
         if None in values:
             raise UserError(f"{self.path}: no molecule {int.from_bytes(keys[values.index(None)])}; the store has {len(self)}")
-        return values
+        return values  # type: ignore[return-value]
 
     @cached_property
     def num_atoms(self) -> np.ndarray:

@@ -85,7 +85,7 @@ class StoreWriter:
             self.failures = transaction.stat(self._failures)["entries"]
 
     def _lock(self) -> None:
-        self._lock_file = open(self.partial / "lock", "w")
+        self._lock_file = open(self.partial / "lock", "w")  # noqa: SIM115  held until the store is closed
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -91,6 +91,21 @@ def load_weights(model: MoleBlend, weights: Mapping[str, Tensor], *, where: str,
     return missing
 
 
+def describe(config: ModelConfig, finetuned: FinetunedFor | None) -> dict[str, Any]:
+    """A model's description as JSON values."""
+    return {"config": dataclasses.asdict(config), "finetuned": None if finetuned is None else dataclasses.asdict(finetuned)}
+
+
+def describe_from_json(content: Mapping[str, Any]) -> tuple[ModelConfig, FinetunedFor | None]:
+    """The inverse of `describe`."""
+
+    def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in fields.items()}
+
+    finetuned = content["finetuned"]
+    return ModelConfig(**tuples(content["config"])), None if finetuned is None else FinetunedFor(**tuples(finetuned))
+
+
 def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     """Write a checkpoint folder, weights first, so that a folder with a config is whole."""
     folder = Path(path)
@@ -98,11 +113,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     temporary = folder / f".{WEIGHTS}.{os.getpid()}"
     save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, temporary)
     os.replace(temporary, folder / WEIGHTS)
-    content = {
-        "config": dataclasses.asdict(checkpoint.config),
-        "finetuned": None if checkpoint.finetuned is None else dataclasses.asdict(checkpoint.finetuned),
-        "about": checkpoint.about,
-    }
+    content = {**describe(checkpoint.config, checkpoint.finetuned), "about": checkpoint.about}
     write_atomically(folder / CONFIG, json.dumps(content, indent=1) + "\n")
 
 
@@ -138,14 +149,16 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    admitted = [argparse.Namespace, OrderedDict, np.dtype, np._core.multiarray.scalar, np.dtypes.Float64DType, np.dtypes.Int64DType]
+    admitted: list[Any] = [argparse.Namespace, OrderedDict, np.dtype, np.float64(0).__reduce__()[0], np.dtypes.Float64DType, np.dtypes.Int64DType]
     try:
         with torch.serialization.safe_globals(admitted):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
         what = f"it asks for {refused.group(1)}" if refused else str(error).splitlines()[0]
-        raise UserError(f"{path}: refused, since reading it could run code ({what}). Convert it where it was made, from a source you trust.") from error
+        raise UserError(
+            f"{path}: refused, since reading it could run code ({what}). Convert it where it was made, from a source you trust."
+        ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a readable torch checkpoint ({error})") from error
     if not isinstance(content, dict):
@@ -157,8 +170,7 @@ def _load_folder(folder: Path) -> Checkpoint:
     try:
         content = json.loads((folder / CONFIG).read_text())
         weights = load_file(folder / WEIGHTS)
-        config = ModelConfig(**{**content["config"], "heads": tuple(content["config"]["heads"])})
-        finetuned = content["finetuned"] and FinetunedFor(**{k: tuple(v) if isinstance(v, list) else v for k, v in content["finetuned"].items()})
+        config, finetuned = describe_from_json(content)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder}: not a checkpoint folder ({CONFIG} and {WEIGHTS} are needed): {error}") from error
     return Checkpoint(config=config, weights=weights, finetuned=finetuned, about={**content["about"], "file": str(folder)})
@@ -167,10 +179,9 @@ def _load_folder(folder: Path) -> Checkpoint:
 def _from_fairseq(path: Path, content: dict[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
     try:
         about = content["extra_state"]["moleblend"]
-        config = ModelConfig(**{**about["config"], "heads": tuple(about["config"]["heads"])})
+        config, finetuned = describe_from_json(about)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: neither a MoleBlend checkpoint nor one of the reference release") from error
-    finetuned = about["finetuned"] and FinetunedFor(**{k: tuple(v) if isinstance(v, list) else v for k, v in about["finetuned"].items()})
     return Checkpoint(
         config=config,
         weights={name.removeprefix(FAIRSEQ_PREFIX): value for name, value in weights.items()},

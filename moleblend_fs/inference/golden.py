@@ -4,7 +4,6 @@ A golden file is an .npz with `config` (JSON), `weight/NAME` under the reference
 molecule `mI/...`, and for pretraining `loss/NAME` and `grad_norm/NAME`.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,13 +20,13 @@ from moleblend_fs.inference.checkpoint import convert, load_weights
 from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.published import sources
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.config import LOSS_NAMES, TARGETS, BlendConfig
+from moleblend_fs.objectives.config import LOSS_NAMES, BlendConfig
 from moleblend_fs.objectives.pretraining import count_targets, loss_sums, targets_of
 from moleblend_fs.ops.layout import Layout
 
 UNREACHABLE_IN_FILE = 510
-CANCELLED = 1e-4
-"""Gradient norms below this share of the largest are compared with the share instead of with themselves."""
+ROUNDING, CANCELLED = 1e-6, 1e-4
+"""Gradient norms below these shares of the largest norm are measured against the largest norm, or against the share of it."""
 
 
 def relative_error(ours: Tensor, theirs: np.ndarray | float) -> float:
@@ -55,11 +54,13 @@ class GoldenFile:
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path}: not a golden file ({error})") from error
         self.dtype = dtype
-        weights = {name.removeprefix("weight/"): torch.from_numpy(value) for name, value in self.values.items() if name.startswith("weight/")}
+        weights = {
+            name.removeprefix("weight/"): torch.from_numpy(value) for name, value in self.values.items() if name.startswith("weight/")
+        }
         checkpoint = convert(weights, str(path))
         if checkpoint.about["not_understood"]:
             raise UserError(f"{path}: weights not understood: {', '.join(checkpoint.about['not_understood'])}")
-        self.model = MoleBlend(dataclasses.replace(checkpoint.config, **checkpoint.config.without_dropout))
+        self.model = MoleBlend(checkpoint.config.without_dropout())
         load_weights(self.model, checkpoint.weights, where=str(path), strict=False)
         self.model.to(dtype).eval()
 
@@ -143,8 +144,13 @@ class GoldenFile:
     def losses(self, molecules: Sequence[int]) -> dict[str, Tensor]:
         """The pretraining losses of a batch, under the file's names."""
         weights = self.config["loss_weights"]
-        predict = tuple(name for name in TARGETS if LOSS_NAMES[name] in weights)
-        config = BlendConfig(predict=predict)
+        config = BlendConfig(
+            **{
+                f"{'geometry' if name == 'displacement' else name}_weight": weights[loss]
+                for name, loss in LOSS_NAMES.items()
+                if loss in weights
+            }
+        )
         batch = self.batch(molecules)
         layout = Layout(batch.num_atoms, "cpu")
         shown, noise = self.shown(molecules, batch, layout)
@@ -152,7 +158,7 @@ class GoldenFile:
         targets = targets_of(batch, layout, shown, noise, config)
         counts = count_targets(targets, layout, config)
         sums = loss_sums(outputs, targets, config)
-        losses = {LOSS_NAMES[name]: sums[name] / count for name, count in zip(predict, counts, strict=True)}
+        losses = {LOSS_NAMES[name]: sums[name] / count for name, count in zip(config.predict, counts, strict=True)}
         total = torch.stack(list(losses.values())).sum()
         weighted = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         return {**losses, "unweighted_total": total, "weighted_total": weighted}
@@ -183,6 +189,10 @@ class GoldenFile:
             gradient = parameters[ours].grad
             assert gradient is not None, ours
             for name, part in zip(theirs, gradient.chunk(len(theirs)) if len(theirs) > 1 else [gradient], strict=True):
-                # A sum that cancels to almost nothing holds the reference's own float32 rounding (against float64 it is off
-                # by 2e-5 of itself for one bias, and all of a key bias): such norms are measured against CANCELLED * largest.
-                yield f"grad_norm/{name}", abs(float(part.norm()) - norms[name]) / max(norms[name], CANCELLED * largest)
+                # A sum that cancels to almost nothing holds the reference's own float32 rounding: against float64 one bias is
+                # off by 2e-5 of itself, and a key bias, whose gradient is 0, is nothing else.
+                yield (
+                    f"grad_norm/{name}",
+                    abs(float(part.norm()) - norms[name])
+                    / (largest if norms[name] < ROUNDING * largest else max(norms[name], CANCELLED * largest)),
+                )

@@ -1,6 +1,6 @@
 """What shapes a model, and the shipped sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moleblend_fs.errors import UserError
 
@@ -57,10 +57,9 @@ class ModelConfig:
         if unknown:
             raise UserError(f"unknown heads {sorted(unknown)}; there are {', '.join(HEADS)}")
 
-    @property
-    def without_dropout(self) -> dict[str, float]:
-        """The four dropout rates at 0, for `dataclasses.replace`."""
-        return {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "drop_path": 0.0}
+    def without_dropout(self) -> "ModelConfig":
+        """The same model with the four dropout rates at 0."""
+        return replace(self, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, drop_path=0.0)
 
 
 PRESETS: dict[str, dict[str, int]] = {

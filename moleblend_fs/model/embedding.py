@@ -27,6 +27,8 @@ def at_least_float32(x: Tensor) -> Tensor:
 class AtomEmbedding(nn.Module):
     """Atom features, then either the degree embedding or the 3D feature or both; a graph token before each molecule."""
 
+    feature_rows: Tensor
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         d = config.embed_dim
@@ -52,6 +54,8 @@ class AtomEmbedding(nn.Module):
 
 class RelationEncoder(nn.Module):
     """The three depictions of a relation as attention bias per head."""
+
+    class_rows: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -67,7 +67,9 @@ UNUSED = ("lm_head_transform_weight.", "lm_output_learned_bias", "embed_out.", "
 
 def sources(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Our parameter name -> the release's names, to be concatenated along the first axis."""
-    names = {ours: (ROOT + theirs if not theirs.startswith("proj_out") else "encoder." + theirs,) for ours, theirs in RENAMED.items()}
+    names: dict[str, tuple[str, ...]] = {
+        ours: (ROOT + theirs if not theirs.startswith("proj_out") else "encoder." + theirs,) for ours, theirs in RENAMED.items()
+    }
     for block in range(config.layers):
         for ours, parts in BLOCK.items():
             for kind in ("weight", "bias"):
@@ -129,7 +131,9 @@ def to_ours(theirs: torch.Tensor, shape: torch.Size, name: str) -> Tensor:
     return theirs.reshape(shape)
 
 
-def convert_weights(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], config: ModelConfig) -> tuple[dict[str, Tensor], list[str]]:
+def convert_weights(
+    weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], config: ModelConfig
+) -> tuple[dict[str, Tensor], list[str]]:
     """The release's weights under our names.
 
     Args:

@@ -1,13 +1,14 @@
-"""Options of the objectives."""
+"""Options of the pretraining objective."""
 
 from dataclasses import dataclass
 
 from moleblend_fs.errors import UserError
 
 TARGETS = ("spd", "edge", "displacement", "distance", "noise")
-"""What pretraining can predict; each has a loss, a weight and a head of the same name."""
+"""What pretraining can predict; the model's heads and outputs have the same names."""
 
 LOSS_NAMES = {"spd": "spd", "edge": "edge", "displacement": "displacement", "distance": "distance", "noise": "noisy_nodes"}
+"""Target -> what its loss is called in logs and golden files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,18 +18,21 @@ class BlendConfig:
     Attributes:
         blend_ratio: probabilities of showing SPD, edge and distance for a pair; sum to 1.
         mask_ratio: share of pairs that show nothing, e.g. with blend_ratio (1, 0, 0) for SPD mask-then-predict.
-        predict: which targets are predicted.
         predict_pairs: "all" pairs, or only those that do not show the predicted relation ("hidden").
+        geometry_target: "displacement" r_j - r_i by its cosine, or "distance" |r_i - r_j| by Smooth-L1.
         noise_scale: standard deviation of the coordinate noise, Angstrom.
-        weights: loss weight of every target, in the order of `TARGETS`.
+        spd_weight, edge_weight, geometry_weight, noise_weight: loss weights; what weighs 0 is not predicted.
     """
 
     blend_ratio: tuple[float, float, float] = (0.2, 0.2, 0.6)
     mask_ratio: float = 0.0
-    predict: tuple[str, ...] = ("spd", "edge", "displacement", "noise")
     predict_pairs: str = "all"
+    geometry_target: str = "displacement"
     noise_scale: float = 0.2
-    weights: tuple[float, float, float, float, float] = (0.1, 0.1, 0.5, 0.5, 6.0)
+    spd_weight: float = 0.1
+    edge_weight: float = 0.1
+    geometry_weight: float = 0.5
+    noise_weight: float = 6.0
 
     def __post_init__(self) -> None:
         if len(self.blend_ratio) != 3 or min(self.blend_ratio) < 0 or abs(sum(self.blend_ratio) - 1) > 1e-6:
@@ -38,17 +42,30 @@ class BlendConfig:
             )
         if not 0 <= self.mask_ratio < 1:
             raise UserError(f"--mask-ratio must lie in [0, 1), got {self.mask_ratio}")
-        if not self.predict or set(self.predict) - set(TARGETS) or len(set(self.predict)) != len(self.predict):
-            raise UserError(f"--predict takes one or more of {', '.join(TARGETS)}, got {', '.join(self.predict) or 'nothing'}")
         if self.predict_pairs not in ("all", "hidden"):
             raise UserError(f"--predict-pairs must be all or hidden, got {self.predict_pairs!r}")
-        if self.noise_scale < 0:
-            raise UserError(f"--noise-scale must not be negative, got {self.noise_scale}")
-        if "noise" in self.predict and self.noise_scale == 0:
-            raise UserError("--predict noise needs a --noise-scale above 0")
-        if min(self.weights) < 0:
-            raise UserError(f"loss weights must not be negative, got {list(self.weights)}")
+        if self.geometry_target not in ("displacement", "distance"):
+            raise UserError(f"--geometry-target must be displacement or distance, got {self.geometry_target!r}")
+        for name in ("noise_scale", "spd_weight", "edge_weight", "geometry_weight", "noise_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+        if self.noise_weight > 0 and self.noise_scale == 0:
+            raise UserError("--noise-scale 0 leaves no noise to predict; set --noise-weight 0 as well")
+        if not self.predict:
+            raise UserError("all loss weights are 0: set at least one of --spd-weight, --edge-weight, --geometry-weight, --noise-weight")
 
-    def weight(self, target: str) -> float:
-        """Loss weight of a target."""
-        return self.weights[TARGETS.index(target)]
+    @property
+    def weights(self) -> dict[str, float]:
+        """Loss weight of every target that is predicted."""
+        every = {
+            "spd": self.spd_weight,
+            "edge": self.edge_weight,
+            self.geometry_target: self.geometry_weight,
+            "noise": self.noise_weight,
+        }
+        return {name: weight for name, weight in every.items() if weight > 0}
+
+    @property
+    def predict(self) -> tuple[str, ...]:
+        """The targets that are predicted."""
+        return tuple(self.weights)

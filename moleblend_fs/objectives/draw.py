@@ -65,7 +65,7 @@ def draw_noise(batch: MoleculeBatch, layout: Layout, *, scale: float, seed: int,
 
 def relation_shares(config: BlendConfig, has_coordinates: Tensor) -> Tensor:
     """(B, 3) shares of SPD, edge and distance; without coordinates SPD and edge are renormalised, or nothing is shown."""
-    spd, edge, distance = config.blend_ratio
+    spd, edge, _ = config.blend_ratio
     full = torch.tensor(config.blend_ratio, dtype=torch.float64)
     flat = torch.tensor((spd, edge, 0.0), dtype=torch.float64)
     flat = flat * (1 / (spd + edge) if spd + edge > 0 else 0.0)

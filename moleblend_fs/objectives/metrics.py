@@ -1,5 +1,7 @@
 """Scores of predictions, as MoleculeNet, QM9 and PCQM4Mv2 report them."""
 
+from collections.abc import Callable
+
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
@@ -34,7 +36,10 @@ def r2(prediction: np.ndarray, label: np.ndarray) -> float | None:
     return float(1 - np.square(prediction[present] - truth).sum() / np.square(truth - truth.mean()).sum())
 
 
-SCORES = {"classification": {"roc_auc": roc_auc}, "regression": {"mae": mae, "rmse": rmse, "r2": r2}}
+SCORES: dict[str, dict[str, Callable[[np.ndarray, np.ndarray], float | None]]] = {
+    "classification": {"roc_auc": roc_auc},
+    "regression": {"mae": mae, "rmse": rmse, "r2": r2},
+}
 
 
 def scores(prediction: np.ndarray, label: np.ndarray, names: tuple[str, ...], kind: str) -> dict[str, dict[str, float | None]]:

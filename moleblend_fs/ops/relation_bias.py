@@ -62,7 +62,13 @@ def gaussians(x_M: Tensor, means_K: Tensor, stds_K: Tensor) -> Tensor:
 
 
 def distance_bias(
-    bias_PH: Tensor, shown_P: Tensor, atom_distance_A: Tensor, coordinates_A3: Tensor, element_A: Tensor, weights: DistanceWeights, layout: Layout
+    bias_PH: Tensor,
+    shown_P: Tensor,
+    atom_distance_A: Tensor,
+    coordinates_A3: Tensor,
+    element_A: Tensor,
+    weights: DistanceWeights,
+    layout: Layout,
 ) -> tuple[Tensor, Tensor]:
     """Add the distance depiction where it is shown, and sum the Gaussians for the atoms that want them.
 
@@ -101,7 +107,23 @@ def distance_bias(
 
 
 def _distance_bias(
-    bias_PH, distance_M, first_M, second_M, pair_M, row_M, in_bias, in_atom_M, num_atoms, mul, shift, means, stds, weight1, bias1, weight2, bias2
+    bias_PH,
+    distance_M,
+    first_M,
+    second_M,
+    pair_M,
+    row_M,
+    in_bias,
+    in_atom_M,
+    num_atoms,
+    mul,
+    shift,
+    means,
+    stds,
+    weight1,
+    bias1,
+    weight2,
+    bias2,
 ):
     mul_M = mul[first_M] + mul[second_M]
     shift_M = shift[first_M] + shift[second_M]
