@@ -11,6 +11,8 @@ from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.chem.scaffold import murcko_scaffold
 from moleblend_fs.data.graph import Failure, MolecularGraph
 
+NO_CONFORMERS = ConformerOptions()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
@@ -24,7 +26,7 @@ class BuildOptions:
 
     hydrogens: bool = False
     scaffold: str | None = None
-    conformers: ConformerOptions = ConformerOptions()
+    conformers: ConformerOptions = NO_CONFORMERS
 
 
 def scaffold_of(mol: Chem.Mol, options: BuildOptions) -> str | None:

@@ -4,6 +4,7 @@ import math
 import time
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rdkit import Chem
@@ -52,7 +53,7 @@ def embed(mol: Chem.Mol, smiles: str, options: ConformerOptions) -> np.ndarray |
         return np.zeros((1, 1, 3), dtype=np.float32)
     deadline = time.monotonic() + options.timeout
     mol = Chem.Mol(mol)
-    parameters = rdDistGeom.ETKDGv3()
+    parameters: Any = rdDistGeom.ETKDGv3()
     parameters.randomSeed = zlib.crc32(f"{options.seed} {smiles}".encode()) & 0x7FFFFFFF
     for random_start in (False, True):
         left = deadline - time.monotonic()

@@ -5,14 +5,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rdkit import Chem, RDLogger, rdBase
+from rdkit import Chem, rdBase
 
 from moleblend_fs.data.graph import Failure
 
 
 def silence_rdkit() -> None:
     """Keep RDKit's messages off stderr in this process; reasons of failures are collected apart from that."""
-    RDLogger.DisableLog("rdApp.*")
+    rdBase.DisableLog("rdApp.*")
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def rdkit_messages() -> Iterator[list[str]]:
     handlers, propagate = logger.handlers, logger.propagate
     logger.handlers, logger.propagate = [Collect()], False
     rdBase.LogToPythonLogger()
-    RDLogger.EnableLog("rdApp.error")
+    rdBase.EnableLog("rdApp.error")
     try:
         yield messages
     finally:

@@ -7,7 +7,7 @@ The extension module `_paths` follows it; `tests/chem/test_paths.py` compares it
 
 import numpy as np
 
-from moleblend_fs.chem import _paths
+import moleblend_fs.chem._paths as _paths
 from moleblend_fs.data.graph import MAX_HOPS
 
 

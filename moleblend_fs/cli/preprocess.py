@@ -12,7 +12,7 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import FAILURES, RECORDS
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources import moleculenet, qm9, tables
+from moleblend_fs.sources import moleculenet, pcqm4mv2, qm9, tables, unimol_lmdb
 from moleblend_fs.sources.base import Source, csv_header
 from moleblend_fs.sources.run import preprocess
 
@@ -26,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sources = parser.add_subparsers(dest="source", metavar="SOURCE", required=True)
     for name, add, summary in (
+        ("pcqm4mv2", _add_pcqm4mv2, "PCQM4Mv2: 3.7 million molecules, DFT structures of the training split"),
         ("qm9", _add_qm9, "QM9: DFT structures and 12 targets"),
         ("moleculenet", _add_moleculenet, "one of the eleven MoleculeNet sets of the paper"),
+        ("unimol", _add_unimol, "Uni-Mol's LMDB files, with their conformers"),
         ("csv", _add_csv, "your CSV file with a column of SMILES"),
         ("sdf", _add_sdf, "your SD file; structures are kept"),
         ("smiles", _add_smiles, "your list of SMILES, one a line"),
@@ -146,6 +148,17 @@ def _build(args: argparse.Namespace) -> BuildOptions:
     return BuildOptions(hydrogens=args.hydrogens == "explicit", scaffold=scaffold, conformers=conformers)
 
 
+def _add_pcqm4mv2(parser: argparse.ArgumentParser) -> None:
+    def open_source(args: argparse.Namespace) -> Source:
+        if args.download:
+            pcqm4mv2.download(Path(args.input))
+        return pcqm4mv2.PCQM4Mv2(Path(args.input), structures=not args.no_structures)
+
+    _common(parser, "folder of the OGB release (raw/data.csv.gz, split_dict.pt), or the one it lies in", open_source)
+    parser.add_argument("--download", action="store_true", help="first fetch the release and its SD file into IN (about 1.6 GB)")
+    parser.add_argument("--no-structures", action="store_true", help="leave the SD file out: 2D graphs from SMILES for all splits")
+
+
 def _add_qm9(parser: argparse.ArgumentParser) -> None:
     def open_source(args: argparse.Namespace) -> Source:
         splitter = Splitter(kind="random", fractions=qm9.SPLITTER.fractions, seed=args.split_seed)
@@ -173,6 +186,17 @@ def _add_moleculenet(parser: argparse.ArgumentParser) -> None:
     _add_conformers(parser)
 
 
+def _add_unimol(parser: argparse.ArgumentParser) -> None:
+    def open_source(args: argparse.Namespace) -> Source:
+        labels = [tables.parse_label(text) for text in args.label]
+        return unimol_lmdb.UniMolLmdb(Path(args.input), labels=labels, build=_build(args), splitter=_splitter(args))
+
+    _common(parser, "LMDB file, or folder with train.lmdb, valid.lmdb, test.lmdb (which then are the splits)", open_source)
+    _add_labels(parser, "a target, in the order of the file,")
+    _add_hydrogens(parser, "none")
+    _add_split(parser, "random", ("random", "scaffold", "none"))
+
+
 def _add_csv(parser: argparse.ArgumentParser) -> None:
     def open_source(args: argparse.Namespace) -> Source:
         path = Path(args.input)
@@ -191,7 +215,7 @@ def _add_csv(parser: argparse.ArgumentParser) -> None:
 
     _common(parser, "CSV file with a header, perhaps packed (.gz, .xz, .bz2)", open_source)
     parser.add_argument("--smiles-column", default="smiles", metavar="NAME", help="column of SMILES (default %(default)s)")
-    _add_labels(parser, "column")
+    _add_labels(parser, "a column")
     parser.add_argument("--split-column", metavar="NAME", help="column that says train, valid or test")
     _add_hydrogens(parser, "none")
     _add_split(parser, None, ("random", "scaffold", "prescribed", "none"))  # type: ignore[arg-type]
@@ -204,7 +228,7 @@ def _add_labels(parser: argparse.ArgumentParser, what: str) -> None:
         action="append",
         default=[],
         metavar="NAME[:KIND[:UNIT]]",
-        help=f"a {what} to learn; KIND is regression (default) or classification; may be given several times",
+        help=f"{what} to learn; KIND is regression (default) or classification; may be given several times",
     )
 
 
@@ -214,7 +238,7 @@ def _add_sdf(parser: argparse.ArgumentParser) -> None:
         return tables.SdfSource(Path(args.input), labels=labels, build=_build(args), splitter=_splitter(args))
 
     _common(parser, "SD file, perhaps packed (.gz)", open_source)
-    _add_labels(parser, "data item")
+    _add_labels(parser, "a data item")
     _add_hydrogens(parser, "none")
     _add_split(parser, "random", ("random", "scaffold", "none"))
 

@@ -1,0 +1,3 @@
+import numpy as np
+
+def shortest_paths(num_atoms: int, bonds: np.ndarray, classes: np.ndarray, /) -> tuple[bytes, bytes]: ...
