@@ -58,12 +58,13 @@ class MoleculeBatch:
         return MoleculeBatch(**{f.name: function(f.name, getattr(self, f.name)) for f in fields(self)})
 
 
-def collate(records: Sequence[bytes], conformer: Sequence[int] | None = None) -> MoleculeBatch:
+def collate(records: Sequence[bytes], conformer_draw: int = 0) -> MoleculeBatch:
     """Join records into a packed batch.
 
     Args:
         records: values of a store, B of them.
-        conformer: (B,) which conformer of each molecule to use, taken modulo its number; the first by default.
+        conformer_draw: 0 for the first conformer of each molecule; any other number (an epoch, say) draws one of its
+            conformers by a hash of the number and the molecule's id.
     """
     raw = [zlib.decompress(record) for record in records]
     headers = np.frombuffer(b"".join([r[: HEADER.itemsize] for r in raw]), HEADER)
@@ -77,8 +78,10 @@ def collate(records: Sequence[bytes], conformer: Sequence[int] | None = None) ->
     labels = np.frombuffer(join(0), "<f4").reshape(len(raw), -1)
     has_label = ~np.isnan(labels)
     conformers = headers["num_conformers"].astype(np.int64)
-    pick = np.zeros(len(raw), dtype=np.int64) if conformer is None else np.asarray(conformer, dtype=np.int64)
-    starts = bounds[:, 1] + 12 * num_atoms * (pick % np.maximum(conformers, 1))
+    # Fibonacci hashing: the high bits of a product with an odd constant are well mixed.
+    hashed = ((headers["molecule_id"] + 1).astype(np.uint64) * np.uint64(conformer_draw) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+    pick = hashed.astype(np.int64) % np.maximum(conformers, 1)
+    starts = bounds[:, 1] + 12 * num_atoms * pick
     coordinates = bytearray().join(
         [
             r[start : start + 12 * n] if c else bytes(12 * n)

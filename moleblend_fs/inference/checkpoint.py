@@ -71,19 +71,25 @@ class Checkpoint:
         return model.eval()
 
 
+def check_shapes(model: MoleBlend, weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The model's own parameters; UserError if any has another shape in `weights`."""
+    own = model.state_dict()
+    for name, value in weights.items():
+        if name in own and own[name].shape != value.shape:
+            raise UserError(
+                f"{where}: a checkpoint of another architecture: {name} is {tuple(value.shape)} there, {tuple(own[name].shape)} here; "
+                "choose the --arch that it was trained with"
+            )
+    return own
+
+
 def load_weights(model: MoleBlend, weights: Mapping[str, Tensor], *, where: str, strict: bool) -> list[str]:
     """Copy weights into a model; UserError if a shape differs, or (strict) if one of the model's is absent.
 
     Returns:
         Parameters of the model that the weights did not have.
     """
-    own = model.state_dict()
-    for name, value in weights.items():
-        if name in own and own[name].shape != value.shape:
-            raise UserError(
-                f"{where}: a checkpoint of another architecture: {name} is {tuple(value.shape)} there, {tuple(own[name].shape)} here; "
-                "choose the same --arch (and --tasks) as it was trained with"
-            )
+    own = check_shapes(model, weights, where)
     missing = [name for name in own if name not in weights]
     if strict and missing:
         raise UserError(f"{where}: lacks {len(missing)} parameters of this model, e.g. {missing[0]}")
@@ -149,7 +155,14 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    admitted: list[Any] = [argparse.Namespace, OrderedDict, np.dtype, np.float64(0).__reduce__()[0], np.dtypes.Float64DType, np.dtypes.Int64DType]
+    admitted: list[Any] = [
+        argparse.Namespace,
+        OrderedDict,
+        np.dtype,
+        np.float64(0).__reduce__()[0],
+        np.dtypes.Float64DType,
+        np.dtypes.Int64DType,
+    ]
     try:
         with torch.serialization.safe_globals(admitted):
             content = torch.load(path, map_location="cpu", weights_only=True)

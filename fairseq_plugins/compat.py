@@ -1,0 +1,170 @@
+"""Every deviation that fairseq 0.12 forces on us with today's torch, one function each.
+
+All but `empty_batches_first` are reached through one hook, `fairseq.distributed.utils.call_main`: it is called with the
+full configuration, after the user directory is imported and before any process group or process exists.
+"""
+
+import functools
+import logging
+import os
+import socket
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from fairseq.distributed import utils as distributed_utils
+from omegaconf import DictConfig, open_dict
+
+from moleblend_fs.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_fairseq_call_main = distributed_utils.call_main
+
+
+def install() -> None:
+    """Put the hook in place, once."""
+    distributed_utils.call_main = call_main
+
+
+def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> Any:
+    """fairseq's entry, with the configuration mended and users' mistakes told without a traceback (exit code 2)."""
+    main = functools.partial(without_traceback, main)
+    try:
+        mend(cfg)
+    except UserError as error:
+        tell(error)
+    if needs_cpu_spawn(cfg):
+        return spawn_on_cpu(cfg, main, kwargs)
+    return _fairseq_call_main(cfg, main, **kwargs)
+
+
+def without_traceback(main: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run `main`; a UserError becomes its message and exit code 2."""
+    try:
+        return main(*args, **kwargs)
+    except UserError as error:
+        tell(error)
+
+
+def tell(error: UserError) -> None:
+    """Print a user's mistake and end the process."""
+    logging.shutdown()
+    print(f"moleblend: error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def mend(cfg: DictConfig) -> None:
+    """All mends of the configuration."""
+    with open_dict(cfg):
+        clear_tpu(cfg)
+        refuse_fp16_on_cpu(cfg)
+        load_on_all_ranks(cfg)
+        infer_world(cfg)
+        use_cpu_backends(cfg)
+
+
+def on_cpu(cfg: DictConfig) -> bool:
+    """Whether training runs on the CPU."""
+    return bool(cfg.common.cpu) or not torch.cuda.is_available()
+
+
+def clear_tpu(cfg: DictConfig) -> None:
+    """options.py of fairseq 0.12 sets tpu for every --bf16; without XLA that ends in an AttributeError."""
+    if cfg.common.bf16 and distributed_utils.xm is None:
+        for section in (cfg.common, cfg.distributed_training, cfg.optimizer):
+            if section is not None and "tpu" in section:
+                section.tpu = False
+
+
+def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
+    """fairseq's fp16 path asserts on CUDA deep inside; say so at the start."""
+    if cfg.common.fp16 and on_cpu(cfg):
+        raise UserError("--fp16 needs a GPU and none is in use; leave it out, or train with --bf16, which also runs on the CPU")
+
+
+def load_on_all_ranks(cfg: DictConfig) -> None:
+    """Resuming broadcasts a pickled configuration, which today's torch refuses to unpickle; every rank reads the file instead."""
+    cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
+
+
+def infer_world(cfg: DictConfig) -> None:
+    """Rank and world size from torchrun's or Slurm's environment.
+
+    fairseq looks at the environment only where it sees several devices: without one, every process of torchrun would
+    train alone, into the same folder, and Slurm's tasks nothing at all.
+    """
+    distributed, environment = cfg.distributed_training, os.environ
+    if distributed.distributed_init_method is not None:
+        return
+    if all(name in environment for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+        rank, world, local = (int(environment.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        method = "env://"
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
+        rank, world, local = (int(environment[f"SLURM_{name}"]) for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID"))
+        method = f"tcp://{environment.get('MASTER_ADDR') or first_slurm_host()}:{slurm_port(distributed.distributed_port)}"
+    else:
+        return
+    if world == 1:
+        return
+    distributed.distributed_world_size = world
+    distributed.distributed_rank = rank
+    distributed.distributed_init_method = method
+    distributed.distributed_no_spawn = True
+    distributed.device_id = 0 if on_cpu(cfg) else local
+    if not on_cpu(cfg):
+        torch.cuda.set_device(local)
+
+
+def first_slurm_host() -> str:
+    """The first host of this Slurm step."""
+    hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
+    return subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True).stdout.split()[0]
+
+
+def slurm_port(asked: int) -> int:
+    """The port asked for, or one that all tasks of this step agree on."""
+    step = f"{os.environ['SLURM_JOB_ID']}.{os.environ.get('SLURM_STEP_ID', '0')}"
+    return asked if asked > 0 else 20_000 + zlib.crc32(step.encode()) % 20_000
+
+
+def use_cpu_backends(cfg: DictConfig) -> None:
+    """On the CPU gloo replaces nccl; torch's DDP is given device ids by fairseq, which it refuses there."""
+    distributed = cfg.distributed_training
+    if distributed.distributed_world_size > 1 and on_cpu(cfg):
+        if distributed.distributed_backend == "nccl":
+            distributed.distributed_backend = "gloo"
+        if distributed.ddp_backend in ("c10d", "pytorch_ddp"):
+            distributed.ddp_backend = "legacy_ddp"
+
+
+def needs_cpu_spawn(cfg: DictConfig) -> bool:
+    """Whether several processes are wanted on the CPU and nobody has started them."""
+    distributed = cfg.distributed_training
+    return on_cpu(cfg) and distributed.distributed_world_size > 1 and not distributed.distributed_no_spawn
+
+
+def spawn_on_cpu(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    """Start the processes of `--distributed-world-size N` on the CPU; fairseq counts GPUs and starts none."""
+    distributed = cfg.distributed_training
+    if distributed.distributed_init_method is None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            distributed.distributed_init_method = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    kwargs["start_rank"] = distributed.distributed_rank
+    distributed.distributed_rank = None
+    try:
+        torch.multiprocessing.spawn(distributed_utils.distributed_main, args=(main, cfg, kwargs), nprocs=distributed.distributed_world_size)
+    except torch.multiprocessing.ProcessExitedException as error:
+        sys.exit(error.exit_code)
+
+
+def empty_batches_first(samples: list[Any]) -> list[Any]:
+    """Micro-batches of one update with a rank's fill-ins (empty) first.
+
+    fairseq takes the last micro-batch of a rank for all of them: with [real, empty] it would not count the real one.
+    """
+    return sorted(samples, key=bool)

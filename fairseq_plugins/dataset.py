@@ -1,0 +1,126 @@
+"""A split of a store as a fairseq dataset."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fairseq.data import FairseqDataset, iterators
+
+from moleblend_fs.data.batch import MoleculeBatch, collate
+from moleblend_fs.data.batching import BatchBudget, make_batches, training_order
+from moleblend_fs.data.store import Store
+
+
+class StoreDataset(FairseqDataset):
+    """Molecules of one split.
+
+    Args:
+        store: where the records are.
+        indices: (N,) molecule indices of the split.
+        labels: columns of the store's labels to keep, in this order; all by default.
+    """
+
+    def __init__(self, store: Store, indices: np.ndarray, labels: Sequence[int] | None = None):
+        self.store = store
+        self.indices = np.asarray(indices)
+        self.num_atoms = store.num_atoms[self.indices].astype(np.int64)
+        self.labels = None if labels is None else list(labels)
+        self.many_conformers = store.manifest.conformers > store.manifest.molecules_with_3d
+        self.conformer_draw = 0
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.store.record(int(self.indices[index]))
+
+    def __getitems__(self, index: Sequence[int]) -> list[bytes]:
+        return self.store.records(self.indices[np.asarray(index)])
+
+    def collater(self, samples: list[bytes]) -> dict[str, Any]:
+        """The mini-batch that tasks and criterions see: {"batch": MoleculeBatch, "nsentences", "ntokens", "id"}."""
+        if not samples:
+            return {}
+        batch = collate(samples, self.conformer_draw)
+        if self.labels is not None:
+            batch = select_labels(batch, self.labels)
+        return {
+            "batch": batch,
+            "nsentences": len(batch),
+            "ntokens": int(batch.num_atoms.sum()) + len(batch),
+            "id": batch.molecule_id,
+        }
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which conformers are drawn; 0 for the first of each molecule, as in evaluation."""
+        self.conformer_draw = epoch
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.num_atoms[index]) + 1
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return self.num_atoms[indices] + 1
+
+    def size(self, index: int) -> int:
+        return int(self.num_atoms[index])
+
+
+def select_labels(batch: MoleculeBatch, columns: list[int]) -> MoleculeBatch:
+    """The batch with some of its label columns."""
+    fields = {name: getattr(batch, name) for name in MoleculeBatch.__dataclass_fields__}
+    return MoleculeBatch(**{**fields, "labels": batch.labels[:, columns], "has_label": batch.has_label[:, columns]})
+
+
+class BatchPlan:
+    """Callable that fairseq's iterator asks for the batches of an epoch: a pure function of (seed, epoch).
+
+    Args:
+        dataset: what is batched.
+        budget: limits of a batch.
+        pool_batches: batches' worth of molecules that are sorted by size together.
+        seed: of the order; None for a fixed order by size (validation).
+    """
+
+    def __init__(self, dataset: StoreDataset, budget: BatchBudget, pool_batches: int, seed: int | None):
+        self.dataset = dataset
+        self.budget = budget
+        self.pool_batches = pool_batches
+        self.seed = seed
+
+    def __call__(self, dataset: StoreDataset, epoch: int) -> list[np.ndarray]:
+        everything = np.arange(len(dataset))
+        if self.seed is None:
+            order = np.argsort(dataset.num_atoms, kind="stable")
+        else:
+            pool = self.pool_batches * self._molecules_per_batch()
+            order = training_order(everything, dataset.num_atoms, pool=pool, seed=self.seed * 1_000_003 + epoch)
+        return make_batches(order, dataset.num_atoms[order], self.budget)
+
+    def _molecules_per_batch(self) -> int:
+        atoms = self.dataset.num_atoms
+        limits = [
+            self.budget.molecules,
+            self.budget.tokens and self.budget.tokens / (atoms.mean() + 1),
+            self.budget.pairs and self.budget.pairs / (atoms**2).mean(),
+        ]
+        return max(1, int(min(limit for limit in limits if limit)))
+
+
+def epoch_iterator(
+    dataset: StoreDataset, plan: BatchPlan, *, seed: int, num_shards: int, shard_id: int, num_workers: int, epoch: int, buffer_size: int
+) -> iterators.EpochBatchIterator:
+    """fairseq's resumable, sharded iterator over the plan's batches."""
+    return iterators.EpochBatchIterator(
+        dataset=dataset,
+        collate_fn=dataset.collater,
+        batch_sampler=plan,
+        seed=seed,
+        num_shards=num_shards,
+        shard_id=shard_id,
+        num_workers=num_workers,
+        epoch=epoch,
+        buffer_size=buffer_size,
+        # Kept workers would not hear of the epoch that conformers are drawn with.
+        persistent_workers=not dataset.many_conformers,
+        reuse_dataloader=not dataset.many_conformers,
+    )

@@ -1,0 +1,260 @@
+"""The two tasks: pretraining and finetuning on the splits of a store."""
+
+import dataclasses
+import logging
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fairseq.data import iterators
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import MISSING, II
+
+from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
+from moleblend_fs.data.batching import BatchBudget
+from moleblend_fs.data.splits import TRAIN
+from moleblend_fs.data.store import Store
+from moleblend_fs.errors import UserError
+from moleblend_fs.inference.checkpoint import FinetunedFor
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.shown import MODALITIES
+from moleblend_fs.objectives.config import BlendConfig
+from moleblend_fs.objectives.finetuning import shared_kind
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class StoreTaskConfig(FairseqDataclass):
+    data: str = field(default=MISSING, metadata={"help": "store made by `moleblend preprocess`"})
+    max_pairs: int = field(default=0, metadata={"help": "most ordered atom pairs in a batch; 0 for no limit"})
+    pool_batches: int = field(
+        default=32, metadata={"help": "batches' worth of random molecules that are sorted by size together; 0 for plain random batches"}
+    )
+    train_subset: str = II("dataset.train_subset")
+
+
+class StoreTask(FairseqTask):
+    """What both tasks share: splits as datasets, batches by budget, and the epoch that random draws depend on."""
+
+    cfg: StoreTaskConfig
+    finetuned: FinetunedFor | None = None
+
+    def __init__(self, cfg: StoreTaskConfig):
+        super().__init__(cfg)
+        self.store = Store(cfg.data)
+        self.epoch = 1
+
+    def model_config(self, size: dict[str, Any]) -> ModelConfig:
+        """The model's configuration: its size from the command line, its heads from the task."""
+        raise NotImplementedError
+
+    def label_columns(self) -> list[int]:
+        """Columns of the store's labels that batches carry."""
+        return []
+
+    def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
+        """Make a split's dataset; UserError names the splits that there are."""
+        indices = self.store.split(split)
+        if len(indices) == 0:
+            raise UserError(f"{self.store.path}: split {split!r} is empty; choose others with --train-subset and --valid-subset")
+        self.datasets[split] = StoreDataset(self.store, indices, self.label_columns())
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        """Called before every epoch, also of a resumed run."""
+        self.epoch = epoch
+
+    def get_batch_iterator(
+        self,
+        dataset: StoreDataset,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        *,
+        seed: int = 1,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        disable_iterator_cache: bool = False,
+        **_: Any,
+    ) -> iterators.EpochBatchIterator:
+        """Batches of a split, each molecule once per epoch.
+
+        fairseq's own batching drops the end of an epoch that does not fill --required-batch-size-multiple molecules and
+        keeps one set of batches for all epochs; here nothing is dropped and training batches are drawn anew each epoch.
+        """
+        if dataset in self.dataset_to_epoch_iter and not disable_iterator_cache:
+            return self.dataset_to_epoch_iter[dataset]
+        training = dataset is self.datasets.get(self.cfg.train_subset)
+        budget = BatchBudget(molecules=max_sentences, tokens=max_tokens, pairs=self.cfg.max_pairs or None)
+        plan = BatchPlan(dataset, budget, self.cfg.pool_batches, seed if training else None)
+        iterator = epoch_iterator(
+            dataset,
+            plan,
+            seed=seed,
+            num_shards=num_shards,
+            shard_id=shard_id,
+            num_workers=num_workers,
+            epoch=epoch,
+            buffer_size=data_buffer_size,
+        )
+        if not disable_iterator_cache:
+            self.dataset_to_epoch_iter[dataset] = iterator
+        return iterator
+
+    def max_positions(self) -> None:
+        """No limit: molecules of any size."""
+
+    @property
+    def source_dictionary(self) -> None:
+        return None
+
+    @property
+    def target_dictionary(self) -> None:
+        return None
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log what the global batch gave. fairseq would call the criterion's class, which knows no task."""
+        criterion.log_metrics(logging_outputs)
+
+    @staticmethod
+    def logging_outputs_can_be_summed(criterion: Any) -> bool:
+        """In training all logged values are sums; in evaluation predictions are gathered."""
+        return criterion.training
+
+
+@dataclass
+class PretrainingConfig(StoreTaskConfig):
+    blend_ratio: list[float] = field(
+        default_factory=lambda: [0.2, 0.2, 0.6],
+        metadata={"help": "probabilities of showing SPD, edge and 3D distance for a pair, e.g. 0.2,0.2,0.6"},
+    )
+    mask_ratio: float = field(
+        default=0.0, metadata={"help": "share of pairs that show no relation (single-modality masking: --blend-ratio 1,0,0)"}
+    )
+    predict_pairs: ChoiceEnum(["all", "hidden"]) = field(  # type: ignore[valid-type]
+        default="all", metadata={"help": "predict a relation for all pairs, or only where it is not shown"}
+    )
+    geometry_target: ChoiceEnum(["displacement", "distance"]) = field(  # type: ignore[valid-type]
+        default="displacement", metadata={"help": "3D target: direction of r_j - r_i by its cosine, or |r_i - r_j| by Smooth-L1"}
+    )
+    noise_scale: float = field(default=0.2, metadata={"help": "standard deviation of the coordinate noise, Angstrom"})
+    spd_weight: float = field(default=0.1, metadata={"help": "weight of the shortest-path loss; 0: not predicted"})
+    edge_weight: float = field(default=0.1, metadata={"help": "weight of the bond-type loss; 0: not predicted"})
+    geometry_weight: float = field(default=0.5, metadata={"help": "weight of the 3D loss; 0: not predicted"})
+    noise_weight: float = field(default=6.0, metadata={"help": "weight of the noisy-nodes loss; 0: not predicted"})
+
+
+@register_task("moleblend", dataclass=PretrainingConfig)
+class PretrainingTask(StoreTask):
+    """Blend-then-predict on the training split; the validation split is blended the same way every time."""
+
+    cfg: PretrainingConfig
+
+    def __init__(self, cfg: PretrainingConfig):
+        super().__init__(cfg)
+        options = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(BlendConfig)}
+        options["blend_ratio"] = tuple(options["blend_ratio"])
+        for name in ("predict_pairs", "geometry_target"):
+            options[name] = str(options[name])
+        self.blend = BlendConfig(**options)
+        if self.store.manifest.molecules_with_3d == 0 and (self.blend.geometry_weight > 0 or self.blend.noise_weight > 0):
+            raise UserError(
+                f"{self.store.path} has no 3D structures, but 3D targets are asked for; "
+                "set --geometry-weight 0 --noise-weight 0, or preprocess a source with structures (or with --conformers)"
+            )
+
+    def model_config(self, size: dict[str, Any]) -> ModelConfig:
+        return ModelConfig(**size, heads=self.blend.predict)
+
+
+@dataclass
+class FinetuningConfig(StoreTaskConfig):
+    targets: str | None = field(default=None, metadata={"help": "labels to learn, separated by commas; all labels of the store by default"})
+    inputs: ChoiceEnum(list(MODALITIES)) = field(default="2d", metadata={"help": "what of a molecule is shown"})  # type: ignore[valid-type]
+    regression_loss: ChoiceEnum(["mae", "mse"]) = field(  # type: ignore[valid-type]
+        default="mse", metadata={"help": "regression loss, on targets scaled to mean 0 and standard deviation 1 over the training split"}
+    )
+    random_modality: bool = field(
+        default=False, metadata={"help": "with --inputs 2d+3d: train each molecule in 2D+3D, 2D or 3D at random (0.2, 0.2, 0.6)"}
+    )
+
+
+@register_task("moleblend_finetune", dataclass=FinetuningConfig)
+class FinetuningTask(StoreTask):
+    """Property prediction from the graph token."""
+
+    cfg: FinetuningConfig
+    finetuned: FinetunedFor
+    UNSCALED: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __init__(self, cfg: FinetuningConfig):
+        super().__init__(cfg)
+        self.columns = self._columns(cfg.targets)
+        manifest = self.store.manifest
+        labels = [manifest.labels[column] for column in self.columns]
+        self.kind = shared_kind(tuple(label.kind for label in labels), tuple(label.name for label in labels))
+        self._check_modality(str(cfg.inputs))
+        scales = [self._scale(column) for column in self.columns]
+        self.finetuned = FinetunedFor(
+            inputs=str(cfg.inputs),
+            targets=tuple(label.name for label in labels),
+            kinds=tuple(label.kind for label in labels),
+            units=tuple(label.unit for label in labels),
+            mean=tuple(mean for mean, _ in scales),
+            std=tuple(std for _, std in scales),
+        )
+
+    def _columns(self, targets: str | None) -> list[int]:
+        labels = [label.name for label in self.store.manifest.labels]
+        if not labels:
+            raise UserError(f"{self.store.path} has no labels to learn; preprocess a source with label columns")
+        if targets is None:
+            return list(range(len(labels)))
+        names = [targets] if targets in labels else [name.strip() for name in targets.split(",")]
+        return [self.store.manifest.label_index(name) for name in names]
+
+    def _check_modality(self, inputs: str) -> None:
+        manifest = self.store.manifest
+        if "3d" not in inputs:
+            return
+        if manifest.molecules_with_3d == 0:
+            raise UserError(
+                f"--inputs {inputs} on {self.store.path}, which has no 3D structures; use --inputs 2d, or preprocess with structures"
+            )
+        lacking = manifest.molecules - manifest.molecules_with_3d
+        if lacking and inputs == "3d":
+            raise UserError(
+                f"--inputs 3d, but {lacking} of {manifest.molecules} molecules of {self.store.path} have no 3D structure; use 2d+3d or 2d"
+            )
+        if lacking:
+            logger.warning("%d of %d molecules have no 3D structure: these are shown in 2D", lacking, manifest.molecules)
+
+    def _scale(self, column: int) -> tuple[float, float]:
+        """Training mean and standard deviation of a regression target."""
+        if self.kind == "classification":
+            return self.UNSCALED
+        statistics = self.store.manifest.statistics.get(TRAIN)
+        label = self.store.manifest.labels[column].name
+        if statistics is None or (of_label := statistics[column]) is None:
+            raise UserError(f"label {label!r} has no value in the training split of {self.store.path}")
+        return of_label.mean, of_label.std if of_label.std > 0 else 1.0
+
+    def label_columns(self) -> list[int]:
+        return self.columns
+
+    def model_config(self, size: dict[str, Any]) -> ModelConfig:
+        return ModelConfig(**size, heads=("property",), tasks=len(self.columns))
+
+    @property
+    def selection_metric(self) -> tuple[str, bool]:
+        """The validation score that picks the best checkpoint, and whether more is better.
+
+        Several regression targets have no common unit; their scaled loss is the score then.
+        """
+        if self.kind == "classification":
+            return "roc_auc", True
+        if len(self.columns) > 1:
+            return "loss", False
+        return {"mse": "rmse", "mae": "mae"}[str(self.cfg.regression_loss)], False

@@ -1,0 +1,3 @@
+"""Registers the tasks, models, criterions and the trainer with fairseq."""
+
+import fairseq_plugins  # noqa: F401
