@@ -1,0 +1,65 @@
+"""ETKDG conformers: seeded, limited in time, hydrogens dropped where not asked for."""
+
+import time
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
+from moleblend_fs.chem.conformers import ConformerOptions, embed
+from moleblend_fs.chem.parse import silence_rdkit
+
+
+def graph(smiles, hydrogens=False, **options):
+    return graph_from_smiles(smiles, labels=np.zeros(0), options=BuildOptions(hydrogens=hydrogens, conformers=ConformerOptions(**options)))
+
+
+def test_same_seed_same_structures_other_seed_others():
+    first, second, other = (graph("CCOC(=O)CC", count=3, seed=seed) for seed in (1, 1, 2))
+    assert first.coordinates.shape == (3, 7, 3)
+    assert first.coordinates.dtype == np.float32
+    np.testing.assert_array_equal(first.coordinates, second.coordinates)
+    assert np.abs(first.coordinates - other.coordinates).max() > 0.1
+    assert np.abs(first.coordinates[0] - first.coordinates[1]).max() > 0.1
+
+
+def test_bonds_have_their_lengths_and_hydrogens_are_kept_on_demand():
+    full = graph("CCO", hydrogens=True, count=1)
+    assert full.coordinates.shape == (1, 9, 3)
+    length = np.linalg.norm(full.coordinates[0][full.bonds[:, 0]] - full.coordinates[0][full.bonds[:, 1]], axis=1)
+    hydrogen = (full.atom_features[full.bonds, 0] == 0).any(axis=1)
+    # MMFF94: C-C and C-O 1.40 to 1.53, X-H 0.96 to 1.10 Angstrom.
+    assert ((length[~hydrogen] > 1.35) & (length[~hydrogen] < 1.6)).all()
+    assert ((length[hydrogen] > 0.9) & (length[hydrogen] < 1.15)).all()
+    plain = graph("CCO", count=1)
+    np.testing.assert_array_equal(plain.coordinates[0], full.coordinates[0, :3])
+
+
+@pytest.mark.parametrize("smiles", ["C", "[Na+].[Cl-]", "[H][H]", "[He]", "C.C"])
+def test_tiny_molecules_and_salts(smiles):
+    assert graph(smiles, count=2).coordinates is not None
+
+
+def test_impossible_molecule_stays_as_2d_with_a_note():
+    silence_rdkit()
+    result = graph("C[C@]12C[C@@]1(C)C2", count=2, timeout=20)  # a bridge on opposite faces
+    assert result.coordinates is None
+    assert result.note == "no conformer: embedding failed"
+
+
+def test_time_limit():
+    silence_rdkit()
+    smiles = "N1CCC(C1)C(=O)" * 12 + "O"
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    begin = time.monotonic()
+    made = embed(mol, smiles, ConformerOptions(count=11, timeout=1))
+    # Without the limit it takes over ten seconds; RDKit may overrun by one attempt.
+    assert time.monotonic() - begin < 6
+    assert isinstance(made, str) or len(made) < 11
+
+
+@pytest.mark.parametrize(("name", "value"), [("count", 12), ("count", -1), ("timeout", 0)])
+def test_options_are_checked(name, value):
+    with pytest.raises(ValueError, match="--conformer"):
+        ConformerOptions(**{name: value})
