@@ -25,7 +25,8 @@ class ConformerOptions:
     Attributes:
         count: conformers per molecule, at most 11; 0 makes none.
         seed: of the embedding. A molecule's own seed also depends on its SMILES, so that its place in the file does not matter.
-        timeout: seconds per molecule. Embedding is given up and minimisation cut short when they have passed.
+        timeout: seconds per molecule. RDKit looks at the clock between attempts to embed, so that a molecule of hundreds of
+            atoms may overrun it by one attempt.
     """
 
     count: int = 0
@@ -47,40 +48,46 @@ def embed(mol: Chem.Mol, smiles: str, options: ConformerOptions) -> np.ndarray |
         smiles: seeds the embedding, together with `options.seed`.
 
     Returns:
-        (conformers, n, 3) float32 in Angstrom, at least one; or the reason why there is none.
+        (conformers, n, 3) float32 in Angstrom, at least one; or the reason why there is none. Conformers that were ready
+        when the time was up are kept.
     """
     if mol.GetNumAtoms() == 1:
         return np.zeros((1, 1, 3), dtype=np.float32)
     deadline = time.monotonic() + options.timeout
     mol = Chem.Mol(mol)
     parameters: Any = rdDistGeom.ETKDGv3()
-    parameters.randomSeed = zlib.crc32(f"{options.seed} {smiles}".encode()) & 0x7FFFFFFF
-    for random_start in (False, True):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return f"embedding took more than {options.timeout} s"
-        parameters.useRandomCoords = random_start
-        parameters.timeout = max(1, math.floor(left))
-        try:
-            found = list(rdDistGeom.EmbedMultipleConfs(mol, options.count, parameters))
-        except (RuntimeError, ValueError) as error:
-            return f"RDKit: {' '.join(str(error).split())}"
-        if found:
-            _relax(mol, found, deadline)
-            return np.stack([mol.GetConformer(i).GetPositions() for i in found]).astype(np.float32)
-    return "embedding failed" if time.monotonic() < deadline else f"embedding took more than {options.timeout} s"
+    seed = zlib.crc32(f"{options.seed} {smiles}".encode())
+    structures: list[np.ndarray] = []
+    # One at a time: RDKit drops all conformers of a call that runs out of time.
+    for number in range(options.count):
+        for random_start in (False, True):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            parameters.randomSeed = (seed + number) & 0x7FFFFFFF
+            parameters.useRandomCoords = random_start
+            parameters.timeout = max(1, math.floor(left))
+            try:
+                rdDistGeom.EmbedMultipleConfs(mol, 1, parameters)
+            except (RuntimeError, ValueError) as error:
+                return f"RDKit: {' '.join(str(error).split())}"
+            if mol.GetNumConformers():
+                _relax(mol, deadline)
+                structures.append(mol.GetConformer().GetPositions())
+                break
+        if not structures:
+            return "embedding failed" if time.monotonic() < deadline else f"embedding took more than {options.timeout} s"
+    return np.stack(structures).astype(np.float32)
 
 
-def _relax(mol: Chem.Mol, conformers: list[int], deadline: float) -> None:
-    """Minimise conformers in place until converged or the time is up; best effort."""
+def _relax(mol: Chem.Mol, deadline: float) -> None:
+    """Minimise the conformer in place until converged or the time is up; best effort."""
     if not rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
         return
-    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
-    for conformer in conformers:
-        field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties, confId=conformer)
-        if field is None:
-            return
-        field.Initialize()
-        for _ in range(_MINIMISATION_ROUNDS):
-            if time.monotonic() >= deadline or field.Minimize(maxIts=_MINIMISATION_STEPS) == 0:
-                break
+    field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, rdForceFieldHelpers.MMFFGetMoleculeProperties(mol))
+    if field is None:
+        return
+    field.Initialize()
+    for _ in range(_MINIMISATION_ROUNDS):
+        if time.monotonic() >= deadline or field.Minimize(maxIts=_MINIMISATION_STEPS) == 0:
+            break
