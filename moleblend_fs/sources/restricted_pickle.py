@@ -26,11 +26,9 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _encode,
-    ("builtins", "bytearray"): bytearray,
-    ("builtins", "complex"): complex,
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
 }
+for _builtins in ("builtins", "__builtin__"):  # Python 3's name, and Python 2's, which protocols up to 2 write
+    _ADMITTED |= {(_builtins, kind.__name__): kind for kind in (bytearray, complex, set, frozenset)}
 for _core in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
     _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _MULTIARRAY._reconstruct
     _ADMITTED[f"{_core}.multiarray", "scalar"] = _MULTIARRAY.scalar

@@ -16,22 +16,17 @@ def sdf_records(path: Path, start: int = 0) -> Iterator[str]:
 
     Earlier records are only counted, not decoded. A last record without an end mark is a record, unless it is blank.
     """
-    rest, skip = b"", start
+    # The line end before the first record's title makes it like all others, which begin with the line end after "$$$$".
+    rest, skip = b"\n", start
     for block in read_blocks(path):
         *whole, rest = (rest + block.replace(b"\r", b"")).split(END)
-        # What follows an end mark on its line (nothing, in a sound file) belongs to no record.
         for record in whole[skip:]:
-            yield _decode(record)
+            yield record.decode("utf-8", errors="replace")[1:]
         skip = max(0, skip - len(whole))
         if len(rest) > MAX_RECORD:
             raise UserError(f"{path}: not an SD file (no line $$$$ in {MAX_RECORD >> 20} MB)")
     if skip == 0 and rest.strip():
-        yield _decode(rest)
-
-
-def _decode(record: bytes) -> str:
-    # All but the first record begin with the line end that follows "$$$$". A title line may itself be empty.
-    return record.decode("utf-8", errors="replace").removeprefix("\n")
+        yield rest.decode("utf-8", errors="replace")[1:]
 
 
 def sdf_properties(record: str) -> dict[str, str]:

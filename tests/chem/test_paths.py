@@ -2,6 +2,7 @@
 
 import resource
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def oracle(n: int, bonds: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, 
             if distance[i][j] < FAR:
                 spd[i, j] = min(distance[i][j], 254)
                 atoms = [i, *atoms_between(i, j), j] if i != j else []
-                for h, pair in enumerate(list(zip(atoms, atoms[1:], strict=False))[:5]):
+                for h, pair in enumerate(list(pairwise(atoms))[:5]):
                     hops[i, j, h] = bond[pair]
     return spd, hops
 
