@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from moleblend_fs.chem.featurize import graph_from_mol
@@ -127,6 +126,8 @@ class PCQM4Mv2(Source):
 
 def read_split_dict(path: Path) -> dict[str, np.ndarray]:
     """The four splits of `split_dict.pt` as (n,) int64, admitting tensors and NumPy arrays only."""
+    import torch  # here, so that the workers need not load it
+
     reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
     admitted = [reconstruct, (reconstruct, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype, type(np.dtype(np.int64))]
     try:

@@ -1,0 +1,233 @@
+"""Preprocessing as a whole: same store for any number of workers, after kills and interruptions; nothing vanishes."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.conformers import ConformerOptions
+from moleblend_fs.data.batch import collate
+from moleblend_fs.data.graph import Failure, MolecularGraph
+from moleblend_fs.data.record import decode
+from moleblend_fs.data.splits import Splitter
+from moleblend_fs.data.store import Store
+from moleblend_fs.errors import UserError
+from moleblend_fs.sources.base import Source, identify
+from moleblend_fs.sources.qm9 import open_qm9
+from moleblend_fs.sources.run import preprocess
+from moleblend_fs.sources.tables import SmilesFile
+
+MOLEBLEND = [sys.executable, "-m", "moleblend_fs.cli.main"]
+
+
+def smiles_source(path, conformers=0, text="CCO\nC1CC\nCCN\n"):
+    path.write_text(text)
+    return SmilesFile(path, build=BuildOptions(conformers=ConformerOptions(count=conformers)), splitter=Splitter(kind="none"))
+
+
+def contents(store):
+    """Everything in a store but the names of its folder and input."""
+    manifest = store.manifest
+    files = {p.name: p.read_bytes() for p in store.path.iterdir() if p.suffix in (".npy", ".csv")}
+    return manifest.records_sha256, manifest.splits, manifest.statistics, manifest.failures, manifest.inputs, files
+
+
+@pytest.fixture(scope="module")
+def reference(qm9_sample, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reference") / "store"
+    preprocess(open_qm9(str(qm9_sample)), out, limit=2000, progress=False)
+    return Store(out)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_make_no_difference(reference, qm9_sample, tmp_path, workers):
+    preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", limit=2000, workers=workers, progress=False)
+    assert contents(Store(tmp_path / "s")) == contents(reference)
+
+
+def next_row(partial):
+    """The row to resume from, as the work file has it (it may be in the middle of being written)."""
+    import lmdb
+
+    if not (partial / "work.lmdb").exists():
+        return 0
+    with lmdb.open(str(partial / "work.lmdb"), subdir=False, readonly=True, lock=False, max_dbs=3) as environment, environment.begin() as t:
+        return int(t.get(b"next_row") or 0)
+
+
+@pytest.mark.parametrize(("workers", "kind"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)])
+def test_killed_and_resumed_equals_uninterrupted(reference, qm9_sample, tmp_path, workers, kind):
+    """Killed three times in mid-run; each time it goes on where it stopped, and the end is the same to the byte."""
+    out = tmp_path / "s"
+    command = [*MOLEBLEND, "preprocess", "qm9", str(qm9_sample), str(out), "--limit", "2000", "--workers", str(workers), "--no-progress"]
+    reached = 0
+    for _ in range(3):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while (now := next_row(tmp_path / "s.partial")) <= reached and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        if kind == signal.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to workers as well
+        _, errors = process.communicate(timeout=60)
+        assert "Traceback" not in errors
+        if kind == signal.SIGINT and process.returncode:
+            assert process.returncode == 130
+            assert "interrupted" in errors
+        assert now > reached or out.exists()
+        reached = now
+        if out.exists():
+            break
+    assert reached > 0
+    if not out.exists():
+        with pytest.raises(UserError, match="is unfinished"):
+            Store(out)
+        subprocess.run(command, check=True, capture_output=True)
+    assert contents(Store(out)) == contents(reference)
+    assert not (tmp_path / "s.partial").exists()
+    # Workers of killed parents are gone.
+    time_limit = time.monotonic() + 20
+    while alive := [p for p in os.listdir("/proc") if p.isdigit() and str(out) in _arguments(p)]:
+        assert time.monotonic() < time_limit, alive
+        time.sleep(0.05)
+
+
+def _arguments(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
+def test_resuming_with_other_options_or_input_is_refused(qm9_sample, tmp_path):
+    source = open_qm9(str(qm9_sample))
+
+    class Stop(Exception):
+        pass
+
+    def broken(start):
+        for row, raw in type(source).rows(source, start):
+            if row == 600:
+                raise Stop
+            yield row, raw
+
+    source.rows = broken
+    with pytest.raises(Stop):
+        preprocess(source, tmp_path / "s", progress=False)
+    with pytest.raises(UserError, match="other options or inputs"):
+        preprocess(open_qm9(str(qm9_sample), hydrogens=False), tmp_path / "s", progress=False)
+    with pytest.raises(UserError, match="other options or inputs"):
+        preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", limit=700, progress=False)
+    preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", progress=False)
+
+
+class Murder(Source):
+    """A source whose 300th row kills the worker that reads it."""
+
+    name = "murder"
+    labels = ()
+    splitter = Splitter(kind="none")
+
+    def files(self):
+        return []
+
+    def options(self):
+        return {}
+
+    def rows(self, start):
+        return ((i, i) for i in range(start, 1000))
+
+    def parse(self, raw):
+        if raw == 300:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Failure(input=str(raw), reason="none")
+
+
+def test_dead_worker_is_reported_and_progress_kept(tmp_path):
+    with pytest.raises(UserError, match="a worker process died"):
+        preprocess(Murder(), tmp_path / "s", workers=2, progress=False)
+    assert (tmp_path / "s.partial").is_dir()
+
+
+def test_failures_and_notes_are_listed_and_counted(tmp_path):
+    impossible = "C[C@]12C[C@@]1(C)C2"
+    source = smiles_source(tmp_path / "a.smi", conformers=2, text=f"CCO\nC1CC\n{impossible}\nCCN\n")
+    manifest = preprocess(source, tmp_path / "s", progress=False)
+    assert (manifest.molecules, manifest.failures, manifest.molecules_with_3d, manifest.conformers) == (3, 2, 2, 4)
+    with open(tmp_path / "s" / "failures.csv") as stream:
+        rows = list(csv.reader(stream))
+    assert rows[0] == ["row", "input", "reason"]
+    assert rows[1][:2] == ["1", "C1CC"]
+    assert rows[2][:2] == ["2", impossible]
+    assert rows[2][2].startswith("no conformer:")
+    batch = collate(Store(tmp_path / "s").records(range(3)))
+    assert batch.has_coordinates.tolist() == [True, False, True]
+
+
+def test_every_row_is_a_molecule_or_a_failure(shared, tmp_path):
+    from moleblend_fs.sources.moleculenet import open_moleculenet
+
+    path = shared / "data" / "moleculenet" / "tox21.csv.gz"
+    source = open_moleculenet(path, set_name=None, build=BuildOptions(), splitter=Splitter(kind="random"))
+    manifest = preprocess(source, tmp_path / "s", limit=1600, progress=False)
+    with open(tmp_path / "s" / "failures.csv") as stream:
+        failed = [int(row["row"]) for row in csv.DictReader(stream)]
+    stored = Store(tmp_path / "s").source_row.tolist()
+    assert failed  # Tox21 has molecules that RDKit refuses
+    assert sorted(stored + failed) == list(range(1600))
+    assert manifest.molecules + manifest.failures == 1600
+
+
+def test_odd_molecules_go_through(tmp_path):
+    """Single atoms, salts, dative bonds, chains over 254 bonds, 260 atoms: stored and collated as they are."""
+    odd = ["C", "[Na+].[Cl-]", "Cl[Pt]<-N", "C" * 260, "*", "CC.CC.O"]
+    source = smiles_source(tmp_path / "a.smi", text="\n".join(odd))
+    preprocess(source, tmp_path / "s", progress=False)
+    store = Store(tmp_path / "s")
+    assert store.num_atoms.tolist() == [1, 2, 3, 260, 1, 5]
+    batch = collate(store.records(range(6)))
+    spd = batch.spd.split((batch.num_atoms**2).tolist())
+    assert spd[0].tolist() == [0]
+    assert spd[1].tolist() == [0, 255, 255, 0]
+    assert spd[3].max() == 254
+    assert spd[5].view(5, 5)[0].tolist() == [0, 1, 255, 255, 255]
+    hops = batch.path_bonds.split((batch.num_atoms**2).tolist())
+    assert not hops[1].any()
+    for i, smiles in enumerate(odd):
+        row, graph = decode(store.record(i))
+        assert (row, graph.smiles) == (i, smiles)
+
+
+def test_nothing_readable_is_an_error_with_the_reasons(tmp_path):
+    source = smiles_source(tmp_path / "a.smi", text="C1CC\nfoo\n")
+    with pytest.raises(UserError, match=r"no molecule could be read \(2 failures\).*failures\.csv"):
+        preprocess(source, tmp_path / "s", progress=False)
+
+
+def test_inputs_are_identified_by_content(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x").write_text(folder)
+    names = identify([tmp_path / "a" / "x", tmp_path / "b" / "x"])
+    assert list(names) == ["a/x", "b/x"]
+    assert names["a/x"] == "sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+
+
+def test_source_is_small_when_pickled(qm9_sample, shared):
+    import pickle
+
+    from moleblend_fs.sources.pcqm4mv2 import PCQM4Mv2
+
+    for source in (open_qm9(str(qm9_sample)), PCQM4Mv2(shared / "data" / "pcqm4mv2")):
+        assert len(pickle.dumps(source)) < 4000
+        graph = pickle.loads(pickle.dumps(source)).parse(next(source.rows(0))[1])
+        assert isinstance(graph, MolecularGraph)
+        assert np.isfinite(graph.coordinates).all()
