@@ -30,11 +30,6 @@ hiv) EPOCHS="${EPOCHS:-5}" BATCH="${BATCH:-128}" ;;
 muv) EPOCHS="${EPOCHS:-20}" BATCH="${BATCH:-128}" ;;
 *) EPOCHS="${EPOCHS:-40}" BATCH="${BATCH:-32}" ;;
 esac
-case "$NAME" in
-esol | freesolv | lipo) METRIC=(--best-checkpoint-metric rmse) ;;
-*) METRIC=(--best-checkpoint-metric roc_auc --maximize-best-checkpoint-metric) ;;
-esac
-
 FILE="$(ls "$DATA/$NAME".csv "$DATA/$NAME".csv.gz 2>/dev/null | head -n 1 || true)"
 if [ -z "$FILE" ] && [ ! -f "$STORE/manifest.json" ]; then
     echo "no $DATA/$NAME.csv or $DATA/$NAME.csv.gz; say where the files are: DATA=FOLDER $0 $NAME" >&2
@@ -50,8 +45,7 @@ finetune() {
     train "$run" "$STORE" --task moleblend_finetune --criterion property_prediction --arch "moleblend_${ARCH:-small}" \
         --inputs "$INPUTS" --batch-size "$BATCH" --max-epoch "$EPOCHS" --max-update "$UPDATES" --seed "$1" --num-workers 0 \
         --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 5e-5 --clip-norm 5 \
-        --lr "${LR:-1e-4}" --lr-scheduler cosine --warmup-updates $((UPDATES / 10)) --log-interval 50 \
-        "${METRIC[@]}" "${@:3}"
+        --lr "${LR:-1e-4}" --lr-scheduler cosine --warmup-updates $((UPDATES / 10)) --log-interval 50 "${@:3}"
     [ -f "$run/test.json" ] || moleblend evaluate "$run/checkpoint_best.pt" "$STORE" --split test --json "$run/test.json" >/dev/null
 }
 

@@ -30,6 +30,6 @@ train "$run" "$STORE" --task moleblend_finetune --criterion property_prediction 
     --seed "${SEED:-1}" --num-workers "${WORKERS:-2}" \
     --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0 --clip-norm 5 \
     --lr "${LR:-1e-4}" --min-lr 1e-9 --lr-scheduler cosine --warmup-updates "${WARMUP:-$((UPDATES / 10))}" \
-    --log-interval 50 --validate-interval-updates 500 --best-checkpoint-metric mae "${START[@]}" "$@"
+    --log-interval 50 --validate-interval-updates 500 --regression-loss mae "${START[@]}" "$@"
 [ -f "$run/test.json" ] || moleblend evaluate "$run/checkpoint_best.pt" "$STORE" --split test --json "$run/test.json"
 moleblend report "$OUT" --output "$OUT/report.html" --store "$STORE" --title "QM9"

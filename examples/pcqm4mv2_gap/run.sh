@@ -20,6 +20,6 @@ train "$OUT" "$STORE" --task moleblend_finetune --criterion property_prediction 
     --inputs 2d --batch-size "${BATCH:-256}" --max-update "$UPDATES" --seed "${SEED:-1}" --num-workers "${WORKERS:-8}" \
     --optimizer adam --adam-betas '(0.9, 0.999)' --weight-decay 0 --clip-norm 5 \
     --lr "${LR:-1e-4}" --lr-scheduler cosine --warmup-updates "${WARMUP:-$((UPDATES / 20))}" \
-    --log-interval 100 --validate-interval-updates 5000 --best-checkpoint-metric mae "${START[@]}" "$@"
+    --log-interval 100 --validate-interval-updates 5000 --regression-loss mae "${START[@]}" "$@"
 moleblend evaluate "$OUT/checkpoint_best.pt" "$STORE" --split valid --json "$OUT/valid.json"
 moleblend report "$OUT" --output "$OUT/report.html" --store "$STORE" --title "PCQM4Mv2, HOMO-LUMO gap from 2D"

@@ -3,15 +3,15 @@
 #
 #   OUT=runs/quickstart   where everything goes
 #   ARCH=tiny             size of the model
-#   PRETRAIN_UPDATES=600  updates of pretraining, and of each of the four finetunings:
-#   FINETUNE_UPDATES=500
+#   PRETRAIN_UPDATES=1500 updates of pretraining, and of each of the four finetunings:
+#   FINETUNE_UPDATES=800
 #
 # A second call goes on where the first one stopped; delete OUT to begin anew.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 OUT="${OUT:-runs/quickstart}"
 ARCH="${ARCH:-tiny}"
-PRETRAIN_UPDATES="${PRETRAIN_UPDATES:-600}"
-FINETUNE_UPDATES="${FINETUNE_UPDATES:-500}"
+PRETRAIN_UPDATES="${PRETRAIN_UPDATES:-1500}"
+FINETUNE_UPDATES="${FINETUNE_UPDATES:-800}"
 STORE="$OUT/qm9"
 started=$SECONDS
 
@@ -19,7 +19,7 @@ pretrain() {
     train "$OUT/pretrain" "$STORE" --task moleblend --criterion blend_then_predict --arch "moleblend_$ARCH" \
         --batch-size 64 --max-update "$PRETRAIN_UPDATES" --seed 1 --num-workers 0 \
         --optimizer adam --adam-betas '(0.9, 0.999)' --clip-norm 5 \
-        --lr 1e-3 --lr-scheduler cosine --warmup-updates 60 --log-interval 50
+        --lr 2e-3 --lr-scheduler cosine --warmup-updates 100 --log-interval 50
 }
 
 # finetune INPUTS VARIANT [OPTION...]
@@ -27,9 +27,9 @@ finetune() {
     local inputs="$1" variant="$2" run="$OUT/gap_${1}_$2"
     shift 2
     train "$run" "$STORE" --task moleblend_finetune --criterion property_prediction --arch "moleblend_$ARCH" \
-        --targets gap --inputs "$inputs" --batch-size 64 --max-update "$FINETUNE_UPDATES" --seed 1 --num-workers 0 \
+        --targets gap --inputs "$inputs" --regression-loss mae --batch-size 64 --max-update "$FINETUNE_UPDATES" --seed 1 --num-workers 0 \
         --optimizer adam --adam-betas '(0.9, 0.999)' --clip-norm 5 \
-        --lr 5e-4 --lr-scheduler cosine --warmup-updates 50 --log-interval 100 --best-checkpoint-metric mae "$@"
+        --lr 1e-3 --lr-scheduler cosine --warmup-updates 60 --log-interval 100 "$@"
     [ -f "$run/test.json" ] || moleblend evaluate "$run/checkpoint_best.pt" "$STORE" --split test --json "$run/test.json" >/dev/null
 }
 
@@ -39,8 +39,7 @@ echo "== 2/4  pretraining by blend-then-predict"
 pretrain
 echo "== 3/4  finetuning of the HOMO-LUMO gap"
 for inputs in 2d 2d+3d; do
-    finetune "$inputs" scratch
-    finetune "$inputs" pretrained --finetune-from-model "$OUT/pretrain/checkpoint_best.pt"
+    both "finetune $inputs scratch" "finetune $inputs pretrained --finetune-from-model $OUT/pretrain/checkpoint_best.pt"
 done
 echo "== 4/4  report"
 moleblend report "$OUT" --output "$OUT/report.html" --title "MoleBlend quickstart: 4,000 molecules of QM9"

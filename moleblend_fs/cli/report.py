@@ -24,7 +24,8 @@ def run(args: argparse.Namespace) -> int:
         import rdkit  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"the report draws with {error.name}: pip install 'moleblend-fs[chem,report]'") from error
-    from moleblend_fs.report.page import as_text, build, result_rows
+    from moleblend_fs.report.page import build
+    from moleblend_fs.report.results import as_text, result_rows
     from moleblend_fs.report.runs import find_runs
 
     runs = find_runs(args.runs)

@@ -1,57 +1,16 @@
 """The report on a folder of runs: results, curves, parity, and one blended molecule."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from moleblend_fs import __version__
 from moleblend_fs.data.store import Store
 from moleblend_fs.report import html
-from moleblend_fs.report.runs import VARIANTS, Evaluation, Runs, TrainingLog
+from moleblend_fs.report.results import METRIC_TITLES, METRICS, SINGLE_TARGETS, result_rows
+from moleblend_fs.report.runs import Evaluation, Runs, TrainingLog
 
-METRICS = ("roc_auc", "mae", "rmse")
-METRIC_TITLES = {"roc_auc": "ROC-AUC", "mae": "MAE", "rmse": "RMSE"}
 PARITY_PANELS = 12
-SINGLE_TARGETS = 12
-"""Parity plots and per-target rows are drawn for at most so many targets of a store."""
-
-
-def result_rows(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table of results: a row for each (run, split, target, metric), variants side by side."""
-    variants = [name for name in ("", *VARIANTS) if any(e.variant[1] == name for e in evaluations)]
-    titles = {"": "result"} | {name: name for name in VARIANTS}
-    header = ["run", "split", "target", "metric", "unit", "mean predictor", *(titles[name] for name in variants)]
-    cells: dict[tuple[str, ...], dict[str, str]] = {}
-    for evaluation in evaluations:
-        stem, variant = evaluation.variant
-        for target, metric, value in scores(evaluation):
-            unit = evaluation.units.get(target, "") if metric != "roc_auc" else ""
-            row = cells.setdefault((stem, evaluation.split, target, METRIC_TITLES[metric], unit), {})
-            row[variant] = shown_number(value)
-            if (baseline := evaluation.baseline.get(target, {}).get(metric)) is not None:
-                row["baseline"] = shown_number(baseline)
-    return header, [[*key, row.get("baseline", ""), *(row.get(name, "") for name in variants)] for key, row in cells.items()]
-
-
-def shown_number(value: float) -> str:
-    """One digit after the point from 100 on, three below, four below 1."""
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 1 else f"{value:.4f}"
-
-
-def scores(evaluation: Evaluation) -> Iterator[tuple[str, str, float]]:
-    """(target, metric, value) that stand in the table; many targets are shown by their average alone."""
-    metrics = evaluation.metrics
-    targets = list(metrics) if len(metrics) <= SINGLE_TARGETS else [name for name in metrics if name in ("average", "mean")]
-    for target in targets or list(metrics)[:SINGLE_TARGETS]:
-        for metric in METRICS:
-            if (value := metrics[target].get(metric)) is not None:
-                yield target, metric, value
-
-
-def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The table for a terminal."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+"""Panels of a parity plot; more runs are left to the table."""
 
 
 def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, seed: int) -> str:
@@ -105,7 +64,7 @@ def finetuning_section(logs: Sequence[TrainingLog], evaluations: Sequence[Evalua
     """Validation curves of one quantity for all finetuning runs: the first metric that they have."""
     from moleblend_fs.report.charts import metric_curves
 
-    units = {unit for e in evaluations for unit in e.units.values() if unit and set(e.metrics) <= set(e.units)}
+    units = {unit for e in evaluations for unit in e.units.values()}
     unit = units.pop() if len(units) == 1 else ""
     sections: list[str] = []
     for metric in (*METRICS, "loss"):
@@ -124,8 +83,7 @@ def parity_sections(evaluations: Sequence[Evaluation]) -> list[str]:
 
     groups: dict[str, list[tuple[Evaluation, int]]] = {}
     for evaluation in evaluations:
-        names = [name for name in evaluation.metrics if name not in ("average", "mean")]
-        for position, target in enumerate(names[:SINGLE_TARGETS]):
+        for position, target in enumerate(list(evaluation.metrics)[:SINGLE_TARGETS]):
             if "mae" in evaluation.metrics[target] and position < evaluation.target.shape[-1]:
                 groups.setdefault(target, []).append((evaluation, position))
     pictures = []

@@ -49,7 +49,7 @@ class Evaluation:
         name: the file's folder, relative to the folder of runs.
         store: path of the store.
         split: which split was scored.
-        metrics: target -> metric -> value.
+        metrics: target -> metric -> value, None where it is not defined.
         baseline: target -> metric -> value of the predictor that always says the training mean.
         units: target -> unit; "" where it is not known.
         target, prediction: (molecules, targets), NaN where missing.
@@ -58,8 +58,8 @@ class Evaluation:
     name: str
     store: str
     split: str
-    metrics: dict[str, dict[str, float]]
-    baseline: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float | None]]
+    baseline: dict[str, dict[str, float | None]]
     units: dict[str, str] = field(default_factory=dict)
     target: np.ndarray
     prediction: np.ndarray

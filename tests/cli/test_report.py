@@ -23,7 +23,7 @@ from moleblend_fs.objectives.draw import draw_blend
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.report.blend import cell_texts, choices
-from moleblend_fs.report.page import result_rows
+from moleblend_fs.report.results import result_rows
 from moleblend_fs.report.runs import find_runs, read_log
 
 EPOCHS, UPDATES = 3, 6
@@ -97,6 +97,18 @@ def test_variants_stand_side_by_side(runs):
     header, rows = result_rows(find_runs(runs).evaluations)
     assert header == ["run", "split", "target", "metric", "unit", "mean predictor", "scratch", "pretrained"]
     assert rows == [[f"gap_{i}", "test", "gap", "MAE", "meV", "1,234.5", "300.0", "150.0"] for i in ("2d", "2d+3d")]
+
+
+def test_seeds_are_averaged_and_many_targets_too(tmp_path):
+    """Two seeds with ROC-AUC 0.6 and 0.8, each the average over the three of four tasks for which it is defined."""
+    for seed, value in ((0, 0.6), (1, 0.8)):
+        metrics = {name: {"roc_auc": score} for name, score in zip("abcd", (value, value - 0.1, value + 0.1, None), strict=True)}
+        result = {"store": "gone", "split": "test", "metrics": metrics, "units": dict.fromkeys("abcd", ""), "predictions": []}
+        (tmp_path / f"seed{seed}_scratch").mkdir()
+        (tmp_path / f"seed{seed}_scratch" / "test.json").write_text(json.dumps(result))
+    _, rows = result_rows(find_runs(tmp_path).evaluations)
+    expected = {"seed0": "0.6000", "seed1": "0.8000", "all seeds": "0.7000 \u00b1 0.1000"}
+    assert rows == [[name, "test", "average of 3", "ROC-AUC", "", "", value] for name, value in expected.items()]
 
 
 def test_page_is_self_contained_and_has_every_part(runs, tmp_path, capsys):
