@@ -168,7 +168,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
-        what = f"it asks for {refused.group(1)}" if refused else str(error).splitlines()[0]
+        what = f"it asks for {refused.group(1)}" if refused else "it holds what torch's own checkpoints do not"
         raise UserError(
             f"{path}: refused, since reading it could run code ({what}). Convert it where it was made, from a source you trust."
         ) from error
