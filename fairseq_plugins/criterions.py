@@ -50,8 +50,7 @@ class BatchCriterion(FairseqCriterion):
     def __init__(self, task: Any, seed: int):
         super().__init__(task)
         self.seed = seed
-        self.update_counts: Tensor | None = None
-        self.update_molecules = 0
+        self.update: tuple[Tensor, Tensor] | None = None
 
     def counts(self, sample: dict[str, Any], device: torch.device) -> Tensor:
         """(losses,) float64, how many places each loss of a micro-batch is a sum over."""
@@ -65,11 +64,11 @@ class BatchCriterion(FairseqCriterion):
         totals = torch.cat([totals, totals.new_tensor([molecules])])
         if dist.is_initialized():
             dist.all_reduce(totals)
-        self.update_counts, self.update_molecules = totals[:-1], totals[-1]
+        self.update = totals[:-1], totals[-1]
 
     def end_update(self) -> None:
         """Forget the update."""
-        self.update_counts = None
+        self.update = None
 
     def no_counts(self, device: torch.device) -> Tensor:
         """Zeros in the shape of `counts`."""
@@ -77,10 +76,8 @@ class BatchCriterion(FairseqCriterion):
 
     def combine(self, sums: Tensor, counts: Tensor, weights: Tensor, molecules: int) -> Tensor:
         """The micro-batch's share of the loss: molecules * sum of weight * sum / count, over the update or itself alone."""
-        if self.update_counts is not None:
-            counts = self.update_counts
-            return self.update_molecules.to(sums.dtype) * (weights * sums / counts.clamp(min=1).to(sums.dtype)).sum()
-        return molecules * (weights * sums / counts.clamp(min=1).to(sums.dtype)).sum()
+        counts, total = self.update or (counts, counts.new_tensor(molecules))
+        return total.to(sums.dtype) * (weights * sums / counts.clamp(min=1).to(sums.dtype)).sum()
 
     @property
     def epoch(self) -> int:

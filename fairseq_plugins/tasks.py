@@ -3,12 +3,12 @@
 import dataclasses
 import logging
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, List, Optional
 
 from fairseq.data import iterators
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
-from omegaconf import MISSING, II
+from omegaconf import II, MISSING
 
 from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
 from moleblend_fs.data.batching import BatchBudget
@@ -126,7 +126,7 @@ class StoreTask(FairseqTask):
 
 @dataclass
 class PretrainingConfig(StoreTaskConfig):
-    blend_ratio: list[float] = field(
+    blend_ratio: List[float] = field(  # noqa: UP006  fairseq reads the annotation as text
         default_factory=lambda: [0.2, 0.2, 0.6],
         metadata={"help": "probabilities of showing SPD, edge and 3D distance for a pair, e.g. 0.2,0.2,0.6"},
     )
@@ -171,7 +171,9 @@ class PretrainingTask(StoreTask):
 
 @dataclass
 class FinetuningConfig(StoreTaskConfig):
-    targets: str | None = field(default=None, metadata={"help": "labels to learn, separated by commas; all labels of the store by default"})
+    targets: Optional[str] = field(  # noqa: UP045  fairseq cannot read "str | None"
+        default=None, metadata={"help": "labels to learn, separated by commas; all labels of the store by default"}
+    )
     inputs: ChoiceEnum(list(MODALITIES)) = field(default="2d", metadata={"help": "what of a molecule is shown"})  # type: ignore[valid-type]
     regression_loss: ChoiceEnum(["mae", "mse"]) = field(  # type: ignore[valid-type]
         default="mse", metadata={"help": "regression loss, on targets scaled to mean 0 and standard deviation 1 over the training split"}

@@ -60,7 +60,7 @@ class MoleBlendTrainer(Trainer):
         return self.get_model().model.config
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """Resume, or begin from pretrained weights: `--finetune-from-model` takes our folders, fairseq's files and the reference release's."""
+        """Resume, or begin from pretrained weights: `--finetune-from-model` takes all that `checkpoint.load` reads."""
         if filename == self.cfg.checkpoint.finetune_from_model:
             self._load_pretrained(filename)
             return None
@@ -68,7 +68,7 @@ class MoleBlendTrainer(Trainer):
             found = checkpoint.load(filename)
             if found.config.heads != self._model_config.heads or found.config.tasks != self._model_config.tasks:
                 raise UserError(
-                    f"{filename}: a checkpoint with heads {', '.join(found.config.heads)}, but this run has {', '.join(self._model_config.heads)}; "
+                    f"{filename}: a checkpoint with heads {found.config.heads}, but this run has {self._model_config.heads}; "
                     "choose another --save-dir, or give it as --finetune-from-model"
                 )
             checkpoint.check_shapes(self.get_model().model, found.weights, filename)
@@ -81,7 +81,7 @@ class MoleBlendTrainer(Trainer):
         logger.info("pretrained weights from %s (%s)", filename, found.about.get("format", "checkpoint folder"))
         if body:
             logger.warning("not in the checkpoint, left at their initial values: %s", ", ".join(body))
-        if self.fp16 or self.bf16:
+        if self.cfg.common.fp16 or self.cfg.common.bf16:
             # The float32 master copy was taken from the initial weights.
             self.reinitialize()
 

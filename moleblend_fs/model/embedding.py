@@ -12,6 +12,7 @@ from moleblend_fs.data.graph import MAX_HOPS, NUM_BOND_CLASSES, bond_class_featu
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.relation_bias import DistanceWeights, distance_bias, edge_bias, spd_bias
 
 TABLE_ROWS = 512
@@ -36,7 +37,7 @@ class AtomEmbedding(nn.Module):
         self.in_degree_table = nn.Embedding(TABLE_ROWS, d, padding_idx=0)
         self.out_degree_table = nn.Embedding(TABLE_ROWS, d, padding_idx=0)
         self.graph_token = nn.Parameter(torch.empty(d))
-        self.from_gaussians = nn.Linear(config.gaussians, d)
+        self.from_gaussians = Linear(config.gaussians, d)
         # Row of feature f with value v: v + 2 + 512 f.
         self.register_buffer("feature_rows", 2 + TABLE_ROWS * torch.arange(ATOM_FEATURES), persistent=False)
 
@@ -68,8 +69,8 @@ class RelationEncoder(nn.Module):
         self.distance_shift = nn.Parameter(torch.empty(3 * TABLE_ROWS))
         self.gaussian_means = nn.Parameter(torch.empty(k))
         self.gaussian_stds = nn.Parameter(torch.empty(k))
-        self.distance_hidden = nn.Linear(k, k)
-        self.distance_out = nn.Linear(k, h)
+        self.distance_hidden = Linear(k, k)
+        self.distance_out = Linear(k, h)
         # Row of feature f with value v: v + 3 + 512 f.
         rows = torch.from_numpy(bond_class_features()) + 3 + TABLE_ROWS * torch.arange(BOND_FEATURES)
         self.register_buffer("class_rows", rows, persistent=False)

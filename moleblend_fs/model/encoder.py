@@ -10,7 +10,16 @@ from torch.utils.checkpoint import checkpoint
 
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.ops.attention import attention
+from moleblend_fs.ops.feed_forward import feed_forward
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import Linear
+
+
+def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
+    """F.dropout that keeps a mask of bytes on the CPU too, where F.dropout keeps one of floats."""
+    if not training or probability == 0:
+        return x
+    return torch.native_dropout(x, probability, True)[0]
 
 
 class LayerNorm(nn.LayerNorm):
@@ -34,27 +43,25 @@ class Block(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.activation_dropout = config.activation_dropout
         self.drop_path = drop_path
-        self.qkv = nn.Linear(d, 3 * d)
-        self.attention_out = nn.Linear(d, d)
+        self.qkv = Linear(d, 3 * d)
+        self.attention_out = Linear(d, d)
         self.attention_norm = LayerNorm(d)
-        self.ffn_in = nn.Linear(d, config.ffn_dim)
-        self.ffn_out = nn.Linear(config.ffn_dim, d)
+        self.ffn_in = Linear(d, config.ffn_dim)
+        self.ffn_out = Linear(config.ffn_dim, d)
         self.ffn_norm = LayerNorm(d)
-        scale = torch.ones(3, 1, 1)
-        scale[0] = (d // self.heads) ** -0.5
-        self.register_buffer("qkv_scale", scale, persistent=False)
 
     def forward(self, x_Td: Tensor, biases: list[Tensor], layout: Layout) -> Tensor:
         """One block on (T, d); `biases` from `ops.attention.bucket_bias`."""
         tokens, d = x_Td.shape
-        qkv = self.qkv(x_Td).view(tokens, 3, self.heads, d // self.heads) * self.qkv_scale
+        qkv = self.qkv(x_Td).view(tokens, 3, self.heads, d // self.heads)
         out = attention(qkv, biases, layout, self.attention_dropout if self.training else 0.0)
         x_Td = self.attention_norm(x_Td + self._branch(self.attention_out(out), layout))
-        hidden = F.dropout(F.gelu(self.ffn_in(x_Td)), self.activation_dropout, self.training)
-        return self.ffn_norm(x_Td + self._branch(self.ffn_out(hidden), layout))
+        activation_dropout = self.activation_dropout if self.training else 0.0
+        out = feed_forward(x_Td, self.ffn_in.weight, self.ffn_in.bias, self.ffn_out.weight, self.ffn_out.bias, activation_dropout)
+        return self.ffn_norm(x_Td + self._branch(out, layout))
 
     def _branch(self, x_Td: Tensor, layout: Layout) -> Tensor:
-        x_Td = F.dropout(x_Td, self.dropout, self.training)
+        x_Td = dropout(x_Td, self.dropout, self.training)
         if not self.training or self.drop_path == 0:
             return x_Td
         keep = torch.empty(layout.num_molecules, 1, dtype=x_Td.dtype, device=x_Td.device).bernoulli_(1 - self.drop_path)
@@ -74,7 +81,7 @@ class Encoder(nn.Module):
 
     def forward(self, x_Td: Tensor, biases: list[Tensor], layout: Layout) -> Tensor:
         """(T, d) representations of all tokens."""
-        x_Td = F.dropout(self.embedding_norm(x_Td), self.dropout, self.training)
+        x_Td = dropout(self.embedding_norm(x_Td), self.dropout, self.training)
         for block in self.blocks:
             if self.checkpoint_layers and self.training:
                 x_Td = checkpoint(block, x_Td, biases, layout, use_reentrant=False)

@@ -12,6 +12,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.ops.attention import atom_forces
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.pair_projection import pair_projection
 
 SPD_CLASSES = 11
@@ -26,11 +27,11 @@ class PairHead(nn.Module):
     def __init__(self, config: ModelConfig, outputs: int):
         super().__init__()
         self.pair_dim = config.pair_dim
-        self.left = nn.Linear(config.embed_dim, config.pair_dim)
+        self.left = Linear(config.embed_dim, config.pair_dim)
         self.left_norm = LayerNorm(config.pair_dim, eps=1e-12)
-        self.right = nn.Linear(config.embed_dim, config.pair_dim)
+        self.right = Linear(config.embed_dim, config.pair_dim)
         self.right_norm = LayerNorm(config.pair_dim, eps=1e-12)
-        self.out = nn.Linear(config.pair_dim**2, outputs)
+        self.out = Linear(config.pair_dim**2, outputs)
 
     def sides(self, x_Ad: Tensor) -> tuple[Tensor, Tensor]:
         """l and r of every atom, (A, m) each."""
@@ -53,7 +54,7 @@ class GeometryHead(PairHead):
 
     def __init__(self, config: ModelConfig, outputs: int):
         super().__init__(config, config.hidden_3d)
-        self.axes = nn.Linear(config.hidden_3d, outputs)
+        self.axes = Linear(config.hidden_3d, outputs)
 
     def form(self) -> tuple[Tensor, Tensor]:
         weight, bias = super().form()
@@ -68,8 +69,8 @@ class NoiseHead(nn.Module):
         d = config.embed_dim
         self.heads = config.attention_heads
         self.dropout = config.attention_dropout
-        self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
-        self.axes = nn.Linear(d, 3)
+        self.query, self.key, self.value = Linear(d, d), Linear(d, d), Linear(d, d)
+        self.axes = Linear(d, 3)
 
     def forward(self, x_Ad: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout) -> Tensor:
         """Predicted noise, (A, 3), in units of the noise scale."""
@@ -91,8 +92,8 @@ class PropertyHead(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.hidden = nn.Linear(config.embed_dim, config.embed_dim)
-        self.out = nn.Linear(config.embed_dim, config.tasks)
+        self.hidden = Linear(config.embed_dim, config.embed_dim)
+        self.out = Linear(config.embed_dim, config.tasks)
 
     def forward(self, x_Bd: Tensor) -> Tensor:
         """(B, tasks)."""

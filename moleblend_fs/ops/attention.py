@@ -1,6 +1,6 @@
 """Attention of packed molecules with a bias for every pair of atoms.
 
-    softmax(q_i . k_j + bias_ij) v_j over the tokens j of i's molecule (paper, Eq. 4), softmax in float32 or wider;
+    softmax(q_i . k_j / sqrt(w) + bias_ij) v_j over the tokens j of i's molecule (paper, Eq. 4), softmax in float32 or wider;
     pairs that have the graph token on either side get the graph-token bias instead.
 
 Shape legend: T tokens, H heads, w head width, P atom pairs; b, n, N as in `layout`.
@@ -26,54 +26,74 @@ def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[T
     return result
 
 
-class _BucketAttention(torch.autograd.Function):
-    """softmax(q k^T + bias) v of one bucket, saving nothing but q, k, v and the probabilities."""
+class _PackedAttention(torch.autograd.Function):
+    """`attention` with its gradient written out: nothing is saved but the packed input and the probabilities, and each
+    token's gradient is written once, where autograd would sum zeros over the buckets."""
 
     @staticmethod
-    def forward(ctx, q, k, v, bias, dropout):  # all (b H, N, w) and (b H, N, N)
-        logits = torch.baddbmm(bias, q, k.transpose(1, 2)) if bias.dtype == q.dtype else bias + torch.bmm(q, k.transpose(1, 2))
-        probabilities = torch.softmax(logits, dim=-1).to(q.dtype)
-        keep = None
-        if dropout > 0:
-            keep = torch.empty(probabilities.shape, dtype=torch.bool, device=q.device).bernoulli_(1 - dropout)
-        ctx.save_for_backward(q, k, v, probabilities, keep)
-        ctx.dropout = dropout
-        ctx.bias_dtype = bias.dtype
-        return torch.bmm(_drop(probabilities, keep, dropout), v)
+    def forward(ctx, qkv_T3Hw, layout, dropout, *biases):
+        T, _, heads, width = qkv_T3Hw.shape
+        out = qkv_T3Hw.new_empty(T, heads * width)
+        saved: list[Tensor | None] = []
+        for bucket, bias in zip(layout.buckets, biases, strict=True):
+            b, N = bucket.tokens.shape
+            q, k, v = _gather(qkv_T3Hw, bucket)
+            logits = torch.baddbmm(bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=width**-0.5)
+            probabilities = torch.softmax(logits, dim=-1)
+            weights, keep = torch.native_dropout(probabilities, dropout, True) if dropout > 0 else (probabilities, None)
+            saved += [probabilities, keep]
+            o = torch.bmm(weights, v).view(b, heads, N, width).transpose(1, 2)
+            out.index_copy_(0, bucket.token_targets, o.reshape(b * N, -1).index_select(0, bucket.token_places).to(out.dtype))
+        ctx.save_for_backward(qkv_T3Hw, *saved)
+        ctx.layout, ctx.dropout = layout, dropout
+        return out
 
     @staticmethod
     def backward(ctx, d_out):
-        q, k, v, probabilities, keep = ctx.saved_tensors
-        dropped = _drop(probabilities, keep, ctx.dropout)
-        d_v = torch.bmm(dropped.transpose(1, 2), d_out)
-        d_probabilities = _drop(torch.bmm(d_out, v.transpose(1, 2)), keep, ctx.dropout)
-        d_logits = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
-        return torch.bmm(d_logits, k), torch.bmm(d_logits.transpose(1, 2), q), d_v, d_logits.to(ctx.bias_dtype), None
+        qkv_T3Hw, *saved = ctx.saved_tensors
+        _, _, heads, width = qkv_T3Hw.shape
+        scale = width**-0.5
+        d_qkv = torch.empty_like(qkv_T3Hw)
+        d_biases = []
+        for bucket, probabilities, keep in zip(ctx.layout.buckets, saved[::2], saved[1::2], strict=True):
+            b, N = bucket.tokens.shape
+            q, k, v = _gather(qkv_T3Hw, bucket)
+            d_o = d_out.index_select(0, bucket.tokens.reshape(-1)).view(b, N, heads, width)
+            # Padded queries repeat token 0: their part of the gradient is not asked for.
+            d_o = (d_o * bucket.token_exists[:, :, None, None]).transpose(1, 2).reshape(b * heads, N, width).to(v.dtype)
+            d_v = torch.bmm(_drop(probabilities, keep, ctx.dropout).transpose(1, 2), d_o)
+            d_probabilities = _drop(torch.bmm(d_o, v.transpose(1, 2)), keep, ctx.dropout)
+            d_logits = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
+            d_q, d_k = torch.bmm(d_logits, k) * scale, torch.bmm(d_logits.transpose(1, 2), q) * scale
+            rows = torch.stack([d_q, d_k, d_v]).view(3, b, heads, N, width).permute(1, 3, 0, 2, 4).reshape(b * N, 3, heads, width)
+            d_qkv.index_copy_(0, bucket.token_targets, rows.index_select(0, bucket.token_places).to(d_qkv.dtype))
+            d_biases.append(d_logits.view(b, heads, N, N))
+        return d_qkv, None, None, *d_biases
+
+
+def _gather(qkv_T3Hw: Tensor, bucket: Bucket) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a bucket, (b H, N, w) each, float32 or wider (as the softmax must be)."""
+    b, N = bucket.tokens.shape
+    T, _, heads, width = qkv_T3Hw.shape
+    rows = qkv_T3Hw.view(T, -1).index_select(0, bucket.tokens.reshape(-1)).view(b, N, 3, heads, width)
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    q, k, v = rows.permute(2, 0, 3, 1, 4).to(dtype).reshape(3, b * heads, N, width).unbind(0)
+    return q, k, v
 
 
 def _drop(x: Tensor, keep: Tensor | None, dropout: float) -> Tensor:
-    return x if keep is None else x * keep * (1 / (1 - dropout))
+    return x if keep is None else torch.ops.aten.native_dropout_backward(x, keep, 1 / (1 - dropout))
 
 
 def attention(qkv_T3Hw: Tensor, biases: list[Tensor], layout: Layout, dropout: float) -> Tensor:
     """Attention output, (T, H w).
 
     Args:
-        qkv_T3Hw: (T, 3, H, w) queries (already scaled), keys and values.
+        qkv_T3Hw: (T, 3, H, w) queries, keys and values.
         biases: `bucket_bias` of this batch.
         dropout: probability of dropping an attention weight; 0 in evaluation.
     """
-    tokens, _, heads, width = qkv_T3Hw.shape
-    outputs, targets = [], []
-    for bucket, bias in zip(layout.buckets, biases, strict=True):
-        b, N = bucket.tokens.shape
-        rows = qkv_T3Hw.reshape(tokens, -1).index_select(0, bucket.tokens.reshape(-1))
-        q, k, v = rows.view(b, N, 3, heads, width).permute(2, 0, 3, 1, 4).reshape(3, b * heads, N, width).unbind(0)
-        out = _BucketAttention.apply(q, k, v, bias.reshape(b * heads, N, N), dropout)
-        out = out.view(b, heads, N, width).transpose(1, 2).reshape(b * N, heads * width)
-        outputs.append(out.index_select(0, bucket.token_places))
-        targets.append(bucket.token_targets)
-    return _unsort(outputs, targets)
+    return _PackedAttention.apply(qkv_T3Hw, layout, dropout, *biases)
 
 
 def _unsort(parts: list[Tensor], targets: list[Tensor]) -> Tensor:

@@ -8,13 +8,18 @@ Shape legend: A atoms, P pairs, m pair width, C outputs.
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from moleblend_fs.ops.attention import _unsort
 from moleblend_fs.ops.layout import Layout
 
 
 def pair_projection(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, layout: Layout) -> Tensor:
-    """z of every pair, (P, C)."""
+    """z of every pair, (P, C). Only z is kept for the backward pass; the contracted side is recomputed there."""
+    return checkpoint(_pair_projection, left_Am, right_Am, weight_Cmm, bias_C, layout, use_reentrant=False, preserve_rng_state=False)
+
+
+def _pair_projection(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, layout: Layout) -> Tensor:
     outputs, m, _ = weight_Cmm.shape
     contracted = (left_Am @ weight_Cmm.permute(1, 2, 0).reshape(m, m * outputs)).view(-1, m, outputs)
     parts, targets = [], []

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from moleblend_fs.data.graph import UNREACHABLE
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import linear
 
 SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE = 1, 2, 4
 """Bits of `shown`: which relations a pair's bias is the sum of."""
@@ -57,8 +58,8 @@ def edge_bias(shown_P: Tensor, spd_P: Tensor, path_P5: Tensor, hop_table: Tensor
 
 def gaussians(x_M: Tensor, means_K: Tensor, stds_K: Tensor) -> Tensor:
     """exp(-((x - mean) / s)^2 / 2) / (sqrt(2 pi) s) with s = |std| + 0.01; (M, K)."""
-    scale = stds_K.abs() + 0.01
-    return torch.exp(-0.5 * ((x_M.unsqueeze(1) - means_K) / scale).square()) / (math.sqrt(2 * math.pi) * scale)
+    inverse = 1 / (stds_K.abs() + 0.01)
+    return torch.exp(-0.5 * ((x_M.unsqueeze(1) - means_K) * inverse).square()) * (inverse / math.sqrt(2 * math.pi))
 
 
 def distance_bias(
@@ -130,5 +131,5 @@ def _distance_bias(
     features_MK = gaussians(mul_M * distance_M + shift_M, means, stds)
     sums = features_MK.new_zeros(num_atoms, features_MK.shape[1])
     sums = sums.index_add(0, row_M, features_MK * in_atom_M.unsqueeze(1).to(features_MK.dtype))
-    hidden = F.gelu(F.linear(features_MK[in_bias], weight1, bias1))
-    return bias_PH.index_add(0, pair_M[in_bias], F.linear(hidden, weight2, bias2)), sums
+    hidden = F.gelu(linear(features_MK[in_bias], weight1, bias1))
+    return bias_PH.index_add(0, pair_M[in_bias], linear(hidden, weight2, bias2)), sums

@@ -1,0 +1,57 @@
+"""`moleblend doctor`: what is installed, what runs, what is missing; one line each."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+import torch
+
+from moleblend_fs import __version__
+
+PACKAGES = {
+    "torch": "training and inference",
+    "ve-fairseq": "fairseq-train",
+    "numpy": "everything",
+    "lmdb": "stores",
+    "safetensors": "checkpoints",
+    "scikit-learn": "ROC-AUC",
+    "tensorboard": "--tensorboard-logdir",
+    "deepspeed": "--optimizer deepspeed (pip install 'moleblend-fs[distributed]')",
+    "triton": "fused kernels on GPUs; comes with torch for CUDA",
+    "rdkit": "preprocess, inspect --html (pip install 'moleblend-fs[chem]')",
+    "ogb": "preprocess pcqm4mv2 --download, official PCQM4Mv2 scores (pip install 'moleblend-fs[chem]')",
+    "matplotlib": "report (pip install 'moleblend-fs[report]')",
+    "qm9pack": "preprocess qm9 qm9pack (pip install 'moleblend-fs[qm9]')",
+}
+
+OPS = ("relation_bias", "attention", "pair_projection")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has no options."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the lines; 1 if a package that training needs is missing."""
+    print(f"moleblend_fs     {__version__} on Python {platform.python_version()}, {platform.platform()}")
+    missing = 0
+    for package, purpose in PACKAGES.items():
+        try:
+            print(f"{package:16} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{package:16} missing: {purpose}")
+            missing += package in ("torch", "ve-fairseq", "numpy", "lmdb", "safetensors", "scikit-learn")
+    compiled = importlib.util.find_spec("moleblend_fs.chem._paths") is not None
+    print(f"{'shortest paths':16} {'compiled' if compiled else 'not compiled: run `pip install -e .` again (needs a C compiler)'}")
+    print(f"{'processors':16} {os.cpu_count()}, torch uses {torch.get_num_threads()}")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            print(f"{f'cuda:{index}':16} {device.name}, {device.total_memory / 2**30:.0f} GiB, sm_{device.major}{device.minor}")
+    else:
+        print(f"{'cuda':16} no device visible: training runs on the CPU")
+    for op in OPS:
+        print(f"{f'op {op}':20} reference (plain torch)")
+    return 1 if missing else 0
