@@ -21,6 +21,11 @@ def atomic_numbers(symbols: list[str]) -> np.ndarray:
     return np.array([_NUMBER[symbol] for symbol in symbols], dtype=np.int64)
 
 
+def numbers_of(mol: Chem.Mol) -> np.ndarray:
+    """(n,) int64 atomic numbers of a molecule."""
+    return np.array([atom.GetAtomicNum() for atom in map(mol.GetAtomWithIdx, range(mol.GetNumAtoms()))], dtype=np.int64)
+
+
 def match_structure(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray) -> np.ndarray | str:
     """Find for every atom of a molecule its place in a structure.
 
@@ -36,7 +41,7 @@ def match_structure(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray) -> np.n
     Returns:
         (n,) int64, `order` such that xyz[order] are the molecule's coordinates; or the reason why there is none.
     """
-    wanted = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
+    wanted = numbers_of(mol)
     if not np.array_equal(np.sort(wanted), np.sort(numbers)):
         return f"the SMILES is {_formula(wanted)}, the structure {_formula(numbers)}"
     if not np.isfinite(xyz).all():
@@ -53,10 +58,10 @@ def match_structure(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray) -> np.n
 
 def verify(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray, order: np.ndarray) -> str | None:
     """Why `order` cannot be right, or None where elements, hydrogens and bond lengths all agree."""
-    wanted = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
+    wanted = numbers_of(mol)
     if not np.array_equal(numbers[order], wanted):
         return "elements differ in order"
-    bonds = np.array([(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()], dtype=np.int64).reshape(-1, 2)
+    bonds = _bonds(mol)
     placed = xyz[order]
     length = np.linalg.norm(placed[bonds[:, 0]] - placed[bonds[:, 1]], axis=1)
     limit = _RADIUS[wanted[bonds]].sum(axis=1) + BOND_TOLERANCE
@@ -67,8 +72,7 @@ def verify(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray, order: np.ndarra
         return f"bond {mol.GetAtomWithIdx(i).GetSymbol()}{i}-{mol.GetAtomWithIdx(j).GetSymbol()}{j} would be {length[b]:.2f} Angstrom long"
     heavy, hydrogen = np.flatnonzero(wanted != 1), np.flatnonzero(wanted == 1)
     if len(heavy) and len(hydrogen):
-        parent = np.full(len(wanted), -1)
-        parent[bonds] = bonds[:, ::-1]  # right for hydrogens, which have one bond
+        parent = _neighbour(mol, len(wanted))
         apart = np.linalg.norm(placed[hydrogen][:, None] - placed[heavy][None], axis=2)
         if not np.array_equal(heavy[apart.argmin(axis=1)], parent[hydrogen]):
             return "a hydrogen is nearest to another atom than the one it is bonded to"
@@ -85,10 +89,10 @@ def _in_order(mol: Chem.Mol, wanted: np.ndarray, numbers: np.ndarray, xyz: np.nd
         return np.concatenate([heavy, hydrogen])
     nearest = np.linalg.norm(xyz[hydrogen][:, None] - xyz[heavy][None], axis=2).argmin(axis=1)
     # AddHs puts the hydrogens after the heavy atoms, grouped by their heavy atom.
-    expected = [atom.GetNeighbors()[0].GetIdx() for atom in list(mol.GetAtoms())[count:]]
+    expected = _neighbour(mol, len(wanted))[count:]
     grouped = nearest.argsort(kind="stable")
-    slots = np.array(expected).argsort(kind="stable")
-    if not np.array_equal(nearest[grouped], np.array(expected)[slots]):
+    slots = expected.argsort(kind="stable")
+    if not np.array_equal(nearest[grouped], expected[slots]):
         have, want = np.bincount(nearest, minlength=count), np.bincount(expected, minlength=count)
         i = int(np.flatnonzero(have != want)[0])
         return f"atom {mol.GetAtomWithIdx(i).GetSymbol()}{i} has {have[i]} hydrogens near it and {want[i]} in the SMILES"
@@ -111,7 +115,7 @@ def _by_bonds(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray):
     except (RuntimeError, ValueError):
         return
     pattern = Chem.RWMol()
-    for z in (atom.GetAtomicNum() for atom in mol.GetAtoms()):
+    for z in numbers_of(mol).tolist():
         pattern.AddAtom(Chem.Atom(z))
     for bond in mol.GetBonds():
         pattern.AddBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), Chem.BondType.SINGLE)
@@ -120,6 +124,20 @@ def _by_bonds(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray):
             bond.SetBondType(Chem.BondType.SINGLE)
     for match in structure.GetSubstructMatches(pattern, uniquify=False, useChirality=False, maxMatches=_MAX_MATCHES):
         yield np.array(match, dtype=np.int64)
+
+
+def _bonds(mol: Chem.Mol) -> np.ndarray:
+    """(m, 2) int64 ends of the bonds."""
+    bonds = map(mol.GetBondWithIdx, range(mol.GetNumBonds()))
+    return np.array([(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in bonds], dtype=np.int64).reshape(-1, 2)
+
+
+def _neighbour(mol: Chem.Mol, num_atoms: int) -> np.ndarray:
+    """(n,) int64, the atom that each one-bonded atom, such as a hydrogen, is bonded to; -1 where there is no bond."""
+    bonds = _bonds(mol)
+    result = np.full(num_atoms, -1)
+    result[bonds] = bonds[:, ::-1]
+    return result
 
 
 def _formula(numbers: np.ndarray) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from rdkit import Chem
 
 from moleblend_fs.chem.featurize import graph_from_mol
-from moleblend_fs.chem.match import atomic_numbers, match_structure, verify
+from moleblend_fs.chem.match import atomic_numbers, match_structure, numbers_of, verify
 from moleblend_fs.chem.parse import parse_molblock, parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
@@ -113,7 +113,7 @@ class QM9(Source):
     def parse(self, raw: Any) -> MolecularGraph | Failure:
         try:
             mol, xyz = self.structure(raw)
-            numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+            numbers = numbers_of(mol)
             labels = labels_in_units([float(text or "nan") for text in raw.targets], numbers)
         except ValueError as error:
             return Failure(input=raw.shown, reason=str(error))
@@ -257,7 +257,7 @@ class QM9Sdf(QM9):
         mol = parse_molblock(raw.block, shown=raw.shown, hydrogens=True)
         if isinstance(mol, Failure):
             raise ValueError(mol.reason)
-        numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+        numbers = numbers_of(mol)
         xyz = mol.GetConformer().GetPositions()
         if raw.smiles:
             return _matched(raw.smiles, numbers, xyz)

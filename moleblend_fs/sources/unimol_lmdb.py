@@ -11,7 +11,7 @@ from rdkit import Chem
 
 from moleblend_fs.chem.build import BuildOptions, scaffold_of
 from moleblend_fs.chem.featurize import graph_from_mol
-from moleblend_fs.chem.match import atomic_numbers, match_structure, verify
+from moleblend_fs.chem.match import atomic_numbers, match_structure, numbers_of, verify
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
@@ -139,7 +139,7 @@ class UniMolLmdb(Source):
 def _order(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray | None) -> np.ndarray | str:
     """Place of every atom of the molecule in the record; atoms usually stand in the molecule's own order."""
     identity = np.arange(len(numbers))
-    wanted = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    wanted = numbers_of(mol)
     if len(wanted) != len(numbers):
         return f"{len(wanted)} atoms in the SMILES, {len(numbers)} in the record"
     if xyz is None:
