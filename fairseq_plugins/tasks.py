@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, List, Optional
+from typing import Any, ClassVar, List, Optional  # noqa: UP035
 
 from fairseq.data import iterators
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
