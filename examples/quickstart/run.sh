@@ -19,7 +19,7 @@ pretrain() {
     train "$OUT/pretrain" "$STORE" --task moleblend --criterion blend_then_predict --arch "moleblend_$ARCH" \
         --batch-size 64 --max-update "$PRETRAIN_UPDATES" --seed 1 --num-workers 0 \
         --optimizer adam --adam-betas '(0.9, 0.999)' --clip-norm 5 \
-        --lr 2e-3 --lr-scheduler cosine --warmup-updates 100 --log-interval 50
+        --lr 2e-3 --lr-scheduler cosine --warmup-updates $((PRETRAIN_UPDATES / 15)) --log-interval 50
 }
 
 # finetune INPUTS VARIANT [OPTION...]
@@ -29,7 +29,7 @@ finetune() {
     train "$run" "$STORE" --task moleblend_finetune --criterion property_prediction --arch "moleblend_$ARCH" \
         --targets gap --inputs "$inputs" --regression-loss mae --batch-size 64 --max-update "$FINETUNE_UPDATES" --seed 1 --num-workers 0 \
         --optimizer adam --adam-betas '(0.9, 0.999)' --clip-norm 5 \
-        --lr 1e-3 --lr-scheduler cosine --warmup-updates 60 --log-interval 100 "$@"
+        --lr 1e-3 --lr-scheduler cosine --warmup-updates $((FINETUNE_UPDATES / 12)) --log-interval 100 "$@"
     [ -f "$run/test.json" ] || moleblend evaluate "$run/checkpoint_best.pt" "$STORE" --split test --json "$run/test.json" >/dev/null
 }
 
