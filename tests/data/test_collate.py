@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from random_graphs import random_graph
 
 from moleblend_fs.data.batch import collate
 from moleblend_fs.data.record import decode, encode
+from tests.data.random_graphs import random_graph
 
 
 def records(sizes, labels=3, conformers=(1,)):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from random_graphs import random_graph
 
 from moleblend_fs.data.graph import bond_class
 from moleblend_fs.data.record import HEADER, decode, encode, section_bounds, summary
+from tests.data.random_graphs import random_graph
 
 
 @pytest.mark.parametrize("n", [1, 2, 31, 300])

@@ -6,7 +6,6 @@ import os
 import lmdb
 import numpy as np
 import pytest
-from random_graphs import random_graph
 from torch.utils.data import DataLoader, Dataset
 
 from moleblend_fs.data.batch import collate
@@ -16,6 +15,7 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.writer import EncodedMolecule, StoreWriter, label_statistics
 from moleblend_fs.errors import UserError
+from tests.data.random_graphs import random_graph
 
 LABELS = (LabelSpec(name="a", unit="eV", kind="regression"), LabelSpec(name="b", unit="", kind="classification"))
 REQUEST = {"source": "test"}
