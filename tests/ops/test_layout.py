@@ -1,0 +1,43 @@
+"""Index arrays of a packed batch, counted by hand and by loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from moleblend_fs.ops.layout import Layout
+
+
+def test_a_batch_by_hand():
+    layout = Layout(torch.tensor([2, 1]), "cpu")
+    assert (layout.num_molecules, layout.num_total_atoms, layout.num_pairs, layout.num_tokens) == (2, 3, 5, 5)
+    assert layout.atom_tokens.tolist() == [1, 2, 4]
+    assert layout.graph_tokens.tolist() == [0, 3]
+    assert layout.token_molecule.tolist() == [0, 0, 0, 1, 1]
+    assert layout.atom_number.tolist() == [0, 1, 0]
+    assert list(zip(layout.pair_row.tolist(), layout.pair_column.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)]
+    assert layout.pair_molecule.tolist() == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("sizes", [[1], [3, 4, 3, 250, 1, 1, 17], list(range(1, 40))])
+def test_buckets_hold_every_place_once(sizes):
+    layout = Layout(torch.tensor(sizes), "cpu")
+    tokens = torch.cat([b.token_targets for b in layout.buckets])
+    pairs = torch.cat([b.pair_targets for b in layout.buckets])
+    assert sorted(tokens.tolist()) == list(range(layout.num_tokens))
+    assert sorted(pairs.tolist()) == list(range(layout.num_pairs))
+    seen = 0
+    for bucket in layout.buckets:
+        assert torch.equal(bucket.tokens.reshape(-1)[bucket.token_places], bucket.token_targets)
+        assert torch.equal(bucket.pairs.reshape(-1)[bucket.pair_places], bucket.pair_targets)
+        for row, exists in zip(bucket.tokens, bucket.token_exists, strict=True):
+            molecule = int(layout.token_molecule[row[0]])
+            assert row[exists].tolist() == list(range(*layout.token_starts[molecule : molecule + 2]))
+            assert len(row) - sizes[molecule] - 1 < 4, "padding beyond the step"
+            seen += 1
+    assert seen == len(sizes)
+
+
+@pytest.mark.parametrize("sizes", [[], [3, 0]])
+def test_empty_batches_and_molecules_are_refused(sizes):
+    with pytest.raises(ValueError, match="at least one"):
+        Layout(torch.from_numpy(np.array(sizes, dtype=np.int64)), "cpu")
