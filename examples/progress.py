@@ -9,7 +9,7 @@ SCORES = {"mae": "MAE", "rmse": "RMSE", "roc_auc": "ROC-AUC"}
 def short(line: str) -> str | None:
     """'update 120   loss 2.345' of a training or validation line; None for any other line."""
     start = line.find("{")
-    if start < 0 or '"num_updates"' not in line and '"valid_num_updates"' not in line:
+    if start < 0 or ('"num_updates"' not in line and '"valid_num_updates"' not in line):
         return None
     try:
         entry = json.loads(line[start:])
