@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks NAME`. Rows go to results.csv."""
