@@ -153,9 +153,11 @@ def download(root: Path) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"--download needs the package {error.name}; pip install 'moleblend-fs[chem]'") from error
     root.mkdir(parents=True, exist_ok=True)
-    if any((f / "raw" / "data.csv.gz").is_file() for f in (root, root / "pcqm4m-v2")) is False:
+    if not any((f / "raw" / "data.csv.gz").is_file() for f in (root, root / "pcqm4m-v2")):
         try:
             PCQM4Mv2Dataset(root=str(root), only_smiles=True)
+        except SystemExit as error:  # ogb asks before large downloads
+            raise UserError("the download was declined") from error
         except (OSError, RuntimeError) as error:
             raise UserError(f"the download of PCQM4Mv2 into {root} failed ({error}); try again, or unpack pcqm4m-v2.zip there") from error
     if any((place / SDF).is_file() for place in (root, root / "pcqm4m-v2", root / "raw", root / "pcqm4m-v2" / "raw")):

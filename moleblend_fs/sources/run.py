@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import lmdb
 import numpy as np
 import rdkit
+from rdkit import Chem
 from tqdm import tqdm
 
 from moleblend_fs import __version__
@@ -67,17 +69,30 @@ def preprocess(source: Source, out: str | os.PathLike, *, workers: int = 1, limi
         ) as bar:
             for last_row, results in _results(source, _chunks(rows, source.chunk_rows), workers):
                 before = writer.next_row
-                writer.add(results, last_row + 1)
+                with _writing(out):
+                    writer.add(results, last_row + 1)
                 bar.update(writer.next_row - before)
                 bar.set_postfix(failures=writer.failures, refresh=False)
-        return writer.finish(
-            source=source.name,
-            options=options,
-            inputs=inputs,
-            labels=source.labels,
-            splitter=source.splitter,
-            versions=_versions(),
-        )
+        with _writing(out):
+            return writer.finish(
+                source=source.name,
+                options=options,
+                inputs=inputs,
+                labels=source.labels,
+                splitter=source.splitter,
+                versions=_versions(),
+            )
+
+
+@contextmanager
+def _writing(out: str | os.PathLike) -> Iterator[None]:
+    """A full disk is the user's to mend, and nothing that was stored is lost by it."""
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        raise UserError(
+            f"{out}: cannot be written ({error}); is the disk full? What was stored is kept: make room and run the same command again"
+        ) from error
 
 
 def _versions() -> dict[str, str]:
@@ -106,7 +121,10 @@ def encode_chunk(source: Source, chunk: Chunk) -> Results:
     """Parse and encode rows. A molecule with a note gives a line in failures.csv as well."""
     results: Results = []
     for row, raw in chunk:
-        graph = source.parse(raw)
+        try:
+            graph = source.parse(raw)
+        except Chem.MolSanitizeException as error:  # e.g. a scaffold that RDKit cannot kekulise
+            graph = Failure(input=str(raw)[:200], reason=f"RDKit: {error}")
         if isinstance(graph, Failure):
             results.append((row, graph))
             continue

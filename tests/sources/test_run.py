@@ -2,6 +2,7 @@
 
 import csv
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -155,6 +156,24 @@ def test_dead_worker_is_reported_and_progress_kept(tmp_path):
     with pytest.raises(UserError, match="a worker process died"):
         preprocess(Murder(), tmp_path / "s", workers=2, progress=False)
     assert (tmp_path / "s.partial").is_dir()
+
+
+def test_full_disk_is_reported_and_mended(reference, qm9_sample, tmp_path):
+    """A limit on file sizes stands for a full disk: a message, exit code 2, and afterwards the same store as ever."""
+    command = [*MOLEBLEND, "preprocess", "qm9", str(qm9_sample), str(tmp_path / "s"), "--limit", "2000", "--workers", "1", "--no-progress"]
+    limit = 1_000_000
+    full = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
+    )
+    assert full.returncode == 2
+    assert "is the disk full?" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert 0 < next_row(tmp_path / "s.partial") < 2000
+    subprocess.run(command, check=True, capture_output=True)
+    assert contents(Store(tmp_path / "s")) == contents(reference)
 
 
 def test_failures_and_notes_are_listed_and_counted(tmp_path):
