@@ -7,8 +7,12 @@ The extension module `_paths` follows it; `tests/chem/test_paths.py` compares it
 
 import numpy as np
 
-import moleblend_fs.chem._paths as _paths
 from moleblend_fs.data.graph import MAX_HOPS
+
+try:
+    import moleblend_fs.chem._paths as _paths
+except ModuleNotFoundError as error:
+    raise ImportError("the extension module moleblend_fs.chem._paths is not built; run `pip install -e .` in the repository") from error
 
 
 def shortest_paths(num_atoms: int, bonds: np.ndarray, bond_classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,9 @@ from moleblend_fs.errors import UserError
 HASH_LIMIT = 1 << 30
 """Larger input files are identified by their size alone."""
 
+LONGEST_LINE = 16 << 20
+"""Bytes; what has longer lines is no text file."""
+
 
 class Source(ABC):
     """Rows of raw molecules, read in the parent process, and how to turn one into a graph, in the workers.
@@ -84,6 +87,8 @@ def read_lines(path: Path) -> Iterator[str]:
     for block in read_blocks(path):
         lines = (rest + block).split(b"\n")
         rest = lines.pop()
+        if len(rest) > LONGEST_LINE:
+            raise UserError(f"{path}: not a text file (a line of more than {LONGEST_LINE >> 20} MB)")
         for line in lines:
             yield line.decode("utf-8", errors="replace") + "\n"
     if rest:

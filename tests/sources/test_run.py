@@ -52,6 +52,13 @@ def test_workers_make_no_difference(reference, qm9_sample, tmp_path, workers):
     assert contents(Store(tmp_path / "s")) == contents(reference)
 
 
+def test_workers_make_no_difference_to_conformers(tmp_path):
+    text = "\n".join(["CCO", "c1ccccc1C(=O)NC", "CC(C)CC1CC1", "OC1CCCCC1N"] * 5)
+    source = smiles_source(tmp_path / "a.smi", conformers=3, text=text)
+    hashes = {preprocess(source, tmp_path / str(n), workers=n, progress=False).records_sha256 for n in (1, 2)}
+    assert len(hashes) == 1
+
+
 def next_row(partial):
     """The row to resume from, as the work file has it (it may be in the middle of being written)."""
     import lmdb

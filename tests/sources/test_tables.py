@@ -51,6 +51,9 @@ def test_csv_messages(tmp_path):
         csv_source(tmp_path / "c.csv.gz")
     with pytest.raises(UserError, match="folder"):
         csv_source(tmp_path)
+    (tmp_path / "d.csv").write_bytes(b"x" * (20 << 20))
+    with pytest.raises(UserError, match="not a text file"):
+        csv_source(tmp_path / "d.csv")
 
 
 def test_labels_on_the_command_line():
