@@ -3,15 +3,15 @@
 #
 #   OUT=runs/quickstart   where everything goes
 #   ARCH=tiny             size of the model
-#   PRETRAIN_UPDATES=1500 updates of pretraining, and of each of the four finetunings:
-#   FINETUNE_UPDATES=800
+#   PRETRAIN_UPDATES=1000 updates of pretraining, and of each of the four finetunings:
+#   FINETUNE_UPDATES=600
 #
 # A second call goes on where the first one stopped; delete OUT to begin anew.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 OUT="${OUT:-runs/quickstart}"
 ARCH="${ARCH:-tiny}"
-PRETRAIN_UPDATES="${PRETRAIN_UPDATES:-1500}"
-FINETUNE_UPDATES="${FINETUNE_UPDATES:-800}"
+PRETRAIN_UPDATES="${PRETRAIN_UPDATES:-1000}"
+FINETUNE_UPDATES="${FINETUNE_UPDATES:-600}"
 STORE="$OUT/qm9"
 started=$SECONDS
 

@@ -64,7 +64,7 @@ def overview(store: Store) -> list[Row]:
     return [
         ("source", manifest.source),
         ("options", ", ".join(f"{name} {value}" for name, value in manifest.options.items()) or "none"),
-        ("inputs", ", ".join(f"{name} ({digest[:16]})" for name, digest in manifest.inputs.items()) or "none"),
+        ("inputs", ", ".join(f"{name} ({digest[:23]})" for name, digest in manifest.inputs.items()) or "none"),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()) or "unknown"),
         ("molecules", f"{manifest.molecules:,}"),
         ("failures", f"{manifest.failures:,}"),
@@ -72,8 +72,13 @@ def overview(store: Store) -> list[Row]:
         ("atoms", f"{low} to {high}, median {median}, mean {atoms.mean():.2f}, 99 % have at most {most}"),
         ("bytes per molecule", f"{manifest.records_bytes / len(store):,.0f} in the file, {record_bytes:,.0f} in the record alone"),
         ("file", f"{manifest.records_bytes / 1e6:,.2f} MB"),
-        ("split made by", ", ".join(f"{name} {value}" for name, value in manifest.split.items())),
+        ("split made by", ", ".join(f"{name} {as_option(value)}" for name, value in manifest.split.items())),
     ]
+
+
+def as_option(value: object) -> str:
+    """An option's value, shares with four digits."""
+    return " : ".join(f"{share:.4g}" for share in value) if isinstance(value, list) else str(value)
 
 
 def split_rows(store: Store) -> list[Row]:
