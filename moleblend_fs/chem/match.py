@@ -1,5 +1,7 @@
 """Which atom of a structure is which atom of a molecule: found, and verified by elements, hydrogens and bond lengths."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from rdkit import Chem
 from rdkit.Chem import rdDetermineBonds
@@ -70,9 +72,10 @@ def verify(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray, order: np.ndarra
         b = int(np.flatnonzero(wrong)[0])
         i, j = bonds[b].tolist()
         return f"bond {mol.GetAtomWithIdx(i).GetSymbol()}{i}-{mol.GetAtomWithIdx(j).GetSymbol()}{j} would be {length[b]:.2f} Angstrom long"
-    heavy, hydrogen = np.flatnonzero(wanted != 1), np.flatnonzero(wanted == 1)
-    if len(heavy) and len(hydrogen):
-        parent = _neighbour(mol, len(wanted))
+    parent = _neighbour(mol, len(wanted))
+    # Free protons and the atoms of H2 are not bonded to a heavy atom.
+    heavy, hydrogen = np.flatnonzero(wanted != 1), np.flatnonzero((wanted == 1) & (parent >= 0) & (wanted[parent] != 1))
+    if len(hydrogen):
         apart = np.linalg.norm(placed[hydrogen][:, None] - placed[heavy][None], axis=2)
         if not np.array_equal(heavy[apart.argmin(axis=1)], parent[hydrogen]):
             return "a hydrogen is nearest to another atom than the one it is bonded to"
@@ -90,6 +93,8 @@ def _in_order(mol: Chem.Mol, wanted: np.ndarray, numbers: np.ndarray, xyz: np.nd
     nearest = np.linalg.norm(xyz[hydrogen][:, None] - xyz[heavy][None], axis=2).argmin(axis=1)
     # AddHs puts the hydrogens after the heavy atoms, grouped by their heavy atom.
     expected = _neighbour(mol, len(wanted))[count:]
+    if (expected < 0).any() or (expected >= count).any():
+        return "a hydrogen is not bonded to a heavy atom"
     grouped = nearest.argsort(kind="stable")
     slots = expected.argsort(kind="stable")
     if not np.array_equal(nearest[grouped], expected[slots]):
@@ -102,7 +107,7 @@ def _in_order(mol: Chem.Mol, wanted: np.ndarray, numbers: np.ndarray, xyz: np.nd
     return order
 
 
-def _by_bonds(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray):
+def _by_bonds(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray) -> Iterator[np.ndarray]:
     """Orders in which the molecule's bond graph lies in the structure's own (perceived from distances)."""
     structure = Chem.RWMol()
     conformer = Chem.Conformer(len(numbers))

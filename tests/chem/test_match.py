@@ -5,7 +5,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moleblend_fs.chem.match import atomic_numbers, match_structure, verify
+from moleblend_fs.chem.match import atomic_numbers, match_structure, numbers_of, verify
 
 SMILES = ("C", "O", "CCO", "C1CC1C#N", "CC(=O)NC1CC1", "c1ccoc1C=O", "FC(F)(F)C(O)C#C", "[NH3+]CC([O-])=O", "N#CC1=CNC=N1")
 
@@ -36,6 +36,17 @@ def test_found_order_is_a_symmetry_of_the_molecule(smiles, shuffle):
         assert mol.GetBondBetweenAtoms(int(found[bond.GetBeginAtomIdx()]), int(found[bond.GetEndAtomIdx()])) is not None
     if shuffle == "none":
         np.testing.assert_allclose(xyz[permutation][order][:heavy], xyz[:heavy])
+
+
+@pytest.mark.parametrize("smiles", ["[H][H].O", "[Cl-].[H+]", "[H][H]", "[H+].O"])
+def test_hydrogens_without_a_heavy_atom(smiles):
+    """Identity is right for them; a search may give up, with a reason, but not fail otherwise."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    rdDistGeom.EmbedMolecule(mol, randomSeed=7)
+    numbers, xyz = numbers_of(mol), mol.GetConformer().GetPositions()
+    assert verify(mol, numbers, xyz, np.arange(len(numbers))) is None
+    order = match_structure(mol, numbers, xyz)
+    assert isinstance(order, str) or verify(mol, numbers, xyz, order) is None
 
 
 def test_other_composition_is_refused():
