@@ -35,7 +35,7 @@ class StoreDataset(FairseqDataset):
         return self.store.record(int(self.indices[index]))
 
     def __getitems__(self, index: Sequence[int]) -> list[bytes]:
-        return self.store.records(self.indices[np.asarray(index)])
+        return self.store.records(self.indices[np.asarray(index, dtype=np.int64)])  # a rank without a batch asks for none
 
     def collater(self, samples: list[bytes]) -> dict[str, Any]:
         """The mini-batch that tasks and criterions see: {"batch": MoleculeBatch, "nsentences", "ntokens", "id"}."""

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from moleblend_fs.data.store import Store
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -23,3 +25,25 @@ def qm9_sample() -> Path:
     path = ROOT / "examples" / "quickstart" / "qm9_sample.csv.xz"
     assert path.is_file()
     return path
+
+
+def preprocessed(path: Path, *arguments: str) -> Store:
+    """A store made by `moleblend preprocess SOURCE IN path ...`."""
+    from moleblend_fs.cli.main import main
+
+    source, given, *rest = arguments
+    assert main(["preprocess", source, given, str(path), "--workers", "1", "--no-progress", *rest]) == 0
+    return Store(path)
+
+
+@pytest.fixture(scope="session")
+def qm9_store(qm9_sample, tmp_path_factory) -> Store:
+    """140 molecules of QM9 with structures and 12 labels: 118 train, 11 valid, 11 test."""
+    return preprocessed(tmp_path_factory.mktemp("stores") / "qm9", "qm9", str(qm9_sample), "--limit", "140")
+
+
+@pytest.fixture(scope="session")
+def tox21_store(shared, tmp_path_factory) -> Store:
+    """Tox21's first 120 molecules: 2D, 12 tasks with missing labels, scaffold split."""
+    source = str(shared / "data" / "moleculenet" / "tox21.csv.gz")
+    return preprocessed(tmp_path_factory.mktemp("stores") / "tox21", "moleculenet", source, "--limit", "120")

@@ -1,0 +1,131 @@
+"""Running fairseq-train in tests: as the command, or (four seconds faster) its main function in this process."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+_SIZE = {"layers": 2, "embed-dim": 16, "ffn-dim": 16, "attention-heads": 2, "gaussians": 8, "pair-dim": 4, "hidden-3d": 8}
+SMALL = tuple(word for name, value in _SIZE.items() for word in (f"--{name}", str(value)))
+"""Options of a model whose step costs next to nothing."""
+NO_DROPOUT = ("--attention-dropout", "0", "--activation-dropout", "0", "--drop-path", "0")
+PRETRAIN = ("--task", "moleblend", "--criterion", "blend_then_predict", "--arch", "moleblend_tiny")
+FINETUNE = ("--task", "moleblend_finetune", "--criterion", "property_prediction", "--arch", "moleblend_tiny")
+ADAM = ("--optimizer", "adam", "--adam-betas", "(0.9, 0.999)", "--lr", "1e-3", "--clip-norm", "5")
+SGD = ("--optimizer", "sgd", "--momentum", "0", "--lr", "1", "--clip-norm", "0")
+
+
+@dataclass
+class Run:
+    """What a run left: its exit code, all it said, the JSON lines it logged, its folder."""
+
+    code: int
+    output: str
+    folder: Path
+    lines: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def logged(self, tag: str) -> list[dict[str, Any]]:
+        """Logged values of "train_inner", "train" (an epoch) or "valid"."""
+        return [values for name, values in self.lines if name == tag]
+
+    def column(self, tag: str, key: str) -> list[float]:
+        return [float(values[key]) for values in self.logged(tag)]
+
+    def weights(self, name: str = "checkpoint_last.pt") -> dict[str, torch.Tensor]:
+        """Parameters in a checkpoint, which loads without running code."""
+        content = torch.load(self.folder / name, map_location="cpu", weights_only=True)
+        return {key.removeprefix("model."): value for key, value in content["model"].items()}
+
+
+def arguments(store: Path | str, folder: Path, options: Sequence[str]) -> list[str]:
+    """fairseq-train's arguments; options given later win."""
+    return [
+        *(str(store), "--user-dir", str(ROOT / "moleblend_fs"), "--save-dir", str(folder), "--log-format", "json", "--log-interval", "1"),
+        *("--lr-scheduler", "fixed", "--num-workers", "0", "--seed", "1", "--no-epoch-checkpoints", *options),
+    ]
+
+
+def environment() -> dict[str, str]:
+    """One thread, and no trace of this process's own distributed start."""
+    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in hidden} | {"OMP_NUM_THREADS": "1"}
+
+
+def command(words: Sequence[str], folder: Path, timeout: float = 180) -> Run:
+    """Any command; stdout and stderr together."""
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), timeout=timeout, check=False
+    )
+    lines = []
+    for line in done.stdout.splitlines():
+        parts = line.split(" | ")
+        if len(parts) >= 4 and parts[3].startswith('{"'):
+            lines.append((parts[2], json.loads(parts[3])))
+    return Run(done.returncode, done.stdout, folder, lines)
+
+
+def train_command(store: Path | str, folder: Path, *options: str) -> Run:
+    """The command fairseq-train."""
+    return command([str(BIN / "fairseq-train"), *arguments(store, folder, options)], folder)
+
+
+def torchrun(processes: int, store: Path | str, folder: Path, *options: str) -> Run:
+    """fairseq-train started by torchrun on this host."""
+    start = ["--standalone", "--nproc-per-node", str(processes), "--no-python"]
+    return command([str(BIN / "torchrun"), *start, str(BIN / "fairseq-train"), *arguments(store, folder, options)], folder)
+
+
+class _Collect(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.records: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append((record.name, record.getMessage()))
+
+
+@contextmanager
+def _own_state(words: list[str]):
+    """fairseq keeps state in modules: metrics, the best score, handlers of the log file, sys.argv."""
+    import fairseq_cli.train as entry
+    from fairseq import checkpoint_utils
+    from fairseq.logging import metrics
+
+    import fairseq_plugins.trainer
+
+    fairseq_plugins.trainer.install()
+    collect, root, argv = _Collect(), logging.getLogger(), sys.argv
+    level = root.level
+    root.addHandler(collect)
+    root.setLevel(logging.INFO)
+    metrics.reset()
+    for function, names in ((checkpoint_utils.save_checkpoint, ("best",)), (entry.should_stop_early, ("best", "num_runs"))):
+        for name in names:
+            function.__dict__.pop(name, None)
+    sys.argv = ["fairseq-train", *words]
+    try:
+        yield entry.cli_main, collect
+    finally:
+        sys.argv = argv
+        root.removeHandler(collect)
+        root.setLevel(level)
+
+
+def train(store: Path | str, folder: Path, *options: str) -> Run:
+    """fairseq-train's main function in this process, one process."""
+    threads = torch.get_num_threads()
+    with _own_state(arguments(store, folder, options)) as (main, collect):
+        main()
+    torch.set_num_threads(threads)
+    lines = [(name, json.loads(message)) for name, message in collect.records if message.startswith('{"')]
+    return Run(0, "\n".join(message for _, message in collect.records), folder, lines)
