@@ -154,7 +154,7 @@ def relation_matrix(choice: np.ndarray, atoms: Sequence[str], cells: Sequence[Se
     colours = ("#BFD9EC", "#F7D9A8", "#BFE5D3", "#F0F2F4")[: len(names)]
     count = len(atoms)
     with pyplot.rc_context(STYLE | {"axes.grid": False}):
-        side = min(0.42 * count, 8.4) + 0.8
+        side = min(0.42 * count, 5.2) + 0.8
         figure, axis = pyplot.subplots(figsize=(side + 0.6, side), layout="constrained")
         axis.imshow(choice, cmap=matplotlib.colors.ListedColormap(list(colours)), vmin=-0.5, vmax=len(colours) - 0.5)
         axis.set(xticks=range(count), yticks=range(count), xlabel="to atom j", ylabel="from atom i")

@@ -6,7 +6,7 @@ from datetime import datetime
 from moleblend_fs import __version__
 from moleblend_fs.data.store import Store
 from moleblend_fs.report import html
-from moleblend_fs.report.results import METRIC_TITLES, METRICS, SINGLE_TARGETS, result_rows
+from moleblend_fs.report.results import BASELINE, METRIC_TITLES, METRICS, SINGLE_TARGETS, result_rows
 from moleblend_fs.report.runs import Evaluation, Runs, TrainingLog
 
 PARITY_PANELS = 12
@@ -28,7 +28,8 @@ def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, 
     body = []
     if runs.evaluations:
         header, rows = result_rows(runs.evaluations)
-        body.append(html.section("Results", html.table(header, rows, numeric=range(5, len(header)))))
+        note = '<p class="soft">The mean predictor always says the mean of the training split.</p>' if BASELINE in header else ""
+        body.append(html.section("Results", note, html.table(header, rows, numeric=range(header.index("metric") + 1, len(header)))))
     pretraining = [log for log in runs.logs if set(LOSSES) & {*log.train, *log.valid}]
     if pretraining:
         note = '<p class="soft">The loss of each target of blend-then-predict, unweighted.</p>'

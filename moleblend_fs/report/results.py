@@ -21,7 +21,7 @@ RowKey = tuple[str, ...]
 def result_rows(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of results: a row for each (run, split, target, metric), variants side by side.
 
-    Runs called seed0, seed1, ... get a row more, with their mean and standard deviation.
+    Runs called seed0, seed1, ... get a row more, with their mean and standard deviation. Columns without a value are left out.
     """
     variants = [name for name in ("", *VARIANTS) if any(e.variant[1] == name for e in evaluations)]
     titles = {"": "result"} | {name: name for name in VARIANTS}
@@ -36,7 +36,9 @@ def result_rows(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list
             if baseline is not None:
                 row[BASELINE] = [baseline]
     cells |= over_seeds(cells)
-    return header, [[*key, *(shown_numbers(row.get(name, [])) for name in (BASELINE, *variants))] for key, row in cells.items()]
+    rows = [[*key, *(shown_numbers(row.get(name, [])) for name in (BASELINE, *variants))] for key, row in cells.items()]
+    kept = [column for column in range(len(header)) if any(row[column] for row in rows)]
+    return [header[column] for column in kept], [[row[column] for column in kept] for row in rows]
 
 
 def over_seeds(cells: dict[RowKey, dict[str, list[float]]]) -> dict[RowKey, dict[str, list[float]]]:
