@@ -23,11 +23,13 @@ class MoleBlendModelConfig(FairseqDataclass):
     gaussians: int = field(default=128, metadata={"help": "Gaussians of the distance depiction"})
     pair_dim: int = field(default=32, metadata={"help": "width of each side of the outer-product projection"})
     hidden_3d: int = field(default=256, metadata={"help": "width between the outer product and the 3D outputs"})
-    dropout: float = field(default=0.0, metadata={"help": "dropout of embeddings and block outputs"})
+    dropout: float = field(default=0.0, metadata={"help": "dropout of the outputs of each block's two branches"})
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention probabilities"})
     activation_dropout: float = field(default=0.1, metadata={"help": "dropout after the feed-forward activation"})
     drop_path: float = field(default=0.1, metadata={"help": "stochastic depth per molecule at the last block, rising linearly from 0"})
-    checkpoint_layers: bool = field(default=False, metadata={"help": "recompute blocks in the backward pass: less memory, more time"})
+    checkpoint_layers: int = field(
+        default=0, metadata={"help": "blocks, from the first, that are recomputed in the backward pass: less memory, more time"}
+    )
 
 
 @register_model("moleblend", dataclass=MoleBlendModelConfig)

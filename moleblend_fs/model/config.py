@@ -20,13 +20,13 @@ class ModelConfig:
         gaussians: Gaussians K of the distance depiction.
         pair_dim: width m of each side of the outer-product projection.
         hidden_3d: width between the outer product and the three displacement outputs.
-        dropout: on embeddings and on each block's outputs.
+        dropout: on the outputs of each block's two branches.
         attention_dropout: on attention probabilities, the noise head's too.
         activation_dropout: after the feed-forward activation.
         drop_path: stochastic depth per molecule at the last block, rising linearly from 0 at the first.
         heads: which of `HEADS` the model carries.
         tasks: outputs of the property head.
-        checkpoint_layers: recompute each block in the backward pass instead of keeping its activations.
+        checkpoint_layers: how many blocks, from the first, are recomputed in the backward pass instead of keeping their activations.
     """
 
     layers: int = 12
@@ -42,12 +42,14 @@ class ModelConfig:
     drop_path: float = 0.1
     heads: tuple[str, ...] = ()
     tasks: int = 1
-    checkpoint_layers: bool = False
+    checkpoint_layers: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "embed_dim", "ffn_dim", "attention_heads", "gaussians", "pair_dim", "hidden_3d", "tasks"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.checkpoint_layers <= self.layers:
+            raise UserError(f"--checkpoint-layers must lie in [0, {self.layers}], the number of layers, got {self.checkpoint_layers}")
         if self.embed_dim % self.attention_heads:
             raise UserError(f"--embed-dim {self.embed_dim} must be a multiple of --attention-heads {self.attention_heads}")
         for name in ("dropout", "attention_dropout", "activation_dropout", "drop_path"):

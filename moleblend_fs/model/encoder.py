@@ -10,9 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.ops.attention import attention
-from moleblend_fs.ops.feed_forward import feed_forward
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear
+from moleblend_fs.ops.linear import Linear, gelu_linear, norm_linear
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
@@ -50,15 +49,19 @@ class Block(nn.Module):
         self.ffn_out = Linear(config.ffn_dim, d)
         self.ffn_norm = LayerNorm(d)
 
-    def forward(self, x_Td: Tensor, biases: list[Tensor], layout: Layout) -> Tensor:
-        """One block on (T, d); `biases` from `ops.attention.bucket_bias`."""
-        tokens, d = x_Td.shape
-        qkv = self.qkv(x_Td).view(tokens, 3, self.heads, d // self.heads)
-        out = attention(qkv, biases, layout, self.attention_dropout if self.training else 0.0)
-        x_Td = self.attention_norm(x_Td + self._branch(self.attention_out(out), layout))
-        activation_dropout = self.activation_dropout if self.training else 0.0
-        out = feed_forward(x_Td, self.ffn_in.weight, self.ffn_in.bias, self.ffn_out.weight, self.ffn_out.bias, activation_dropout)
-        return self.ffn_norm(x_Td + self._branch(out, layout))
+    def forward(self, sum_Td: Tensor, norm: nn.LayerNorm, biases: list[Tensor], layout: Layout) -> Tensor:
+        """One block, from one residual sum to the next.
+
+        Args:
+            sum_Td: (T, d) what `norm` turns into the block's input: the previous block's residual sum.
+            norm: the previous block's last norm, so that sums are kept for the backward pass and their norms are not.
+            biases: from `ops.attention.bucket_bias`.
+        """
+        x_Td, qkv = norm_linear(sum_Td, norm, self.qkv)
+        out = attention(qkv.view(len(x_Td), 3, self.heads, -1), biases, layout, self.attention_dropout if self.training else 0.0)
+        sum_Td = x_Td + self._branch(self.attention_out(out), layout)
+        x_Td, hidden = norm_linear(sum_Td, self.attention_norm, self.ffn_in)
+        return x_Td + self._branch(gelu_linear(hidden, self.ffn_out, self.activation_dropout if self.training else 0.0), layout)
 
     def _branch(self, x_Td: Tensor, layout: Layout) -> Tensor:
         x_Td = dropout(x_Td, self.dropout, self.training)
@@ -73,18 +76,18 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.dropout = config.dropout
         self.checkpoint_layers = config.checkpoint_layers
         self.embedding_norm = LayerNorm(config.embed_dim)
         last = max(config.layers - 1, 1)
         self.blocks = nn.ModuleList(Block(config, config.drop_path * i / last) for i in range(config.layers))
 
     def forward(self, x_Td: Tensor, biases: list[Tensor], layout: Layout) -> Tensor:
-        """(T, d) representations of all tokens."""
-        x_Td = dropout(self.embedding_norm(x_Td), self.dropout, self.training)
-        for block in self.blocks:
-            if self.checkpoint_layers and self.training:
-                x_Td = checkpoint(block, x_Td, biases, layout, use_reentrant=False)
+        """(T, d) representations of all tokens, from their embedding sums."""
+        norm: nn.LayerNorm = self.embedding_norm
+        for number, block in enumerate(self.blocks):
+            if self.training and number < self.checkpoint_layers:
+                x_Td = checkpoint(block, x_Td, norm, biases, layout, use_reentrant=False)
             else:
-                x_Td = block(x_Td, biases, layout)
-        return x_Td
+                x_Td = block(x_Td, norm, biases, layout)
+            norm = block.ffn_norm  # type: ignore[assignment]
+        return norm(x_Td)

@@ -27,7 +27,7 @@ def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[T
 
 
 class _PackedAttention(torch.autograd.Function):
-    """`attention` with its gradient written out: nothing is saved but the packed input and the probabilities, and each
+    """`attention` with its gradient written out: nothing of size n x n is saved (but which weights were dropped), and each
     token's gradient is written once, where autograd would sum zeros over the buckets."""
 
     @staticmethod
@@ -39,9 +39,11 @@ class _PackedAttention(torch.autograd.Function):
             b, N = bucket.tokens.shape
             q, k, v = _gather(qkv_T3Hw, bucket)
             logits = torch.baddbmm(bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=width**-0.5)
-            probabilities = torch.softmax(logits, dim=-1)
-            weights, keep = torch.native_dropout(probabilities, dropout, True) if dropout > 0 else (probabilities, None)
-            saved += [probabilities, keep]
+            logsumexp = logits.logsumexp(dim=-1, keepdim=True)
+            weights, keep = (logits - logsumexp).exp_(), None
+            if dropout > 0:
+                weights, keep = torch.native_dropout(weights, dropout, True)
+            saved += [bias, logsumexp, keep]
             o = torch.bmm(weights, v).view(b, heads, N, width).transpose(1, 2)
             out.index_copy_(0, bucket.token_targets, o.reshape(b * N, -1).index_select(0, bucket.token_places).to(out.dtype))
         ctx.save_for_backward(qkv_T3Hw, *saved)
@@ -55,9 +57,11 @@ class _PackedAttention(torch.autograd.Function):
         scale = width**-0.5
         d_qkv = torch.empty_like(qkv_T3Hw)
         d_biases = []
-        for bucket, probabilities, keep in zip(ctx.layout.buckets, saved[::2], saved[1::2], strict=True):
+        for bucket, bias, logsumexp, keep in zip(ctx.layout.buckets, saved[::3], saved[1::3], saved[2::3], strict=True):
             b, N = bucket.tokens.shape
             q, k, v = _gather(qkv_T3Hw, bucket)
+            logits = torch.baddbmm(bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=scale)
+            probabilities = logits.sub_(logsumexp).exp_()
             d_o = d_out.index_select(0, bucket.tokens.reshape(-1)).view(b, N, heads, width)
             # Padded queries repeat token 0: their part of the gradient is not asked for.
             d_o = (d_o * bucket.token_exists[:, :, None, None]).transpose(1, 2).reshape(b * heads, N, width).to(v.dtype)

@@ -48,3 +48,63 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Normalisation and its gradient are computed in float32 for half-precision inputs."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class _NormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gain, shift, weight, bias, eps):
+        normed, mean, rstd = torch.native_layer_norm(_wide(x), x.shape[-1:], _wide(gain), _wide(shift), eps)
+        normed = normed.to(x.dtype)
+        ctx.save_for_backward(x, mean, rstd, gain, shift, weight)
+        ctx.eps = eps
+        return normed, product(normed, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_normed, d_out):
+        x, mean, rstd, gain, shift, weight = ctx.saved_tensors
+        normed = torch.native_layer_norm(_wide(x), x.shape[-1:], _wide(gain), _wide(shift), ctx.eps)[0].to(x.dtype)
+        d_weight = product(d_out.t(), normed.t(), None)
+        d_normed = d_normed + product(d_out, weight.t(), None)
+        d_x, d_gain, d_shift = torch.ops.aten.native_layer_norm_backward(
+            _wide(d_normed), _wide(x), x.shape[-1:], mean, rstd, _wide(gain), _wide(shift), [True, True, True]
+        )
+        return d_x.to(x.dtype), d_gain.to(gain.dtype), d_shift.to(shift.dtype), d_weight, d_out.sum(dim=0), None
+
+
+def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """LN(x) and layer(LN(x)); only x is kept for the backward pass, (rows, d) -> (rows, d), (rows, out)."""
+    return _NormLinear.apply(x, norm.weight, norm.bias, layer.weight, layer.bias, norm.eps)
+
+
+class _GeluLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, dropout):
+        active, keep = F.gelu(x), None
+        if dropout > 0:
+            active, keep = torch.native_dropout(active, dropout, True)
+        ctx.save_for_backward(x, weight, keep)
+        ctx.scale = 1 / (1 - dropout)
+        return product(active, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out):
+        x, weight, keep = ctx.saved_tensors
+
+        def drop(tensor: Tensor) -> Tensor:
+            return tensor if keep is None else torch.ops.aten.native_dropout_backward(tensor, keep, ctx.scale)
+
+        d_weight = product(d_out.t(), drop(F.gelu(x)).t(), None)
+        d_x = torch.ops.aten.gelu_backward(drop(product(d_out, weight.t(), None)), x)
+        return d_x, d_weight, d_out.sum(dim=0), None
+
+
+def gelu_linear(x: Tensor, layer: nn.Linear, dropout: float) -> Tensor:
+    """layer(dropout(GELU(x))); only x (and which activations were dropped) is kept for the backward pass."""
+    return _GeluLinear.apply(x, layer.weight, layer.bias, dropout)
