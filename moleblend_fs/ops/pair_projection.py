@@ -21,12 +21,12 @@ def pair_projection(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_
 
 def _pair_projection(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, layout: Layout) -> Tensor:
     outputs, m, _ = weight_Cmm.shape
-    contracted = (left_Am @ weight_Cmm.permute(1, 2, 0).reshape(m, m * outputs)).view(-1, m, outputs)
+    weight = weight_Cmm.permute(1, 2, 0).reshape(m, m * outputs)
     parts, targets = [], []
     for bucket in layout.buckets:
         b, n = bucket.atoms.shape
         atoms = bucket.atoms.reshape(-1)
-        left = contracted.index_select(0, atoms)
+        left = (left_Am.index_select(0, atoms) @ weight).view(-1, m, outputs)
         right = right_Am.index_select(0, atoms).view(b, 1, n, m).expand(b, n, n, m).reshape(b * n, n, m)
         z = torch.bmm(right, left).view(b * n * n, outputs)
         parts.append(z.index_select(0, bucket.pair_places))
