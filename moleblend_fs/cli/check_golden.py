@@ -9,7 +9,9 @@ from moleblend_fs.inference.golden import GoldenFile
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("files", nargs="+", metavar="FILE.npz", help="golden files: config, weights, inputs, outputs, losses, gradient norms")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE.npz", help="golden files: config, weights, inputs, outputs, losses, gradient norms"
+    )
     parser.add_argument("--tolerance", type=float, default=1e-5, help="largest relative error that passes (default: %(default)s)")
     parser.add_argument("--float64", action="store_true", help="compute in float64")
 
