@@ -36,8 +36,8 @@ train() {
     touch "$run/finished"
 }
 
-# both COMMAND COMMAND: two commands at once, one thread each: for small models faster on two cores than one after the other with two threads.
-# If one fails or the script is stopped, neither goes on.
+# both COMMAND COMMAND: two at once, one thread each. Small models gain little from a second thread, and lose much where another program
+# wants the core. If one fails or the script is stopped, neither goes on.
 both() {
     local first second
     set -m # jobs in process groups of their own, so that they can be ended with all they started

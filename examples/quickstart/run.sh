@@ -35,12 +35,11 @@ finetune() {
 
 echo "== 1/4  molecules -> $STORE"
 preprocess "$STORE" qm9 examples/quickstart/qm9_sample.csv.xz
-echo "== 2/4  pretraining by blend-then-predict"
-pretrain
-echo "== 3/4  finetuning of the HOMO-LUMO gap"
-for inputs in 2d 2d+3d; do
-    both "finetune $inputs scratch" "finetune $inputs pretrained --finetune-from-model $OUT/pretrain/checkpoint_best.pt"
-done
+echo "== 2/4  pretraining by blend-then-predict; beside it, the HOMO-LUMO gap from scratch"
+both pretrain "finetune 2d scratch; finetune 2d+3d scratch"
+echo "== 3/4  the HOMO-LUMO gap from the pretrained weights"
+START="--finetune-from-model '$OUT/pretrain/checkpoint_best.pt'"
+both "finetune 2d pretrained $START" "finetune 2d+3d pretrained $START"
 echo "== 4/4  report"
 moleblend report "$OUT" --output "$OUT/report.html" --title "MoleBlend quickstart: 4,000 molecules of QM9"
 echo "done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s; open $OUT/report.html"
