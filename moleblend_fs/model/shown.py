@@ -40,13 +40,7 @@ def show_all(batch: MoleculeBatch, layout: Layout, modality: str) -> Shown:
         raise UserError(f"inputs must be one of {', '.join(MODALITIES)}, got {modality!r}")
     has_3d = batch.has_coordinates & (modality != "2d")
     two_d = torch.full_like(has_3d, modality != "3d")
-    bits = two_d.to(torch.uint8) * (SHOW_SPD | SHOW_EDGE) + has_3d.to(torch.uint8) * SHOW_DISTANCE
-    return Shown(
-        relations=bits[layout.pair_molecule],
-        degree=two_d[layout.atom_molecule],
-        distances=has_3d[layout.atom_molecule],
-        coordinates=batch.coordinates,
-    )
+    return _show(batch, layout, two_d, has_3d)
 
 
 def show_random_modality(batch: MoleculeBatch, layout: Layout, uniform_B: Tensor) -> Shown:
@@ -57,10 +51,15 @@ def show_random_modality(batch: MoleculeBatch, layout: Layout, uniform_B: Tensor
     """
     has_3d = batch.has_coordinates & ((uniform_B < 0.2) | (uniform_B >= 0.4))
     two_d = (uniform_B < 0.4) | ~batch.has_coordinates
-    bits = two_d.to(torch.uint8) * (SHOW_SPD | SHOW_EDGE) + has_3d.to(torch.uint8) * SHOW_DISTANCE
+    return _show(batch, layout, two_d, has_3d)
+
+
+def _show(batch: MoleculeBatch, layout: Layout, two_d_B: Tensor, three_d_B: Tensor) -> Shown:
+    """All 2D relations of some molecules, all 3D relations of some."""
+    bits = two_d_B.to(torch.uint8) * (SHOW_SPD | SHOW_EDGE) + three_d_B.to(torch.uint8) * SHOW_DISTANCE
     return Shown(
         relations=bits[layout.pair_molecule],
-        degree=two_d[layout.atom_molecule],
-        distances=has_3d[layout.atom_molecule],
+        degree=two_d_B[layout.atom_molecule],
+        distances=three_d_B[layout.atom_molecule],
         coordinates=batch.coordinates,
     )

@@ -100,14 +100,6 @@ def attention(qkv_T3Hw: Tensor, biases: list[Tensor], layout: Layout, dropout: f
     return _PackedAttention.apply(qkv_T3Hw, layout, dropout, *biases)
 
 
-def _unsort(parts: list[Tensor], targets: list[Tensor]) -> Tensor:
-    """Rows of all buckets, put back into packed order."""
-    order = torch.cat(targets)
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(len(order), device=order.device)
-    return torch.cat(parts).index_select(0, inverse)
-
-
 def atom_forces(
     q_AHw: Tensor, k_AHw: Tensor, value_AH3: Tensor, bias_PH: Tensor, direction_P3: Tensor, layout: Layout, dropout: float
 ) -> Tensor:
@@ -119,7 +111,7 @@ def atom_forces(
         bias_PH: the encoder's bias. direction_P3: u, unit displacement of every pair.
         dropout: on the probabilities.
     """
-    parts, targets = [], []
+    parts = []
     for bucket in layout.buckets:
         b, n = bucket.atoms.shape
         atoms = bucket.atoms.reshape(-1)
@@ -132,11 +124,5 @@ def atom_forces(
         # sum over heads first: (b, n, n) per axis, never (n, n, d)
         weight = torch.stack([torch.einsum("bhij,bhj->bij", probabilities, s[..., a].to(bias.dtype)) for a in range(3)], dim=-1)
         force = (weight * direction).sum(dim=2).reshape(b * n, 3)
-        exists = _atom_places(bucket)
-        parts.append(force.index_select(0, exists))
-        targets.append(atoms.index_select(0, exists))
-    return _unsort(parts, targets)
-
-
-def _atom_places(bucket: Bucket) -> Tensor:
-    return bucket.token_exists[:, 1:].reshape(-1).nonzero().squeeze(1)
+        parts.append(force.index_select(0, bucket.atom_places))
+    return torch.cat(parts).index_select(0, layout.atom_order)

@@ -22,9 +22,9 @@ class Bucket:
     Attributes:
         tokens: (b, N) int64, places in T. token_exists: (b, N) bool.
         atoms: (b, n) int64, places in A. pairs: (b, n, n) int64, places in P. pair_exists: (b, n, n) bool.
-        token_places: (t,) int64, places in the flattened (b, N) that exist, in the order of `token_targets`.
-        token_targets: (t,) int64, the places in T that they are.
-        pair_places, pair_targets: the same for the flattened (b, n, n) and P.
+        token_places: (t,) int64, places in the flattened (b, N) that exist. token_targets: (t,) int64, the places in T that they are.
+        atom_places, pair_places: the same for the flattened (b, n) and (b, n, n); their targets, over all buckets, are in
+            `Layout.atom_order` and `Layout.pair_order`.
     """
 
     tokens: Tensor
@@ -34,8 +34,8 @@ class Bucket:
     pair_exists: Tensor
     token_places: Tensor
     token_targets: Tensor
+    atom_places: Tensor
     pair_places: Tensor
-    pair_targets: Tensor
 
 
 class Layout:
@@ -112,6 +112,22 @@ class Layout:
         return self._send(np.arange(self.num_total_atoms) - np.repeat(self.atom_starts[:-1], self.sizes))
 
     @cached_property
+    def atom_order(self) -> Tensor:
+        """(A,) int64, where each atom stands among the existing atoms of all buckets, end to end."""
+        return self._inverse([bucket.atoms.reshape(-1)[bucket.atom_places] for bucket in self.buckets])
+
+    @cached_property
+    def pair_order(self) -> Tensor:
+        """(P,) int64, where each pair stands among the existing pairs of all buckets, end to end."""
+        return self._inverse([bucket.pairs.reshape(-1)[bucket.pair_places] for bucket in self.buckets])
+
+    def _inverse(self, targets: list[Tensor]) -> Tensor:
+        order = torch.cat(targets)
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order), device=self.device)
+        return inverse
+
+    @cached_property
     def buckets(self) -> list[Bucket]:
         """All molecules, grouped by padded size."""
         padded = -(-(self.sizes + 1) // BUCKET_STEP) * BUCKET_STEP
@@ -127,7 +143,7 @@ class Layout:
         atoms = np.where(atom_exists, self.atom_starts[members, None] + atom, 0)
         pairs = self.pair_starts[members, None, None] + atom[:, None] * size[:, :, None] + atom
         pairs = np.where(pair_exists, pairs, 0)
-        token_places, pair_places = np.flatnonzero(token_exists), np.flatnonzero(pair_exists)
+        token_places = np.flatnonzero(token_exists)
         arrays = (
             tokens,
             token_exists,
@@ -136,7 +152,7 @@ class Layout:
             pair_exists,
             token_places,
             tokens.reshape(-1)[token_places],
-            pair_places,
-            pairs.reshape(-1)[pair_places],
+            np.flatnonzero(atom_exists),
+            np.flatnonzero(pair_exists),
         )
         return Bucket(*(self._send(array) for array in arrays))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from moleblend_fs.ops.attention import _unsort
 from moleblend_fs.ops.layout import Layout
 
 
@@ -22,7 +21,7 @@ def pair_projection(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_
 def _pair_projection(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, layout: Layout) -> Tensor:
     outputs, m, _ = weight_Cmm.shape
     weight = weight_Cmm.permute(1, 2, 0).reshape(m, m * outputs)
-    parts, targets = [], []
+    parts = []
     for bucket in layout.buckets:
         b, n = bucket.atoms.shape
         atoms = bucket.atoms.reshape(-1)
@@ -30,5 +29,4 @@ def _pair_projection(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias
         right = right_Am.index_select(0, atoms).view(b, 1, n, m).expand(b, n, n, m).reshape(b * n, n, m)
         z = torch.bmm(right, left).view(b * n * n, outputs)
         parts.append(z.index_select(0, bucket.pair_places))
-        targets.append(bucket.pair_targets)
-    return _unsort(parts, targets) + bias_C
+    return torch.cat(parts).index_select(0, layout.pair_order) + bias_C

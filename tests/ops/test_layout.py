@@ -22,13 +22,14 @@ def test_a_batch_by_hand():
 def test_buckets_hold_every_place_once(sizes):
     layout = Layout(torch.tensor(sizes), "cpu")
     tokens = torch.cat([b.token_targets for b in layout.buckets])
-    pairs = torch.cat([b.pair_targets for b in layout.buckets])
+    pairs = torch.cat([b.pairs.reshape(-1)[b.pair_places] for b in layout.buckets])
     assert sorted(tokens.tolist()) == list(range(layout.num_tokens))
-    assert sorted(pairs.tolist()) == list(range(layout.num_pairs))
+    assert pairs[layout.pair_order].tolist() == list(range(layout.num_pairs))
+    atoms = torch.cat([b.atoms.reshape(-1)[b.atom_places] for b in layout.buckets])
+    assert atoms[layout.atom_order].tolist() == list(range(layout.num_total_atoms))
     seen = 0
     for bucket in layout.buckets:
         assert torch.equal(bucket.tokens.reshape(-1)[bucket.token_places], bucket.token_targets)
-        assert torch.equal(bucket.pairs.reshape(-1)[bucket.pair_places], bucket.pair_targets)
         for row, exists in zip(bucket.tokens, bucket.token_exists, strict=True):
             molecule = int(layout.token_molecule[row[0]])
             assert row[exists].tolist() == list(range(*layout.token_starts[molecule : molecule + 2]))
