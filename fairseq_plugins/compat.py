@@ -62,6 +62,7 @@ def mend(cfg: DictConfig) -> None:
     with open_dict(cfg):
         clear_tpu(cfg)
         refuse_fp16_on_cpu(cfg)
+        check_pretrained(cfg)
         load_on_all_ranks(cfg)
         infer_world(cfg)
         use_cpu_backends(cfg)
@@ -84,6 +85,13 @@ def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
     """fairseq's fp16 path asserts on CUDA deep inside; say so at the start."""
     if cfg.common.fp16 and on_cpu(cfg):
         raise UserError("--fp16 needs a GPU and none is in use; leave it out, or train with --bf16, which also runs on the CPU")
+
+
+def check_pretrained(cfg: DictConfig) -> None:
+    """fairseq ends in a traceback where the pretrained weights are not there, after the data are loaded."""
+    pretrained = cfg.checkpoint.finetune_from_model
+    if pretrained is not None and not os.path.exists(pretrained):
+        raise UserError(f"--finetune-from-model {pretrained}: no such checkpoint")
 
 
 def load_on_all_ranks(cfg: DictConfig) -> None:

@@ -5,9 +5,11 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from pathlib import Path
 
 import torch
 
+import moleblend_fs
 from moleblend_fs import __version__
 
 PACKAGES = {
@@ -43,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         except importlib.metadata.PackageNotFoundError:
             print(f"{package:16} missing: {purpose}")
             missing += package in ("torch", "ve-fairseq", "numpy", "lmdb", "safetensors", "scikit-learn")
+    print(f"{'user dir':16} {Path(moleblend_fs.__file__).parent}   (fairseq-train --user-dir)")
     compiled = importlib.util.find_spec("moleblend_fs.chem._paths") is not None
     print(f"{'shortest paths':16} {'compiled' if compiled else 'not compiled: run `pip install -e .` again (needs a C compiler)'}")
     print(f"{'processors':16} {os.cpu_count()}, torch uses {torch.get_num_threads()}")
