@@ -84,7 +84,8 @@ def targets_of(batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor
         displacement=batch.coordinates[layout.pair_column] - batch.coordinates[layout.pair_row],
         geometry_weight=geometry / per_molecule.clamp(min=1)[layout.pair_molecule],
         noise=noise,
-        noisy=shown.distances,
+        # A lone atom has no neighbour whose direction could tell its noise: the head gives exactly 0, where a cosine has no gradient.
+        noisy=shown.distances & (batch.num_atoms > 1).to(spd.device, non_blocking=True)[layout.atom_molecule],
     )
 
 

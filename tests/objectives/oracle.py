@@ -70,7 +70,7 @@ def tally(batch, outputs, relations: Tensor, noise: Tensor, noisy: Tensor, hidde
             if losses:
                 result.add(name, sum(losses) / len(losses))
         for a in range(atom, atom + n):
-            if outputs.noise is not None and noisy[a]:
+            if outputs.noise is not None and noisy[a] and n > 1:  # a lone atom sees no direction
                 result.add("noise", one_minus_cosine(outputs.noise[a], noise[a].double()))
         atom, pair = atom + n, pair + n * n
     return result

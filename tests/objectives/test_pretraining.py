@@ -140,6 +140,25 @@ def test_clean_coordinates_are_the_target_and_noisy_ones_the_input():
     assert torch.equal(targets.noisy, shown.distances)
 
 
+def test_lone_atoms_do_not_blow_the_gradient_up():
+    """They have no neighbour to tell their noise: the prediction is exactly the bias, 0 at first, where 1 - cos has a gradient of 1e8."""
+
+    def gradient(smiles) -> float:
+        batch = batch_of([graph(s, seed) for seed, s in enumerate(smiles)])
+        config = BlendConfig()
+        torch.manual_seed(0)
+        model = MoleBlend(ModelConfig(layers=1, embed_dim=16, ffn_dim=16, attention_heads=2, gaussians=8, heads=config.predict)).eval()
+        layout = Layout(batch.num_atoms, "cpu")
+        shown, noise = draw_blend(batch, layout, config, seed=1, epoch=1)
+        targets = targets_of(batch, layout, shown, noise, config)
+        assert shown.distances[-4:].any()
+        loss = loss_sums(model(batch, shown, layout), targets, config)["noise"] / targets.noisy.sum()
+        loss.backward()
+        return float(model.heads["noise"].axes.bias.grad.norm())
+
+    assert gradient((*ORDINARY, "C", "[He]", "C", "C")) == pytest.approx(gradient(ORDINARY), rel=1e-4)
+
+
 def test_class_histograms():
     config = BlendConfig()
     *_, targets, _ = step(mixed_batch(), config)
