@@ -64,6 +64,14 @@ class StoreTask(FairseqTask):
         """Called before every epoch, also of a resumed run."""
         self.epoch = epoch
 
+    def train_step(
+        self, sample: dict[str, Any], model: Any, criterion: Any, optimizer: Any, update_num: int, ignore_grad: bool = False
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Forward and backward of a micro-batch. What a rank runs in place of a batch that it lacks counts for nothing:
+        fairseq forgets only its gradient where the rank has another, real one in the same update."""
+        loss, molecules, log = super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        return (loss, 0, {name: value * 0 for name, value in log.items()}) if ignore_grad else (loss, molecules, log)
+
     def get_batch_iterator(
         self,
         dataset: StoreDataset,

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from moleblend_fs.inference.checkpoint import read_torch_file
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -42,8 +45,8 @@ class Run:
         return [float(values[key]) for values in self.logged(tag)]
 
     def weights(self, name: str = "checkpoint_last.pt") -> dict[str, torch.Tensor]:
-        """Parameters in a checkpoint, which loads without running code."""
-        content = torch.load(self.folder / name, map_location="cpu", weights_only=True)
+        """Parameters in a checkpoint."""
+        content = read_torch_file(self.folder / name)
         return {key.removeprefix("model."): value for key, value in content["model"].items()}
 
 
@@ -124,7 +127,8 @@ def _own_state(words: list[str]):
 def train(store: Path | str, folder: Path, *options: str) -> Run:
     """fairseq-train's main function in this process, one process."""
     threads = torch.get_num_threads()
-    with _own_state(arguments(store, folder, options)) as (main, collect):
+    with warnings.catch_warnings(), _own_state(arguments(store, folder, options)) as (main, collect):
+        warnings.simplefilter("ignore")  # fairseq's and hydra's own
         main()
     torch.set_num_threads(threads)
     lines = [(name, json.loads(message)) for name, message in collect.records if message.startswith('{"')]
