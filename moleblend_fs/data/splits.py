@@ -21,13 +21,13 @@ class Splitter:
             "random": a permutation seeded by `seed`; "prescribed": as the source says; "none": everything is train.
         fractions: train, valid, test shares of "scaffold" and "random".
         seed: of "random".
-        chirality: whether the scaffolds keep stereochemistry.
+        chirality: whether the scaffolds keep stereochemistry, as in public copies of Hu et al.'s code.
     """
 
     kind: Literal["scaffold", "random", "prescribed", "none"]
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
-    chirality: bool = False
+    chirality: bool = True
 
     def __post_init__(self) -> None:
         if len(self.fractions) != 3 or abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) < 0:
