@@ -50,6 +50,8 @@ def make_batches(order: np.ndarray, num_atoms: np.ndarray, budget: BatchBudget) 
             raise UserError(
                 f"molecule {order[worst]} of {atoms[worst]} atoms alone is over {name} {limit} (it needs {cost[worst]}); raise {name}"
             )
+    # A limit beyond the sum is none; a huge one would overflow below.
+    active = [(total, min(limit, int(total[-1])), name) for total, limit, name in active]
     batches, start = [], 0
     while start < len(order):
         stop = min(int(np.searchsorted(total, total[start] + limit, side="right")) - 1 for total, limit, _ in active)
