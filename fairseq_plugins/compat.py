@@ -63,6 +63,7 @@ def mend(cfg: DictConfig) -> None:
         clear_tpu(cfg)
         refuse_fp16_on_cpu(cfg)
         check_pretrained(cfg)
+        accept_pair_limit(cfg)
         load_on_all_ranks(cfg)
         infer_world(cfg)
         use_cpu_backends(cfg)
@@ -92,6 +93,14 @@ def check_pretrained(cfg: DictConfig) -> None:
     pretrained = cfg.checkpoint.finetune_from_model
     if pretrained is not None and not os.path.exists(pretrained):
         raise UserError(f"--finetune-from-model {pretrained}: no such checkpoint")
+
+
+def accept_pair_limit(cfg: DictConfig) -> None:
+    """fairseq asserts that --max-tokens or --batch-size is given; --max-pairs is a limit too."""
+    if cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None:
+        if not cfg.task.get("max_pairs"):
+            raise UserError("a batch needs a limit: give --batch-size, --max-tokens or --max-pairs")
+        cfg.dataset.batch_size = cfg.dataset.batch_size_valid = sys.maxsize
 
 
 def load_on_all_ranks(cfg: DictConfig) -> None:

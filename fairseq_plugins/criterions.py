@@ -95,6 +95,11 @@ def log_throughput(logs: list[dict[str, Any]]) -> None:
     metrics.log_speed("atoms_per_second", sum(log["atoms"] for log in logs), priority=91, round=0)
 
 
+def average_in(m: dict[str, Any], key: str) -> float:
+    """Average of a logged value; 0 where a whole log interval had no target of it (fairseq's meter then says None)."""
+    return float(m[key].avg or 0.0) if key in m else 0.0
+
+
 @register_criterion("blend_then_predict", dataclass=CriterionConfig)
 class BlendThenPredict(BatchCriterion):
     """Show a blend of the relations, predict all of them, and the noise on the coordinates (paper, section 3)."""
@@ -143,9 +148,9 @@ class BlendThenPredict(BatchCriterion):
             if count > 0:
                 metrics.log_scalar(f"{LOSS_NAMES[name]}_loss", total / count, count, round=4)
         keys = [f"{LOSS_NAMES[name]}_loss" for name in names]
-        metrics.log_derived("loss", lambda m: sum(m[key].avg for key in keys if key in m), priority=0)
+        metrics.log_derived("loss", lambda m: sum(average_in(m, key) for key in keys), priority=0)
         weights = {f"{LOSS_NAMES[name]}_loss": self.task.blend.weights[name] for name in names}
-        metrics.log_derived("weighted_loss", lambda m: sum(w * m[key].avg for key, w in weights.items() if key in m), priority=1)
+        metrics.log_derived("weighted_loss", lambda m: sum(w * average_in(m, key) for key, w in weights.items()), priority=1)
         for name in ("spd", "edge"):
             if name in names:
                 self._log_information(name, logs)
@@ -163,7 +168,7 @@ class BlendThenPredict(BatchCriterion):
         loss = f"{LOSS_NAMES[name]}_loss"
 
         def bound(m: dict[str, Any]) -> float:
-            return round(information_bound(np.array([m[key].sum for key in keys]), float(m[loss].avg)), 4) if loss in m else 0.0
+            return round(information_bound(np.array([m[key].sum for key in keys]), average_in(m, loss)), 4)
 
         metrics.log_derived(f"{name}_information", bound)
 
