@@ -9,6 +9,10 @@ command -v moleblend >/dev/null || {
     exit 2
 }
 
+# Threads wait asleep. Waiting busily, as is the default, two threads on two cores that another program uses as well were seen
+# to train five to twenty times slower.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+
 # preprocess STORE SOURCE IN [OPTION...]: makes a store unless it is there.
 preprocess() {
     local store="$1"
