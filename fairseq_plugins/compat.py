@@ -63,6 +63,7 @@ def mend(cfg: DictConfig) -> None:
         clear_tpu(cfg)
         refuse_fp16_on_cpu(cfg)
         check_pretrained(cfg)
+        check_restore_file(cfg)
         accept_pair_limit(cfg)
         load_on_all_ranks(cfg)
         infer_world(cfg)
@@ -93,6 +94,13 @@ def check_pretrained(cfg: DictConfig) -> None:
     pretrained = cfg.checkpoint.finetune_from_model
     if pretrained is not None and not os.path.exists(pretrained):
         raise UserError(f"--finetune-from-model {pretrained}: no such checkpoint")
+
+
+def check_restore_file(cfg: DictConfig) -> None:
+    """fairseq begins from scratch where the file asked for does not exist; only the default one may be absent."""
+    asked = cfg.checkpoint.restore_file
+    if asked != "checkpoint_last.pt" and not os.path.exists(asked):
+        raise UserError(f"--restore-file {asked}: no such checkpoint; leave it out to resume from checkpoint_last.pt in --save-dir")
 
 
 def accept_pair_limit(cfg: DictConfig) -> None:
