@@ -61,8 +61,7 @@ class Runner:
         about = checkpoint.finetuned
         if about is None:
             raise UserError(f"{checkpoint.about.get('file')}: a pretrained model without a property head; finetune it first")
-        if "3d" in about.inputs and store.manifest.molecules_with_3d == 0:
-            raise UserError(f"{store.path} has no 3D structures, but the model was finetuned with inputs {about.inputs}")
+        check_structures(store, about.inputs, "the model was finetuned with")
         result = np.zeros((len(indices), len(about.targets)))
         for positions, _, outputs in self.outputs(checkpoint, store, indices, about.inputs):
             assert outputs.properties is not None
@@ -71,10 +70,21 @@ class Runner:
 
     def embeddings(self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str) -> np.ndarray:
         """(len(indices), d) float32 representations of the graph token."""
+        check_structures(store, inputs, "what is asked for has")
         result = np.zeros((len(indices), checkpoint.config.embed_dim), dtype=np.float32)
         for positions, layout, outputs in self.outputs(checkpoint, store, indices, inputs):
             result[positions] = outputs.tokens[layout.graph_tokens].float().cpu().numpy()
         return result
+
+
+def check_structures(store: Store, inputs: str, why: str) -> None:
+    """UserError if a store lacks the structures that some inputs need: any for "2d+3d", all for "3d"."""
+    manifest = store.manifest
+    lacking = manifest.molecules - manifest.molecules_with_3d
+    if "3d" in inputs and manifest.molecules_with_3d == 0:
+        raise UserError(f"{store.path} has no 3D structures, but {why} inputs {inputs}; preprocess a source with structures")
+    if inputs == "3d" and lacking:
+        raise UserError(f"{lacking} of {manifest.molecules} molecules of {store.path} have no 3D structure, but {why} inputs 3d")
 
 
 class _Records(torch.utils.data.Dataset):

@@ -1,0 +1,30 @@
+"""`moleblend doctor`: one line for each thing that matters."""
+
+import importlib.metadata
+
+from moleblend_fs.cli.main import main
+
+
+def test_versions_devices_and_ops(capsys):
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["torch", importlib.metadata.version("torch")] for line in lines)
+    assert any(line.startswith("shortest paths") and "compiled" in line for line in lines)
+    assert any(line.startswith("cuda") for line in lines)
+    for op in ("relation_bias", "attention", "pair_projection"):
+        assert sum(line.startswith(f"op {op}") for line in lines) == 1
+
+
+def test_a_missing_package_is_named_with_what_it_is_for(capsys, monkeypatch):
+    installed = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name in ("rdkit", "lmdb"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert main(["doctor"]) == 1, "training needs lmdb"
+    out = capsys.readouterr().out
+    assert "rdkit            missing: preprocess" in out
+    assert "lmdb             missing: stores" in out
