@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
@@ -72,7 +73,9 @@ class MoleBlendTrainer(Trainer):
                     "choose another --save-dir, or give it as --finetune-from-model"
                 )
             checkpoint.check_shapes(self.get_model().model, found.weights, filename)
-        return super().load_checkpoint(filename, *args, **kwargs)
+        # fairseq's older optimizers (sgd, adagrad, ...) leave a Namespace in the checkpoint.
+        with torch.serialization.safe_globals(checkpoint.ADMITTED):
+            return super().load_checkpoint(filename, *args, **kwargs)
 
     def _load_pretrained(self, filename: str) -> None:
         found = checkpoint.load(filename)

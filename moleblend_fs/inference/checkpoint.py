@@ -27,6 +27,15 @@ from moleblend_fs.model.published import ROOT, convert_weights, infer_config
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FAIRSEQ_PREFIX = "model."
 """What our parameters' names begin with inside a fairseq checkpoint."""
+ADMITTED: list[Any] = [
+    argparse.Namespace,
+    OrderedDict,
+    np.dtype,
+    np.float64(0).__reduce__()[0],
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+]
+"""What a checkpoint may hold besides tensors and plain containers: none of it runs code when it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,16 +164,8 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    admitted: list[Any] = [
-        argparse.Namespace,
-        OrderedDict,
-        np.dtype,
-        np.float64(0).__reduce__()[0],
-        np.dtypes.Float64DType,
-        np.dtypes.Int64DType,
-    ]
     try:
-        with torch.serialization.safe_globals(admitted):
+        with torch.serialization.safe_globals(ADMITTED):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))

@@ -34,15 +34,19 @@ def start(tmp_path_factory):
     return path, model.state_dict()
 
 
-def same_logs(first: Run, second: Run) -> None:
+def same_values(ours: dict, theirs: dict, but: tuple[str, ...] = ()) -> None:
     """Every logged value but times; five digits, of which float32 sums in another order may move the last."""
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        if not key.endswith(UNTIMED) and key not in but:
+            assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-5, abs=1.1e-4), key
+
+
+def same_logs(first: Run, second: Run) -> None:
     for tag in ("train_inner", "train", "valid"):
         assert len(first.logged(tag)) == len(second.logged(tag)) > 0
         for ours, theirs in zip(first.logged(tag), second.logged(tag), strict=True):
-            assert ours.keys() == theirs.keys()
-            for key in ours:
-                if not key.endswith(UNTIMED):
-                    assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=1e-5, abs=1.1e-4), (tag, key)
+            same_values(ours, theirs)
 
 
 def distance(first: Run, second: Run, start: dict[str, torch.Tensor]) -> float:
@@ -83,23 +87,31 @@ def test_a_gradient_of_other_molecules_is_far_outside(uneven_store, start, one_u
     assert distance(other, one_update, start[1]) > 1e-2
 
 
-def test_a_rank_without_any_batch_under_torchrun(uneven_store, start, tmp_path):
-    options = ("--finetune-from-model", str(start[0]), "--max-epoch", "2", "--lr", "0.01")
-    two = torchrun(2, uneven_store.path, tmp_path / "two", *PRETRAIN, *BATCHES, *options)
-    assert two.code == 0, two.output[-3000:]
-    one = train(uneven_store.path, tmp_path / "one", *PRETRAIN, *BATCHES, *options, "--update-freq", "2")
-    assert one.column("train_inner", "molecules")[:2] in ([20, 7], [17, 10]), "an update of rank 0 alone"
-    assert len(one.logged("train_inner")) == 4
-    same_logs(two, one)
+def test_a_rank_without_any_batch_under_torchrun_then_resumed(uneven_store, start, tmp_path):
+    """Stopped in mid-epoch, and resumed by processes that fairseq-train starts itself."""
+    options = ("--finetune-from-model", str(start[0]), "--lr", "0.01")
+    first = torchrun(2, uneven_store.path, tmp_path / "two", *PRETRAIN, *BATCHES, *options, "--max-update", "3")
+    assert first.code == 0, first.output[-3000:]
+    resume = ("--lr", "0.01", "--max-epoch", "2", "--distributed-world-size", "2")
+    second = train_command(uneven_store.path, tmp_path / "two", *PRETRAIN, *BATCHES, *resume)
+    assert second.code == 0, second.output[-3000:]
+    one = train(uneven_store.path, tmp_path / "one", *PRETRAIN, *BATCHES, *options, "--update-freq", "2", "--max-epoch", "2")
+    molecules = one.column("train_inner", "molecules")
+    assert molecules[:2] in ([20, 7], [17, 10]), "an update of rank 0 alone"
+    assert first.column("train_inner", "molecules") + second.column("train_inner", "molecules") == molecules
+    assert len(molecules) == 4
+    for ours, theirs in zip([*first.logged("train_inner"), *second.logged("train_inner")], one.logged("train_inner"), strict=True):
+        same_values(ours, theirs)
+    same_values(second.logged("valid")[-1], one.logged("valid")[-1], but=("valid_best_loss",))
     # Four steps let float32 roundings grow a little.
-    assert distance(two, one, start[1]) < 1e-5
+    assert distance(second, one, start[1]) < 1e-5
 
 
 def test_finetuning_with_missing_labels(uneven_store, start, tmp_path):
-    options = ("--finetune-from-model", str(start[0]), "--max-epoch", "1")
-    two = train_command(
-        uneven_store.path, tmp_path / "two", *FINETUNE, *BATCHES, *LABELS, *options, "--update-freq", "2", "--distributed-world-size", "2"
-    )
+    """All of validation is one batch, so that rank 1 has none."""
+    options = ("--finetune-from-model", str(start[0]), "--max-epoch", "1", "--batch-size-valid", "20")
+    spread = ("--update-freq", "2", "--distributed-world-size", "2")
+    two = train_command(uneven_store.path, tmp_path / "two", *FINETUNE, *BATCHES, *LABELS, *options, *spread)
     assert two.code == 0, two.output[-3000:]
     one = train(uneven_store.path, tmp_path / "one", *FINETUNE, *BATCHES, *LABELS, *options, "--update-freq", "4")
     assert one.column("valid", "valid_molecules") == [11]
