@@ -127,9 +127,14 @@ def _own_state(words: list[str]):
 
 def train(store: Path | str, folder: Path, *options: str) -> Run:
     """fairseq-train's main function in this process, one process."""
+    return run_here(arguments(store, folder, options), folder)
+
+
+def run_here(words: Sequence[str], folder: Path) -> Run:
+    """`train` with all arguments given."""
     threads = torch.get_num_threads()
     code, said = 0, io.StringIO()
-    with warnings.catch_warnings(), redirect_stderr(said), _own_state(arguments(store, folder, options)) as (main, collect):
+    with warnings.catch_warnings(), redirect_stderr(said), _own_state(list(words)) as (main, collect):
         warnings.simplefilter("ignore")  # fairseq's and hydra's own
         try:
             main()
