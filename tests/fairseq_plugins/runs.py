@@ -100,10 +100,10 @@ class _Collect(logging.Handler):
 
 @contextmanager
 def _own_state(words: list[str]):
-    """fairseq keeps state in modules: metrics, the best score, handlers of the log file, sys.argv."""
+    """fairseq keeps state in modules: metrics, TensorBoard's files, the best score, sys.argv."""
     import fairseq_cli.train as entry
     from fairseq import checkpoint_utils
-    from fairseq.logging import metrics
+    from fairseq.logging import metrics, progress_bar
 
     import fairseq_plugins.trainer
 
@@ -113,6 +113,7 @@ def _own_state(words: list[str]):
     root.addHandler(collect)
     root.setLevel(logging.INFO)
     metrics.reset()
+    progress_bar._tensorboard_writers = {}
     for function, names in ((checkpoint_utils.save_checkpoint, ("best",)), (entry.should_stop_early, ("best", "num_runs"))):
         for name in names:
             function.__dict__.pop(name, None)
