@@ -49,7 +49,7 @@ def over_seeds(cells: dict[RowKey, dict[str, list[float]]]) -> dict[RowKey, dict
             group = together.setdefault((SEED.sub("all seeds", stem), *rest), {})
             for name, values in row.items():
                 group.setdefault(name, []).extend(values)
-    return together
+    return {key: row for key, row in together.items() if any(len(values) > 1 for values in row.values())}
 
 
 def scores(evaluation: Evaluation) -> Iterator[tuple[str, str, float, float | None]]:
