@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,7 +143,7 @@ print(json.dumps(values(batch_of([graph("CCO", 1), graph("CCN", 2, coordinates=F
 
 def test_another_process_draws_the_same():
     command = [sys.executable, "-c", PROGRAM, "123"]
-    there = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    there = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout)
     here = values(batch_of([graph("CCO", 1), graph("CCN", 2, coordinates=False)], [7, 1 << 40]))
     assert there == {str(key): list(value) for key, value in here.items()}
 
