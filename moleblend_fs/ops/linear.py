@@ -5,6 +5,7 @@ GFLOP/s on one core of an EPYC with AVX-512, torch 2.13); oneDNN comes with torc
 """
 
 import functools
+import os
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +13,25 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
+ONEDNN_MULTIPLICATIONS = 1 << 25
+"""Smaller products go to MKL: oneDNN compiles one kernel per shape (0.3 ms), and packed batches have new shapes at every step."""
+ONEDNN_KERNELS = 64
+"""Compiled kernels that oneDNN and torch keep; by default they keep 1,024 each, half a megabyte apiece. A step uses about 20."""
+
+
 @functools.cache
 def _onednn():
     """oneDNN's product, or None where torch was built without it."""
+    # Both are read at first use, which is here.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_KERNELS))
+    os.environ.setdefault("LRU_CACHE_CAPACITY", str(ONEDNN_KERNELS))
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias without a gradient, (rows, in) -> (rows, out)."""
-    if x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 and (onednn := _onednn()) is not None:
+    large = x.numel() * weight.shape[0] >= ONEDNN_MULTIPLICATIONS
+    if large and x.device.type == "cpu" and x.dtype == torch.float32 and (onednn := _onednn()) is not None:
         return onednn(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 

@@ -7,7 +7,9 @@ from torch import nn
 
 from moleblend_fs.ops.linear import Linear, gelu_linear, linear, norm_linear
 
-GRID = pytest.mark.parametrize(("rows", "d", "f"), [(1, 1, 1), (2, 31, 33), (123, 48, 17)])
+GRID = pytest.mark.parametrize(
+    ("rows", "d", "f"), [(1, 1, 1), (2, 31, 33), (123, 48, 17), (701, 257, 190)]
+)  # the last is large enough for oneDNN
 DTYPES = pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 5e-5), (torch.bfloat16, 5e-2)])
 
 
@@ -80,3 +82,10 @@ def test_dropout_drops_half_and_doubles_the_rest():
     dropped = out == 0
     assert 0.45 < dropped.float().mean() < 0.55  # 4,000 draws: six standard deviations are 0.05
     torch.testing.assert_close(out[~dropped], 2 * F.gelu(x)[~dropped])
+
+
+def test_the_largest_case_reaches_onednn():
+    from moleblend_fs.ops import linear as module
+
+    assert 701 * 257 * 190 >= module.ONEDNN_MULTIPLICATIONS
+    assert module._onednn() is not None
