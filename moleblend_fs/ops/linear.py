@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-
 ONEDNN_MULTIPLICATIONS = 1 << 25
 """Smaller products go to MKL: oneDNN compiles one kernel per shape (0.3 ms), and packed batches have new shapes at every step."""
 ONEDNN_KERNELS = 64

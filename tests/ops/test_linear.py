@@ -87,5 +87,5 @@ def test_dropout_drops_half_and_doubles_the_rest():
 def test_the_largest_case_reaches_onednn():
     from moleblend_fs.ops import linear as module
 
-    assert 701 * 257 * 190 >= module.ONEDNN_MULTIPLICATIONS
+    assert module.ONEDNN_MULTIPLICATIONS <= 701 * 257 * 190
     assert module._onednn() is not None
