@@ -50,17 +50,19 @@ def test_an_epoch_on_one_process(qm9_store, limit, workers):
     options = dict(LIMITS[limit])
     task = task_of(qm9_store, options.pop("max_pairs", 0))
     epochs = iterator_of(task, num_workers=workers, **options)
-    orders = []
+    orders, members = [], []
     for _ in range(2):
         samples = list(epochs.next_epoch_itr(shuffle=True))
         assert sorted(seen(samples)) == ids_of(qm9_store)
         orders.append(seen(samples))
+        members.append({frozenset(sample["id"].tolist()) for sample in samples})
         for sample in samples:
             sizes = sample["batch"].num_atoms
             assert len(sizes) <= LIMITS[limit].get("max_sentences", 1e9)
             assert int(sizes.sum()) + len(sizes) == sample["ntokens"] <= LIMITS[limit].get("max_tokens", 1e9)
             assert int((sizes**2).sum()) <= LIMITS[limit].get("max_pairs", 1e9)
     assert orders[0] != orders[1], "another order each epoch"
+    assert len(members[0] & members[1]) < len(members[0]) / 2, "other molecules together each epoch"
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4])

@@ -8,7 +8,7 @@ from fairseq import options as fairseq_options
 
 from moleblend_fs.inference.checkpoint import load, read_torch_file
 from moleblend_fs.model.config import PRESETS
-from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, Run, arguments, train, train_command
+from tests.fairseq_plugins.runs import ADAM, FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments, train, train_command
 
 PRETRAIN_LOSSES = ("spd_loss", "edge_loss", "displacement_loss", "noisy_nodes_loss")
 TIMES = ("_per_second", "wall", "ups")
@@ -108,6 +108,17 @@ def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_had_not(qm9_store, tmp_path
     assert sum(float(values["molecules"]) for values in found[:16]) == 2 * len(qm9_store.split("train"))
     ours, theirs = Run(0, "", folder).weights(), whole.weights()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_blends_are_drawn_anew_each_epoch_and_always_the_same_in_validation(qm9_store, tmp_path):
+    """Nothing is learnt (learning rate 0), nothing dropped, one batch holds all: only the draws can change a loss."""
+    options = ("--lr", "0", "--batch-size", "1000", "--max-epoch", "3", *NO_DROPOUT)
+    run = train(qm9_store.path, tmp_path / "one", *PRETRAIN, *SMALL, *ADAM, *options)
+    for loss in PRETRAIN_LOSSES:
+        assert len(set(run.column("train", f"train_{loss}"))) == 3, loss
+        assert len(set(run.column("valid", f"valid_{loss}"))) == 1
+    other = train(qm9_store.path, tmp_path / "other", *PRETRAIN, *SMALL, *ADAM, *options)
+    assert other.column("train", "train_loss") == run.column("train", "train_loss")
 
 
 def test_best_checkpoint_is_that_of_the_best_validation_epoch(qm9_store, tmp_path):
