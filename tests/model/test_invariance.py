@@ -89,15 +89,19 @@ def worst(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> flo
     return max(float((ours[name] - theirs[name]).abs().max() / theirs[name].abs().max().clamp(min=1e-3)) for name in theirs)
 
 
-def test_batch_mates_do_not_matter(model):
-    """Float32 sums may be ordered otherwise for other matrix sizes, so a few units in the last place are allowed."""
+@pytest.mark.parametrize(("precision", "encoding", "everything"), [("single", 1e-6, 1e-5), ("double", 1e-13, 1e-12)])
+def test_batch_mates_do_not_matter(request, precision, encoding, everything):
+    """Sums are ordered otherwise for other matrix sizes: that is rounding, which float64 shows to be all of it. The pair heads'
+    normalisation of a few numbers magnifies it."""
+    model = request.getfixturevalue("model" if precision == "single" else "double")
     everyone = list(range(len(SMILES)))
     alone = {m: outputs_of(model, [m])[0] for m in everyone}
     assert all(part["tokens"].abs().max() > 1 for part in alone.values())
     for seed in range(3):
         order = [*np.random.default_rng(seed).permutation(everyone).tolist(), 3, 3]
         for molecule, part in zip(order, outputs_of(model, order), strict=True):
-            assert worst(part, alone[molecule]) < 2e-6, SMILES[molecule]
+            assert worst({"tokens": part["tokens"]}, {"tokens": alone[molecule]["tokens"]}) < encoding, SMILES[molecule]
+            assert worst(part, alone[molecule]) < everything, SMILES[molecule]
     # Not because all molecules are alike: with another's relations the same molecule is far outside.
     batch = batch_of([graph(SMILES[0], 0)])
     shown = shown_of([0], batch)
