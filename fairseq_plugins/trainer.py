@@ -84,9 +84,6 @@ class MoleBlendTrainer(Trainer):
         logger.info("pretrained weights from %s (%s)", filename, found.about.get("format", "checkpoint folder"))
         if body:
             logger.warning("not in the checkpoint, left at their initial values: %s", ", ".join(body))
-        if self.cfg.common.fp16 or self.cfg.common.bf16:
-            # The float32 master copy was taken from the initial weights.
-            self.reinitialize()
 
     def _all_gather_list_sync(self, logging_outputs: list[Any], *extra_stats_to_sum: Any, ignore: bool = False) -> Any:
         """fairseq's buffers hold 16 kB per rank; a batch's predictions may be larger."""
