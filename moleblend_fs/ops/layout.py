@@ -14,6 +14,9 @@ from torch import Tensor
 BUCKET_STEP = 4
 """Tokens of a bucket are padded to a multiple of this, so that a molecule's padding depends on its own size alone."""
 
+SMALLEST_CLASS = 16
+"""Capacity of the smallest `SizeClass`: the smallest matrix product of a GPU kernel has 16 rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -36,6 +39,19 @@ class Bucket:
     token_targets: Tensor
     atom_places: Tensor
     pair_places: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SizeClass:
+    """Molecules that one shape of kernel handles.
+
+    Attributes:
+        capacity: tokens that each of them fits into, a power of two from `SMALLEST_CLASS`.
+        molecules: (b,) int32, their places in B, largest first, so that the last programs of a launch are short.
+    """
+
+    capacity: int
+    molecules: Tensor
 
 
 class Layout:
@@ -126,6 +142,35 @@ class Layout:
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(len(order), device=self.device)
         return inverse
+
+    @cached_property
+    def _starts(self) -> Tensor:
+        return self._send(np.stack([self.atom_starts, self.token_starts, self.pair_starts]))
+
+    @property
+    def cu_atoms(self) -> Tensor:
+        """(B + 1,) int64, where each molecule's atoms start in A."""
+        return self._starts[0]
+
+    @property
+    def cu_tokens(self) -> Tensor:
+        """(B + 1,) int64, where each molecule's tokens start in T."""
+        return self._starts[1]
+
+    @property
+    def cu_pairs(self) -> Tensor:
+        """(B + 1,) int64, where each molecule's pairs start in P."""
+        return self._starts[2]
+
+    @cached_property
+    def size_classes(self) -> list[SizeClass]:
+        """All molecules, grouped by the smallest power of two that holds their tokens."""
+        largest_first = np.argsort(-self.sizes, kind="stable")
+        tokens = self.sizes[largest_first] + 1
+        capacity = np.maximum(1 << np.ceil(np.log2(tokens)).astype(np.int64), SMALLEST_CLASS)
+        molecules = self._send(largest_first.astype(np.int32))
+        starts = np.flatnonzero(np.diff(capacity, prepend=0)).tolist()
+        return [SizeClass(int(capacity[a]), molecules[a:b]) for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True)]
 
     @cached_property
     def buckets(self) -> list[Bucket]:

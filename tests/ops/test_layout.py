@@ -42,3 +42,12 @@ def test_buckets_hold_every_place_once(sizes):
 def test_empty_batches_and_molecules_are_refused(sizes):
     with pytest.raises(ValueError, match="at least one"):
         Layout(torch.from_numpy(np.array(sizes, dtype=np.int64)), "cpu")
+
+
+def test_size_classes_hold_every_molecule_once_in_the_smallest_that_fits():
+    sizes = [1, 15, 16, 31, 32, 63, 64, 300, 2, 511]
+    layout = Layout(torch.tensor(sizes), "cpu")
+    classes = {c.capacity: [sizes[m] for m in c.molecules.tolist()] for c in layout.size_classes}
+    assert classes == {16: [15, 2, 1], 32: [31, 16], 64: [63, 32], 128: [64], 512: [511, 300]}
+    for starts, per_molecule in ((layout.cu_atoms, lambda n: n), (layout.cu_tokens, lambda n: n + 1), (layout.cu_pairs, lambda n: n * n)):
+        assert starts.tolist() == [sum(per_molecule(n) for n in sizes[:b]) for b in range(len(sizes) + 1)]
