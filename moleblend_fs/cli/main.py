@@ -10,6 +10,7 @@ from moleblend_fs.errors import UserError
 
 COMMANDS = {
     "preprocess": "molecules from PCQM4Mv2, QM9, MoleculeNet, Uni-Mol or your own files -> store",
+    "merge": "put shards of a large source, made by preprocess --shard I/N, together to a store",
     "inspect": "show what is inside a store",
     "evaluate": "score a finetuned checkpoint on a split of a store",
     "predict": "predict properties of the molecules of a store, as CSV",

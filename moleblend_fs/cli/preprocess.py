@@ -8,13 +8,13 @@ from pathlib import Path
 
 from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.conformers import MAX_CONFORMERS, ConformerOptions
-from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.cli.summary import print_summary
+from moleblend_fs.data.shards import ShardNumber
 from moleblend_fs.data.splits import Splitter
-from moleblend_fs.data.store import FAILURES, RECORDS
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources import moleculenet, pcqm4mv2, qm9, tables, unimol_lmdb
 from moleblend_fs.sources.base import Source, csv_header
-from moleblend_fs.sources.run import preprocess
+from moleblend_fs.sources.run import preprocess, preprocess_shard
 
 RESUME = "A run that was stopped goes on where it was when the same command is given again."
 
@@ -44,22 +44,19 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--limit must be at least 1, got {args.limit}")
     if Path(args.output).exists():
         raise UserError(f"{args.output} exists already; choose another OUT, or delete it first")
+    shard = None if args.shard is None else ShardNumber.parse(args.shard)
     source: Source = args.open(args)
     begin = time.monotonic()
+    if shard is not None:
+        info = preprocess_shard(source, args.output, shard, workers=args.workers, limit=args.limit, progress=not args.no_progress)
+        print(
+            f"{shard.path(args.output)}: shard {shard} with {info.molecules:,} molecules and {info.failures:,} failures from {info.rows:,} "
+            f"of {info.source_rows:,} rows in {time.monotonic() - begin:.1f} s; with all shards there: moleblend merge {args.output}"
+        )
+        return 0
     manifest = preprocess(source, args.output, workers=args.workers, limit=args.limit, progress=not args.no_progress)
     print_summary(manifest, Path(args.output), time.monotonic() - begin)
     return 0
-
-
-def print_summary(manifest: Manifest, out: Path, seconds: float) -> None:
-    """What is in the new store, on stdout."""
-    size = (out / RECORDS).stat().st_size
-    print(f"{out}: {manifest.molecules:,} molecules in {seconds:.1f} s, {size / manifest.molecules:,.0f} bytes each")
-    print(f"  with 3D   {manifest.molecules_with_3d:,} molecules, {manifest.conformers:,} conformers")
-    print(f"  labels    {', '.join(label.name for label in manifest.labels[:12]) or 'none'}{' ...' if len(manifest.labels) > 12 else ''}")
-    parts = ", ".join(f"{name} {info.molecules:,}" for name, info in manifest.splits.items())
-    print(f"  splits    {parts} ({manifest.split['kind']})")
-    print(f"  failures  {manifest.failures:,}" + (f", listed in {out / FAILURES}" if manifest.failures else ""))
 
 
 def _common(parser: argparse.ArgumentParser, where: str, open_source: Callable[[argparse.Namespace], Source]) -> None:
@@ -72,6 +69,11 @@ def _common(parser: argparse.ArgumentParser, where: str, open_source: Callable[[
         help="processes; the store is the same for any number (default %(default)s)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows, for trials")
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="only the I-th of N parts (I from 0), into OUT.shards/; when all N are there, `moleblend merge OUT` makes the store",
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     parser.set_defaults(open=open_source)
 

@@ -7,7 +7,8 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,10 @@ MAP_BYTES = 1 << 40
 """Address space reserved for a store being written; the file itself grows as needed."""
 
 COPY_CHUNK = 4096
+
+TABLES = "work.lmdb"
+TABLE_NAMES = (b"records", b"rows", b"failures")
+"""Molecule index -> record; molecule index -> [source row, split, scaffold]; source row -> failure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +59,7 @@ class StoreWriter:
 
     Attributes:
         next_row: first source row that is not yet in.
+        rows_read: rows that the source gave before `next_row`, whether they went into this store or into another shard.
     """
 
     def __init__(self, path: str | os.PathLike, request: dict[str, Any]):
@@ -64,23 +70,23 @@ class StoreWriter:
         self.partial.mkdir(parents=True, exist_ok=True)
         self._lock()
         self._environment = lmdb.open(
-            str(self.partial / "work.lmdb"), subdir=False, map_size=MAP_BYTES, max_dbs=3, writemap=False, metasync=False
+            str(self.partial / TABLES), subdir=False, map_size=MAP_BYTES, max_dbs=3, writemap=False, metasync=False
         )
-        self._records = self._environment.open_db(b"records")
-        self._rows = self._environment.open_db(b"rows")
-        self._failures = self._environment.open_db(b"failures")
+        self._records, self._rows, self._failures = (self._environment.open_db(name) for name in TABLE_NAMES)
         wanted = json.dumps(request, sort_keys=True)
         with self._environment.begin(write=True) as transaction:
             found = transaction.get(b"request")
             if found is None:
                 transaction.put(b"request", wanted.encode())
                 transaction.put(b"next_row", b"0")
+                transaction.put(b"rows_read", b"0")
             elif found.decode() != wanted:
                 raise UserError(
                     f"{self.partial} was begun with other options or inputs ({found.decode()}); "
                     "give the same ones to resume it, or delete it to begin anew"
                 )
             self.next_row = int(transaction.get(b"next_row") or 0)
+            self.rows_read = int(transaction.get(b"rows_read") or 0)
             self.molecules = transaction.stat(self._records)["entries"]
             self.failures = transaction.stat(self._failures)["entries"]
 
@@ -98,12 +104,13 @@ class StoreWriter:
         self._environment.close()
         self._lock_file.close()
 
-    def add(self, results: Iterable[tuple[int, EncodedMolecule | Failure]], next_row: int) -> None:
+    def add(self, results: Iterable[tuple[int, EncodedMolecule | Failure]], next_row: int, rows_read: int = 0) -> None:
         """Store what a run of rows gave, durably.
 
         Args:
             results: (source row, molecule or failure), rows ascending. A source may leave out rows on purpose.
             next_row: where a resumed run begins.
+            rows_read: see the class.
         """
         molecules, failures = self.molecules, self.failures
         with self._environment.begin(write=True) as transaction:
@@ -117,7 +124,8 @@ class StoreWriter:
                     transaction.put(key(molecules), about.encode(), db=self._rows, append=True)
                     molecules += 1
             transaction.put(b"next_row", str(next_row).encode())
-        self.next_row, self.molecules, self.failures = next_row, molecules, failures
+            transaction.put(b"rows_read", str(rows_read).encode())
+        self.next_row, self.rows_read, self.molecules, self.failures = next_row, rows_read, molecules, failures
 
     def finish(
         self,
@@ -161,12 +169,24 @@ class StoreWriter:
         )
         manifest.save(self.partial / MANIFEST)
         self._environment.close()
-        (self.partial / "work.lmdb").unlink()
-        (self.partial / "work.lmdb-lock").unlink(missing_ok=True)
+        (self.partial / TABLES).unlink()
+        (self.partial / f"{TABLES}-lock").unlink(missing_ok=True)
         (self.partial / "lock").unlink()
         forget(self.path / RECORDS)
         os.rename(self.partial, self.path)
         return manifest
+
+    def results(self) -> Iterator[tuple[int, "EncodedMolecule | Failure"]]:
+        """All that was added, see `read_tables`."""
+        return read_tables(self._environment)
+
+    def seal(self, name: str, text: str) -> None:
+        """End as a shard: the working tables stay as they are, beside a file that says what they hold."""
+        self._environment.close()
+        write_atomically(self.partial / name, text)
+        (self.partial / f"{TABLES}-lock").unlink(missing_ok=True)
+        (self.partial / "lock").unlink()
+        os.rename(self.partial, self.path)
 
     def _copy_records(self) -> "_Scan":
         """The record file as it will be read, without the working tables, and what the records say of themselves."""
@@ -206,6 +226,39 @@ class StoreWriter:
                 table.writerow([int.from_bytes(k), failure["input"], failure["reason"]])
         write_atomically(self.partial / FAILURES, text.getvalue())
         return self.partial / FAILURES
+
+
+def read_tables(environment: lmdb.Environment) -> Iterator[tuple[int, EncodedMolecule | Failure]]:
+    """What was added to working tables, by source row; a molecule comes before the note on it."""
+    records, rows, failures = (environment.open_db(name) for name in TABLE_NAMES)
+    with environment.begin() as transaction:
+        failed = iter(transaction.cursor(db=failures))
+        waiting = next(failed, None)
+        pairs = zip(
+            transaction.cursor(db=records).iternext(keys=False, values=True),
+            transaction.cursor(db=rows).iternext(keys=False, values=True),
+            strict=True,
+        )
+        for record, about in pairs:
+            row, split, scaffold = json.loads(about)
+            while waiting is not None and int.from_bytes(waiting[0]) < row:
+                yield int.from_bytes(waiting[0]), Failure(**json.loads(waiting[1]))
+                waiting = next(failed, None)
+            yield row, EncodedMolecule(record=record, split=split, scaffold=scaffold)
+        while waiting is not None:
+            yield int.from_bytes(waiting[0]), Failure(**json.loads(waiting[1]))
+            waiting = next(failed, None)
+
+
+@contextmanager
+def full_disk_told(out: str | os.PathLike) -> Iterator[None]:
+    """A full disk is the user's to mend, and nothing that was stored is lost by it."""
+    try:
+        yield
+    except (lmdb.Error, OSError) as error:
+        raise UserError(
+            f"{out}: cannot be written ({error}); is the disk full? What was stored is kept: make room and run the same command again"
+        ) from error
 
 
 class _Scan(NamedTuple):

@@ -7,12 +7,11 @@ import platform
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import lmdb
 import numpy as np
@@ -22,14 +21,23 @@ from tqdm import tqdm
 
 from moleblend_fs import __version__
 from moleblend_fs.chem.parse import silence_rdkit
-from moleblend_fs.data.graph import FEATURISATION_VERSION, Failure
+from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.manifest import Manifest
-from moleblend_fs.data.writer import EncodedMolecule, StoreWriter
+from moleblend_fs.data.shards import ShardInfo, ShardNumber, StorePlan, finish_shard
+from moleblend_fs.data.writer import EncodedMolecule, StoreWriter, full_disk_told
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, identify
 
-Chunk = list[tuple[int, Any]]
 Results = list[tuple[int, EncodedMolecule | Failure]]
+
+
+class Chunk(NamedTuple):
+    """Rows that go to a worker together, and how far the source has been read with the last of them."""
+
+    rows: list[tuple[int, Any]]
+    next_row: int
+    rows_read: int
+
 
 CHUNKS_IN_FLIGHT = 4
 """Chunks per worker that are read ahead; bounds the memory whatever the size of the source."""
@@ -49,50 +57,54 @@ def preprocess(source: Source, out: str | os.PathLike, *, workers: int = 1, limi
         UserError: `out` exists, input that cannot be read, or a worker that died.
     """
     silence_rdkit()
-    inputs = identify(source.files())
-    options = source.options() | ({} if limit is None else {"limit": limit})
-    request = {
-        "source": source.name,
-        "options": options,
-        "inputs": inputs,
-        "split": source.splitter.describe(),
-        "featurisation": FEATURISATION_VERSION,
-    }
-    with StoreWriter(out, request) as writer:
-        total = source.num_rows()
-        total = limit if total is None or (limit is not None and limit < total) else total
-        rows = source.rows(writer.next_row)
-        if limit is not None:
-            rows = _until(rows, limit)
-        with tqdm(
-            total=total, initial=writer.next_row, unit=" rows", desc=source.name, smoothing=0.05, disable=not progress, dynamic_ncols=True
-        ) as bar:
-            for last_row, results in _results(source, _chunks(rows, source.chunk_rows), workers):
-                before = writer.next_row
-                with _writing(out):
-                    writer.add(results, last_row + 1)
-                bar.update(writer.next_row - before)
-                bar.set_postfix(failures=writer.failures, refresh=False)
-        with _writing(out):
-            return writer.finish(
-                source=source.name,
-                options=options,
-                inputs=inputs,
-                labels=source.labels,
-                splitter=source.splitter,
-                versions=_versions(),
-            )
+    plan = _plan(source, limit)
+    with StoreWriter(out, plan.request()) as writer:
+        _fill(writer, source, workers=workers, limit=limit, shard=None, progress=progress)
+        with full_disk_told(out):
+            return plan.finish(writer)
 
 
-@contextmanager
-def _writing(out: str | os.PathLike) -> Iterator[None]:
-    """A full disk is the user's to mend, and nothing that was stored is lost by it."""
-    try:
-        yield
-    except (lmdb.Error, OSError) as error:
-        raise UserError(
-            f"{out}: cannot be written ({error}); is the disk full? What was stored is kept: make room and run the same command again"
-        ) from error
+def preprocess_shard(
+    source: Source, out: str | os.PathLike, shard: ShardNumber, *, workers: int = 1, limit: int | None = None, progress: bool = True
+) -> ShardInfo:
+    """Every `shard.count`-th block of a source's rows, into the folder of shards of the store `out`.
+
+    `merge_shards` makes of them the store that `preprocess` would have made. Arguments and errors as there.
+    """
+    silence_rdkit()
+    plan = _plan(source, limit)
+    with StoreWriter(shard.path(out), plan.request()) as writer:
+        source_rows = _fill(writer, source, workers=workers, limit=limit, shard=shard, progress=progress)
+        with full_disk_told(out):
+            return finish_shard(writer, shard, plan, source_rows)
+
+
+def _plan(source: Source, limit: int | None) -> StorePlan:
+    return StorePlan(
+        source=source.name,
+        options=source.options() | ({} if limit is None else {"limit": limit}),
+        inputs=identify(source.files()),
+        labels=source.labels,
+        splitter=source.splitter,
+        versions=_versions(),
+    )
+
+
+def _fill(writer: StoreWriter, source: Source, *, workers: int, limit: int | None, shard: ShardNumber | None, progress: bool) -> int:
+    """Bring in every row that is not yet there; how many rows the source gave in all."""
+    total = source.num_rows()
+    total = limit if total is None or (limit is not None and limit < total) else total
+    reader = _Reader(source, writer.next_row, writer.rows_read, limit, shard)
+    with tqdm(
+        total=total, initial=writer.next_row, unit=" rows", desc=source.name, smoothing=0.05, disable=not progress, dynamic_ncols=True
+    ) as bar:
+        for chunk, results in _results(source, reader.chunks(source.chunk_rows), workers):
+            before = writer.next_row
+            with full_disk_told(writer.path):
+                writer.add(results, chunk.next_row, chunk.rows_read)
+            bar.update(writer.next_row - before)
+            bar.set_postfix(failures=writer.failures, refresh=False)
+    return reader.rows_read
 
 
 def _versions() -> dict[str, str]:
@@ -105,22 +117,40 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _until(rows: Iterable[tuple[int, Any]], limit: int) -> Iterator[tuple[int, Any]]:
-    for row, raw in rows:
-        if row >= limit:
-            return
-        yield row, raw
+class _Reader:
+    """The rows of a source that one store or shard takes, and the count of all that the source gave.
+
+    Args:
+        source: where the rows come from.
+        start: first row to read.
+        rows_read: rows that the source gave before it.
+        limit: only rows below this one.
+        shard: takes the blocks of SHARD_BLOCK rows whose number modulo `shard.count` is `shard.index`.
+    """
+
+    def __init__(self, source: Source, start: int, rows_read: int, limit: int | None, shard: ShardNumber | None):
+        self.rows_read = rows_read
+        self._rows, self._limit, self._shard = source.rows(start), limit, shard
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        for row, raw in self._rows:
+            if self._limit is not None and row >= self._limit:
+                return
+            self.rows_read += 1
+            if self._shard is None or self._shard.takes(row):
+                yield row, raw
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """Up to `size` rows at a time, with what the store notes when they are in."""
+        rows = iter(self)
+        while taken := list(islice(rows, size)):
+            yield Chunk(taken, next_row=taken[-1][0] + 1, rows_read=self.rows_read)
 
 
-def _chunks(rows: Iterator[tuple[int, Any]], size: int) -> Iterator[Chunk]:
-    while chunk := list(islice(rows, size)):
-        yield chunk
-
-
-def encode_chunk(source: Source, chunk: Chunk) -> Results:
+def encode_rows(source: Source, rows: list[tuple[int, Any]]) -> Results:
     """Parse and encode rows. A molecule with a note gives a line in failures.csv as well."""
     results: Results = []
-    for row, raw in chunk:
+    for row, raw in rows:
         try:
             graph = source.parse(raw)
         except Chem.MolSanitizeException as error:  # e.g. a scaffold that RDKit cannot kekulise
@@ -134,25 +164,25 @@ def encode_chunk(source: Source, chunk: Chunk) -> Results:
     return results
 
 
-def _results(source: Source, chunks: Iterator[Chunk], workers: int) -> Iterator[tuple[int, Results]]:
-    """(last row, results) of every chunk, in order."""
+def _results(source: Source, chunks: Iterator[Chunk], workers: int) -> Iterator[tuple[Chunk, Results]]:
+    """Every chunk with its results, in order."""
     if workers <= 1:
         for chunk in chunks:
-            yield chunk[-1][0], encode_chunk(source, chunk)
+            yield chunk, encode_rows(source, chunk.rows)
         return
     # Spawned, not forked: a fork would copy locks of whatever threads there are.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker, initargs=(source,))
-    waiting: deque[tuple[int, Future[Results]]] = deque()
+    waiting: deque[tuple[Chunk, Future[Results]]] = deque()
     try:
         for chunk in chunks:
-            waiting.append((chunk[-1][0], pool.submit(_work, chunk)))
+            waiting.append((chunk._replace(rows=[]), pool.submit(_work, chunk.rows)))
             if len(waiting) >= CHUNKS_IN_FLIGHT * workers:
-                last_row, future = waiting.popleft()
-                yield last_row, future.result()
+                position, future = waiting.popleft()
+                yield position, future.result()
         while waiting:
-            last_row, future = waiting.popleft()
-            yield last_row, future.result()
+            position, future = waiting.popleft()
+            yield position, future.result()
     except BrokenProcessPool as error:
         raise UserError(
             "a worker process died (killed, or out of memory); what was stored is kept: run the same command again to resume, "
@@ -181,6 +211,6 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _work(chunk: Chunk) -> Results:
+def _work(rows: list[tuple[int, Any]]) -> Results:
     assert _source is not None
-    return encode_chunk(_source, chunk)
+    return encode_rows(_source, rows)
