@@ -1,0 +1,281 @@
+"""Attention of packed molecules by Triton kernels: the same as `ops.attention`, with nothing of size N x N stored.
+
+The bias is read by every layer and its gradient is summed over the layers in one float32 buffer, (H, P), in place: `prepare_bias`
+hands out a scalar, the ticket, which every layer takes as an input. The layers' backward passes add to the buffer; autograd then
+asks for the ticket's gradient, after all of them, and gets the buffer as that of the bias.
+
+Shape legend: T tokens, P atom pairs, B molecules, H heads, w head width; see `ops.layout`.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from moleblend_fs.ops.kernels.attention_long import backward_columns_long, backward_rows_long, forward_long
+from moleblend_fs.ops.kernels.attention_parts import draw_seed, dropout_threshold
+from moleblend_fs.ops.kernels.attention_short import backward_short, forward_short
+from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision
+from moleblend_fs.ops.layout import Layout
+
+LARGEST_SHORT = 64
+"""Tokens up to which a molecule is one tile. Beyond, kernels go through blocks of `LONG_BLOCK` tokens."""
+LONG_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Heads that a program goes through one after another, and warps of the forward and of the backward kernel."""
+
+    heads: int
+    forward_warps: int
+    backward_warps: int
+
+
+# At PCQM4Mv2's sizes (16 tokens on average, w = 24, bfloat16) the op moves about 100 bytes for each kFLOP: memory decides. One
+# warp holds a 16 x 16 tile, so that 32 programs share a multiprocessor and their loads overlap; several heads per program spread
+# the chain of loads that finds the molecule (number -> starts -> data). Larger tiles get as many warps as their registers need.
+LAUNCHES = {16: Launch(4, 1, 1), 32: Launch(4, 2, 4), 64: Launch(1, 4, 8)}
+LAUNCHES_FP32 = {16: Launch(4, 1, 1), 32: Launch(4, 2, 4), 64: Launch(1, 4, 8)}
+LONG_WARPS, LONG_WARPS_FP32 = 8, 8
+
+
+@dataclass(slots=True)
+class _Shared:
+    """The buffers that the layers of one forward pass share in one backward pass (`task`): d_bias (H, P) and d_graph (H, B)."""
+
+    task: int = -1
+    d_bias_HP: Tensor | None = None
+    d_graph_HB: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBias:
+    """The bias of one forward pass, for all layers.
+
+    Attributes:
+        bias_HP: (H, P) float32, contiguous. graph_bias_H: (H,) float32, of all pairs with the graph token.
+        ticket: scalar that stands for both in autograd. shared: the buffers of their gradients.
+    """
+
+    bias_HP: Tensor
+    graph_bias_H: Tensor
+    ticket: Tensor
+    shared: _Shared
+
+
+class _Gate(torch.autograd.Function):
+    """(bias, graph bias) -> ticket. Its backward pass runs after those of all users of the ticket and returns what they summed."""
+
+    @staticmethod
+    def forward(ctx, bias_PH, graph_bias_H, shared):
+        ctx.shared, ctx.dtypes = shared, (bias_PH.dtype, graph_bias_H.dtype)
+        return bias_PH.new_zeros((), dtype=torch.float32)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_ticket):
+        shared: _Shared = ctx.shared
+        d_bias_HP, d_graph_HB = shared.d_bias_HP, shared.d_graph_HB
+        shared.d_bias_HP = shared.d_graph_HB = None
+        if d_bias_HP is None or d_graph_HB is None:
+            return None, None, None
+        d_bias = d_bias_HP.t().to(ctx.dtypes[0]) if ctx.needs_input_grad[0] else None
+        return d_bias, d_graph_HB.sum(dim=1).to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None, None
+
+
+def prepare_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> PackedBias:
+    """The packed bias for the kernels, once per forward pass.
+
+    Args:
+        bias_PH: (P, H) bias of atom pairs; a view of a contiguous (H, P) float32 tensor is read where it is.
+        graph_bias_H: (H,) bias of every pair with the graph token on either side.
+    """
+    shared = _Shared()
+    ticket = _Gate.apply(bias_PH, graph_bias_H, shared)
+    bias_HP = bias_PH.detach().t().to(torch.float32).contiguous()
+    return PackedBias(bias_HP, graph_bias_H.detach().to(torch.float32).contiguous(), ticket, shared)
+
+
+def _launches(layout: Layout) -> tuple[list[Tensor], list[int]]:
+    """Molecules and capacity of every launch."""
+    classes = layout.size_classes
+    return [c.molecules for c in classes], [c.capacity for c in classes]
+
+
+def _configuration(dtype: torch.dtype, width: int, capacity: int) -> tuple[dict[str, Any], Launch]:
+    """Constants and launch of the kernels for a size class; `heads` is 0 for those that go through blocks."""
+    block_w = max(16, triton.next_power_of_2(width))
+    constants: dict[str, Any] = {"W": width, "BLOCK_W": block_w, "PRECISION": dot_precision(dtype)}
+    if capacity > LARGEST_SHORT:
+        warps = LONG_WARPS_FP32 if dtype == torch.float32 else LONG_WARPS
+        return {**constants, "BLOCK": LONG_BLOCK}, Launch(0, warps, warps)
+    launch = (LAUNCHES_FP32 if dtype == torch.float32 else LAUNCHES)[capacity]
+    return {**constants, "BLOCK": capacity, "HEADS": launch.heads}, launch
+
+
+@torch.library.custom_op("moleblend::attention_forward", mutates_args=())
+def attention_forward(
+    qkv: Tensor,
+    bias: Tensor,
+    graph_bias: Tensor,
+    tokens: Tensor,
+    pairs: Tensor,
+    molecules: Sequence[Tensor],
+    capacities: Sequence[int],
+    dropout: float,
+    seed_low: int,
+    seed_high: int,
+) -> tuple[Tensor, Tensor]:
+    """out (T, H w) and logsumexp (H, T) float32, one launch per size class."""
+    T, _, heads, width = qkv.shape
+    out = qkv.new_empty(T, heads * width)
+    logsumexp = qkv.new_empty(heads, T, dtype=torch.float32)
+    random = (seed_low, seed_high, dropout_threshold(dropout), 1 / (1 - dropout))
+    for members, capacity in zip(molecules, capacities, strict=True):
+        constants, launch = _configuration(qkv.dtype, width, capacity)
+        data = (qkv, bias, graph_bias, out, logsumexp, members, tokens, pairs, heads, T, bias.shape[1])
+        options = {**constants, "num_warps": launch.forward_warps, "num_stages": 1}
+        if launch.heads:
+            forward_short[(len(members) * triton.cdiv(heads, launch.heads),)](*data, width**-0.5, *random, **options)
+        else:
+            blocks = capacity // LONG_BLOCK
+            forward_long[(len(members) * heads * blocks,)](*data, blocks, width**-0.5, *random, **options)
+    return out, logsumexp
+
+
+@attention_forward.register_fake
+def _(qkv, bias, graph_bias, tokens, pairs, molecules, capacities, dropout, seed_low, seed_high):
+    T, _, heads, width = qkv.shape
+    return qkv.new_empty(T, heads * width), qkv.new_empty(heads, T, dtype=torch.float32)
+
+
+@torch.library.custom_op("moleblend::attention_backward", mutates_args=("d_bias", "d_graph"))
+def attention_backward(
+    d_out: Tensor,
+    out: Tensor,
+    qkv: Tensor,
+    logsumexp: Tensor,
+    bias: Tensor,
+    graph_bias: Tensor,
+    d_bias: Tensor,
+    d_graph: Tensor,
+    tokens: Tensor,
+    pairs: Tensor,
+    molecules: Sequence[Tensor],
+    capacities: Sequence[int],
+    dropout: float,
+    seed_low: int,
+    seed_high: int,
+    bias_mode: int,
+) -> Tensor:
+    """d_qkv (T, 3, H, w); d_bias (H, P) and d_graph (H, B) are left alone (bias_mode 0), written (1) or added to (2)."""
+    T, _, heads, width = qkv.shape
+    d_qkv = torch.empty_like(qkv)
+    random = (seed_low, seed_high, dropout_threshold(dropout), 1 / (1 - dropout))
+    for members, capacity in zip(molecules, capacities, strict=True):
+        constants, launch = _configuration(qkv.dtype, width, capacity)
+        where = (members, tokens, pairs, heads, T, bias.shape[1], len(tokens) - 1)
+        given = (qkv, logsumexp, bias, graph_bias, d_qkv)
+        options = {**constants, "num_warps": launch.backward_warps, "num_stages": 1}
+        if launch.heads:
+            grid = (len(members) * triton.cdiv(heads, launch.heads),)
+            backward_short[grid](d_out, *given, d_bias, d_graph, *where, width**-0.5, *random, bias_mode, **options)
+        else:
+            blocks = capacity // LONG_BLOCK
+            grid = (len(members) * heads * blocks,)
+            rest = (*where, blocks, width**-0.5, *random, bias_mode)
+            backward_rows_long[grid](d_out, out, *given, d_bias, d_graph, *rest, **options)
+            backward_columns_long[grid](d_out, out, *given, d_graph, *rest, **options)
+    return d_qkv
+
+
+@attention_backward.register_fake
+def _(
+    d_out, out, qkv, logsumexp, bias, graph_bias, d_bias, d_graph, tokens, pairs, molecules, capacities, dropout, seed_low, seed_high, mode
+):
+    return torch.empty_like(qkv)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, qkv_T3Hw, ticket, bias_HP, graph_bias_H, shared, layout, dropout, seed):
+        molecules, capacities = _launches(layout)
+        given = (layout.cu_tokens, layout.cu_pairs, molecules, capacities, dropout, *seed)
+        out, logsumexp = attention_forward(qkv_T3Hw, bias_HP, graph_bias_H, *given)
+        ctx.save_for_backward(qkv_T3Hw, out, logsumexp, bias_HP, graph_bias_H)
+        ctx.shared, ctx.layout, ctx.dropout, ctx.seed = shared, layout, dropout, seed
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_out):
+        qkv_T3Hw, out, logsumexp, bias_HP, graph_bias_H = ctx.saved_tensors
+        shared, layout, mode = ctx.shared, ctx.layout, 0
+        if ctx.needs_input_grad[1]:
+            task = torch._C._current_graph_task_id()
+            mode = 2
+            if shared.d_bias_HP is None or shared.task != task:  # what a backward pass left that did not ask for the bias is void
+                shared.task, mode = task, 1
+                shared.d_bias_HP = torch.empty_like(bias_HP)
+                shared.d_graph_HB = bias_HP.new_empty(len(bias_HP), layout.num_molecules)
+            d_bias, d_graph = shared.d_bias_HP, shared.d_graph_HB
+        else:
+            d_bias, d_graph = logsumexp.new_empty(1, 1), logsumexp.new_empty(1, 1)  # mode 0 leaves them alone
+        molecules, capacities = _launches(layout)
+        given = (layout.cu_tokens, layout.cu_pairs, molecules, capacities, ctx.dropout, *ctx.seed, mode)
+        d_qkv = attention_backward(d_out.contiguous(), out, qkv_T3Hw, logsumexp, bias_HP, graph_bias_H, d_bias, d_graph, *given)
+        return d_qkv, *(None,) * 7
+
+
+def attention(qkv_T3Hw: Tensor, packed: PackedBias, layout: Layout, dropout: float) -> Tensor:
+    """Attention output, (T, H w), in the dtype of qkv.
+
+    Args:
+        qkv_T3Hw: (T, 3, H, w) queries, keys and values.
+        packed: `prepare_bias` of this batch.
+        dropout: probability of dropping an attention weight; 0 in evaluation.
+    """
+    seed = draw_seed() if dropout > 0 else (0, 0)
+    return _Attention.apply(qkv_T3Hw.contiguous(), packed.ticket, packed.bias_HP, packed.graph_bias_H, packed.shared, layout, dropout, seed)
+
+
+PRESET_WIDTHS = (16, 24, 32)
+"""Head widths of the shipped presets, whose kernels `variants` lists."""
+_SCALARS = {"scale": "fp32", "keep_scale": "fp32"}
+
+
+def _capacities() -> Iterator[int]:
+    yield from LAUNCHES
+    yield 2 * LARGEST_SHORT
+
+
+def variants() -> list[Variant]:
+    """All configurations that can be launched at the presets' head widths, but for TF32."""
+    found = []
+    for dtype, width, capacity in itertools.product(TRITON_TYPES, PRESET_WIDTHS, _capacities()):
+        constants, launch = _configuration(dtype, width, capacity)
+        constants["PRECISION"] = "ieee"
+        kernels = (forward_short, backward_short) if launch.heads else (forward_long, backward_rows_long, backward_columns_long)
+        for kernel in kernels:
+            warps = launch.forward_warps if kernel is kernels[0] else launch.backward_warps
+            signature = {name: _type(name, TRITON_TYPES[dtype]) for name in kernel.arg_names if name not in constants}
+            size = capacity if launch.heads else "long"
+            name = f"attention_{kernel.__name__}/{TRITON_TYPES[dtype]}/{size}/w{width}"
+            found.append(Variant(name, kernel, signature, constants, warps, 1))
+    return found
+
+
+def _type(argument: str, dtype: str) -> str:
+    if argument in ("qkv_ptr", "out_ptr", "d_out_ptr", "d_qkv_ptr"):
+        return f"*{dtype}"
+    if argument in ("tokens_ptr", "pairs_ptr"):
+        return "*i64"
+    if argument == "molecules_ptr":
+        return "*i32"
+    return "*fp32" if argument.endswith("_ptr") else _SCALARS.get(argument, "i32")

@@ -1,0 +1,105 @@
+"""What the attention kernels share: a molecule's place, logits of a tile, and which attention weights dropout keeps.
+
+Shape legend: T tokens, P atom pairs, H heads, w head width; i, j tokens of one molecule (0 is the graph token), N their number.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from moleblend_fs.ops.layout import Layout
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+# Odd multipliers that spread counters over 32 bits; the last two are those of MurmurHash3's finalizer.
+_HEAD, _ROW, _COLUMN, _MIX_1, _MIX_2 = 0x9E3779B9, 0xB5297A4D, 0x27D4EB2F, 0x85EBCA6B, 0xC2B2AE35
+HEAD_FACTOR, ROW_FACTOR, COLUMN_FACTOR = tl.constexpr(_HEAD), tl.constexpr(_ROW), tl.constexpr(_COLUMN)
+MIX_1, MIX_2 = tl.constexpr(_MIX_1), tl.constexpr(_MIX_2)
+
+
+@triton.jit
+def dot(a, b, PRECISION: tl.constexpr):
+    """a b with float32 sums. Triton's interpreter multiplies the bits of bfloat16 as if they were integers, hence the detour."""
+    if INTERPRETED:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
+    return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def place(molecules_ptr, tokens_ptr, pairs_ptr, slot):
+    """Of the class's molecule number `slot`: its number in the batch, its first token, its token count and its first pair."""
+    molecule = tl.load(molecules_ptr + slot)
+    first = tl.load(tokens_ptr + molecule)
+    count = (tl.load(tokens_ptr + molecule + 1) - first).to(tl.int32)
+    return molecule, first, count, tl.load(pairs_ptr + molecule)
+
+
+@triton.jit
+def logits(q, k, bias_ptr, graph_bias, i, j, count, scale, PRECISION: tl.constexpr):
+    """q k^T scale + bias for tokens i (rows) and j (columns), -inf in columns that do not exist; `bias_ptr` is that of the molecule."""
+    inner = (i >= 1) & (i < count) & (j >= 1) & (j < count)
+    bias = tl.load(bias_ptr + (i - 1) * (count - 1) + (j - 1), mask=inner, other=0.0)
+    bias = tl.where((i == 0) | (j == 0), graph_bias, bias)
+    return tl.where(j < count, dot(q, tl.trans(k), PRECISION) * scale + bias, float("-inf"))
+
+
+@triton.jit
+def _mix(x):
+    x ^= x >> 16
+    x *= MIX_1
+    x ^= x >> 13
+    x *= MIX_2
+    x ^= x >> 16
+    return x
+
+
+@triton.jit
+def keep_factor(seed_low, seed_high, head, first, i, j, threshold, keep_scale):
+    """1 / (1 - p) where dropout keeps the weight of head, token i (the molecule's first is `first`) and token j, else 0.
+
+    A 31-bit hash of (seed, head, place of i in the batch, j) is compared with `threshold` = p 2^31.
+    """
+    head_key = _mix((head + tl.zeros_like(i)).to(tl.uint32) * HEAD_FACTOR + seed_low.to(tl.uint32))
+    other_key = _mix(head_key ^ seed_high.to(tl.uint32))
+    row = _mix((first + i).to(tl.uint32) * ROW_FACTOR + head_key)
+    bits = _mix((row ^ other_key) + j.to(tl.uint32) * COLUMN_FACTOR)
+    return tl.where((bits >> 1).to(tl.int32) >= threshold, keep_scale, 0.0)
+
+
+def dropout_threshold(p: float) -> int:
+    """What 31 random bits are compared with, so that a share p is below."""
+    return min(round(p * 2**31), 2**31 - 1)
+
+
+def _mix_torch(x: Tensor) -> Tensor:
+    x = x ^ (x >> 16)
+    x = (x * _MIX_1) & 0xFFFFFFFF
+    x = x ^ (x >> 13)
+    x = (x * _MIX_2) & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
+def dropout_keep(seed: tuple[int, int], layout: Layout, heads: int, p: float) -> list[Tensor]:
+    """Which attention weights the kernels keep, in plain torch: for every molecule a bool tensor (H, N, N).
+
+    Args:
+        seed: two signed 32-bit integers, as drawn by `draw_seed`.
+    """
+    low, high = (part & 0xFFFFFFFF for part in seed)
+    head = torch.arange(heads, device=layout.device).view(-1, 1, 1)
+    head_key = _mix_torch((head * _HEAD + low) & 0xFFFFFFFF)
+    other_key = _mix_torch(head_key ^ high)
+    kept = []
+    for first, atoms in zip(layout.token_starts.tolist(), layout.sizes.tolist()):
+        token = torch.arange(atoms + 1, device=layout.device)
+        row = _mix_torch(((first + token.view(1, -1, 1)) * _ROW + head_key) & 0xFFFFFFFF)
+        bits = _mix_torch(((row ^ other_key) + token.view(1, 1, -1) * _COLUMN) & 0xFFFFFFFF)
+        kept.append((bits >> 1) >= dropout_threshold(p))
+    return kept
+
+
+def draw_seed() -> tuple[int, int]:
+    """Two signed 32-bit integers from torch's CPU generator, which activation checkpointing sets back for recomputation."""
+    low, high = torch.randint(-(2**31), 2**31, (2,)).tolist()
+    return low, high
