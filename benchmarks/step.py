@@ -24,7 +24,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.config import BlendConfig
 from moleblend_fs.objectives.draw import draw_blend
-from moleblend_fs.objectives.pretraining import count_targets, loss_sums, targets_of
+from moleblend_fs.objectives.pretraining import count_targets, targets_of
 from moleblend_fs.ops.layout import Layout
 
 BATCH, STEPS = 64, 5
@@ -90,8 +90,8 @@ def train_step(model: MoleBlend, batch: MoleculeBatch, config: BlendConfig) -> N
     shown, noise = draw_blend(batch, layout, config, seed=1, epoch=1)
     targets = targets_of(batch, layout, shown, noise, config)
     counts = count_targets(targets, layout, config)
-    sums = loss_sums(model(batch, shown, layout), targets, config)
-    loss = torch.stack([config.weights[name] * total / count for (name, total), count in zip(sums.items(), counts, strict=True)]).sum()
+    sums = model(batch, shown, layout, targets).losses
+    loss = torch.stack([config.weights[name] * sums[name] / count for name, count in zip(config.predict, counts, strict=True)]).sum()
     loss.backward()
 
 

@@ -15,17 +15,16 @@ from torch import Tensor
 from fairseq_plugins.tasks import FinetuningTask, PretrainingTask
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.model.shown import show_all, show_random_modality
+from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.objectives.config import LOSS_NAMES
 from moleblend_fs.objectives.draw import draw_blend, draw_modality
 from moleblend_fs.objectives.finetuning import property_loss
 from moleblend_fs.objectives.information import information_bound
 from moleblend_fs.objectives.metrics import average, scores
 from moleblend_fs.objectives.pretraining import (
-    PretrainingTargets,
     bonds_out_of_range,
     class_counts,
     count_targets,
-    loss_sums,
     targets_of,
 )
 from moleblend_fs.ops.layout import Layout
@@ -127,7 +126,8 @@ class BlendThenPredict(BatchCriterion):
         batch, layout = self._batch(sample, next(model.parameters()).device)
         shown, targets = self._draw(batch, layout)
         counts = count_targets(targets, layout, config)
-        sums = torch.stack(list(loss_sums(model(batch, shown, layout), targets, config).values()))
+        losses = model(batch, shown, layout, targets).losses
+        sums = torch.stack([losses[name] for name in config.predict])
         weights = sums.new_tensor(list(config.weights.values()))
         loss = self.combine(sums, counts, weights, len(batch))
         log: dict[str, Any] = {"nsentences": len(batch), "atoms": layout.num_total_atoms, "out_of_range": bonds_out_of_range(targets)}

@@ -11,6 +11,7 @@ from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.shown import Shown
+from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.ops.layout import Layout
 
 
@@ -44,8 +45,8 @@ class FairseqMoleBlend(BaseFairseqModel):
     def build_model(cls, cfg: MoleBlendModelConfig, task: Any) -> "FairseqMoleBlend":
         return cls(task.model_config({f.name: getattr(cfg, f.name) for f in fields(MoleBlendModelConfig) if not f.name.startswith("_")}))
 
-    def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Outputs:
-        return self.model(batch, shown, layout)
+    def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
+        return self.model(batch, shown, layout, targets)
 
     def max_positions(self) -> None:
         """No limit: molecules of any size."""

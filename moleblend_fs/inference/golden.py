@@ -21,7 +21,7 @@ from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.published import sources
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.objectives.config import LOSS_NAMES, BlendConfig
-from moleblend_fs.objectives.pretraining import count_targets, loss_sums, targets_of
+from moleblend_fs.objectives.pretraining import count_targets, targets_of
 from moleblend_fs.ops.layout import Layout
 
 UNREACHABLE_IN_FILE = 510
@@ -154,10 +154,9 @@ class GoldenFile:
         batch = self.batch(molecules)
         layout = Layout(batch.num_atoms, "cpu")
         shown, noise = self.shown(molecules, batch, layout)
-        outputs = self.model(batch, shown, layout)
         targets = targets_of(batch, layout, shown, noise, config)
         counts = count_targets(targets, layout, config)
-        sums = loss_sums(outputs, targets, config)
+        sums = self.model(batch, shown, layout, targets).losses
         losses = {LOSS_NAMES[name]: sums[name] / count for name, count in zip(config.predict, counts, strict=True)}
         total = torch.stack(list(losses.values())).sum()
         weighted = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()

@@ -13,16 +13,12 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
-from moleblend_fs.ops.relation_bias import DistanceWeights, distance_bias, edge_bias, spd_bias
+from moleblend_fs.ops.precision import at_least_float32
+from moleblend_fs.ops.relation_bias import RelationWeights, relation_bias
 
 TABLE_ROWS = 512
 """Rows per feature in the published tables."""
 ATOM_FEATURES, BOND_FEATURES = 9, 3
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Distances, Gaussians and biases are computed in float32 even where the weights are half precision."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class AtomEmbedding(nn.Module):
@@ -83,22 +79,26 @@ class RelationEncoder(nn.Module):
 
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
         """The bias (P, H) of what is shown, and the Gaussian sums (A, K) behind the atoms' 3D features."""
-        bias = spd_bias(shown.relations, batch.spd, at_least_float32(self.spd_table.weight))
-        bias = bias + edge_bias(shown.relations, batch.spd, batch.path_bonds, self.hop_table())
-        weights = DistanceWeights(
-            *(
-                at_least_float32(parameter)
-                for parameter in (
-                    self.distance_mul,
-                    self.distance_shift,
-                    self.gaussian_means,
-                    self.gaussian_stds,
-                    self.distance_hidden.weight,
-                    self.distance_hidden.bias,
-                    self.distance_out.weight,
-                    self.distance_out.bias,
-                )
-            )
+        parameters = (
+            self.spd_table.weight,
+            self.hop_table(),
+            self.distance_mul,
+            self.distance_shift,
+            self.gaussian_means,
+            self.gaussian_stds,
+            self.distance_hidden.weight,
+            self.distance_hidden.bias,
+            self.distance_out.weight,
+            self.distance_out.bias,
         )
-        coordinates = shown.coordinates.to(bias.dtype)
-        return distance_bias(bias, shown.relations, shown.distances, coordinates, batch.atom_features[:, 0], weights, layout)
+        weights = RelationWeights(*map(at_least_float32, parameters))
+        return relation_bias(
+            shown.relations,
+            batch.spd,
+            batch.path_bonds,
+            shown.distances,
+            shown.coordinates.to(weights.spd_table.dtype),
+            batch.atom_features[:, 0],
+            weights,
+            layout,
+        )

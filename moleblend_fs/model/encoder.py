@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from moleblend_fs.model.config import ModelConfig
-from moleblend_fs.ops.attention import attention
+from moleblend_fs.ops.attention import attention_linear
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear, gelu_linear, norm_linear
 
@@ -58,8 +58,9 @@ class Block(nn.Module):
             biases: from `ops.attention.bucket_bias`.
         """
         x_Td, qkv = norm_linear(sum_Td, norm, self.qkv)
-        out = attention(qkv.view(len(x_Td), 3, self.heads, -1), biases, layout, self.attention_dropout if self.training else 0.0)
-        sum_Td = x_Td + self._branch(self.attention_out(out), layout)
+        qkv = qkv.view(len(x_Td), 3, self.heads, -1)
+        attended = attention_linear(qkv, biases, layout, self.attention_dropout if self.training else 0.0, self.attention_out)
+        sum_Td = x_Td + self._branch(attended, layout)
         x_Td, hidden = norm_linear(sum_Td, self.attention_norm, self.ffn_in)
         return x_Td + self._branch(gelu_linear(hidden, self.ffn_out, self.activation_dropout if self.training else 0.0), layout)
 

@@ -1,7 +1,10 @@
-"""Prediction heads.
+"""Prediction heads: called without a target they give predictions, with one the sum of their losses.
 
+The losses are computed here, and not from the predictions, because those of all pairs are large and needed nowhere else.
 Shape legend: A atoms, P ordered pairs, B molecules, m pair width, C classes, d embedding width.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +16,8 @@ from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.ops.attention import atom_forces
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
-from moleblend_fs.ops.pair_projection import pair_projection
+from moleblend_fs.ops.pair_projection import pair_cosine, pair_cross_entropy, pair_projection, pair_smooth_l1
+from moleblend_fs.ops.precision import at_least_float32
 
 SPD_CLASSES = 11
 """Distances 1, 2, ..., 10, and 11 or more."""
@@ -22,7 +26,12 @@ EDGE_CLASSES = 24
 
 
 class PairHead(nn.Module):
-    """Outer-product projection (paper, Eq. 10-11): l = LN(GELU(W_l x)), r = LN(GELU(W_r x)), z_ij = W vec(l_i r_j^T) + b."""
+    """Outer-product projection (paper, Eq. 10-11): l = LN(GELU(W_l x)), r = LN(GELU(W_r x)), z_ij = W vec(l_i r_j^T) + b.
+
+    Its loss is the cross-entropy of the classes, from targets (P, K) int8.
+    """
+
+    loss_sum: Callable[..., Tensor] = staticmethod(pair_cross_entropy)
 
     def __init__(self, config: ModelConfig, outputs: int):
         super().__init__()
@@ -41,20 +50,24 @@ class PairHead(nn.Module):
         """The bilinear form: weight (C, m, m) and bias (C,)."""
         return self.out.weight.view(-1, self.pair_dim, self.pair_dim), self.out.bias
 
-    def forward(self, x_Ad: Tensor, layout: Layout) -> Tensor:
-        """z of every pair, (P, C)."""
-        return pair_projection(*self.sides(x_Ad), *self.form(), layout)
+    def forward(self, x_Ad: Tensor, layout: Layout, target: tuple[Tensor, ...] | None = None) -> Tensor:
+        """z of every pair, (P, C), or the sum of the losses on it."""
+        if target is None:
+            return pair_projection(*self.sides(x_Ad), *self.form(), layout)
+        return self.loss_sum(*self.sides(x_Ad), *self.form(), *target, layout)
 
 
 class GeometryHead(PairHead):
     """Linear(m^2 -> hidden), then Linear(hidden -> outputs), in sequence without activation.
 
     The two maps are one bilinear form, so they are multiplied before they meet any pair.
+    Loss of three outputs: 1 - cos(prediction, r_j - r_i); of one: Smooth-L1 of |r_i - r_j|; both times the pair's weight.
     """
 
     def __init__(self, config: ModelConfig, outputs: int):
         super().__init__(config, config.hidden_3d)
         self.axes = Linear(config.hidden_3d, outputs)
+        self.loss_sum = pair_cosine if outputs == 3 else pair_smooth_l1
 
     def form(self) -> tuple[Tensor, Tensor]:
         weight, bias = super().form()
@@ -72,8 +85,19 @@ class NoiseHead(nn.Module):
         self.query, self.key, self.value = Linear(d, d), Linear(d, d), Linear(d, d)
         self.axes = Linear(d, 3)
 
-    def forward(self, x_Ad: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout) -> Tensor:
-        """Predicted noise, (A, 3), in units of the noise scale."""
+    def forward(
+        self, x_Ad: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout, target: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Predicted noise, (A, 3), in units of the noise scale, or the sum over the noisy atoms of 1 - cos(prediction, noise)."""
+        prediction = self._predict(x_Ad, bias_PH, coordinates_A3, layout)
+        if target is None:
+            return prediction
+        noise_A3, noisy_A = target
+        prediction = at_least_float32(prediction)
+        loss = 1 - F.cosine_similarity(prediction, noise_A3.to(prediction.dtype), dim=1)
+        return (loss * noisy_A).sum()
+
+    def _predict(self, x_Ad: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout) -> Tensor:
         atoms, d = x_Ad.shape
         width = d // self.heads
         query = self.query(x_Ad).view(atoms, self.heads, width) * width**-0.5

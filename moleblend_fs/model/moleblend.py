@@ -3,7 +3,7 @@
 Shape legend: B molecules, A atoms, T tokens, P ordered pairs, H heads, d embedding width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from moleblend_fs.model.embedding import AtomEmbedding, RelationEncoder
 from moleblend_fs.model.encoder import Encoder
 from moleblend_fs.model.heads import build_head
 from moleblend_fs.model.shown import Shown
+from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.ops.attention import bucket_bias
 from moleblend_fs.ops.layout import Layout
 
@@ -32,6 +33,8 @@ class Outputs:
         distance: (P,) predicted |r_i - r_j|, Angstrom.
         noise: (A, 3) predicted noise, up to a factor.
         properties: (B, tasks).
+        losses: the sum of each pretraining head's losses (scalars, float32 or wider), in place of the head's predictions,
+            where the pass was given targets.
     """
 
     tokens: Tensor
@@ -42,6 +45,7 @@ class Outputs:
     distance: Tensor | None = None
     noise: Tensor | None = None
     properties: Tensor | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 class MoleBlend(nn.Module):
@@ -80,20 +84,23 @@ class MoleBlend(nn.Module):
         tokens = self.atoms(batch, shown, gaussian_sums, layout)
         return self.encoder(tokens, bucket_bias(bias, self.relations.graph_bias, layout), layout), bias
 
-    def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Outputs:
-        """All heads on one packed batch."""
+    def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
+        """All heads on one packed batch: their predictions, or their losses where there are targets."""
         tokens, bias = self.encode(batch, shown, layout)
         atoms = tokens.index_select(0, layout.atom_tokens)
         results: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
         for name, head in self.heads.items():
-            if name == "noise":
-                results[name] = head(atoms, bias, shown.coordinates.to(bias.dtype), layout)
-            elif name == "property":
+            if name == "property":
                 results["properties"] = head(tokens.index_select(0, layout.graph_tokens))
+                continue
+            inputs = (atoms, bias, shown.coordinates.to(bias.dtype), layout) if name == "noise" else (atoms, layout)
+            if targets is None:
+                results[name] = head(*inputs)
             else:
-                results[name] = head(atoms, layout)
+                losses[name] = head(*inputs, targets.of_head(name))
         if "edge" in results:
             results["edge"] = results["edge"].view(layout.num_pairs, MAX_HOPS, -1)
         if "distance" in results:
             results["distance"] = results["distance"].squeeze(1)
-        return Outputs(tokens=tokens, bias=bias, **results)
+        return Outputs(tokens=tokens, bias=bias, losses=losses, **results)

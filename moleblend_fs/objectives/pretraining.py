@@ -1,21 +1,18 @@
-"""Losses of blend-then-predict (paper, section 3.3) as sums with their counts.
+"""Targets of blend-then-predict (paper, section 3.3) and how many places each loss is a mean over.
 
-Every loss is returned unnormalised: a global batch, however it is split over ranks and micro-batches, has one loss,
-sum of sums over sum of counts.
+The heads give every loss unnormalised (`Outputs.losses`): a global batch, however it is split over ranks and micro-batches,
+has one loss, sum of sums over sum of counts.
 Shape legend: B molecules, A atoms, P ordered pairs.
 """
 
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import NUM_BOND_CLASSES, UNREACHABLE, bond_class_features
 from moleblend_fs.model.heads import EDGE_CLASSES, SPD_CLASSES
-from moleblend_fs.model.moleblend import Outputs
 from moleblend_fs.model.shown import Shown
+from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.objectives.config import BlendConfig
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
@@ -26,31 +23,12 @@ OUT_OF_RANGE = -101
 """Target of a bond whose features the 24 classes do not cover: misc bonds; CIS, TRANS, ANY stereo."""
 
 
-class PretrainingTargets(NamedTuple):
-    """What is to be predicted of a batch; None for targets that are off.
-
-    Attributes:
-        spd: (P,) int64 class 0 ... 10 of distance 1 ... 11+, or IGNORED.
-        edge: (P, 5) int64 class 6 type + 2 stereo + conjugated, IGNORED or OUT_OF_RANGE.
-        displacement: (P, 3) float32, r_j - r_i of the clean coordinates, Angstrom.
-        geometry_weight: (P,) float32, 1 / (pairs of its molecule that count), 0 for pairs that do not.
-        noise: (A, 3) the noise. noisy: (A,) bool, atoms that predict it.
-    """
-
-    spd: Tensor
-    edge: Tensor
-    displacement: Tensor
-    geometry_weight: Tensor
-    noise: Tensor
-    noisy: Tensor
-
-
 def edge_class_table() -> Tensor:
-    """Target of each bond class 0 ... 60, (61,) int64."""
+    """Target of each bond class 0 ... 60, (61,) int8."""
     features = torch.from_numpy(bond_class_features())
     kind, stereo, conjugated = features.unbind(1)
     target = torch.where((kind < 4) & (stereo < 3), 6 * kind + 2 * stereo + conjugated, OUT_OF_RANGE)
-    table = torch.cat([torch.tensor([IGNORED]), target])
+    table = torch.cat([torch.tensor([IGNORED]), target]).to(torch.int8)
     assert len(table) == NUM_BOND_CLASSES
     return table
 
@@ -79,7 +57,7 @@ def targets_of(batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor
     geometry = counts(SHOW_DISTANCE) & batch.has_coordinates[layout.pair_molecule]
     per_molecule = torch.zeros(layout.num_molecules, device=spd.device).index_add(0, layout.pair_molecule, geometry.float())
     return PretrainingTargets(
-        spd=spd_class,
+        spd=spd_class.to(torch.int8),
         edge=edge,
         displacement=batch.coordinates[layout.pair_column] - batch.coordinates[layout.pair_row],
         geometry_weight=geometry / per_molecule.clamp(min=1)[layout.pair_molecule],
@@ -105,40 +83,12 @@ def count_targets(targets: PretrainingTargets, layout: Layout, config: BlendConf
     return torch.stack([counts[name] for name in config.predict]).double()
 
 
-def loss_sums(outputs: Outputs, targets: PretrainingTargets, config: BlendConfig) -> dict[str, Tensor]:
-    """The sum of each loss over its counted places, float32 or wider.
-
-    SPD and edge: cross-entropy. Displacement: 1 - cos(prediction, r_j - r_i), mean over a molecule's pairs.
-    Distance: Smooth-L1 of |r_i - r_j|, mean over a molecule's pairs. Noise: 1 - cos(prediction, noise) per atom.
-    """
-    result: dict[str, Tensor] = {}
-    for name in config.predict:
-        prediction = getattr(outputs, name)
-        assert prediction is not None, f"the model has no {name} head"
-        prediction = prediction.float() if prediction.dtype in (torch.float16, torch.bfloat16) else prediction
-        if name == "spd":
-            result[name] = F.cross_entropy(prediction, targets.spd, ignore_index=IGNORED, reduction="sum")
-        elif name == "edge":
-            flat = targets.edge.clamp(min=IGNORED).reshape(-1)
-            result[name] = F.cross_entropy(prediction.reshape(-1, EDGE_CLASSES), flat, ignore_index=IGNORED, reduction="sum")
-        elif name == "displacement":
-            loss = 1 - F.cosine_similarity(prediction, targets.displacement.to(prediction.dtype), dim=1)
-            result[name] = (loss * targets.geometry_weight).sum()
-        elif name == "distance":
-            loss = F.smooth_l1_loss(prediction, targets.displacement.norm(dim=1).to(prediction.dtype), reduction="none")
-            result[name] = (loss * targets.geometry_weight).sum()
-        else:
-            loss = 1 - F.cosine_similarity(prediction, targets.noise.to(prediction.dtype), dim=1)
-            result[name] = (loss * targets.noisy).sum()
-    return result
-
-
 def class_counts(targets: PretrainingTargets, config: BlendConfig) -> dict[str, Tensor]:
     """Histogram (float32) of the SPD and edge classes that are predicted, for the entropy in the information bound."""
     result = {}
     for name, classes in (("spd", SPD_CLASSES), ("edge", EDGE_CLASSES)):
         if name in config.predict:
-            target = getattr(targets, name).reshape(-1)
+            target = getattr(targets, name).reshape(-1).long()
             slot = torch.where(target >= 0, target, classes)
             zeros = torch.zeros(classes + 1, device=target.device)
             result[name] = zeros.index_add(0, slot, torch.ones_like(slot, dtype=zeros.dtype))[:classes]

@@ -8,9 +8,11 @@ Shape legend: T tokens, H heads, w head width, P atom pairs; b, n, N as in `layo
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.layout import Bucket, Layout
+from moleblend_fs.ops.linear import product
 
 
 def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[Tensor]:
@@ -26,53 +28,68 @@ def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[T
     return result
 
 
-class _PackedAttention(torch.autograd.Function):
-    """`attention` with its gradient written out: nothing of size n x n is saved (but which weights were dropped), and each
-    token's gradient is written once, where autograd would sum zeros over the buckets."""
+class _AttentionLinear(torch.autograd.Function):
+    """`attention_linear` with its gradient written out: nothing of size n x n is saved (but which weights were dropped), the
+    attention output is computed again, and each token's gradient is written once, where autograd would sum zeros over buckets.
+    """
 
     @staticmethod
-    def forward(ctx, qkv_T3Hw, layout, dropout, *biases):
+    def forward(ctx, qkv_T3Hw, weight, bias, layout, dropout, *biases):
         T, _, heads, width = qkv_T3Hw.shape
         out = qkv_T3Hw.new_empty(T, heads * width)
         saved: list[Tensor | None] = []
-        for bucket, bias in zip(layout.buckets, biases, strict=True):
+        for bucket, pair_bias in zip(layout.buckets, biases, strict=True):
             b, N = bucket.tokens.shape
             q, k, v = _gather(qkv_T3Hw, bucket)
-            logits = torch.baddbmm(bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=width**-0.5)
+            logits = torch.baddbmm(pair_bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=width**-0.5)
             logsumexp = logits.logsumexp(dim=-1, keepdim=True)
-            weights, keep = (logits - logsumexp).exp_(), None
+            weights, keep = logits.sub_(logsumexp).exp_(), None
             if dropout > 0:
                 weights, keep = torch.native_dropout(weights, dropout, True)
-            saved += [bias, logsumexp, keep]
-            o = torch.bmm(weights, v).view(b, heads, N, width).transpose(1, 2)
-            out.index_copy_(0, bucket.token_targets, o.reshape(b * N, -1).index_select(0, bucket.token_places).to(out.dtype))
-        ctx.save_for_backward(qkv_T3Hw, *saved)
+            saved += [pair_bias, logsumexp, keep]
+            _scatter(out, torch.bmm(weights, v), bucket)
+        ctx.save_for_backward(qkv_T3Hw, weight, *saved)
         ctx.layout, ctx.dropout = layout, dropout
-        return out
+        return out if weight is None else product(out, weight, bias)
 
     @staticmethod
-    def backward(ctx, d_out):
-        qkv_T3Hw, *saved = ctx.saved_tensors
-        _, _, heads, width = qkv_T3Hw.shape
+    @once_differentiable
+    def backward(ctx, d_y):
+        qkv_T3Hw, weight, *saved = ctx.saved_tensors
+        T, _, heads, width = qkv_T3Hw.shape
         scale = width**-0.5
+        d_out = d_y if weight is None else product(d_y, weight.t(), None)
+        out = None if weight is None else qkv_T3Hw.new_empty(T, heads * width)
         d_qkv = torch.empty_like(qkv_T3Hw)
         d_biases = []
-        for bucket, bias, logsumexp, keep in zip(ctx.layout.buckets, saved[::3], saved[1::3], saved[2::3], strict=True):
+        for bucket, pair_bias, logsumexp, keep in zip(ctx.layout.buckets, saved[::3], saved[1::3], saved[2::3], strict=True):
             b, N = bucket.tokens.shape
             q, k, v = _gather(qkv_T3Hw, bucket)
-            logits = torch.baddbmm(bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=scale)
+            logits = torch.baddbmm(pair_bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=scale)
             probabilities = logits.sub_(logsumexp).exp_()
             d_o = d_out.index_select(0, bucket.tokens.reshape(-1)).view(b, N, heads, width)
             # Padded queries repeat token 0: their part of the gradient is not asked for.
             d_o = (d_o * bucket.token_exists[:, :, None, None]).transpose(1, 2).reshape(b * heads, N, width).to(v.dtype)
-            d_v = torch.bmm(_drop(probabilities, keep, ctx.dropout).transpose(1, 2), d_o)
+            weights = _drop(probabilities, keep, ctx.dropout)
+            if out is not None:
+                _scatter(out, torch.bmm(weights, v), bucket)
+            d_v = torch.bmm(weights.transpose(1, 2), d_o)
             d_probabilities = _drop(torch.bmm(d_o, v.transpose(1, 2)), keep, ctx.dropout)
             d_logits = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
             d_q, d_k = torch.bmm(d_logits, k) * scale, torch.bmm(d_logits.transpose(1, 2), q) * scale
             rows = torch.stack([d_q, d_k, d_v]).view(3, b, heads, N, width).permute(1, 3, 0, 2, 4).reshape(b * N, 3, heads, width)
             d_qkv.index_copy_(0, bucket.token_targets, rows.index_select(0, bucket.token_places).to(d_qkv.dtype))
             d_biases.append(d_logits.view(b, heads, N, N))
-        return d_qkv, None, None, *d_biases
+        if out is None:
+            return d_qkv, None, None, None, None, *d_biases
+        return d_qkv, product(d_y.t(), out.t(), None), d_y.sum(dim=0), None, None, *d_biases
+
+
+def _scatter(out_Td: Tensor, o: Tensor, bucket: Bucket) -> None:
+    """Write a bucket's (b H, N, w) values to their tokens."""
+    b, N = bucket.tokens.shape
+    rows = o.view(b, -1, N, o.shape[-1]).transpose(1, 2).reshape(b * N, -1)
+    out_Td.index_copy_(0, bucket.token_targets, rows.index_select(0, bucket.token_places).to(out_Td.dtype))
 
 
 def _gather(qkv_T3Hw: Tensor, bucket: Bucket) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,7 +114,12 @@ def attention(qkv_T3Hw: Tensor, biases: list[Tensor], layout: Layout, dropout: f
         biases: `bucket_bias` of this batch.
         dropout: probability of dropping an attention weight; 0 in evaluation.
     """
-    return _PackedAttention.apply(qkv_T3Hw, layout, dropout, *biases)
+    return _AttentionLinear.apply(qkv_T3Hw, None, None, layout, dropout, *biases)
+
+
+def attention_linear(qkv_T3Hw: Tensor, biases: list[Tensor], layout: Layout, dropout: float, layer: nn.Linear) -> Tensor:
+    """`layer` of the attention output, (T, d); the attention output is not kept for the backward pass."""
+    return _AttentionLinear.apply(qkv_T3Hw, layer.weight, layer.bias, layout, dropout, *biases)
 
 
 def atom_forces(

@@ -46,7 +46,8 @@ def parse(choice: str, where: str) -> dict[str, str]:
         op, _, implementation = part.strip().partition("=")
         if op not in OPS or implementation not in IMPLEMENTATIONS:
             raise UserError(
-                f"{where} {choice!r}: expected one of {', '.join(IMPLEMENTATIONS)}, or a list of OP=IMPLEMENTATION with OP one of {', '.join(OPS)}"
+                f"{where} {choice!r}: expected one of {', '.join(IMPLEMENTATIONS)}, "
+                f"or a list of OP=IMPLEMENTATION with OP one of {', '.join(OPS)}"
             )
         asked[op] = implementation
     return asked

@@ -28,6 +28,7 @@ class Bucket:
         token_places: (t,) int64, places in the flattened (b, N) that exist. token_targets: (t,) int64, the places in T that they are.
         atom_places, pair_places: the same for the flattened (b, n) and (b, n, n); their targets, over all buckets, are in
             `Layout.atom_order` and `Layout.pair_order`.
+        pair_bounds: b + 1 numbers, where each molecule's share of pair_places begins.
     """
 
     tokens: Tensor
@@ -39,6 +40,7 @@ class Bucket:
     token_targets: Tensor
     atom_places: Tensor
     pair_places: Tensor
+    pair_bounds: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,4 +202,5 @@ class Layout:
             np.flatnonzero(atom_exists),
             np.flatnonzero(pair_exists),
         )
-        return Bucket(*(self._send(array) for array in arrays))
+        bounds = np.concatenate([[0], np.cumsum(self.sizes[members] ** 2)]).tolist()
+        return Bucket(*(self._send(array) for array in arrays), pair_bounds=bounds)

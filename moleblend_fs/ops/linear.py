@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from moleblend_fs.ops.precision import at_least_float32
+
 ONEDNN_MULTIPLICATIONS = 1 << 25
 """Smaller products go to MKL: oneDNN compiles one kernel per shape (0.3 ms), and packed batches have new shapes at every step."""
 ONEDNN_KERNELS = 64
@@ -60,15 +62,12 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Normalisation and its gradient are computed in float32 for half-precision inputs."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 class _NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gain, shift, weight, bias, eps):
-        normed, mean, rstd = torch.native_layer_norm(_wide(x), x.shape[-1:], _wide(gain), _wide(shift), eps)
+        normed, mean, rstd = torch.native_layer_norm(
+            at_least_float32(x), x.shape[-1:], at_least_float32(gain), at_least_float32(shift), eps
+        )
         normed = normed.to(x.dtype)
         ctx.save_for_backward(x, mean, rstd, gain, shift, weight)
         ctx.eps = eps
@@ -78,11 +77,20 @@ class _NormLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_normed, d_out):
         x, mean, rstd, gain, shift, weight = ctx.saved_tensors
-        normed = torch.native_layer_norm(_wide(x), x.shape[-1:], _wide(gain), _wide(shift), ctx.eps)[0].to(x.dtype)
+        normed = torch.native_layer_norm(at_least_float32(x), x.shape[-1:], at_least_float32(gain), at_least_float32(shift), ctx.eps)[0].to(
+            x.dtype
+        )
         d_weight = product(d_out.t(), normed.t(), None)
         d_normed = d_normed + product(d_out, weight.t(), None)
         d_x, d_gain, d_shift = torch.ops.aten.native_layer_norm_backward(
-            _wide(d_normed), _wide(x), x.shape[-1:], mean, rstd, _wide(gain), _wide(shift), [True, True, True]
+            at_least_float32(d_normed),
+            at_least_float32(x),
+            x.shape[-1:],
+            mean,
+            rstd,
+            at_least_float32(gain),
+            at_least_float32(shift),
+            [True, True, True],
         )
         return d_x.to(x.dtype), d_gain.to(gain.dtype), d_shift.to(shift.dtype), d_weight, d_out.sum(dim=0), None
 

@@ -5,14 +5,16 @@ Shape legend: A atoms, P pairs, H heads, K Gaussians, M the pairs whose distance
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from moleblend_fs.data.graph import UNREACHABLE
+from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import linear
 
@@ -21,6 +23,9 @@ SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE = 1, 2, 4
 
 UNREACHABLE_ROW = 511
 """Row of the SPD table for pairs with no path."""
+
+PAIRS_AT_ONCE = 4096
+"""Pairs whose Gaussian features are held at a time."""
 
 
 class DistanceWeights(NamedTuple):
@@ -34,6 +39,49 @@ class DistanceWeights(NamedTuple):
     bias1: Tensor
     weight2: Tensor
     bias2: Tensor
+
+
+class RelationWeights(NamedTuple):
+    """Parameters of the three depictions: spd_table (512, H), hop_table (5, classes, H), and those of `DistanceWeights`."""
+
+    spd_table: Tensor
+    hop_table: Tensor
+    mul: Tensor
+    shift: Tensor
+    means: Tensor
+    stds: Tensor
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    bias2: Tensor
+
+
+def relation_bias(
+    shown_P: Tensor,
+    spd_P: Tensor,
+    path_P5: Tensor,
+    atom_distance_A: Tensor,
+    coordinates_A3: Tensor,
+    element_A: Tensor,
+    weights: RelationWeights,
+    layout: Layout,
+) -> tuple[Tensor, Tensor]:
+    """The bias of every pair, (P, H): the sum of the depictions that it shows; and the atoms' Gaussian sums, (A, K).
+
+    Args:
+        shown_P: uint8, bits of `SHOW_SPD` and the others.
+        spd_P, path_P5: shortest path distances and bond classes along the paths, as in the records.
+        atom_distance_A: (A,) bool, atoms whose 3D feature is asked for.
+        coordinates_A3: Angstrom, noise included.
+        element_A: the atomic-number feature.
+    """
+    if uses_triton("relation_bias", shown_P.device):
+        from moleblend_fs.ops.kernels import relation_bias as kernels
+
+        return kernels.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout)
+    bias = spd_bias(shown_P, spd_P, weights.spd_table) + edge_bias(shown_P, spd_P, path_P5, weights.hop_table)
+    distance = DistanceWeights(*weights[2:])
+    return distance_bias(bias, shown_P, atom_distance_A, coordinates_A3, element_A, distance, layout)
 
 
 def spd_bias(shown_P: Tensor, spd_P: Tensor, spd_table: Tensor) -> Tensor:
@@ -83,53 +131,72 @@ def distance_bias(
     Returns:
         The bias (P, H), and (A, K) sums over j of the Gaussians of pair (i, j), 0 for atoms not asked for.
     """
-    wanted_by_atom = atom_distance_A[layout.pair_row]
-    wanted_by_pair = (shown_P & SHOW_DISTANCE) > 0
-    pair_M = (wanted_by_atom | wanted_by_pair).nonzero().squeeze(1)
+    by_atom = atom_distance_A[layout.pair_row]
+    by_pair = (shown_P & SHOW_DISTANCE) > 0
+    pair_M = (by_atom | by_pair).nonzero().squeeze(1)
     row_M, column_M = layout.pair_row[pair_M], layout.pair_column[pair_M]
-    distance_M = (coordinates_A3[row_M] - coordinates_A3[column_M]).norm(dim=1)
     element_A = element_A.long()
-    # Recomputed in backward: the (M, K) features are never kept.
-    return checkpoint(
-        _distance_bias,
-        bias_PH,
-        distance_M,
-        element_A[row_M] + 3,
-        element_A[column_M] + 3 + 512,
-        pair_M,
-        row_M,
-        wanted_by_pair[pair_M].nonzero().squeeze(1),
-        wanted_by_atom[pair_M],
-        len(atom_distance_A),
-        *weights,
-        use_reentrant=False,
-        preserve_rng_state=False,
+    wanted = _Wanted(
+        pair=pair_M,
+        row=row_M,
+        distance=(coordinates_A3[row_M] - coordinates_A3[column_M]).norm(dim=1),
+        first=element_A[row_M] + 3,
+        second=element_A[column_M] + 3 + 512,
+        in_bias=by_pair[pair_M],
+        in_sums=by_atom[pair_M],
     )
+    return _DistanceBias.apply(bias_PH, len(atom_distance_A), wanted, *weights)
 
 
-def _distance_bias(
-    bias_PH,
-    distance_M,
-    first_M,
-    second_M,
-    pair_M,
-    row_M,
-    in_bias,
-    in_atom_M,
-    num_atoms,
-    mul,
-    shift,
-    means,
-    stds,
-    weight1,
-    bias1,
-    weight2,
-    bias2,
-):
-    mul_M = mul[first_M] + mul[second_M]
-    shift_M = shift[first_M] + shift[second_M]
-    features_MK = gaussians(mul_M * distance_M + shift_M, means, stds)
-    sums = features_MK.new_zeros(num_atoms, features_MK.shape[1])
-    sums = sums.index_add(0, row_M, features_MK * in_atom_M.unsqueeze(1).to(features_MK.dtype))
-    hidden = F.gelu(linear(features_MK[in_bias], weight1, bias1))
-    return bias_PH.index_add(0, pair_M[in_bias], linear(hidden, weight2, bias2)), sums
+class _Wanted(NamedTuple):
+    """Pairs whose distance is needed, (M,) each: place in P, first atom, distance, rows of both elements in the mul and shift
+    tables, whether the bias shows it, whether the first atom's 3D feature counts it."""
+
+    pair: Tensor
+    row: Tensor
+    distance: Tensor
+    first: Tensor
+    second: Tensor
+    in_bias: Tensor
+    in_sums: Tensor
+
+    def some(self) -> Iterator["_Wanted"]:
+        """A few thousand pairs after the other."""
+        return (_Wanted(*parts) for parts in zip(*(x.split(PAIRS_AT_ONCE) for x in self), strict=True))
+
+    def features(self, weights: DistanceWeights) -> tuple[Tensor, Tensor, Tensor]:
+        """Of these pairs: the bias (those in it, H), their places in P, and the Gaussians (M, K) with those not counted as 0."""
+        mul = weights.mul[self.first] + weights.mul[self.second]
+        shift = weights.shift[self.first] + weights.shift[self.second]
+        features_MK = gaussians(mul * self.distance + shift, weights.means, weights.stds)
+        hidden = F.gelu(linear(features_MK[self.in_bias], weights.weight1, weights.bias1))
+        return linear(hidden, weights.weight2, weights.bias2), self.pair[self.in_bias], features_MK * self.in_sums.unsqueeze(1)
+
+
+class _DistanceBias(torch.autograd.Function):
+    """A few thousand pairs at a time, and again in the backward pass: the (M, K) features are never there as a whole."""
+
+    @staticmethod
+    def forward(ctx, bias_PH, num_atoms, wanted, *weights):
+        ctx.save_for_backward(*weights)
+        ctx.wanted = wanted
+        out = bias_PH.clone()
+        sums = bias_PH.new_zeros(num_atoms, len(weights[2]))
+        for some in wanted.some():
+            bias, pair, features = some.features(DistanceWeights(*weights))
+            out.index_add_(0, pair, bias)
+            sums.index_add_(0, some.row, features)
+        return out, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_bias, d_sums):
+        weights = DistanceWeights(*(w.detach().requires_grad_() for w in ctx.saved_tensors))
+        gradients = [torch.zeros_like(w) for w in weights]
+        for some in ctx.wanted.some():
+            with torch.enable_grad():
+                bias, pair, features = some.features(weights)
+            more = torch.autograd.grad((bias, features), weights, (d_bias.index_select(0, pair), d_sums.index_select(0, some.row)))
+            for gradient, part in zip(gradients, more, strict=True):
+                gradient += part
+        return d_bias, None, None, *gradients

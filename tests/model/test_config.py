@@ -8,7 +8,7 @@ from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.config import BlendConfig
 from moleblend_fs.objectives.draw import draw_blend
-from moleblend_fs.objectives.pretraining import count_targets, loss_sums, targets_of
+from moleblend_fs.objectives.pretraining import count_targets, targets_of
 from moleblend_fs.ops.layout import Layout
 from tests.model.molecules import batch_of, graph
 
@@ -46,7 +46,8 @@ def test_a_shipped_size_is_built_and_makes_a_step(name):
     counts = count_targets(targets, layout, blend)
 
     def loss() -> torch.Tensor:
-        sums = torch.stack(list(loss_sums(model(batch, shown, layout), targets, blend).values()))
+        losses = model(batch, shown, layout, targets).losses
+        sums = torch.stack([losses[name] for name in blend.predict])
         return (sums.new_tensor(list(blend.weights.values())) * sums / counts.clamp(min=1)).sum()
 
     first = loss()

@@ -8,7 +8,7 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.objectives.config import BlendConfig
 from moleblend_fs.objectives.draw import draw_blend
-from moleblend_fs.objectives.pretraining import loss_sums, targets_of
+from moleblend_fs.objectives.pretraining import targets_of
 from moleblend_fs.ops.layout import Layout
 from tests.model.molecules import ORDINARY, batch_of, graph, mixed_batch
 
@@ -24,7 +24,7 @@ def test_every_parameter_gets_a_gradient_in_pretraining(smiles, coordinates):
     batch = batch_of([graph(s, i, coordinates=coordinates) for i, s in enumerate(smiles)])
     layout = Layout(batch.num_atoms, "cpu")
     shown, noise = draw_blend(batch, layout, blend, seed=1, epoch=1)
-    sums = loss_sums(model(batch, shown, layout), targets_of(batch, layout, shown, noise, blend), blend)
+    sums = model(batch, shown, layout, targets_of(batch, layout, shown, noise, blend)).losses
     torch.stack(list(sums.values())).sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 

@@ -1,5 +1,7 @@
 """Targets and losses of blend-then-predict, against a pair-by-pair reading of the method."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,6 @@ from moleblend_fs.objectives.pretraining import (
     class_counts,
     count_targets,
     edge_class_table,
-    loss_sums,
     targets_of,
 )
 from moleblend_fs.ops.layout import Layout
@@ -36,7 +37,7 @@ OPTIONS = {
 
 
 def step(batch, config: BlendConfig, seed: int = 1):
-    """(outputs, shown, noise, targets, layout) of a small float64 model."""
+    """(outputs and losses, shown, noise, targets, layout) of a small float64 model."""
     torch.manual_seed(seed)
     size = ModelConfig(layers=1, embed_dim=12, ffn_dim=8, attention_heads=2, gaussians=5, pair_dim=4, hidden_3d=6, heads=config.predict)
     model = MoleBlend(size).double().eval()
@@ -45,8 +46,10 @@ def step(batch, config: BlendConfig, seed: int = 1):
             parameter.normal_(0, 0.5)
     layout = Layout(batch.num_atoms, "cpu")
     shown, noise = draw_blend(batch, layout, config, seed=seed, epoch=1)
-    outputs = model(batch, shown, layout)
-    return outputs, shown, noise, targets_of(batch, layout, shown, noise, config), layout
+    targets = targets_of(batch, layout, shown, noise, config)
+    predictions, outputs = model(batch, shown, layout), model(batch, shown, layout, targets)
+    assert predictions.losses == {}
+    return replace(outputs, **{name: getattr(predictions, name) for name in config.predict}), shown, noise, targets, layout
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -56,7 +59,7 @@ def test_losses_and_counts(name):
     with torch.no_grad():
         outputs, shown, noise, targets, layout = step(batch, config)
     expected = tally(batch, outputs, shown.relations, noise, shown.distances, config.predict_pairs == "hidden")
-    sums, counts = loss_sums(outputs, targets, config), count_targets(targets, layout, config)
+    sums, counts = outputs.losses, count_targets(targets, layout, config)
     assert set(config.predict) == set(sums) == set(expected.total)
     assert dict(zip(config.predict, counts.tolist(), strict=True)) == expected.count
     for loss in config.predict:
@@ -119,7 +122,7 @@ def test_every_molecule_weighs_the_same_in_the_3d_loss():
 def test_batches_that_lack_targets_have_losses_and_gradients_of_zero_not_nan(smiles, without, target):
     config = BlendConfig(geometry_target=target)
     outputs, _, _, targets, layout = step(mixed_batch(smiles, without), config)
-    sums, counts = loss_sums(outputs, targets, config), count_targets(targets, layout, config)
+    sums, counts = outputs.losses, count_targets(targets, layout, config)
     outputs.tokens.retain_grad()
     total = torch.stack([loss / count.clamp(min=1) for loss, count in zip(sums.values(), counts, strict=True)]).sum()
     total.backward()
@@ -152,7 +155,7 @@ def test_lone_atoms_do_not_blow_the_gradient_up():
         shown, noise = draw_blend(batch, layout, config, seed=1, epoch=1)
         targets = targets_of(batch, layout, shown, noise, config)
         assert shown.distances[-4:].any()
-        loss = loss_sums(model(batch, shown, layout), targets, config)["noise"] / targets.noisy.sum()
+        loss = model(batch, shown, layout, targets).losses["noise"] / targets.noisy.sum()
         loss.backward()
         return float(model.heads["noise"].axes.bias.grad.norm())
 

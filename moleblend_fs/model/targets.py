@@ -1,0 +1,38 @@
+"""What the pretraining heads are to predict of a batch; made by `objectives.pretraining.targets_of`.
+
+Shape legend: A atoms, P ordered pairs.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class PretrainingTargets(NamedTuple):
+    """Targets and which places count.
+
+    Attributes:
+        spd: (P,) int8 class 0 ... 10 of distance 1 ... 11+, or negative: no target.
+        edge: (P, 5) int8 class 6 type + 2 stereo + conjugated, or negative.
+        displacement: (P, 3) float32, r_j - r_i of the clean coordinates, Angstrom.
+        geometry_weight: (P,) float32, 1 / (pairs of its molecule that count), 0 for pairs that do not.
+        noise: (A, 3) the noise. noisy: (A,) bool, atoms that predict it.
+    """
+
+    spd: Tensor
+    edge: Tensor
+    displacement: Tensor
+    geometry_weight: Tensor
+    noise: Tensor
+    noisy: Tensor
+
+    def of_head(self, name: str) -> tuple[Tensor, ...]:
+        """What one of the pretraining heads is called with to give its loss."""
+        if name in ("spd", "edge"):
+            return (getattr(self, name).reshape(len(self.spd), -1),)
+        if name == "displacement":
+            return self.displacement, self.geometry_weight
+        if name == "distance":
+            return self.displacement.norm(dim=1), self.geometry_weight
+        assert name == "noise", name
+        return self.noise, self.noisy
