@@ -1,0 +1,33 @@
+"""What the kernel modules share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+"""Input types of the kernels, by their names in signatures."""
+
+
+class Variant(NamedTuple):
+    """One configuration that a kernel can be launched in, enough to compile it without a GPU.
+
+    Attributes:
+        name: unique among all modules, e.g. "attention_forward/bf16/16x24".
+        function: the function under `triton.jit`.
+        signature: the type of every argument that is no constexpr, e.g. "*bf16", "i32", "fp32".
+        constexprs: the values of the others.
+        num_warps, num_stages: as the launch gives them.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    signature: dict[str, str]
+    constexprs: dict[str, Any]
+    num_warps: int
+    num_stages: int
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """`input_precision` of products: float32 is rounded to TF32 only where torch's own products may be."""
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
