@@ -18,6 +18,15 @@ STRIP_FIELDS = tl.constexpr(5)
 """Numbers that describe 16 atoms: the first one, how many exist, the molecule's first tile, its tiles in a row, this strip's number."""
 COSINE_EPS = tl.constexpr(1e-8)
 """Least norm, as in torch's cosine_similarity."""
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def _product(a, b, total, PRECISION: tl.constexpr):
+    """total + a b in float32. Triton's interpreter multiplies the bits of bfloat16 as if they were integers, hence the detour."""
+    if INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -52,9 +61,9 @@ def _load_form(weight, output, WIDTH: tl.constexpr, M: tl.constexpr):
 @triton.jit
 def _project(left_GIxM, right_GMJ, form_MM, bias, output, GROUP: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr):
     """z, (G, I, J) float32, and U = L W_c, (G, I, M), rounded to the inputs' type."""
-    u = tl.dot(left_GIxM, form_MM, input_precision=PRECISION).to(left_GIxM.dtype)
+    u = _product(left_GIxM, form_MM, None, PRECISION).to(left_GIxM.dtype)
     u_GIM = tl.reshape(u, (GROUP, TILE, M))
-    return tl.dot(u_GIM, right_GMJ, input_precision=PRECISION) + tl.load(bias + output).to(tl.float32), u_GIM
+    return _product(u_GIM, right_GMJ, None, PRECISION) + tl.load(bias + output).to(tl.float32), u_GIM
 
 
 @triton.jit
@@ -69,10 +78,10 @@ def _accumulate(
     bias_place = d_bias + place * GROUP + tl.arange(0, GROUP)
     tl.store(bias_place, tl.load(bias_place) + tl.sum(tl.sum(dz_GIJ, 2), 1))
     dz = dz_GIJ.to(right_GJM.dtype)
-    du = tl.reshape(tl.dot(dz, right_GJM, input_precision=PRECISION).to(right_GJM.dtype), (GROUP * TILE, M))
-    d_right = tl.dot(tl.permute(dz, (0, 2, 1)), u_GIM, d_right, input_precision=PRECISION)
-    d_left = tl.dot(du, tl.trans(form_MM), d_left, input_precision=PRECISION)
-    tl.store(form_place, tl.dot(tl.trans(left_GIxM), du, d_form, input_precision=PRECISION))
+    du = tl.reshape(_product(dz, right_GJM, None, PRECISION).to(right_GJM.dtype), (GROUP * TILE, M))
+    d_right = _product(tl.permute(dz, (0, 2, 1)), u_GIM, d_right, PRECISION)
+    d_left = _product(du, tl.trans(form_MM), d_left, PRECISION)
+    tl.store(form_place, _product(tl.trans(left_GIxM), du, d_form, PRECISION))
     return d_left, d_right
 
 

@@ -134,7 +134,8 @@ def _run(kernel: str, inputs: list[Tensor], plan: Plan, with_grad: bool, constex
         num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip
     if not with_grad:
-        return loss.sum(), *(left.new_empty(0, dtype=torch.float32) for _ in range(4))
+        none = [left.new_empty(0, dtype=torch.float32) for _ in range(4)]
+        return loss.sum(), none[0], none[1], none[2], none[3]
     d_left, d_right = (torch.empty_like(left, dtype=torch.float32) for _ in range(2))
     jit.add_tiles[(len(plan.strips),)](d_sides, plan.strips, d_left, d_right, WIDTH=width, M=padded, num_warps=1)
     return loss.sum(), d_left, d_right, d_weight.sum(0)[:, :width, :width].contiguous(), d_bias.sum((0, 2))
@@ -166,10 +167,10 @@ def geometry_op(
 
 
 def _fake(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor, *others: Any) -> Sums:
-    total = left.new_empty((), dtype=torch.float32)
-    with_grad = others[-1]
-    shapes = [x.shape if with_grad else (0,) for x in (left, right, weight, bias)]
-    return total, *(left.new_empty(shape, dtype=torch.float32) for shape in shapes)
+    def gradient(x: Tensor) -> Tensor:
+        return x.new_empty(x.shape if others[-1] else (0,), dtype=torch.float32)
+
+    return left.new_empty((), dtype=torch.float32), gradient(left), gradient(right), gradient(weight), gradient(bias)
 
 
 cross_entropy_op.register_fake(_fake)
