@@ -11,6 +11,7 @@
 #   SEEDS="0 1 2"               of initialisation and order; the split is always the same
 #   ARCH=small  OUT=runs/moleculenet
 #   EPOCHS, BATCH, LR           default: by the size of the set, within the paper's Table 9
+#   ONLY                        "store": only make the store; "runs": no report (for jobs that share a store and a folder of runs)
 #
 # OPTIONs are passed on to fairseq-train.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -36,6 +37,7 @@ if [ -z "$FILE" ] && [ ! -f "$STORE/manifest.json" ]; then
     exit 2
 fi
 preprocess "$STORE" moleculenet "$FILE" --name "$NAME" $([ "$CONFORMERS" = 0 ] || echo "--conformers $CONFORMERS")
+[ "${ONLY:-}" != store ] || exit 0
 TRAIN_MOLECULES="$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["splits"]["train"]["molecules"])' "$STORE/manifest.json")"
 UPDATES=$((EPOCHS * ((TRAIN_MOLECULES + BATCH - 1) / BATCH)))
 
@@ -53,4 +55,4 @@ for seed in ${SEEDS:-0 1 2}; do
     [ "${SCRATCH:-1}" = 0 ] || finetune "$seed" scratch "$@"
     [ "$PRETRAINED" = none ] || finetune "$seed" pretrained --finetune-from-model "$PRETRAINED" "$@"
 done
-moleblend report "$OUT/${NAME}_$INPUTS" --output "$OUT/${NAME}_$INPUTS/report.html" --store "$STORE" --title "$NAME, $INPUTS"
+[ "${ONLY:-}" = runs ] || moleblend report "$OUT/${NAME}_$INPUTS" --output "$OUT/${NAME}_$INPUTS/report.html" --store "$STORE" --title "$NAME, $INPUTS"

@@ -7,6 +7,7 @@
 #   OUT=runs/finetune_qm9
 #   ARCH=small  INPUTS=2d+3d (2d, 3d or 2d+3d)
 #   UPDATES=2000  WARMUP=UPDATES/10  BATCH=128  LR=1e-4  SEED=1  WORKERS=2
+#   ONLY                  "store": only make the store; "runs": no report (for jobs that share a store and a folder of runs)
 #
 # The paper's run (Table 10): ARCH=base UPDATES=600000 WARMUP=60000. More options are passed on to fairseq-train.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
@@ -25,6 +26,7 @@ fi
 run="$OUT/${TARGET}_${INPUTS}_$variant"
 
 preprocess "$STORE" qm9 "${IN:-qm9pack}"
+[ "${ONLY:-}" != store ] || exit 0
 train "$run" "$STORE" --task moleblend_finetune --criterion property_prediction --arch "moleblend_${ARCH:-small}" \
     --targets "$TARGET" --inputs "$INPUTS" --batch-size "${BATCH:-128}" --max-update "$UPDATES" \
     --seed "${SEED:-1}" --num-workers "${WORKERS:-2}" \
@@ -32,4 +34,4 @@ train "$run" "$STORE" --task moleblend_finetune --criterion property_prediction 
     --lr "${LR:-1e-4}" --min-lr 1e-9 --lr-scheduler cosine --warmup-updates "${WARMUP:-$((UPDATES / 10))}" \
     --log-interval 50 --validate-interval-updates 500 --regression-loss mae "${START[@]}" "$@"
 [ -f "$run/test.json" ] || moleblend evaluate "$run/checkpoint_best.pt" "$STORE" --split test --json "$run/test.json"
-moleblend report "$OUT" --output "$OUT/report.html" --store "$STORE" --title "QM9"
+[ "${ONLY:-}" = runs ] || moleblend report "$OUT" --output "$OUT/report.html" --store "$STORE" --title "QM9"

@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Starts fairseq-train with several processes, on one host or many: by torchrun, by the deepspeed launcher, or as a rank that srun started.
+#
+#   launch.sh [--dry-run | --help] STORE OPTION...        OPTIONs are fairseq-train's; --user-dir is added
+#
+#   LAUNCHER=torchrun    torchrun: run the same command on every host; they find each other at MASTER
+#                        deepspeed: run it once, hosts are reached by ssh as HOSTFILE says; or on every host with NODE_RANK set
+#                        srun: this process is one rank of a Slurm step and replaces itself by fairseq-train
+#   PROCS                processes on each host (default: its GPUs; 1 where there are none)
+#   NODES=1              hosts; MIN:MAX lets torchrun begin with fewer and take up more after a restart
+#   MASTER               HOST[:PORT] of the first host, as all hosts can reach it (port 29500); needed with NODES over 1
+#   LOCAL_ADDR           torchrun: this host's address, where its name does not lead to it
+#   JOB=moleblend        torchrun: name of the rendezvous; another one for each job at the same MASTER
+#   RESTARTS=0           torchrun: how often all processes are started anew, from the last checkpoint, after one of them failed
+#   GRACE=300            torchrun: seconds to finish the update and save, after SIGTERM, SIGINT or SIGUSR1
+#   HOSTFILE  NODE_RANK  deepspeed: "HOST slots=N" lines; this host's number in them, from 0, if no ssh is to be used
+#   VENV=.venv           virtual environment whose commands are used, where it exists
+#
+# --dry-run prints the command and the settings that go with it, and starts nothing.
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+LAUNCHER="${LAUNCHER:-torchrun}"
+NODES="${NODES:-1}"
+PORT=29500
+
+fail() {
+    echo "launch.sh: $*" >&2
+    exit 2
+}
+
+# GPUs that programs started here may use.
+gpus() {
+    if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+        tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true
+    else
+        { command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null || true; } | grep -c '^GPU' || true
+    fi
+}
+
+# torchrun or deepspeed with all of its own options, as the array COMMAND.
+by_torchrun() {
+    COMMAND=(torchrun --nproc-per-node "$PROCS" --max-restarts "${RESTARTS:-0}")
+    # As settings, not options: torch before 2.9 passes over the first one, and has no option of that name.
+    # Without it SIGUSR1 would end torchrun alone and leave its processes behind.
+    SETTINGS+=("PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1" "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${GRACE:-300}")
+    if [ "$NODES" = 1 ]; then
+        COMMAND+=(--standalone)
+    else
+        COMMAND+=(--nnodes "$NODES" --rdzv-backend c10d --rdzv-id "${JOB:-moleblend}" --rdzv-endpoint "$MASTER")
+        [ -z "${LOCAL_ADDR:-}" ] || COMMAND+=(--local-addr "$LOCAL_ADDR")
+    fi
+    COMMAND+=(--no-python fairseq-train)
+}
+
+by_deepspeed() {
+    COMMAND=(deepspeed --num_gpus "$PROCS" --master_port "${MASTER##*:}")
+    if [ "$NODES" != 1 ]; then
+        [ -f "${HOSTFILE:-}" ] || fail "LAUNCHER=deepspeed with NODES=$NODES needs HOSTFILE, a file of lines \"HOST slots=N\" (got \"${HOSTFILE:-}\")"
+        COMMAND+=(--hostfile "$HOSTFILE" --num_nodes "$NODES" --master_addr "${MASTER%:*}")
+        [ -z "${NODE_RANK:-}" ] || COMMAND+=(--no_ssh --node_rank "$NODE_RANK")
+    fi
+    [ "$(gpus)" != 0 ] || SETTINGS+=("DS_ACCELERATOR=cpu")
+    COMMAND+=(--no_python --no_local_rank fairseq-train)
+}
+
+dry=
+case "${1:-}" in
+-h | --help) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit ;;
+--dry-run) dry=1; shift ;;
+esac
+[ $# -gt 0 ] || fail "no store given; see launch.sh --help"
+[[ "$1" != -* ]] || fail "the store comes first, then options (got \"$1\")"
+[[ "$NODES" =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] || fail "NODES must be a number of hosts, or MIN:MAX, got \"$NODES\""
+PROCS="${PROCS:-$(gpus)}"
+[ "$PROCS" != 0 ] || PROCS=1
+[[ "$PROCS" =~ ^[1-9][0-9]*$ ]] || fail "PROCS must be a number of processes, got \"$PROCS\""
+if [ "$NODES" != 1 ] && [ -z "${MASTER:-}" ] && [ "$LAUNCHER" != srun ]; then
+    fail "NODES=$NODES needs MASTER=HOST[:PORT], the first host as the others reach it"
+fi
+MASTER="${MASTER:-127.0.0.1}"
+[[ "$MASTER" == *:* ]] || MASTER="$MASTER:$PORT"
+
+SETTINGS=()
+case "$LAUNCHER" in
+torchrun) by_torchrun ;;
+deepspeed) by_deepspeed ;;
+srun)
+    [ -n "${SLURM_PROCID:-}" ] || [ -n "$dry" ] || fail "LAUNCHER=srun is for processes that srun started; see scripts/slurm/pretrain.sbatch"
+    COMMAND=(fairseq-train)
+    ;;
+*) fail "LAUNCHER must be torchrun, deepspeed or srun, got \"$LAUNCHER\"" ;;
+esac
+# Many processes on a host share its cores; torchrun says the same, srun does not.
+SETTINGS+=("OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}")
+COMMAND+=("$@")
+[[ " $* " == *" --user-dir "* ]] || COMMAND+=(--user-dir "$ROOT/moleblend_fs")
+
+if [ -n "$dry" ]; then
+    printf '%q ' "${SETTINGS[@]}" "${COMMAND[@]}" | sed 's/ $/\n/'
+    exit
+fi
+VENV="${VENV:-$ROOT/.venv}"
+[ ! -d "$VENV/bin" ] || export PATH="$VENV/bin:$PATH"
+command -v "${COMMAND[0]}" >/dev/null || fail "the command ${COMMAND[0]} is not installed; see README.md, or name an environment: VENV=FOLDER"
+export "${SETTINGS[@]}"
+exec "${COMMAND[@]}"

@@ -1,0 +1,192 @@
+"""Launching: what the scripts would run, what they refuse, the table of results; runs of two processes with either launcher."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SLURM = ROOT / "scripts" / "slurm"
+LAUNCH = ROOT / "scripts" / "launch.sh"
+
+
+def call(script, *words, **settings):
+    hidden = ("SLURM_", "SBATCH_", "CUDA_VISIBLE", "OMP_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    environment |= {"VENV": str(Path(sys.executable).parents[1]), "CUDA_VISIBLE_DEVICES": ""} | {k: str(v) for k, v in settings.items()}
+    return subprocess.run([script, *words], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def planned(*words, **settings):
+    """The words of the command that launch.sh would run, settings first."""
+    done = call(LAUNCH, "--dry-run", *words, **settings)
+    assert done.returncode == 0, done.stderr
+    return shlex.split(done.stdout)
+
+
+def follow(words, *expected):
+    """Whether words stand in the command, one after the other."""
+    return any(tuple(words[i : i + len(expected)]) == expected for i in range(len(words)))
+
+
+@pytest.mark.parametrize("script", [LAUNCH, *sorted(SLURM.glob("*.sbatch")), SLURM / "collect.sh"], ids=lambda path: path.name)
+def test_help(script):
+    done = call(script, "--help")
+    assert done.returncode == 0, done.stderr
+    assert script.name in done.stdout
+    assert "source " not in done.stdout
+    assert os.access(script, os.X_OK)
+    if script.suffix == ".sbatch":
+        assert "PARTITION" in done.stdout
+
+
+def test_one_host():
+    words = planned("a store", "--lr", "1", CUDA_VISIBLE_DEVICES="0,1,2")
+    assert follow(words, "torchrun", "--nproc-per-node", "3")
+    assert follow(words, "--standalone", "--no-python", "fairseq-train", "a store", "--lr", "1", "--user-dir", f"{ROOT}/moleblend_fs")
+    # Without this setting SIGUSR1 would end torchrun and leave its processes behind.
+    assert any(word.startswith("PET_SIGNALS_TO_HANDLE=") and "SIGUSR1" in word for word in words)
+    assert follow(planned("s", PROCS=5), "--nproc-per-node", "5")
+    assert follow(planned("s"), "--nproc-per-node", "1")
+    assert planned("s", "--user-dir", "mine").count("--user-dir") == 1
+
+
+def test_several_hosts():
+    words = planned("s", NODES="2", MASTER="host1", RESTARTS="3", LOCAL_ADDR="10.0.0.2", JOB="7")
+    assert follow(words, "--max-restarts", "3")
+    assert follow(words, "--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "7", "--rdzv-endpoint", "host1:29500")
+    assert follow(words, "--local-addr", "10.0.0.2")
+    assert "--standalone" not in words
+    assert follow(planned("s", NODES="2:4", MASTER="h:1"), "--nnodes", "2:4")
+
+
+def test_deepspeed_launcher(tmp_path):
+    words = planned("s", LAUNCHER="deepspeed", PROCS=2)
+    assert follow(words, "deepspeed", "--num_gpus", "2")
+    assert follow(words, "--no_python", "--no_local_rank", "fairseq-train", "s")
+    assert "DS_ACCELERATOR=cpu" in words
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("a slots=2\nb slots=2\n")
+    words = planned("s", LAUNCHER="deepspeed", NODES=2, MASTER="a:1234", HOSTFILE=hostfile, NODE_RANK=1, CUDA_VISIBLE_DEVICES="0,1")
+    assert follow(words, "--master_port", "1234", "--hostfile", str(hostfile), "--num_nodes", "2", "--master_addr", "a", "--no_ssh")
+    assert not any(word.startswith("DS_ACCELERATOR") for word in words)
+
+
+def test_rank_of_a_slurm_step():
+    assert follow(planned("s", LAUNCHER="srun", SLURM_CPUS_PER_TASK="6"), "OMP_NUM_THREADS=6", "fairseq-train", "s")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "message"),
+    [
+        ({}, [], "no store given"),
+        ({}, ["--lr", "1"], "the store comes first"),
+        ({"NODES": "two"}, ["s"], "NODES must be"),
+        ({"NODES": "2"}, ["s"], "needs MASTER"),
+        ({"PROCS": "-1"}, ["s"], "PROCS must be"),
+        ({"LAUNCHER": "mpirun"}, ["s"], "LAUNCHER must be"),
+        ({"LAUNCHER": "deepspeed", "NODES": "2", "MASTER": "h"}, ["s"], "needs HOSTFILE"),
+        ({"LAUNCHER": "srun"}, ["s"], "processes that srun started"),
+    ],
+)
+def test_mistakes_are_explained(settings, words, message):
+    done = call(LAUNCH, *words, **settings)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def submissions(script, *words, **settings):
+    """STEP -> words of the sbatch command; and the other lines."""
+    done = call(SLURM / script, "--dry-run", *words, **settings)
+    assert done.returncode == 0, done.stderr
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    return {line[0].removeprefix("STEP="): line for line in lines if line[1:2] == ["sbatch"]}, [
+        line for line in lines if line[1] != "sbatch"
+    ]
+
+
+def test_pretraining_job():
+    where = {"PARTITION": "gpu", "ACCOUNT": "chem", "TIME": "1:00:00", "MEM": "100G", "SBATCH_OPTIONS": "--exclusive --nice=5"}
+    jobs, (work,) = submissions("pretrain.sbatch", "--fp16-init-scale", "4", NODES=4, GPUS=8, ZERO=2, CPUS=12, WARN=600, **where)
+    for option in ("--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--signal=USR1@600", "--partition=gpu", "--account=chem"):
+        assert option in jobs["pretrain"]
+    for option in ("--time=1:00:00", "--cpus-per-task=12", "--mem=100G", "--exclusive", "--nice=5"):
+        assert option in jobs["pretrain"]
+    assert jobs["pretrain"][-2:] == ["--fp16-init-scale", "4"]
+    assert follow(work, "LAUNCHER=srun", "srun", "--kill-on-bad-exit=1", str(LAUNCH))
+    assert follow(work, "--optimizer", "deepspeed", "--zero-stage", "2")
+    assert "--bf16" in work
+    jobs, (work,) = submissions("pretrain.sbatch", GPUS=0, PROCS=3, PRECISION="fp32")
+    assert "--ntasks-per-node=3" in jobs["pretrain"]
+    assert not any(word.startswith("--gpus") for word in jobs["pretrain"])
+    assert follow(work, "--optimizer", "adam")
+    assert "--bf16" not in work
+    assert call(SLURM / "pretrain.sbatch", "--dry-run", ZERO=4).returncode == 2
+
+
+def test_preprocessing_array(tmp_path):
+    out = tmp_path / "store"
+    jobs, (shard, merge) = submissions("preprocess_array.sbatch", "qm9", "in", str(out), "--limit", "9", SHARDS=5, PARALLEL=2, CPUS=3)
+    assert "--array=0-4%2" in jobs["shards"]
+    assert {"--dependency=afterok:SHARDS_JOB", "--kill-on-invalid-dep=yes", "--cpus-per-task=1"} <= set(jobs["merge"])
+    assert shard[:5] == ["moleblend", "preprocess", "qm9", "in", str(out)]
+    assert follow(shard, "--limit", "9", "--shard", "$SLURM_ARRAY_TASK_ID/5", "--workers", "3")
+    assert merge == ["moleblend", "merge", str(out)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finetuning_array(tmp_path):
+    trials = tmp_path / "trials"
+    trials.write_text("# comment\nEPOCHS=80 --lr 3e-5\n\n--adam-betas '(0.9, 0.98)'\n")
+    settings = {"DATASETS": "bbbp qm9:gap", "SEEDS": "3 4", "TRIALS": trials, "OUT": tmp_path / "o", "GPUS": 2}
+    jobs, tasks = submissions("finetune_array.sbatch", **settings)
+    assert {"--array=0-7%32", "--gpus=2", "--signal=B:USR1@120", "--dependency=afterok:STORES_JOB"} <= set(jobs["tasks"])
+    assert "--dependency=afterany:TASKS_JOB" in jobs["collect"]
+    assert not any(word.startswith("--gpu") for word in (*jobs["stores"], *jobs["collect"]))
+    assert [task[0] for task in tasks] == [f"{n}:" for n in range(8)]
+    assert {"SEEDS=3", "SCRATCH=0", "EPOCHS=80", f"OUT={tmp_path}/o/trial0"} <= set(tasks[0])
+    assert follow(tasks[0], f"{ROOT}/examples/finetune_moleculenet/run.sh", "bbbp", "--lr", "3e-5")
+    assert {"SEED=4", "TARGET=gap", f"OUT={tmp_path}/o/trial1/seed4"} <= set(tasks[7])
+    assert follow(tasks[7], f"{ROOT}/examples/finetune_qm9/run.sh", "--adam-betas", "(0.9, 0.98)")
+    assert not (tmp_path / "o").exists()
+    assert "SCRATCH=1" in submissions("finetune_array.sbatch", PRETRAINED="none")[1][0]
+    assert "no such file" in call(SLURM / "finetune_array.sbatch", "--dry-run", TRIALS=tmp_path / "t").stderr
+
+
+def evaluation(path, value, kind="regression", **more):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metric = {"rmse": value, "mae": value / 2} if kind == "regression" else {"roc_auc": value}
+    path.write_text(json.dumps({"kind": kind, "units": {"y": "eV"}, "metrics": {"y": metric}} | more))
+
+
+def test_table_of_results(tmp_path):
+    """The trial is chosen by validation, where the other one is better on the test split."""
+    rows = [(n, "esol", n // 2, n % 2) for n in range(4)] + [(4, "bbbp", 0, 0), (5, "bbbp", 0, 1), (6, "bbbp", 1, 0)]
+    text = "".join(f"{n}\t{dataset}\t{trial}\t{seed}\t--lr {trial}\n" for n, dataset, trial, seed in rows)
+    (tmp_path / "tasks.tsv").write_text("task\tdataset\ttrial\tseed\toptions\n" + text)
+    states = tmp_path / "tasks"
+    states.mkdir()
+    for n, valid, test in ((0, 1.0, 9.0), (1, 2.0, 7.0), (2, 2.5, 1.0), (3, 1.5, 1.0)):
+        (states / f"{n}.state").write_text(f"finished {tmp_path}/run {n} on h on host, job 1_{n}\n")
+        for split, value in (("valid", valid), ("test", test)):
+            evaluation(tmp_path / f"run {n} on h" / f"{split}.json", value)
+    (states / "4.state").write_text("failed with exit code 3 on host, job 1_4\n")
+    (states / "4.out").write_text("line\n" * 9 + "the reason\n")
+    (states / "5.state").write_text("running on host, job 1_5\n")
+    done = call(SLURM / "collect.sh", str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].split() == ["esol", "0", "2", "rmse", "eV", "1.5000", "±", "0.7071", "8.0000", "±", "1.4142", "*", "--lr", "0"]
+    assert lines[2].split() == ["esol", "1", "2", "rmse", "eV", "2.0000", "±", "0.7071", "1.0000", "±", "0.0000", "--lr", "1"]
+    assert "4 of 7 tasks finished" in done.stdout
+    assert "task 4 (bbbp, trial 0, seed 0): failed with exit code 3" in done.stdout
+    assert "    the reason" in lines
+    assert "task 5 (bbbp, trial 0, seed 1): running on host, job 1_5, and did not end" in done.stdout
+    assert "task 6 (bbbp, trial 1, seed 0): never began" in done.stdout
+    assert "ARRAY=4,5,6" in done.stdout
+    assert (tmp_path / "results.csv").read_text().splitlines()[1].endswith("finished,rmse,eV,1.0,9.0")
+    assert call(SLURM / "collect.sh", str(states)).returncode == 2
