@@ -136,9 +136,8 @@ def main(out: Path) -> int:
         for line in end_of_log(out / "tasks" / f"{task.number}.out"):
             print(f"    {line}")
     if missing:
-        print(
-            f"once mended: ARRAY={','.join(str(task.number) for task in missing)} ./scripts/slurm/finetune_array.sbatch, other settings as before"
-        )
+        numbers = ",".join(str(task.number) for task in missing)
+        print(f"once mended: ARRAY={numbers} ./scripts/slurm/finetune_array.sbatch, other settings as before")
     return 1 if missing else 0
 
 

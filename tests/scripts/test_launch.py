@@ -38,7 +38,7 @@ def test_help(script):
     done = call(script, "--help")
     assert done.returncode == 0, done.stderr
     assert script.name in done.stdout
-    assert "source " not in done.stdout
+    assert "set -e" not in done.stdout
     assert os.access(script, os.X_OK)
     if script.suffix == ".sbatch":
         assert "PARTITION" in done.stdout
