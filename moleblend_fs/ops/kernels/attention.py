@@ -8,7 +8,7 @@ Shape legend: T tokens, P atom pairs, B molecules, H heads, w head width; see `o
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,26 +23,39 @@ from moleblend_fs.ops.kernels.attention_short import backward_short, forward_sho
 from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision
 from moleblend_fs.ops.layout import Layout
 
-LARGEST_SHORT = 64
-"""Tokens up to which a molecule is one tile. Beyond, kernels go through blocks of `LONG_BLOCK` tokens."""
-LONG_BLOCK = 64
-
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Heads that a program goes through one after another, and warps of the forward and of the backward kernel."""
+    """How the kernels of a size class are launched.
 
+    Attributes:
+        block: tokens that a program holds. step: tokens that it goes through at a time.
+        heads: that it goes through one after another; 0 if it holds a block of the molecule, for one head.
+        warps: of the program.
+    """
+
+    block: int
+    step: int
     heads: int
-    forward_warps: int
-    backward_warps: int
+    warps: int
 
 
-# At PCQM4Mv2's sizes (16 tokens on average, w = 24, bfloat16) the op moves about 100 bytes for each kFLOP: memory decides. One
-# warp holds a 16 x 16 tile, so that 32 programs share a multiprocessor and their loads overlap; several heads per program spread
-# the chain of loads that finds the molecule (number -> starts -> data). Larger tiles get as many warps as their registers need.
-LAUNCHES = {16: Launch(4, 1, 1), 32: Launch(4, 2, 4), 64: Launch(1, 4, 8)}
-LAUNCHES_FP32 = {16: Launch(4, 1, 1), 32: Launch(4, 2, 4), 64: Launch(1, 4, 8)}
-LONG_WARPS, LONG_WARPS_FP32 = 8, 8
+# At PCQM4Mv2's sizes (16 tokens on average, w = 24, bfloat16) memory decides: 20 kFLOP for 7 kB per molecule and head in the
+# backward pass. Small programs share a multiprocessor, so that their loads overlap; several heads per program spread the chain of
+# loads that finds a molecule (its number, its starts, its data). A warp takes 16 rows, as a matrix instruction does. Steps of 16
+# or 32 keep the tiles in registers; float32, whose products have no such instruction, needs more of them.
+_HALF = {
+    "forward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 32, 4, 2)},
+    "backward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 16, 4, 2), 64: Launch(64, 16, 1, 4)},
+    "long": Launch(64, 32, 0, 4),
+}
+_FULL = {
+    "forward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 32, 2, 2)},
+    "backward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 16, 2, 2), 64: Launch(64, 16, 1, 4)},
+    "long": Launch(32, 16, 0, 4),
+}
+LAUNCHES: dict[torch.dtype, dict[str, Any]] = {torch.float32: _FULL, torch.bfloat16: _HALF, torch.float16: _HALF}
+"""dtype -> pass -> tokens of the size class -> launch. Size classes that are not listed have "long"."""
 
 
 @dataclass(slots=True)
@@ -108,15 +121,25 @@ def _launches(layout: Layout) -> tuple[list[Tensor], list[int]]:
     return [c.molecules for c in classes], [c.capacity for c in classes]
 
 
-def _configuration(dtype: torch.dtype, width: int, capacity: int) -> tuple[dict[str, Any], Launch]:
-    """Constants and launch of the kernels for a size class; `heads` is 0 for those that go through blocks."""
-    block_w = max(16, triton.next_power_of_2(width))
-    constants: dict[str, Any] = {"W": width, "BLOCK_W": block_w, "PRECISION": dot_precision(dtype)}
-    if capacity > LARGEST_SHORT:
-        warps = LONG_WARPS_FP32 if dtype == torch.float32 else LONG_WARPS
-        return {**constants, "BLOCK": LONG_BLOCK}, Launch(0, warps, warps)
-    launch = (LAUNCHES_FP32 if dtype == torch.float32 else LAUNCHES)[capacity]
-    return {**constants, "BLOCK": capacity, "HEADS": launch.heads}, launch
+def _launch(direction: str, capacity: int, dtype: torch.dtype) -> Launch:
+    return LAUNCHES[dtype][direction].get(capacity, LAUNCHES[dtype]["long"])
+
+
+def _constants(kernel: Any, launch: Launch, dtype: torch.dtype, width: int) -> dict[str, Any]:
+    values = {
+        "W": width,
+        "BLOCK": launch.block,
+        "BLOCK_W": max(16, triton.next_power_of_2(width)),
+        "HEADS": launch.heads,
+        "STEP": launch.step,
+        "PRECISION": dot_precision(dtype),
+    }
+    return {name: value for name, value in values.items() if name in kernel.arg_names}
+
+
+def _run(kernel: Any, launch: Launch, qkv: Tensor, programs: int, *arguments: Any) -> None:
+    width = qkv.shape[3]
+    kernel[(programs,)](*arguments, **_constants(kernel, launch, qkv.dtype, width), num_warps=launch.warps, num_stages=1)
 
 
 @torch.library.custom_op("moleblend::attention_forward", mutates_args=())
@@ -138,14 +161,14 @@ def attention_forward(
     logsumexp = qkv.new_empty(heads, T, dtype=torch.float32)
     random = (seed_low, seed_high, dropout_threshold(dropout), 1 / (1 - dropout))
     for members, capacity in zip(molecules, capacities, strict=True):
-        constants, launch = _configuration(qkv.dtype, width, capacity)
+        launch = _launch("forward", capacity, qkv.dtype)
         data = (qkv, bias, graph_bias, out, logsumexp, members, tokens, pairs, heads, T, bias.shape[1])
-        options = {**constants, "num_warps": launch.forward_warps, "num_stages": 1}
         if launch.heads:
-            forward_short[(len(members) * triton.cdiv(heads, launch.heads),)](*data, width**-0.5, *random, **options)
+            programs = len(members) * triton.cdiv(heads, launch.heads)
+            _run(forward_short, launch, qkv, programs, *data, width**-0.5, *random)
         else:
-            blocks = capacity // LONG_BLOCK
-            forward_long[(len(members) * heads * blocks,)](*data, blocks, width**-0.5, *random, **options)
+            blocks = capacity // launch.block
+            _run(forward_long, launch, qkv, len(members) * heads * blocks, *data, blocks, width**-0.5, *random)
     return out, logsumexp
 
 
@@ -179,19 +202,17 @@ def attention_backward(
     d_qkv = torch.empty_like(qkv)
     random = (seed_low, seed_high, dropout_threshold(dropout), 1 / (1 - dropout))
     for members, capacity in zip(molecules, capacities, strict=True):
-        constants, launch = _configuration(qkv.dtype, width, capacity)
+        launch = _launch("backward", capacity, qkv.dtype)
         where = (members, tokens, pairs, heads, T, bias.shape[1], len(tokens) - 1)
         given = (qkv, logsumexp, bias, graph_bias, d_qkv)
-        options = {**constants, "num_warps": launch.backward_warps, "num_stages": 1}
         if launch.heads:
-            grid = (len(members) * triton.cdiv(heads, launch.heads),)
-            backward_short[grid](d_out, *given, d_bias, d_graph, *where, width**-0.5, *random, bias_mode, **options)
+            programs = len(members) * triton.cdiv(heads, launch.heads)
+            _run(backward_short, launch, qkv, programs, d_out, *given, d_bias, d_graph, *where, width**-0.5, *random, bias_mode)
         else:
-            blocks = capacity // LONG_BLOCK
-            grid = (len(members) * heads * blocks,)
-            rest = (*where, blocks, width**-0.5, *random, bias_mode)
-            backward_rows_long[grid](d_out, out, *given, d_bias, d_graph, *rest, **options)
-            backward_columns_long[grid](d_out, out, *given, d_graph, *rest, **options)
+            blocks = capacity // launch.block
+            programs, rest = len(members) * heads * blocks, (*where, blocks, width**-0.5, *random, bias_mode)
+            _run(backward_rows_long, launch, qkv, programs, d_out, out, *given, d_bias, d_graph, *rest)
+            _run(backward_columns_long, launch, qkv, programs, d_out, out, *given, d_graph, *rest)
     return d_qkv
 
 
@@ -254,24 +275,19 @@ PRESET_WIDTHS = (16, 24, 32)
 _SCALARS = {"scale": "fp32", "keep_scale": "fp32"}
 
 
-def _capacities() -> Iterator[int]:
-    yield from LAUNCHES
-    yield 2 * LARGEST_SHORT
-
-
 def variants() -> list[Variant]:
     """All configurations that can be launched at the presets' head widths, but for TF32."""
     found = []
-    for dtype, width, capacity in itertools.product(TRITON_TYPES, PRESET_WIDTHS, _capacities()):
-        constants, launch = _configuration(dtype, width, capacity)
-        constants["PRECISION"] = "ieee"
-        kernels = (forward_short, backward_short) if launch.heads else (forward_long, backward_rows_long, backward_columns_long)
-        for kernel in kernels:
-            warps = launch.forward_warps if kernel is kernels[0] else launch.backward_warps
+    for dtype, width in itertools.product(TRITON_TYPES, PRESET_WIDTHS):
+        table = LAUNCHES[dtype]
+        chosen = [(forward_short, launch) for launch in table["forward"].values()]
+        chosen += [(backward_short, launch) for launch in table["backward"].values()]
+        chosen += [(kernel, table["long"]) for kernel in (forward_long, backward_rows_long, backward_columns_long)]
+        for kernel, launch in chosen:
+            constants = {**_constants(kernel, launch, dtype, width), "PRECISION": "ieee"}
             signature = {name: _type(name, TRITON_TYPES[dtype]) for name in kernel.arg_names if name not in constants}
-            size = capacity if launch.heads else "long"
-            name = f"attention_{kernel.__name__}/{TRITON_TYPES[dtype]}/{size}/w{width}"
-            found.append(Variant(name, kernel, signature, constants, warps, 1))
+            name = f"attention_{kernel.__name__}/{TRITON_TYPES[dtype]}/{launch.block}x{width}"
+            found.append(Variant(name, kernel, signature, constants, launch.warps, 1))
     return found
 
 

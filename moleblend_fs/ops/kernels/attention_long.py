@@ -7,7 +7,7 @@ of keys (d_k, d_v), so that every sum has one order. Shape legend as in `attenti
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.attention_parts import dot, keep_factor, logits, place
+from moleblend_fs.ops.kernels.attention_parts import add_bias_gradient, dot, keep_factor, logits, loop_end, place
 
 
 @triton.jit
@@ -38,6 +38,7 @@ def forward_long(
     keep_scale,
     W: tl.constexpr,
     BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
     BLOCK_W: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -56,14 +57,13 @@ def forward_long(
     o = tl.zeros([BLOCK, BLOCK_W], dtype=tl.float32)
     largest = tl.full([BLOCK], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK], dtype=tl.float32)
-    start = 0
-    while start < count:
-        j = start + tl.arange(0, BLOCK)
+    for start in tl.range(0, loop_end(count), STEP, disable_licm=True):
+        j = start + tl.arange(0, STEP)
         j_places = j[:, None] * (3 * row) + c[None, :]
         j_exists = (j[:, None] < count) & (c[None, :] < W)
         k = tl.load(q_ptr + row + j_places, mask=j_exists, other=0.0)
         v = tl.load(q_ptr + 2 * row + j_places, mask=j_exists, other=0.0)
-        s = logits(q, k, molecule_bias, graph_bias, i[:, None], j[None, :], count, scale, PRECISION)
+        s = logits(dot(q, tl.trans(k), PRECISION), molecule_bias, graph_bias, i[:, None], j[None, :], count, scale)
         larger = tl.maximum(largest, tl.max(s, axis=1))
         p = tl.exp(s - larger[:, None])
         shrink = tl.exp(largest - larger)
@@ -72,7 +72,6 @@ def forward_long(
             p = p * keep_factor(seed_low, seed_high, head, first, i[:, None], j[None, :], threshold, keep_scale)
         o = o * shrink[:, None] + dot(p.to(v.dtype), v, PRECISION)
         largest = larger
-        start += BLOCK
     o = o / total[:, None]
     o_ptr = out_ptr + first * row + head * W
     tl.store(o_ptr + i[:, None] * row + c[None, :], o.to(out_ptr.dtype.element_ty), mask=exists)
@@ -116,6 +115,7 @@ def backward_rows_long(
     bias_mode,
     W: tl.constexpr,
     BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
     BLOCK_W: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -138,27 +138,23 @@ def backward_rows_long(
     graph_bias = tl.load(graph_bias_ptr + head)
     pair_start = head * num_pairs.to(tl.int64) + first_pair
     d_q = tl.zeros([BLOCK, BLOCK_W], dtype=tl.float32)
-    d_graph_row = tl.zeros([BLOCK], dtype=tl.float32)
-    start = 0
-    while start < count:
-        j = start + tl.arange(0, BLOCK)
+    d_graph_row = tl.zeros([STEP], dtype=tl.float32)
+    for start in tl.range(0, loop_end(count), STEP, disable_licm=True):
+        j = start + tl.arange(0, STEP)
         j_places = j[:, None] * (3 * row) + c[None, :]
         j_exists = (j[:, None] < count) & (c[None, :] < W)
         k = tl.load(q_ptr + row + j_places, mask=j_exists, other=0.0)
         v = tl.load(q_ptr + 2 * row + j_places, mask=j_exists, other=0.0)
-        s = logits(q, k, bias_ptr + pair_start, graph_bias, i[:, None], j[None, :], count, scale, PRECISION)
+        products = dot(q, tl.trans(k), PRECISION)
+        s = logits(products, bias_ptr + pair_start, graph_bias, i[:, None], j[None, :], count, scale)
         p = tl.exp(s - logsumexp[:, None])
         d_p = dot(d_o, tl.trans(v), PRECISION)
         if threshold != 0:
             d_p = d_p * keep_factor(seed_low, seed_high, head, first, i[:, None], j[None, :], threshold, keep_scale)
         d_s = p * (d_p - delta[:, None])
         d_q += dot(d_s.to(k.dtype), k, PRECISION)
-        inner = (i[:, None] >= 1) & (i[:, None] < count) & (j[None, :] >= 1) & (j[None, :] < count)
-        pair_ptrs = d_bias_ptr + pair_start + ((i[:, None] - 1) * (count - 1) + j[None, :] - 1)
-        before = tl.load(pair_ptrs, mask=inner & (bias_mode == 2), other=0.0)
-        tl.store(pair_ptrs, before + d_s, mask=inner & (bias_mode != 0))
+        add_bias_gradient(d_bias_ptr + pair_start, d_s, i[:, None], j[None, :], count, bias_mode)
         d_graph_row += tl.sum(tl.where(i[:, None] == 0, d_s, 0.0), axis=0)
-        start += BLOCK
     tl.store(d_q_ptr + places, (d_q * scale).to(q.dtype), mask=exists)
     graph_ptr = d_graph_ptr + head * num_molecules + molecule
     before_graph = tl.load(graph_ptr, mask=(block == 0) & (bias_mode == 2), other=0.0)
@@ -191,6 +187,7 @@ def backward_columns_long(
     bias_mode,
     W: tl.constexpr,
     BLOCK: tl.constexpr,
+    STEP: tl.constexpr,
     BLOCK_W: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -213,27 +210,26 @@ def backward_columns_long(
     molecule_bias = bias_ptr + head * num_pairs.to(tl.int64) + first_pair
     d_k = tl.zeros([BLOCK, BLOCK_W], dtype=tl.float32)
     d_v = tl.zeros([BLOCK, BLOCK_W], dtype=tl.float32)
-    d_graph_column = tl.zeros([BLOCK], dtype=tl.float32)
-    start = 0
-    while start < count:
-        i = start + tl.arange(0, BLOCK)
+    d_graph_column = tl.zeros([STEP], dtype=tl.float32)
+    for start in tl.range(0, loop_end(count), STEP, disable_licm=True):
+        i = start + tl.arange(0, STEP)
         i_exists = (i[:, None] < count) & (c[None, :] < W)
         q = tl.load(q_ptr + i[:, None] * (3 * row) + c[None, :], mask=i_exists, other=0.0)
         d_o, delta = _row_sums(d_out_ptr + out_place, out_ptr + out_place, i, row, c, count, W)
         logsumexp = tl.load(logsumexp_ptr + head * num_tokens.to(tl.int64) + first + i, mask=i < count, other=float("inf"))
-        s = logits(q, k, molecule_bias, graph_bias, i[:, None], j[None, :], count, scale, PRECISION)
-        p = tl.exp(s - logsumexp[:, None])
-        d_p = dot(d_o, tl.trans(v), PRECISION)
+        products = dot(k, tl.trans(q), PRECISION)  # keys x queries, so that d_k and d_v need no transposition
+        s = logits(products, molecule_bias, graph_bias, i[None, :], j[:, None], count, scale)
+        p = tl.exp(s - logsumexp[None, :])
+        d_p = dot(v, tl.trans(d_o), PRECISION)
         dropped = p
         if threshold != 0:
-            factor = keep_factor(seed_low, seed_high, head, first, i[:, None], j[None, :], threshold, keep_scale)
+            factor = keep_factor(seed_low, seed_high, head, first, i[None, :], j[:, None], threshold, keep_scale)
             dropped = p * factor
             d_p = d_p * factor
-        d_v += dot(tl.trans(dropped.to(d_o.dtype)), d_o, PRECISION)
-        d_s = p * (d_p - delta[:, None])
-        d_k += dot(tl.trans(d_s.to(q.dtype)), q, PRECISION)
-        d_graph_column += tl.sum(tl.where((j[None, :] == 0) & (i[:, None] >= 1), d_s, 0.0), axis=1)
-        start += BLOCK
+        d_v += dot(dropped.to(d_o.dtype), d_o, PRECISION)
+        d_s = p * (d_p - delta[None, :])
+        d_k += dot(d_s.to(q.dtype), q, PRECISION)
+        d_graph_column += tl.sum(tl.where((j[:, None] == 0) & (i[None, :] >= 1), d_s, 0.0), axis=0)
     tl.store(d_q_ptr + row + places, (d_k * scale).to(k.dtype), mask=exists)
     tl.store(d_q_ptr + 2 * row + places, d_v.to(k.dtype), mask=exists)
     stored = (block == 0) & (bias_mode != 0)

@@ -27,6 +27,14 @@ def dot(a, b, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def loop_end(count):
+    """`count` as the end of a range: Triton's interpreter cannot take one from NumPy 2.4's arrays."""
+    if INTERPRETED:
+        return count.handle.data.item()
+    return count
+
+
+@triton.jit
 def place(molecules_ptr, tokens_ptr, pairs_ptr, slot):
     """Of the class's molecule number `slot`: its number in the batch, its first token, its token count and its first pair."""
     molecule = tl.load(molecules_ptr + slot)
@@ -36,12 +44,21 @@ def place(molecules_ptr, tokens_ptr, pairs_ptr, slot):
 
 
 @triton.jit
-def logits(q, k, bias_ptr, graph_bias, i, j, count, scale, PRECISION: tl.constexpr):
-    """q k^T scale + bias for tokens i (rows) and j (columns), -inf in columns that do not exist; `bias_ptr` is that of the molecule."""
+def logits(products, bias_ptr, graph_bias, i, j, count, scale):
+    """products q_i . k_j scaled, plus bias, -inf at tokens j that do not exist; `bias_ptr` is that of molecule and head."""
     inner = (i >= 1) & (i < count) & (j >= 1) & (j < count)
-    bias = tl.load(bias_ptr + (i - 1) * (count - 1) + (j - 1), mask=inner, other=0.0)
+    bias = tl.load(bias_ptr + ((i - 1) * (count - 1) + (j - 1)), mask=inner, other=0.0)
     bias = tl.where((i == 0) | (j == 0), graph_bias, bias)
-    return tl.where(j < count, dot(q, tl.trans(k), PRECISION) * scale + bias, float("-inf"))
+    return tl.where(j < count, products * scale + bias, float("-inf"))
+
+
+@triton.jit
+def add_bias_gradient(d_bias_ptr, d_s, i, j, count, bias_mode):
+    """Write d_s of atoms i and j (bias_mode 1), add it (2) or leave what is there (0); `d_bias_ptr` is that of molecule and head."""
+    inner = (i >= 1) & (i < count) & (j >= 1) & (j < count)
+    pointers = d_bias_ptr + ((i - 1) * (count - 1) + (j - 1))
+    before = tl.load(pointers, mask=inner & (bias_mode == 2), other=0.0)
+    tl.store(pointers, before + d_s, mask=inner & (bias_mode != 0))
 
 
 @triton.jit

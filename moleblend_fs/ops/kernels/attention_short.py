@@ -6,7 +6,7 @@ Shape legend as in `attention_parts`; qkv (T, 3, H, w), out and d_out (T, H w), 
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.attention_parts import dot, keep_factor, logits, place
+from moleblend_fs.ops.kernels.attention_parts import add_bias_gradient, dot, keep_factor, logits, place
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_pairs", "seed_low", "seed_high", "threshold"])
@@ -40,7 +40,7 @@ def forward_short(
     c = tl.arange(0, BLOCK_W)
     row = heads * W
     places = i[:, None] * (3 * row) + c[None, :]
-    for number in range(HEADS):
+    for number in tl.range(HEADS, disable_licm=True):
         head = first_head + number
         exists = (i[:, None] < count) & (c[None, :] < W) & (head < heads)
         q_ptr = qkv_ptr + first * (3 * row) + head * W
@@ -51,7 +51,7 @@ def forward_short(
         # Heads beyond the last read the bias of the last one: their results are not stored.
         bias_head = tl.minimum(head, heads - 1)
         molecule_bias = bias_ptr + bias_head * num_pairs.to(tl.int64) + first_pair
-        s = logits(q, k, molecule_bias, graph_bias, i[:, None], i[None, :], count, scale, PRECISION)
+        s = logits(dot(q, tl.trans(k), PRECISION), molecule_bias, graph_bias, i[:, None], i[None, :], count, scale)
         largest = tl.max(s, axis=1)
         p = tl.exp(s - largest[:, None])
         total = tl.sum(p, axis=1)
@@ -92,54 +92,59 @@ def backward_short(
     BLOCK: tl.constexpr,
     BLOCK_W: tl.constexpr,
     HEADS: tl.constexpr,
+    STEP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """`bias_mode`: 0 leaves d_bias and d_graph alone, 1 writes them, 2 adds to them."""
+    """Goes through the queries by `STEP`, with logits transposed (keys x queries): then d_k and d_v need no transposition, and the
+    tile in registers is small. `bias_mode`: see `add_bias_gradient`, d_graph likewise.
+    """
     groups = tl.cdiv(heads, HEADS)
     molecule, first, count, first_pair = place(molecules_ptr, tokens_ptr, pairs_ptr, tl.program_id(0) // groups)
     first_head = tl.program_id(0) % groups * HEADS
-    i = tl.arange(0, BLOCK)
+    j = tl.arange(0, BLOCK)
     c = tl.arange(0, BLOCK_W)
     row = heads * W
-    places = i[:, None] * (3 * row) + c[None, :]
-    inner = (i[:, None] >= 1) & (i[:, None] < count) & (i[None, :] >= 1) & (i[None, :] < count)
-    pair_places = (i[:, None] - 1) * (count - 1) + i[None, :] - 1
-    for number in range(HEADS):
+    places = j[:, None] * (3 * row) + c[None, :]
+    for number in tl.range(HEADS, disable_licm=True):
         head = first_head + number
-        is_head = head < heads
-        exists = (i[:, None] < count) & (c[None, :] < W) & is_head
+        exists = (j[:, None] < count) & (c[None, :] < W) & (head < heads)
         q_ptr = qkv_ptr + first * (3 * row) + head * W
-        q = tl.load(q_ptr + places, mask=exists, other=0.0)
+        d_q_ptr = d_qkv_ptr + first * (3 * row) + head * W
+        d_o_ptr = d_out_ptr + first * row + head * W
         k = tl.load(q_ptr + row + places, mask=exists, other=0.0)
         v = tl.load(q_ptr + 2 * row + places, mask=exists, other=0.0)
-        d_o_ptr = d_out_ptr + first * row + head * W
-        d_o = tl.load(d_o_ptr + i[:, None] * row + c[None, :], mask=exists, other=0.0)
-        graph_bias = tl.load(graph_bias_ptr + head, mask=is_head, other=0.0)
+        graph_bias = tl.load(graph_bias_ptr + head, mask=head < heads, other=0.0)
+        # Heads beyond the last read the bias of the last one; with zero gradients, and nothing of them is stored.
         bias_head = tl.minimum(head, heads - 1)
         pair_start = bias_head * num_pairs.to(tl.int64) + first_pair
-        s = logits(q, k, bias_ptr + pair_start, graph_bias, i[:, None], i[None, :], count, scale, PRECISION)
-        lse_place = bias_head * num_tokens.to(tl.int64) + first + i
-        p = tl.exp(s - tl.load(logsumexp_ptr + lse_place, mask=i < count, other=float("inf"))[:, None])
-        d_p = dot(d_o, tl.trans(v), PRECISION)
-        dropped = p
-        if threshold != 0:
-            factor = keep_factor(seed_low, seed_high, head, first, i[:, None], i[None, :], threshold, keep_scale)
-            dropped = p * factor
-            d_p = d_p * factor
-        d_v = dot(tl.trans(dropped.to(d_o.dtype)), d_o, PRECISION)
-        d_s = p * (d_p - tl.sum(p * d_p, axis=1)[:, None])
-        d_s_low = d_s.to(q.dtype)
-        d_q = dot(d_s_low, k, PRECISION) * scale
-        d_k = dot(tl.trans(d_s_low), q, PRECISION) * scale
-        d_q_ptr = d_qkv_ptr + first * (3 * row) + head * W
-        tl.store(d_q_ptr + places, d_q.to(q.dtype), mask=exists)
-        tl.store(d_q_ptr + row + places, d_k.to(q.dtype), mask=exists)
-        tl.store(d_q_ptr + 2 * row + places, d_v.to(q.dtype), mask=exists)
-
-        pair_ptrs = d_bias_ptr + pair_start + pair_places
-        before = tl.load(pair_ptrs, mask=inner & is_head & (bias_mode == 2), other=0.0)
-        tl.store(pair_ptrs, before + d_s, mask=inner & is_head & (bias_mode != 0))
-        d_graph = tl.sum(tl.sum(tl.where((i[:, None] == 0) | (i[None, :] == 0), d_s, 0.0), axis=1), axis=0)
+        lse_ptr = logsumexp_ptr + bias_head * num_tokens.to(tl.int64) + first
+        mode = tl.where(head < heads, bias_mode, 0)
+        d_k = tl.zeros([BLOCK, BLOCK_W], dtype=tl.float32)
+        d_v = tl.zeros([BLOCK, BLOCK_W], dtype=tl.float32)
+        d_graph = tl.zeros([STEP], dtype=tl.float32)
+        for step in tl.range(BLOCK // STEP, disable_licm=True):
+            i = step * STEP + tl.arange(0, STEP)
+            i_exists = (i[:, None] < count) & (c[None, :] < W) & (head < heads)
+            q = tl.load(q_ptr + i[:, None] * (3 * row) + c[None, :], mask=i_exists, other=0.0)
+            d_o = tl.load(d_o_ptr + i[:, None] * row + c[None, :], mask=i_exists, other=0.0)
+            products = dot(k, tl.trans(q), PRECISION)
+            s = logits(products, bias_ptr + pair_start, graph_bias, i[None, :], j[:, None], count, scale)
+            p = tl.exp(s - tl.load(lse_ptr + i, mask=i < count, other=float("inf"))[None, :])
+            d_p = dot(v, tl.trans(d_o), PRECISION)
+            dropped = p
+            if threshold != 0:
+                factor = keep_factor(seed_low, seed_high, head, first, i[None, :], j[:, None], threshold, keep_scale)
+                dropped = p * factor
+                d_p = d_p * factor
+            d_v += dot(dropped.to(d_o.dtype), d_o, PRECISION)
+            d_s = p * (d_p - tl.sum(p * d_p, axis=0)[None, :])
+            add_bias_gradient(d_bias_ptr + pair_start, d_s, i[None, :], j[:, None], count, mode)
+            d_graph += tl.sum(tl.where((i[None, :] == 0) | (j[:, None] == 0), d_s, 0.0), axis=0)
+            d_k += dot(d_s.to(q.dtype), q, PRECISION)
+            d_q = dot(tl.trans(d_s.to(k.dtype)), k, PRECISION) * scale
+            tl.store(d_q_ptr + i[:, None] * (3 * row) + c[None, :], d_q.to(q.dtype), mask=i_exists)
+        tl.store(d_q_ptr + row + places, (d_k * scale).to(k.dtype), mask=exists)
+        tl.store(d_q_ptr + 2 * row + places, d_v.to(k.dtype), mask=exists)
         graph_ptr = d_graph_ptr + bias_head * num_molecules + molecule
-        before_graph = tl.load(graph_ptr, mask=is_head & (bias_mode == 2), other=0.0)
-        tl.store(graph_ptr, before_graph + d_graph, mask=is_head & (bias_mode != 0))
+        before = tl.load(graph_ptr, mask=mode == 2, other=0.0)
+        tl.store(graph_ptr, before + tl.sum(d_graph, axis=0), mask=mode != 0)
