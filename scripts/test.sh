@@ -1,8 +1,16 @@
 #!/usr/bin/env bash
 # Makes or reuses .venv and runs the tests. Arguments go to pytest: ./scripts/test.sh tests/data -k store
+#
+#   ./scripts/test.sh --cluster [ARGUMENT...]     instead those of tests/cluster: a real Slurm of two nodes, and two hosts in network
+#                                                 namespaces. As root; installs Slurm with apt-get where it is missing.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 ensure_environment chem report qm9 dev
+if [ "${1:-}" = --cluster ]; then
+    shift
+    export MOLEBLEND_CLUSTER=1
+    set -- tests/cluster --durations=0 --durations-min=1 "$@"
+fi
 # Small models, often two processes at a time: more threads than cores would only wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec python -m pytest "$@" </dev/null

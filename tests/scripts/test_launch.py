@@ -117,7 +117,7 @@ def test_pretraining_job():
     for option in ("--time=1:00:00", "--cpus-per-task=12", "--mem=100G", "--exclusive", "--nice=5"):
         assert option in jobs["pretrain"]
     assert jobs["pretrain"][-2:] == ["--fp16-init-scale", "4"]
-    assert follow(work, "LAUNCHER=srun", "srun", "--kill-on-bad-exit=1", str(LAUNCH))
+    assert follow(work, "LAUNCHER=srun", "srun", "--kill-on-bad-exit=0", "--wait=120", str(LAUNCH))
     assert follow(work, "--optimizer", "deepspeed", "--zero-stage", "2")
     assert "--bf16" in work
     jobs, (work,) = submissions("pretrain.sbatch", GPUS=0, PROCS=3, PRECISION="fp32")
