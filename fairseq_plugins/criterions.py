@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fairseq_plugins.tasks import FinetuningTask, PretrainingTask
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.model.shown import show_all, show_random_modality
+from moleblend_fs.model.heads import EDGE_CLASSES, SPD_CLASSES
+from moleblend_fs.model.shown import Shown, show_all, show_random_modality
 from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.objectives.config import LOSS_NAMES
 from moleblend_fs.objectives.draw import draw_blend, draw_modality
@@ -29,6 +30,7 @@ from moleblend_fs.objectives.pretraining import (
 )
 from moleblend_fs.ops.layout import Layout
 
+CLASSES = {"spd": SPD_CLASSES, "edge": EDGE_CLASSES}
 EVALUATION_EPOCH = 0
 """Epoch of the draws in evaluation: the same every time."""
 
@@ -38,45 +40,85 @@ class CriterionConfig(FairseqDataclass):
     seed: int = II("common.seed")
 
 
+@dataclass(slots=True)
+class Prepared:
+    """A micro-batch on its device, ready for the model.
+
+    Attributes:
+        batch, layout, shown: what the model is called with.
+        targets: what is to be predicted; None in finetuning, where that is the batch's labels.
+        counts: (losses,) float64, how many places each loss is a sum over.
+    """
+
+    batch: MoleculeBatch
+    layout: Layout
+    shown: Shown
+    targets: PretrainingTargets | None
+    counts: Tensor
+
+
 class BatchCriterion(FairseqCriterion):
-    """What both criterions share: losses normalised by the counts of the whole update.
+    """What both criterions share: losses normalised by the counts of the whole update, and sums that stay on the device.
 
     An update is all micro-batches of all ranks. The trainer announces it with `begin_update`; every micro-batch then
-    contributes sum / (count over the update), scaled by the update's molecules, which fairseq divides out again since
-    `sample_size` is the micro-batch's molecules. So a global batch has one loss and one gradient, however it is split.
+    contributes sum / (count over the update). So a global batch has one loss and one gradient, however it is split, and
+    there is nothing left for fairseq to divide by: the `sample_size` of an update is 1, on every rank.
     """
 
     def __init__(self, task: Any, seed: int):
         super().__init__(task)
         self.seed = seed
-        self.update: tuple[Tensor, Tensor] | None = None
+        self.update: Tensor | None = None
+        self.sample_size = 1.0
+        self.prepared: dict[int, Prepared] = {}
 
-    def counts(self, sample: dict[str, Any], device: torch.device) -> Tensor:
-        """(losses,) float64, how many places each loss of a micro-batch is a sum over."""
+    def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
+        """Everything of a micro-batch that needs no model."""
         raise NotImplementedError
 
     def begin_update(self, samples: list[dict[str, Any]], device: torch.device) -> None:
         """Count an update's targets over its micro-batches and all ranks; empty samples (a rank that ran out) count nothing."""
-        real = [sample for sample in samples if sample]
-        molecules = sum(sample["nsentences"] for sample in real)
-        totals = torch.stack([self.counts(sample, device) for sample in real]).sum(dim=0) if real else self.no_counts(device)
-        totals = torch.cat([totals, totals.new_tensor([molecules])])
+        self.sample_size = 1.0
+        self.prepared = {id(sample["batch"]): self.prepare(sample, device) for sample in samples if sample}
+        counts = [prepared.counts for prepared in self.prepared.values()]
+        self.update = torch.stack(counts).sum(dim=0) if counts else torch.zeros(self.losses, dtype=torch.float64, device=device)
         if dist.is_initialized():
-            dist.all_reduce(totals)
-        self.update = totals[:-1], totals[-1]
+            dist.all_reduce(self.update)
 
     def end_update(self) -> None:
         """Forget the update."""
         self.update = None
+        self.prepared = {}
 
-    def no_counts(self, device: torch.device) -> Tensor:
-        """Zeros in the shape of `counts`."""
+    @property
+    def losses(self) -> int:
+        """How many losses there are."""
         raise NotImplementedError
 
-    def combine(self, sums: Tensor, counts: Tensor, weights: Tensor, molecules: int) -> Tensor:
-        """The micro-batch's share of the loss: molecules * sum of weight * sum / count, over the update or itself alone."""
-        counts, total = self.update or (counts, counts.new_tensor(molecules))
-        return total.to(sums.dtype) * (weights * sums / counts.clamp(min=1).to(sums.dtype)).sum()
+    def ready(self, sample: dict[str, Any], device: torch.device) -> Prepared:
+        """The micro-batch as `begin_update` prepared it, or prepared now."""
+        return self.prepared.pop(id(sample["batch"]), None) or self.prepare(sample, device)
+
+    def take_sample_size(self) -> float:
+        """1 for the first micro-batch of an update, 0 for the others; 1 outside of updates."""
+        mine, self.sample_size = self.sample_size, 1.0 if self.update is None else 0.0
+        return mine
+
+    def logged(self, prepared: Prepared, sums: list[Tensor]) -> dict[str, Any]:
+        """What is logged of a micro-batch: sums, as one vector; in evaluation they are sent to other processes as objects."""
+        vector = torch.cat([x.detach().double() for x in sums])
+        return {
+            "nsentences": len(prepared.batch),
+            "atoms": prepared.layout.num_total_atoms,
+            "sums": vector if self.training else vector.cpu(),
+        }
+
+    def combine(self, sums: Tensor, counts: Tensor, weights: list[float]) -> Tensor:
+        """The micro-batch's share of the loss: sum of weight * sum / count, counted over the update or itself alone."""
+        if self.update is not None:
+            counts = self.update
+        shares = sums / counts.clamp(min=1).to(sums.dtype)
+        return torch.stack([weight * share for weight, share in zip(weights, shares, strict=True)]).sum()
 
     @property
     def epoch(self) -> int:
@@ -88,15 +130,21 @@ class BatchCriterion(FairseqCriterion):
         return True
 
 
+def log_sums(logs: list[dict[str, Any]]) -> None:
+    """Add up the logged vectors where they are; they are read when the log is written."""
+    metrics.log_scalar_sum("_sums", torch.stack([log["sums"] for log in logs]).sum(dim=0))
+    metrics.log_scalar_sum("molecules", sum(log["nsentences"] for log in logs), round=0)
+
+
 def log_throughput(logs: list[dict[str, Any]]) -> None:
     """molecules/s and atoms/s over the log interval."""
     metrics.log_speed("mols_per_second", sum(log["nsentences"] for log in logs), priority=90, round=1)
     metrics.log_speed("atoms_per_second", sum(log["atoms"] for log in logs), priority=91, round=0)
 
 
-def average_in(m: dict[str, Any], key: str) -> float:
-    """Average of a logged value; 0 where a whole log interval had no target of it (fairseq's meter then says None)."""
-    return float(m[key].avg or 0.0) if key in m else 0.0
+def mean_of(total: float, count: float) -> float:
+    """total / count, rounded as it is logged; 0 where a whole log interval had no target."""
+    return round(total / count, 4) if count > 0 else 0.0
 
 
 @register_criterion("blend_then_predict", dataclass=CriterionConfig)
@@ -105,72 +153,56 @@ class BlendThenPredict(BatchCriterion):
 
     task: PretrainingTask
 
-    def counts(self, sample: dict[str, Any], device: torch.device) -> Tensor:
-        batch, layout = self._batch(sample, device)
-        return count_targets(self._draw(batch, layout)[1], layout, self.task.blend)
+    @property
+    def losses(self) -> int:
+        return len(self.task.blend.predict)
 
-    def no_counts(self, device: torch.device) -> Tensor:
-        return torch.zeros(len(self.task.blend.predict), dtype=torch.float64, device=device)
+    def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
+        batch, config = sample["batch"].to(device), self.task.blend
+        layout = Layout(batch.num_atoms, device)
+        shown, noise = draw_blend(batch, layout, config, seed=self.seed, epoch=self.epoch)
+        targets = targets_of(batch, layout, shown, noise, config)
+        return Prepared(batch, layout, shown, targets, count_targets(targets, layout, config))
 
-    def _batch(self, sample: dict[str, Any], device: torch.device) -> tuple[MoleculeBatch, Layout]:
-        batch = sample["batch"].to(device)
-        return batch, Layout(batch.num_atoms, device)
-
-    def _draw(self, batch: MoleculeBatch, layout: Layout) -> tuple[Any, PretrainingTargets]:
-        shown, noise = draw_blend(batch, layout, self.task.blend, seed=self.seed, epoch=self.epoch)
-        return shown, targets_of(batch, layout, shown, noise, self.task.blend)
-
-    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
-        """(loss, molecules, logged sums) of one micro-batch."""
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, float, dict[str, Any]]:
+        """(loss, its sample size, logged sums) of one micro-batch."""
         config = self.task.blend
-        batch, layout = self._batch(sample, next(model.parameters()).device)
-        shown, targets = self._draw(batch, layout)
-        counts = count_targets(targets, layout, config)
-        losses = model(batch, shown, layout, targets).losses
+        ready = self.ready(sample, next(model.parameters()).device)
+        assert ready.targets is not None
+        losses = model(ready.batch, ready.shown, ready.layout, ready.targets).losses
         sums = torch.stack([losses[name] for name in config.predict])
-        weights = sums.new_tensor(list(config.weights.values()))
-        loss = self.combine(sums, counts, weights, len(batch))
-        log: dict[str, Any] = {"nsentences": len(batch), "atoms": layout.num_total_atoms, "out_of_range": bonds_out_of_range(targets)}
-        for index, name in enumerate(config.predict):
-            log[f"{name}_sum"] = sums[index].detach()
-            log[f"{name}_count"] = counts[index]
-        for name, histogram in class_counts(targets, config).items():
-            log[f"{name}_classes"] = histogram
-        return loss, len(batch), log
+        loss = self.combine(sums, ready.counts, list(config.weights.values()))
+        histograms = class_counts(ready.targets, config).values()
+        log = self.logged(ready, [sums, ready.counts, bonds_out_of_range(ready.targets).reshape(1), *histograms])
+        return loss, self.take_sample_size(), log
 
     def log_metrics(self, logging_outputs: list[dict[str, Any]]) -> None:
-        """Log the losses of the global batch."""
+        """Log the losses of the global batch, and the information bounds, from sums that are read only when they are shown."""
         logs = [log for log in logging_outputs if log]
-        names = [name for name in LOSS_NAMES if f"{name}_sum" in logs[0]]
+        log_sums(logs)
+        names = self.task.blend.predict
+        number = {name: index for index, name in enumerate(names)}
+
+        def loss(m: dict[str, Any], name: str) -> float:
+            sums = m["_sums"].sum
+            return mean_of(float(sums[number[name]]), float(sums[len(names) + number[name]]))
+
+        def bound(m: dict[str, Any], name: str, classes: slice) -> float:
+            return round(information_bound(m["_sums"].sum[classes].cpu().numpy(), loss(m, name)), 4)
+
+        weights = self.task.blend.weights
+        metrics.log_derived("loss", lambda m: sum(loss(m, name) for name in names), priority=0)
+        metrics.log_derived("weighted_loss", lambda m: sum(weights[name] * loss(m, name) for name in names), priority=1)
         for name in names:
-            count = float(sum(log[f"{name}_count"] for log in logs))
-            total = float(sum(log[f"{name}_sum"] for log in logs))
-            if count > 0:
-                metrics.log_scalar(f"{LOSS_NAMES[name]}_loss", total / count, count, round=4)
-        keys = [f"{LOSS_NAMES[name]}_loss" for name in names]
-        metrics.log_derived("loss", lambda m: sum(average_in(m, key) for key in keys), priority=0)
-        weights = {f"{LOSS_NAMES[name]}_loss": self.task.blend.weights[name] for name in names}
-        metrics.log_derived("weighted_loss", lambda m: sum(w * average_in(m, key) for key, w in weights.items()), priority=1)
-        for name in ("spd", "edge"):
-            if name in names:
-                self._log_information(name, logs)
-        metrics.log_scalar_sum("bonds_out_of_range", float(sum(log["out_of_range"] for log in logs)), round=0)
-        metrics.log_scalar_sum("molecules", float(sum(log["nsentences"] for log in logs)), round=0)
+            metrics.log_derived(f"{LOSS_NAMES[name]}_loss", lambda m, name=name: loss(m, name))
+        metrics.log_derived("bonds_out_of_range", lambda m: float(m["_sums"].sum[2 * len(names)]))
+        begin = 2 * len(names) + 1
+        for name, count in CLASSES.items():
+            if name in number:
+                classes = slice(begin, begin + count)
+                metrics.log_derived(f"{name}_information", lambda m, name=name, classes=classes: bound(m, name, classes))
+                begin += count
         log_throughput(logs)
-
-    @staticmethod
-    def _log_information(name: str, logs: list[dict[str, Any]]) -> None:
-        """H(target) - cross-entropy in nats, with the entropy of all targets since the meters were reset."""
-        histogram = torch.stack([log[f"{name}_classes"] for log in logs]).sum(dim=0).tolist()
-        for index, count in enumerate(histogram):
-            metrics.log_scalar_sum(f"_{name}_class_{index}", count)
-        keys = [f"_{name}_class_{index}" for index in range(len(histogram))]
-        loss = f"{LOSS_NAMES[name]}_loss"
-
-        def bound(m: dict[str, Any]) -> float:
-            return round(information_bound(np.array([m[key].sum for key in keys]), average_in(m, loss)), 4)
-
-        metrics.log_derived(f"{name}_information", bound)
 
 
 class PredictionMeter(meters.Meter):
@@ -198,47 +230,40 @@ class PropertyPrediction(BatchCriterion):
 
     task: FinetuningTask
 
-    def counts(self, sample: dict[str, Any], device: torch.device) -> Tensor:
-        return sample["batch"].has_label.sum().double().reshape(1).to(device)
+    losses = 1
 
-    def no_counts(self, device: torch.device) -> Tensor:
-        return torch.zeros(1, dtype=torch.float64, device=device)
-
-    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, int, dict[str, Any]]:
-        """(loss, molecules, logged sums; in evaluation also predictions) of one micro-batch."""
-        device = next(model.parameters()).device
+    def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
         batch = sample["batch"].to(device)
         layout = Layout(batch.num_atoms, device)
-        task, about = self.task, self.task.finetuned
-        if task.cfg.random_modality and self.training:
+        if self.task.cfg.random_modality and self.training:
             shown = show_random_modality(batch, layout, draw_modality(batch, seed=self.seed, epoch=self.epoch))
         else:
-            shown = show_all(batch, layout, about.inputs)
-        prediction = model(batch, shown, layout).properties
-        mean, std = (torch.tensor(values, device=device) for values in (about.mean, about.std))
+            shown = show_all(batch, layout, self.task.finetuned.inputs)
+        return Prepared(batch, layout, shown, None, batch.has_label.sum().double().reshape(1))
+
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, float, dict[str, Any]]:
+        """(loss, its sample size, logged sums; in evaluation also predictions) of one micro-batch."""
+        device = next(model.parameters()).device
+        task, about = self.task, self.task.finetuned
+        ready = self.ready(sample, device)
+        batch = ready.batch
+        prediction = model(batch, ready.shown, ready.layout).properties
+        mean, std = (torch.tensor(values).to(device, non_blocking=True) for values in (about.mean, about.std))
         scaled = (batch.labels - mean) / std
-        total = property_loss(prediction, scaled, batch.has_label, task.kind, str(task.cfg.regression_loss))
-        count = self.counts(sample, device)
-        loss = self.combine(total.reshape(1), count, torch.ones_like(total).reshape(1), len(batch))
-        log: dict[str, Any] = {
-            "nsentences": len(batch),
-            "atoms": layout.num_total_atoms,
-            "loss_sum": total.detach(),
-            "loss_count": count[0],
-        }
+        total = property_loss(prediction, scaled, batch.has_label, task.kind, str(task.cfg.regression_loss)).reshape(1)
+        loss = self.combine(total, ready.counts, [1.0])
+        log = self.logged(ready, [total, ready.counts])
         if not self.training:
             labels = torch.where(batch.has_label, batch.labels, float("nan"))
             log["prediction"] = (prediction.float() * std + mean).cpu().numpy()
             log["label"] = labels.cpu().numpy()
-        return loss, len(batch), log
+        return loss, self.take_sample_size(), log
 
     def log_metrics(self, logging_outputs: list[dict[str, Any]]) -> None:
         """Log the loss, and in evaluation the scores over the whole split."""
         logs = [log for log in logging_outputs if log]
-        count = float(sum(log["loss_count"] for log in logs))
-        if count > 0:
-            metrics.log_scalar("loss", float(sum(log["loss_sum"] for log in logs)) / count, count, round=4)
-        metrics.log_scalar_sum("molecules", float(sum(log["nsentences"] for log in logs)), round=0)
+        log_sums(logs)
+        metrics.log_derived("loss", lambda m: mean_of(*m["_sums"].sum.tolist()), priority=0)
         log_throughput(logs)
         if "prediction" in logs[0]:
             for log in logs:

@@ -3,6 +3,8 @@
 Shape legend: T tokens, B molecules, H heads, w head width, d embedding width.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,17 +51,17 @@ class Block(nn.Module):
         self.ffn_out = Linear(config.ffn_dim, d)
         self.ffn_norm = LayerNorm(d)
 
-    def forward(self, sum_Td: Tensor, norm: nn.LayerNorm, biases: list[Tensor], layout: Layout) -> Tensor:
+    def forward(self, sum_Td: Tensor, norm: nn.LayerNorm, bias: Any, layout: Layout) -> Tensor:
         """One block, from one residual sum to the next.
 
         Args:
             sum_Td: (T, d) what `norm` turns into the block's input: the previous block's residual sum.
             norm: the previous block's last norm, so that sums are kept for the backward pass and their norms are not.
-            biases: from `ops.attention.bucket_bias`.
+            bias: from `ops.attention.prepare_bias`.
         """
         x_Td, qkv = norm_linear(sum_Td, norm, self.qkv)
         qkv = qkv.view(len(x_Td), 3, self.heads, -1)
-        attended = attention_linear(qkv, biases, layout, self.attention_dropout if self.training else 0.0, self.attention_out)
+        attended = attention_linear(qkv, bias, layout, self.attention_dropout if self.training else 0.0, self.attention_out)
         sum_Td = x_Td + self._branch(attended, layout)
         x_Td, hidden = norm_linear(sum_Td, self.attention_norm, self.ffn_in)
         return x_Td + self._branch(gelu_linear(hidden, self.ffn_out, self.activation_dropout if self.training else 0.0), layout)
@@ -82,13 +84,13 @@ class Encoder(nn.Module):
         last = max(config.layers - 1, 1)
         self.blocks = nn.ModuleList(Block(config, config.drop_path * i / last) for i in range(config.layers))
 
-    def forward(self, x_Td: Tensor, biases: list[Tensor], layout: Layout) -> Tensor:
+    def forward(self, x_Td: Tensor, bias: Any, layout: Layout) -> Tensor:
         """(T, d) representations of all tokens, from their embedding sums."""
         norm: nn.LayerNorm = self.embedding_norm
         for number, block in enumerate(self.blocks):
             if self.training and number < self.checkpoint_layers:
-                x_Td = checkpoint(block, x_Td, norm, biases, layout, use_reentrant=False)
+                x_Td = checkpoint(block, x_Td, norm, bias, layout, use_reentrant=False)
             else:
-                x_Td = block(x_Td, norm, biases, layout)
+                x_Td = block(x_Td, norm, bias, layout)
             norm = block.ffn_norm  # type: ignore[assignment]
         return norm(x_Td)

@@ -16,7 +16,7 @@ from moleblend_fs.model.encoder import Encoder
 from moleblend_fs.model.heads import build_head
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.targets import PretrainingTargets
-from moleblend_fs.ops.attention import bucket_bias
+from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.layout import Layout
 
 
@@ -82,7 +82,7 @@ class MoleBlend(nn.Module):
         """Token representations (T, d) and the pairs' attention bias (P, H)."""
         bias, gaussian_sums = self.relations(batch, shown, layout)
         tokens = self.atoms(batch, shown, gaussian_sums, layout)
-        return self.encoder(tokens, bucket_bias(bias, self.relations.graph_bias, layout), layout), bias
+        return self.encoder(tokens, prepare_bias(bias, self.relations.graph_bias, layout), layout), bias
 
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
         """All heads on one packed batch: their predictions, or their losses where there are targets."""

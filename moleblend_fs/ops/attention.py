@@ -6,13 +6,30 @@
 Shape legend: T tokens, H heads, w head width, P atom pairs; b, n, N as in `layout`.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Bucket, Layout
-from moleblend_fs.ops.linear import product
+from moleblend_fs.ops.linear import linear, product
+
+
+def prepare_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> Any:
+    """The bias of a forward pass in the form that its implementation reads in every layer: for `attention`, nothing else.
+
+    Args:
+        bias_PH: of pairs of atoms.
+        graph_bias_H: of all pairs that have the graph token on either side.
+    """
+    if uses_triton("attention", bias_PH.device):
+        from moleblend_fs.ops.kernels import attention as kernels
+
+        return kernels.prepare_bias(bias_PH, graph_bias_H, layout)
+    return bucket_bias(bias_PH, graph_bias_H, layout)
 
 
 def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[Tensor]:
@@ -106,20 +123,27 @@ def _drop(x: Tensor, keep: Tensor | None, dropout: float) -> Tensor:
     return x if keep is None else torch.ops.aten.native_dropout_backward(x, keep, 1 / (1 - dropout))
 
 
-def attention(qkv_T3Hw: Tensor, biases: list[Tensor], layout: Layout, dropout: float) -> Tensor:
+def attention(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float) -> Tensor:
     """Attention output, (T, H w).
 
     Args:
         qkv_T3Hw: (T, 3, H, w) queries, keys and values.
-        biases: `bucket_bias` of this batch.
+        bias: `prepare_bias` of this batch.
         dropout: probability of dropping an attention weight; 0 in evaluation.
     """
-    return _AttentionLinear.apply(qkv_T3Hw, None, None, layout, dropout, *biases)
+    if isinstance(bias, list):
+        return _AttentionLinear.apply(qkv_T3Hw, None, None, layout, dropout, *bias)
+    from moleblend_fs.ops.kernels import attention as kernels
+
+    return kernels.attention(qkv_T3Hw, bias, layout, dropout)
 
 
-def attention_linear(qkv_T3Hw: Tensor, biases: list[Tensor], layout: Layout, dropout: float, layer: nn.Linear) -> Tensor:
-    """`layer` of the attention output, (T, d); the attention output is not kept for the backward pass."""
-    return _AttentionLinear.apply(qkv_T3Hw, layer.weight, layer.bias, layout, dropout, *biases)
+def attention_linear(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float, layer: nn.Linear) -> Tensor:
+    """`layer` of the attention output, (T, d). The reference does not keep the attention output for the backward pass; the
+    kernels do, whose own backward pass reads it."""
+    if isinstance(bias, list):
+        return _AttentionLinear.apply(qkv_T3Hw, layer.weight, layer.bias, layout, dropout, *bias)
+    return linear(attention(qkv_T3Hw, bias, layout, dropout), layer.weight, layer.bias)
 
 
 def atom_forces(

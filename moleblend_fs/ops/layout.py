@@ -23,14 +23,15 @@ class Bucket:
     """Molecules of similar size, padded to N tokens; padded places point at 0 and are masked.
 
     Attributes:
+        pair_bounds: b + 1 numbers, where each molecule's share of pair_places begins.
         tokens: (b, N) int64, places in T. token_exists: (b, N) bool.
         atoms: (b, n) int64, places in A. pairs: (b, n, n) int64, places in P. pair_exists: (b, n, n) bool.
         token_places: (t,) int64, places in the flattened (b, N) that exist. token_targets: (t,) int64, the places in T that they are.
         atom_places, pair_places: the same for the flattened (b, n) and (b, n, n); their targets, over all buckets, are in
             `Layout.atom_order` and `Layout.pair_order`.
-        pair_bounds: b + 1 numbers, where each molecule's share of pair_places begins.
     """
 
+    pair_bounds: list[int]
     tokens: Tensor
     token_exists: Tensor
     atoms: Tensor
@@ -40,7 +41,6 @@ class Bucket:
     token_targets: Tensor
     atom_places: Tensor
     pair_places: Tensor
-    pair_bounds: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,4 +203,4 @@ class Layout:
             np.flatnonzero(pair_exists),
         )
         bounds = np.concatenate([[0], np.cumsum(self.sizes[members] ** 2)]).tolist()
-        return Bucket(*(self._send(array) for array in arrays), pair_bounds=bounds)
+        return Bucket(bounds, *(self._send(array) for array in arrays))
