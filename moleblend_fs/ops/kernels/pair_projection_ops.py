@@ -40,22 +40,28 @@ LAUNCHES = {
     ("cross_entropy", "tf32", 64): Launch(2, 8, 1),
     ("cross_entropy", "ieee", 32): Launch(4, 8, 1),
     ("cross_entropy", "ieee", 64): Launch(1, 8, 1),
-    ("geometry", "tf32", 32): Launch(4, 8, 1),
-    ("geometry", "tf32", 64): Launch(1, 8, 1),
-    ("geometry", "ieee", 32): Launch(4, 8, 1),
-    ("geometry", "ieee", 64): Launch(1, 8, 1),
+    ("cosine", "tf32", 32): Launch(4, 8, 1),
+    ("cosine", "tf32", 64): Launch(1, 8, 1),
+    ("cosine", "ieee", 32): Launch(4, 8, 1),
+    ("cosine", "ieee", 64): Launch(1, 8, 1),
+    ("smooth_l1", "tf32", 32): Launch(4, 8, 1),
+    ("smooth_l1", "tf32", 64): Launch(1, 8, 1),
+    ("smooth_l1", "ieee", 32): Launch(4, 4, 1),
+    ("smooth_l1", "ieee", 64): Launch(1, 8, 1),
 }
-"""(kernel, products, largest padded width) -> launch."""
+"""(loss, products, largest padded width) -> launch."""
+KERNELS = {"cross_entropy": jit.cross_entropy, "cosine": jit.geometry, "smooth_l1": jit.geometry}
 
 
-def launch_of(kernel: str, dtype: torch.dtype, precision: str, padded: int) -> Launch:
-    products = "16 bit" if kernel == "cross_entropy" and dtype != torch.float32 else precision
-    return LAUNCHES[kernel, products, max(padded, 32)]
+def launch_of(loss: str, dtype: torch.dtype, precision: str, padded: int) -> Launch:
+    """The launch for inputs of a type and a padded width."""
+    products = "16 bit" if loss == "cross_entropy" and dtype != torch.float32 else precision
+    return LAUNCHES[loss, products, max(padded, 32)]
 
 
-def product_precision(kernel: str, dtype: torch.dtype) -> str:
+def product_precision(loss: str, dtype: torch.dtype) -> str:
     """Geometry's products are in TF32 for half-precision inputs, which it holds exactly: the results' range matters there."""
-    return "tf32" if kernel == "geometry" and dtype != torch.float32 else dot_precision(dtype)
+    return "tf32" if loss != "cross_entropy" and dtype != torch.float32 else dot_precision(dtype)
 
 
 def padded_width(width: int) -> int:
@@ -116,19 +122,19 @@ Sums = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """The loss and the gradients in left, right, weight and bias, all float32; empty gradients where none are wanted."""
 
 
-def _run(kernel: str, inputs: list[Tensor], plan: Plan, with_grad: bool, constexprs: dict[str, int]) -> Sums:
-    """Launch a loss kernel and add up its programs' and tiles' shares; `inputs` begin with left, right, weight, bias."""
+def _run(name: str, inputs: list[Tensor], plan: Plan, with_grad: bool, constexprs: dict[str, int]) -> Sums:
+    """Launch a loss's kernel and add up its programs' and tiles' shares; `inputs` begin with left, right, weight, bias."""
     left, _, weight, _ = inputs[:4]
     outputs, width, _ = weight.shape
-    padded, precision = padded_width(width), product_precision(kernel, left.dtype)
-    launch = launch_of(kernel, left.dtype, precision, padded)
+    padded, precision = padded_width(width), product_precision(name, left.dtype)
+    launch = launch_of(name, left.dtype, precision, padded)
     tiles, group = len(plan.tiles), launch.group
     programs = min(_programs(left.device), -(-tiles // group))
     loss = left.new_empty((programs, group), dtype=torch.float32)
     d_sides = left.new_empty((tiles * with_grad, 2, TILE, padded), dtype=torch.float32)
     d_weight = left.new_zeros((programs * with_grad, outputs, padded, padded), dtype=torch.float32)
     d_bias = left.new_zeros((programs * with_grad, outputs, group), dtype=torch.float32)
-    getattr(jit, kernel)[(programs,)](
+    KERNELS[name][(programs,)](
         *inputs, plan.tiles, loss, d_sides, d_weight, d_bias, tiles,
         **constexprs, WIDTH=width, M=padded, GROUP=group, PRECISION=precision, WITH_GRAD=with_grad,
         num_warps=launch.num_warps, num_stages=launch.num_stages,
@@ -163,7 +169,8 @@ def geometry_op(
     with_grad: bool,
 ) -> Sums:
     inputs = [left, right, weight, bias, target, place_weight]
-    return _run("geometry", inputs, Plan(tiles, strips), with_grad, {"OUTPUTS": weight.shape[0]})
+    name = "smooth_l1" if weight.shape[0] == 1 else "cosine"
+    return _run(name, inputs, Plan(tiles, strips), with_grad, {"OUTPUTS": weight.shape[0]})
 
 
 def _fake(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor, *others: Any) -> Sums:

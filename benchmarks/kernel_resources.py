@@ -1,0 +1,181 @@
+"""Compile every kernel configuration for sm_80 and sm_90, without a GPU, and tabulate registers, shared memory and spills.
+
+The table is kernel_resources.csv. With --check nothing is written; anything spilled, too large or unlike the table is an error.
+"""
+
+import argparse
+import csv
+import importlib
+import multiprocessing
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.harness import ROOT, Row
+from moleblend_fs.errors import UserError
+
+TABLE = ROOT / "benchmarks" / "kernel_resources.csv"
+ARCHITECTURES = (80, 90)
+"""A100; H100 and H200."""
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
+"""Bytes of shared memory that one program can have (CUDA C++ Programming Guide, table of compute capabilities)."""
+PACKAGE = "moleblend_fs.ops.kernels"
+USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one configuration needs on one architecture.
+
+    Attributes:
+        module, variant: where the kernel is, and the configuration's name.
+        architecture: compute capability times 10.
+        warps, stages: as launched.
+        registers: of each thread. shared: bytes of shared memory. spilled: bytes of each thread's registers that went to memory.
+        triton: version of the compiler.
+    """
+
+    module: str
+    variant: str
+    architecture: int
+    warps: int
+    stages: int
+    registers: int
+    shared: int
+    spilled: int
+    triton: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", action="store_true", default=False, help="compare with the table instead of writing it")
+    parser.add_argument("--only", nargs="+", metavar="MODULE", default=None, help="only these modules of ops/kernels")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default %(default)s)")
+
+
+def main(args: argparse.Namespace) -> list[Row]:
+    """Write or check the table; no rows for results.csv."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise UserError("TRITON_INTERPRET=1 replaces Triton's compiler by its interpreter; unset it to compile kernels")
+    measured, found = measure(args.only or kernel_modules(), args.workers)
+    for resources in measured:
+        print(", ".join(str(value) for value in asdict(resources).values()))
+    if args.check:
+        found += problems(measured, [r for r in read_table() if not args.only or r.module in args.only])
+    else:
+        kept = [r for r in read_table() if r.module not in {m.module for m in measured}] if args.only else []
+        write_table(sorted([*kept, *measured], key=lambda r: (r.module, r.variant, r.architecture)))
+        found += problems(measured, measured)
+    print(f"{len(measured)} configurations, {len(found)} problems")
+    if found:
+        sys.exit("\n".join(found))
+    return []
+
+
+def kernel_modules() -> list[str]:
+    """Names of the modules that list variants."""
+    package = importlib.import_module(PACKAGE)
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return [name for name in names if getattr(_variants_of(name), "__module__", "") == f"{PACKAGE}.{name}"]
+
+
+def _variants_of(module: str):
+    return getattr(importlib.import_module(f"{PACKAGE}.{module}"), "variants", None)
+
+
+def measure(modules: list[str], workers: int) -> tuple[list[Resources], list[str]]:
+    """Compile all configurations of some modules, in several processes; those that do not compile are told as lines."""
+    jobs = [(module, number, a) for module in modules for number in range(len(_variants_of(module)())) for a in ARCHITECTURES]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        results = list(pool.map(_measure_one, *zip(*jobs, strict=True), chunksize=4))
+    return [r for r in results if isinstance(r, Resources)], [r for r in results if isinstance(r, str)]
+
+
+def _measure_one(module: str, number: int, architecture: int) -> Resources | str:
+    from triton.errors import TritonError
+
+    variant = _variants_of(module)()[number]
+    try:
+        return compiled(module, variant, architecture)
+    except (TritonError, RuntimeError) as error:
+        return f"{module}: {variant.name} does not compile for sm_{architecture}: {error}"
+
+
+def compiled(module: str, variant, architecture: int) -> Resources:
+    """Compile one `Variant`; pointers are taken to be aligned to 16 bytes, as torch's are."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names = variant.function.arg_names
+    assert set(names) == set(variant.signature) | set(variant.constexprs), f"{variant.name}: arguments of the kernel are {names}"
+    signature = {name: variant.signature.get(name, "constexpr") for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
+    source = ASTSource(variant.function, signature, constexprs=variant.constexprs, attrs=aligned)
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    kernel = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        done = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    usage = USAGE.findall(done.stdout)
+    assert len(usage) == 1, f"{variant.name}: cuobjdump told {done.stdout!r}"
+    registers, stack, _, local = (int(number) for number in usage[0])
+    return Resources(
+        module=module,
+        variant=variant.name,
+        architecture=architecture,
+        warps=variant.num_warps,
+        stages=variant.num_stages,
+        registers=registers,
+        shared=kernel.metadata.shared,
+        spilled=stack + local,
+        triton=version("triton"),
+    )
+
+
+def problems(measured: list[Resources], table: list[Resources]) -> list[str]:
+    """What is spilled or too large, and what the table has otherwise; another version of triton compiles otherwise."""
+    found = []
+    for r in measured:
+        name = f"{r.module}: {r.variant} on sm_{r.architecture}"
+        if r.spilled:
+            found.append(f"{name} spills {r.spilled} bytes")
+        if r.shared > SHARED_LIMIT[r.architecture]:
+            found.append(f"{name} needs {r.shared} bytes of shared memory; there are {SHARED_LIMIT[r.architecture]}")
+    key = {(r.module, r.variant, r.architecture): r for r in table}
+    seen = {(r.module, r.variant, r.architecture): r for r in measured}
+    if len(seen) != len(measured):
+        found.append("two configurations have the same name")
+    for place in sorted(key.keys() | seen.keys()):
+        name = f"{place[0]}: {place[1]} on sm_{place[2]}"
+        if place not in key:
+            found.append(f"{name} is not in {TABLE.name}; write it anew with `python -m benchmarks kernel_resources`")
+        elif place not in seen:
+            found.append(f"{name} stands in {TABLE.name} but can no longer be chosen")
+        elif key[place].triton == seen[place].triton and key[place] != seen[place]:
+            found.append(f"{name}: the table has {key[place]}, compiled is {seen[place]}")
+    return found
+
+
+def read_table(path: Path = TABLE) -> list[Resources]:
+    """The committed table; empty if there is none."""
+    if not path.exists():
+        return []
+    kinds = {field.name: field.type for field in fields(Resources)}
+    with open(path, newline="") as stream:
+        return [Resources(**{k: int(v) if kinds[k] is int else v for k, v in line.items()}) for line in csv.DictReader(stream)]
+
+
+def write_table(table: list[Resources], path: Path = TABLE) -> None:
+    with open(path, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, [field.name for field in fields(Resources)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(r) for r in table)

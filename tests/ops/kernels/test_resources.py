@@ -1,0 +1,118 @@
+"""Every kernel configuration compiles for sm_80 and sm_90, spills nothing and needs what the committed table says."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from benchmarks.kernel_resources import ARCHITECTURES, Resources, kernel_modules, problems, read_table
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# What the interpreter runs cannot be compiled: a process of its own, without TRITON_INTERPRET.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+SPILLING = """
+from benchmarks.kernel_resources import compiled
+from moleblend_fs.ops.kernels import pair_projection
+variant = next(v for v in pair_projection.variants() if v.name == "pair_edge/bf16/32/with gradient")
+crowded = variant._replace(num_warps=variant.num_warps // 4)
+print([compiled("pair_projection", v, 90).spilled for v in (variant, crowded)])
+"""
+
+
+def run(*command):
+    return subprocess.run([sys.executable, *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_every_configuration_compiles_as_the_table_says():
+    versions = {r.triton for r in read_table()}
+    if versions != {importlib.metadata.version("triton")}:
+        pytest.skip(f"the table is of triton {versions}, installed is {importlib.metadata.version('triton')}")
+    done = run("-m", "benchmarks", "--no-save", "kernel_resources", "--check")
+    assert done.returncode == 0, done.stderr
+    assert f"{len(read_table())} configurations, 0 problems" in done.stdout
+
+
+def test_all_kernels_stand_in_the_table():
+    assert {r.module for r in read_table()} == set(kernel_modules())
+    assert {r.architecture for r in read_table()} == set(ARCHITECTURES)
+
+
+def test_spills_are_seen():
+    """The same tiles on a quarter of the threads have not enough registers."""
+    done = run("-c", SPILLING)
+    assert done.returncode == 0, done.stderr
+    fits, spills = json.loads(done.stdout)
+    assert fits == 0
+    assert spills > 100
+
+
+NOT_COMPILING = """
+import triton
+import triton.language as tl
+from benchmarks import kernel_resources
+from moleblend_fs.ops.kernels import pair_projection
+from moleblend_fs.ops.kernels.common import Variant
+
+@triton.jit
+def changes_type(x):
+    k = tl.program_id(0)
+    while k < 3:
+        k = k + 0.5
+    tl.store(x, k)
+
+pair_projection.variants = lambda: [Variant("name", changes_type, {"x": "*fp32"}, {}, 4, 2)]
+print(kernel_resources._measure_one("pair_projection", 0, 90))
+"""
+
+
+def test_what_does_not_compile_is_named(tmp_path):
+    script = tmp_path / "script.py"  # Triton reads a kernel's source from a file
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{NOT_COMPILING}")
+    done = run(str(script))
+    assert done.stdout.startswith("pair_projection: name does not compile for sm_90"), done.stderr
+
+
+def test_the_interpreter_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--no-save", "kernel_resources"],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "TRITON_INTERPRET" in done.stderr
+
+
+GOOD = Resources(module="m", variant="v", architecture=80, warps=4, stages=2, registers=100, shared=1000, spilled=0, triton="3.6.0")
+
+
+@pytest.mark.parametrize(
+    ("measured", "table", "said"),
+    [
+        ([GOOD], [GOOD], []),
+        ([replace(GOOD, spilled=8)], [replace(GOOD, spilled=8)], ["spills 8 bytes"]),
+        ([replace(GOOD, shared=200_000)], [replace(GOOD, shared=200_000)], ["200000 bytes of shared memory"]),
+        ([replace(GOOD, shared=200_000, architecture=90)], [replace(GOOD, shared=200_000, architecture=90)], []),
+        ([replace(GOOD, registers=101)], [GOOD], ["registers=101"]),
+        ([replace(GOOD, registers=101, triton="3.7.0")], [GOOD], []),
+        ([GOOD, replace(GOOD, variant="w")], [GOOD], ["m: w on sm_80 is not in"]),
+        ([GOOD], [GOOD, replace(GOOD, architecture=90)], ["m: v on sm_90 stands in"]),
+        ([GOOD, GOOD], [GOOD], ["the same name"]),
+    ],
+    ids=range(9),
+)
+def test_problems(measured, table, said):
+    found = problems(measured, table)
+    assert len(found) == len(said)
+    assert all(part in line for part, line in zip(said, found, strict=True))
