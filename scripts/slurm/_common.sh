@@ -2,9 +2,10 @@
 
 set -euo pipefail
 
-# sbatch runs a copy of the script elsewhere: jobs are told where the repository is, or are submitted from it.
-ROOT="${MOLEBLEND_ROOT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}"
-SCRIPT="$ROOT/scripts/slurm/$(basename "${SCRIPT_NAME:?}")"
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+SCRIPT="$ROOT/scripts/slurm/${SCRIPT_NAME:?}"
+IN_JOB=
+[[ "$0" != */slurm_script ]] || IN_JOB=1
 
 fail() {
     echo "$SCRIPT_NAME: $*" >&2
@@ -52,11 +53,11 @@ submit() {
     job_options
     if [ -n "${DRY_RUN:-}" ]; then
         JOB="${what^^}_JOB"
-        printf '%q ' STEP="$what" sbatch "${OPTIONS[@]}" "${given[@]}" "$SCRIPT" "$@" | sed 's/ $/\n/'
+        printf '%q ' MOLEBLEND_STEP="$what" sbatch "${OPTIONS[@]}" "${given[@]}" "$SCRIPT" "$@" | sed 's/ $/\n/'
         return
     fi
     command -v sbatch >/dev/null || fail "sbatch was not found: run this where jobs are submitted (--dry-run shows what it would do)"
-    JOB="$(STEP="$what" MOLEBLEND_ROOT="$ROOT" sbatch "${OPTIONS[@]}" "${given[@]}" "$SCRIPT" "$@")" || exit 1
+    JOB="$(MOLEBLEND_STEP="$what" MOLEBLEND_ROOT="$ROOT" sbatch "${OPTIONS[@]}" "${given[@]}" "$SCRIPT" "$@")" || exit 1
     JOB="${JOB%%;*}" # JOB;CLUSTER where there are several
     echo "$what: job $JOB"
 }

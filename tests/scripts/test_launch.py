@@ -100,11 +100,11 @@ def test_mistakes_are_explained(settings, words, message):
 
 
 def submissions(script, *words, **settings):
-    """STEP -> words of the sbatch command; and the other lines."""
+    """Step -> words of the sbatch command; and the other lines."""
     done = call(SLURM / script, "--dry-run", *words, **settings)
     assert done.returncode == 0, done.stderr
     lines = [shlex.split(line) for line in done.stdout.splitlines()]
-    return {line[0].removeprefix("STEP="): line for line in lines if line[1:2] == ["sbatch"]}, [
+    return {line[0].removeprefix("MOLEBLEND_STEP="): line for line in lines if line[1:2] == ["sbatch"]}, [
         line for line in lines if line[1] != "sbatch"
     ]
 
