@@ -23,6 +23,9 @@ from moleblend_fs.ops.kernels.attention_short import backward_short, forward_sho
 from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision
 from moleblend_fs.ops.layout import Layout
 
+LONGER = 0
+"""Stands for all size classes beyond those that a table lists."""
+
 
 @dataclass(frozen=True, slots=True)
 class Launch:
@@ -45,17 +48,15 @@ class Launch:
 # loads that finds a molecule (its number, its starts, its data). A warp takes 16 rows, as a matrix instruction does. Steps of 16
 # or 32 keep the tiles in registers; float32, whose products have no such instruction, needs more of them.
 _HALF = {
-    "forward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 32, 4, 2)},
-    "backward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 16, 4, 2), 64: Launch(64, 16, 1, 4)},
-    "long": Launch(64, 32, 0, 4),
+    "forward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 32, 4, 2), LONGER: Launch(64, 32, 0, 4)},
+    "backward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 16, 4, 2), 64: Launch(64, 16, 1, 4), LONGER: Launch(64, 16, 0, 4)},
 }
 _FULL = {
-    "forward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 32, 2, 2)},
-    "backward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 16, 2, 2), 64: Launch(64, 16, 1, 4)},
-    "long": Launch(32, 16, 0, 4),
+    "forward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 32, 2, 2), LONGER: Launch(32, 16, 0, 4)},
+    "backward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 16, 2, 2), 64: Launch(64, 16, 1, 8), LONGER: Launch(32, 16, 0, 4)},
 }
-LAUNCHES: dict[torch.dtype, dict[str, Any]] = {torch.float32: _FULL, torch.bfloat16: _HALF, torch.float16: _HALF}
-"""dtype -> pass -> tokens of the size class -> launch. Size classes that are not listed have "long"."""
+LAUNCHES = {torch.float32: _FULL, torch.bfloat16: _HALF, torch.float16: _HALF}
+"""dtype -> pass -> tokens of the size class -> launch."""
 
 
 @dataclass(slots=True)
@@ -122,7 +123,8 @@ def _launches(layout: Layout) -> tuple[list[Tensor], list[int]]:
 
 
 def _launch(direction: str, capacity: int, dtype: torch.dtype) -> Launch:
-    return LAUNCHES[dtype][direction].get(capacity, LAUNCHES[dtype]["long"])
+    table = LAUNCHES[dtype][direction]
+    return table.get(capacity, table[LONGER])
 
 
 def _constants(kernel: Any, launch: Launch, dtype: torch.dtype, width: int) -> dict[str, Any]:
@@ -279,10 +281,10 @@ def variants() -> list[Variant]:
     """All configurations that can be launched at the presets' head widths, but for TF32."""
     found = []
     for dtype, width in itertools.product(TRITON_TYPES, PRESET_WIDTHS):
-        table = LAUNCHES[dtype]
-        chosen = [(forward_short, launch) for launch in table["forward"].values()]
-        chosen += [(backward_short, launch) for launch in table["backward"].values()]
-        chosen += [(kernel, table["long"]) for kernel in (forward_long, backward_rows_long, backward_columns_long)]
+        forward, backward = LAUNCHES[dtype]["forward"], LAUNCHES[dtype]["backward"]
+        chosen = [(forward_short if launch.heads else forward_long, launch) for launch in forward.values()]
+        chosen += [(backward_short, launch) for launch in backward.values() if launch.heads]
+        chosen += [(kernel, backward[LONGER]) for kernel in (backward_rows_long, backward_columns_long)]
         for kernel, launch in chosen:
             constants = {**_constants(kernel, launch, dtype, width), "PRECISION": "ieee"}
             signature = {name: _type(name, TRITON_TYPES[dtype]) for name in kernel.arg_names if name not in constants}
