@@ -11,10 +11,13 @@ from pathlib import Path
 import benchmarks
 from benchmarks.harness import RESULTS, append_rows, print_rows
 
+HELPERS = ("__main__", "harness", "measure", "sizes")
+"""Modules that are no benchmarks."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one benchmark."""
-    names = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "harness"))
+    names = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in HELPERS)
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
