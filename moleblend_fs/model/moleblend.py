@@ -20,7 +20,8 @@ from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.layout import Layout
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# No slots: DeepSpeed reads vars() of what a module gives.
+@dataclass(frozen=True, kw_only=True)
 class Outputs:
     """What a pass gives; heads that the model does not carry are None.
 
