@@ -4,21 +4,11 @@ import re
 
 import pytest
 
-from moleblend_fs.report.runs import read_log
 from tests.cluster.conftest import ENDED
-from tests.fairseq_plugins.runs import NO_DROPOUT, PRETRAIN, SMALL, train
+from tests.cluster.training import OPTIONS, PER_RANK, UPDATES, alone, losses_in
 
-PER_RANK, UPDATES = 8, 12
 SETTINGS = {"NODES": 2, "GPUS": 0, "PROCS": 1, "CPUS": 1, "ARCH": "tiny", "PRECISION": "fp32", "BATCH": PER_RANK, "WORKERS": 0}
 SETTINGS |= {"LR": 1e-3, "WARMUP": 2, "UPDATES": UPDATES, "TIME": "00:10:00"}
-OPTIONS = (*SMALL, *NO_DROPOUT, "--log-interval", "1")
-
-
-def losses_in(folder):
-    """Update -> loss in a run's log."""
-    log = read_log(folder / "train.log", folder)
-    assert log is not None
-    return dict(zip(*(values.tolist() for values in log.train["loss"]), strict=True))
 
 
 def output(folder, job):
@@ -26,17 +16,12 @@ def output(folder, job):
 
 
 @pytest.fixture(scope="module")
-def alone(qm9_store, tmp_path_factory):
-    """The losses of one process with the batches of two."""
-    folder = tmp_path_factory.mktemp("alone")
-    schedule = ("--lr", "1e-3", "--lr-scheduler", "cosine", "--warmup-updates", "2", "--max-update", str(UPDATES), "--clip-norm", "5")
-    words = ("--optimizer", "adam", "--adam-betas", "(0.9, 0.999)", "--batch-size", str(PER_RANK), "--update-freq", "2", *OPTIONS)
-    run = train(qm9_store.path, folder, *PRETRAIN, *schedule, *words, "--no-save")
-    return {int(line["num_updates"]): float(line["loss"]) for line in run.logged("train_inner")}
+def expected(qm9_store, tmp_path_factory):
+    return alone(qm9_store, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.mark.parametrize("zero", [0, 2])
-def test_two_nodes_have_the_losses_of_one_process(cluster, qm9_store, alone, tmp_path, zero):
+def test_two_nodes_have_the_losses_of_one_process(cluster, qm9_store, expected, tmp_path, zero):
     if zero:
         pytest.importorskip("deepspeed")
     job = cluster.submit("pretrain.sbatch", *OPTIONS, STORE=qm9_store.path, OUT=tmp_path, ZERO=zero, **SETTINGS)["pretrain"]
@@ -45,8 +30,8 @@ def test_two_nodes_have_the_losses_of_one_process(cluster, qm9_store, alone, tmp
     assert ended["NodeList"] == "n[1-2]"
     assert "2 processes on n[1-2]" in output(tmp_path, job)
     losses = losses_in(tmp_path)
-    assert losses.keys() == alone.keys() == set(range(1, UPDATES + 1))
-    assert losses == alone
+    assert losses.keys() == set(range(1, UPDATES + 1))
+    assert losses == expected
     assert len(set(losses.values())) == UPDATES
 
 
@@ -59,7 +44,9 @@ def test_a_failing_rank_is_told(cluster, qm9_store, tmp_path):
     ended = cluster.wait(job, ENDED)[0]
     assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0")
     end = output(tmp_path, job)
-    assert re.search(rf"job {job} failed with exit code \d+ .*The first that ended:\nsrun: error: .*: task 1: Exited with exit code 7\n", end)
+    assert re.search(
+        rf"job {job} failed with exit code \d+ .*The first that ended:\nsrun: error: .*: task 1: Exited with exit code 7\n", end
+    )
     assert not (tmp_path / "checkpoint_last.pt").exists()
 
 
