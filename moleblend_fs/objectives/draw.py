@@ -12,6 +12,7 @@ from torch import Tensor
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.config import BlendConfig
+from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 
@@ -66,10 +67,8 @@ def draw_noise(batch: MoleculeBatch, layout: Layout, *, scale: float, seed: int,
 def relation_shares(config: BlendConfig, has_coordinates: Tensor) -> Tensor:
     """(B, 3) shares of SPD, edge and distance; without coordinates SPD and edge are renormalised, or nothing is shown."""
     spd, edge, _ = config.blend_ratio
-    full = torch.tensor(config.blend_ratio, dtype=torch.float64)
-    flat = torch.tensor((spd, edge, 0.0), dtype=torch.float64)
-    flat = flat * (1 / (spd + edge) if spd + edge > 0 else 0.0)
-    shares = torch.stack([flat, full]).to(has_coordinates.device)
+    factor = 1 / (spd + edge) if spd + edge > 0 else 0.0
+    shares = constant(((spd * factor, edge * factor, 0.0), config.blend_ratio), torch.float64, has_coordinates.device)
     return shares[has_coordinates.long()] * (1 - config.mask_ratio)
 
 
@@ -84,13 +83,11 @@ def draw_blend(batch: MoleculeBatch, layout: Layout, config: BlendConfig, *, see
     """
     shares = relation_shares(config, batch.has_coordinates)
     pair_molecule, atom_molecule = layout.pair_molecule, layout.atom_molecule
-    local = layout.atom_number
-    place = local[layout.pair_row] * 65_536 + local[layout.pair_column]
-    draws = uniform(RELATION, seed, epoch, batch.molecule_id[pair_molecule], place)
-    table = torch.tensor([SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE, 0], dtype=torch.uint8, device=draws.device)
+    draws = uniform(RELATION, seed, epoch, batch.molecule_id[pair_molecule], layout.pair_place)
+    table = constant((SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE, 0), torch.uint8, draws.device)
     relations = table[categories(draws, shares[pair_molecule])]
     atom_share = shares[:, 2] / (1 - config.mask_ratio)
-    distances = uniform(ATOM, seed, epoch, batch.molecule_id[atom_molecule], local) >= 1 - atom_share[atom_molecule]
+    distances = uniform(ATOM, seed, epoch, batch.molecule_id[atom_molecule], layout.atom_number) >= 1 - atom_share[atom_molecule]
     distances = distances & batch.has_coordinates[atom_molecule]
     noise = draw_noise(batch, layout, scale=config.noise_scale, seed=seed, epoch=epoch)
     shown = Shown(relations=relations, degree=~distances, distances=distances, coordinates=batch.coordinates + noise)

@@ -5,6 +5,8 @@ has one loss, sum of sums over sum of counts.
 Shape legend: B molecules, A atoms, P ordered pairs.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -23,23 +25,15 @@ OUT_OF_RANGE = -101
 """Target of a bond whose features the 24 classes do not cover: misc bonds; CIS, TRANS, ANY stereo."""
 
 
-def edge_class_table() -> Tensor:
+@functools.cache
+def edge_class_table(device: torch.device) -> Tensor:
     """Target of each bond class 0 ... 60, (61,) int8."""
     features = torch.from_numpy(bond_class_features())
     kind, stereo, conjugated = features.unbind(1)
     target = torch.where((kind < 4) & (stereo < 3), 6 * kind + 2 * stereo + conjugated, OUT_OF_RANGE)
     table = torch.cat([torch.tensor([IGNORED]), target]).to(torch.int8)
     assert len(table) == NUM_BOND_CLASSES
-    return table
-
-
-_edge_classes: dict[torch.device, Tensor] = {}
-
-
-def _edge_class_table_on(device: torch.device) -> Tensor:
-    if device not in _edge_classes:
-        _edge_classes[device] = edge_class_table().to(device)
-    return _edge_classes[device]
+    return table.to(device)
 
 
 def targets_of(batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor, config: BlendConfig) -> PretrainingTargets:
@@ -52,7 +46,7 @@ def targets_of(batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor
 
     spd = batch.spd.long()
     spd_class = torch.where(counts(SHOW_SPD) & (spd != UNREACHABLE), spd.clamp(1, SPD_CLASSES) - 1, IGNORED)
-    edge = _edge_class_table_on(spd.device)[batch.path_bonds.long()]
+    edge = edge_class_table(spd.device)[batch.path_bonds.long()]
     edge = torch.where(counts(SHOW_EDGE).unsqueeze(1), edge, IGNORED)
     geometry = counts(SHOW_DISTANCE) & batch.has_coordinates[layout.pair_molecule]
     per_molecule = torch.zeros(layout.num_molecules, device=spd.device).index_add(0, layout.pair_molecule, geometry.float())
@@ -63,7 +57,7 @@ def targets_of(batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor
         geometry_weight=geometry / per_molecule.clamp(min=1)[layout.pair_molecule],
         noise=noise,
         # A lone atom has no neighbour whose direction could tell its noise: the head gives exactly 0, where a cosine has no gradient.
-        noisy=shown.distances & (batch.num_atoms > 1).to(spd.device, non_blocking=True)[layout.atom_molecule],
+        noisy=shown.distances & (layout.cu_atoms.diff() > 1)[layout.atom_molecule],
     )
 
 

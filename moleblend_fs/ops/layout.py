@@ -78,72 +78,8 @@ class Layout:
         self.num_tokens = int(self.token_starts[-1])
 
     def _send(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, non_blocking=True)
-
-    @cached_property
-    def atom_molecule(self) -> Tensor:
-        """(A,) int64, the molecule of each atom."""
-        return self._send(np.repeat(np.arange(self.num_molecules), self.sizes))
-
-    @cached_property
-    def pair_molecule(self) -> Tensor:
-        """(P,) int64, the molecule of each pair."""
-        return self._send(np.repeat(np.arange(self.num_molecules), self.sizes**2))
-
-    @cached_property
-    def token_molecule(self) -> Tensor:
-        """(T,) int64, the molecule of each token."""
-        return self._send(np.repeat(np.arange(self.num_molecules), self.sizes + 1))
-
-    @cached_property
-    def graph_tokens(self) -> Tensor:
-        """(B,) int64, places in T of the graph tokens."""
-        return self._send(self.token_starts[:-1])
-
-    @cached_property
-    def atom_tokens(self) -> Tensor:
-        """(A,) int64, places in T of the atoms."""
-        return self._send(np.arange(self.num_total_atoms) + np.repeat(np.arange(self.num_molecules), self.sizes) + 1)
-
-    @cached_property
-    def _pair_atoms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        counts = self.sizes**2
-        local = np.arange(self.num_pairs) - np.repeat(self.pair_starts[:-1], counts)
-        size, start = np.repeat(self.sizes, counts), np.repeat(self.atom_starts[:-1], counts)
-        return local // size, local % size, start
-
-    @cached_property
-    def pair_row(self) -> Tensor:
-        """(P,) int64, place in A of the pair's first atom i."""
-        row, _, start = self._pair_atoms
-        return self._send(row + start)
-
-    @cached_property
-    def pair_column(self) -> Tensor:
-        """(P,) int64, place in A of the pair's second atom j."""
-        _, column, start = self._pair_atoms
-        return self._send(column + start)
-
-    @cached_property
-    def atom_number(self) -> Tensor:
-        """(A,) int64, number of each atom within its molecule."""
-        return self._send(np.arange(self.num_total_atoms) - np.repeat(self.atom_starts[:-1], self.sizes))
-
-    @cached_property
-    def atom_order(self) -> Tensor:
-        """(A,) int64, where each atom stands among the existing atoms of all buckets, end to end."""
-        return self._inverse([bucket.atoms.reshape(-1)[bucket.atom_places] for bucket in self.buckets])
-
-    @cached_property
-    def pair_order(self) -> Tensor:
-        """(P,) int64, where each pair stands among the existing pairs of all buckets, end to end."""
-        return self._inverse([bucket.pairs.reshape(-1)[bucket.pair_places] for bucket in self.buckets])
-
-    def _inverse(self, targets: list[Tensor]) -> Tensor:
-        order = torch.cat(targets)
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=self.device)
-        return inverse
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     @cached_property
     def _starts(self) -> Tensor:
@@ -163,6 +99,81 @@ class Layout:
     def cu_pairs(self) -> Tensor:
         """(B + 1,) int64, where each molecule's pairs start in P."""
         return self._starts[2]
+
+    def _molecule_of_each(self, starts: Tensor, total: int) -> Tensor:
+        molecules = torch.arange(self.num_molecules, device=self.device)
+        return molecules.repeat_interleave(starts.diff(), output_size=total)  # told the size, it need not wait for the device
+
+    @cached_property
+    def atom_molecule(self) -> Tensor:
+        """(A,) int64, the molecule of each atom."""
+        return self._molecule_of_each(self.cu_atoms, self.num_total_atoms)
+
+    @cached_property
+    def pair_molecule(self) -> Tensor:
+        """(P,) int64, the molecule of each pair."""
+        return self._molecule_of_each(self.cu_pairs, self.num_pairs)
+
+    @cached_property
+    def token_molecule(self) -> Tensor:
+        """(T,) int64, the molecule of each token."""
+        return self._molecule_of_each(self.cu_tokens, self.num_tokens)
+
+    @property
+    def graph_tokens(self) -> Tensor:
+        """(B,) int64, places in T of the graph tokens."""
+        return self.cu_tokens[:-1]
+
+    @cached_property
+    def atom_tokens(self) -> Tensor:
+        """(A,) int64, places in T of the atoms."""
+        return torch.arange(self.num_total_atoms, device=self.device) + self.atom_molecule + 1
+
+    @cached_property
+    def _pair_atoms(self) -> tuple[Tensor, Tensor]:
+        """(P,) numbers of both atoms of each pair within their molecule."""
+        molecule = self.pair_molecule
+        size = self.cu_atoms.diff()[molecule]
+        local = torch.arange(self.num_pairs, device=self.device) - self.cu_pairs[molecule]
+        row = torch.div(local, size, rounding_mode="floor")
+        return row, local - row * size
+
+    @cached_property
+    def pair_row(self) -> Tensor:
+        """(P,) int64, place in A of the pair's first atom i."""
+        return self._pair_atoms[0] + self.cu_atoms[self.pair_molecule]
+
+    @cached_property
+    def pair_column(self) -> Tensor:
+        """(P,) int64, place in A of the pair's second atom j."""
+        return self._pair_atoms[1] + self.cu_atoms[self.pair_molecule]
+
+    @cached_property
+    def atom_number(self) -> Tensor:
+        """(A,) int64, number of each atom within its molecule."""
+        return torch.arange(self.num_total_atoms, device=self.device) - self.cu_atoms[self.atom_molecule]
+
+    @cached_property
+    def pair_place(self) -> Tensor:
+        """(P,) int64, a number for each pair within its molecule that does not depend on the molecule's size: 65,536 i + j."""
+        row, column = self._pair_atoms
+        return row * 65_536 + column
+
+    @cached_property
+    def atom_order(self) -> Tensor:
+        """(A,) int64, where each atom stands among the existing atoms of all buckets, end to end."""
+        return self._inverse([bucket.atoms.reshape(-1)[bucket.atom_places] for bucket in self.buckets])
+
+    @cached_property
+    def pair_order(self) -> Tensor:
+        """(P,) int64, where each pair stands among the existing pairs of all buckets, end to end."""
+        return self._inverse([bucket.pairs.reshape(-1)[bucket.pair_places] for bucket in self.buckets])
+
+    def _inverse(self, targets: list[Tensor]) -> Tensor:
+        order = torch.cat(targets)
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order), device=self.device)
+        return inverse
 
     @cached_property
     def size_classes(self) -> list[SizeClass]:

@@ -82,7 +82,7 @@ def test_spd_classes():
 
 def test_edge_classes():
     """6 type + 2 stereo + conjugated; no class for misc bonds and for CIS, TRANS, ANY."""
-    table = edge_class_table()
+    table = edge_class_table(torch.device("cpu"))
     seen = set()
     for kind in range(5):
         for stereo in range(6):
