@@ -71,16 +71,16 @@ def relation_bias(
     if obstacle:
         raise ValueError(obstacle)
     result: tuple[Tensor, Tensor] = RelationBias.apply(
-        (
-            shown_P.contiguous(),
-            spd_P.contiguous(),
-            path_P5.contiguous(),
-            atom_distance_A.contiguous().view(torch.uint8),
-            coordinates_A3.detach().float().contiguous(),
-            element_A.to(torch.uint8).contiguous(),
-        ),
-        (layout.atom_molecule, layout.cu_atoms, layout.cu_pairs),
         precision(),
+        shown_P.contiguous(),
+        spd_P.contiguous(),
+        path_P5.contiguous(),
+        atom_distance_A.contiguous().view(torch.uint8),
+        coordinates_A3.detach().float().contiguous(),
+        element_A.to(torch.uint8).contiguous(),
+        layout.atom_molecule,
+        layout.cu_atoms,
+        layout.cu_pairs,
         *(weight.float().contiguous() for weight in weights),
     )
     return result
@@ -99,12 +99,13 @@ def unsupported(weights: Sequence[Tensor]) -> str | None:
 
 
 class RelationBias(torch.autograd.Function):
-    """Autograd around the two custom ops."""
+    """Autograd around the two custom ops; tensors are their six inputs, three places of the layout, and ten weights."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: tuple[Tensor, ...], places: tuple[Tensor, ...], products: str, *weights: Tensor) -> tuple[Tensor, Tensor]:
-        bias_HP, sums_AK, pair_M, x_M, count = relation_bias_forward(*inputs, list(weights), *places, products)
-        ctx.save_for_backward(*inputs, *weights, *places, pair_M, x_M, count)
+    def forward(ctx: Any, products: str, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, places, weights = tensors[:6], tensors[6:9], tensors[9:]
+        bias_HP, sums_AK, *listed = relation_bias_forward(*inputs, list(weights), *places, products)
+        ctx.save_for_backward(*tensors, *listed)
         ctx.products = products
         ctx.set_materialize_grads(False)
         return bias_HP.t(), sums_AK
@@ -113,11 +114,11 @@ class RelationBias(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_bias_PH: Tensor | None, d_sums_AK: Tensor | None) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        inputs, weights, places, listed = saved[:6], saved[6:16], saved[16:19], saved[19:]
+        inputs, places, weights, listed = saved[:6], saved[6:9], saved[9:19], saved[19:]
         d_bias_HP = None if d_bias_PH is None else d_bias_PH.t().float().contiguous()
         d_sums_AK = None if d_sums_AK is None else d_sums_AK.float().contiguous()
         gradients = relation_bias_backward(d_bias_HP, d_sums_AK, *inputs, list(weights), *places, *listed, ctx.products)
-        return None, None, None, *gradients
+        return *[None] * 10, *gradients
 
 
 def variants() -> list[Variant]:

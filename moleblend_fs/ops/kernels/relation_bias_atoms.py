@@ -76,7 +76,7 @@ def sum_gaussians(
     atom = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = atom < num_atoms
     wants = tl.load(wants_A + atom, mask=exists, other=0) != 0
-    first, size, _ = load_rows(atom, wants, atom_molecule, cu_atoms, cu_pairs)
+    first, size, _pairs = load_rows(atom, wants, atom_molecule, cu_atoms, cu_pairs)
     x_i, y_i, z_i, element_i = load_atom(coordinates_A3, element_A, atom, wants)
     mul_i = tl.load(mul + element_i + 3, mask=wants, other=0.0)
     shift_i = tl.load(shift + element_i + 3, mask=wants, other=0.0)
@@ -90,7 +90,7 @@ def sum_gaussians(
         distance, element_j = pair_distance(x_i, y_i, z_i, coordinates_A3, element_A, first + j, valid)
         factor = mul_i + tl.load(mul + element_j + 515, mask=valid, other=0.0)
         x = factor * distance + shift_i + tl.load(shift + element_j + 515, mask=valid, other=0.0)
-        _, density_RK = standardise(x, mean, inverse)
+        _u, density_RK = standardise(x, mean, inverse)
         sums_RK += tl.where(valid[:, None], density_RK, 0.0)
         j += 1
     tl.store(sums_AK + atom.to(tl.int64)[:, None] * K + k[None, :], sums_RK, mask=exists[:, None] & (k < K)[None, :])

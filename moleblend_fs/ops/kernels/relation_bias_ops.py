@@ -59,14 +59,15 @@ class Launch(NamedTuple):
 # without spilling on sm_80 and sm_90; "tf32x3" holds every operand twice. What the loops load lies in L1 and L2 (at most 80 kB of
 # weights), and 8 to 16 warps a multiprocessor hide its latency: no software pipelining.
 NUM_STAGES = 1
+LISTED_AT_ONCE = 64  # pairs of a block: `look_up` counts them and `list_distances` lists them
 LAYERS = {
     # BLOCK pairs, HIDDEN units and CHUNK Gaussians of a product, num_warps, programs per multiprocessor
     ("tf32", "add_distance_bias"): (128, 64, 32, 8, 2),
     ("tf32", "distance_gradients"): (64, 32, 32, 8, 1),
-    ("tf32", "weight_gradients"): (32, 64, 32, 8, 1),
-    ("tf32x3", "add_distance_bias"): (64, 64, 32, 8, 2),
-    ("tf32x3", "distance_gradients"): (64, 32, 32, 8, 1),
-    ("tf32x3", "weight_gradients"): (32, 64, 32, 8, 1),
+    ("tf32", "weight_gradients"): (32, 64, 16, 8, 1),
+    ("tf32x3", "add_distance_bias"): (64, 32, 32, 4, 2),
+    ("tf32x3", "distance_gradients"): (32, 32, 32, 8, 1),
+    ("tf32x3", "weight_gradients"): (32, 64, 16, 8, 1),
 }
 
 
@@ -81,16 +82,16 @@ def launches(precision: str, heads: int, gaussians: int, classes: int, wider: in
     k = {"K": gaussians, "K_PAD": padded(gaussians)}
     h = {"H": heads, "H_PAD": padded(heads)}
     chosen = {
-        "look_up": Launch(tables.look_up, {**h, "CLASSES": classes, "BLOCK": 128}, 4),
-        "list_distances": Launch(tables.list_distances, {"BLOCK": 128}, 4),
+        "look_up": Launch(tables.look_up, {**h, "CLASSES": classes, "BLOCK": LISTED_AT_ONCE}, 4),
+        "list_distances": Launch(tables.list_distances, {"BLOCK": LISTED_AT_ONCE}, 2),
         "table_gradients": Launch(tables.table_gradients, {**h, "BLOCK": 64, "PRECISION": precision}, 4, 1),
-        "sum_gaussians": Launch(atoms.sum_gaussians, {**k, "BLOCK": 16}, 4),
-        "sum_gaussians_gradients": Launch(atoms.sum_gaussians_gradients, {**k, "BLOCK": 16}, 4, 4),
-        "element_gradients": Launch(atoms.element_gradients, {"BLOCK": 16, "COLUMNS": 32}, 4, 4),
+        "sum_gaussians": Launch(atoms.sum_gaussians, {**k, "BLOCK": 8}, 4),
+        "sum_gaussians_gradients": Launch(atoms.sum_gaussians_gradients, {**k, "BLOCK": 8}, 4, 3),
+        "element_gradients": Launch(atoms.element_gradients, {"BLOCK": 16, "COLUMNS": 32}, 8, 2),
     }
     for name in ("add_distance_bias", "distance_gradients", "weight_gradients"):
         block, hidden, chunk, num_warps, per_processor = LAYERS[precision, name]
-        sizes = {"BLOCK": block, "HIDDEN": min(hidden, k["K_PAD"]), "CHUNK": min(chunk, k["K_PAD"]), "PRECISION": precision}
+        sizes = {"BLOCK": block, "HIDDEN": min(hidden, max(16, k["K_PAD"] // 2)), "CHUNK": min(chunk, k["K_PAD"]), "PRECISION": precision}
         chosen[name] = Launch(getattr(distance, name), {**k, **h, **sizes}, num_warps, per_processor)
     for launch in chosen.values():
         launch.constexprs["BLOCK"] *= wider
