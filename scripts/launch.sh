@@ -12,10 +12,11 @@
 #   LOCAL_ADDR           torchrun: this host's address, where its name does not lead to it
 #   JOB=moleblend        torchrun: name of the rendezvous; another one for each job at the same MASTER
 #   RESTARTS=0           torchrun: how often all processes are started anew, from the last checkpoint, after one of them failed
-#   GRACE=300            torchrun: seconds to finish the update and save, after SIGTERM, SIGINT or SIGUSR1
+#   GRACE=300            torchrun: seconds to finish the update and save, after SIGTERM, SIGINT or SIGUSR1 (deepspeed gives about 30)
 #   HOSTFILE  NODE_RANK  deepspeed: "HOST slots=N" lines; this host's number in them, from 0, if no ssh is to be used
 #   VENV=.venv           virtual environment whose commands are used, where it exists
 #
+# Exit code: the launcher's; but 0, or MOLEBLEND_PREEMPTED_EXIT, where a signal stopped the training and everything was saved.
 # --dry-run prints the command and the settings that go with it, and starts nothing.
 set -euo pipefail
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -63,6 +64,47 @@ by_deepspeed() {
     COMMAND+=(--no_python --no_local_rank fairseq-train)
 }
 
+# save_folder ARGUMENT...: where checkpoints go.
+save_folder() {
+    local folder=checkpoints
+    while [ $# -gt 0 ]; do
+        case "$1" in
+        --save-dir) folder="${2:-}" ;;
+        --save-dir=*) folder="${1#*=}" ;;
+        esac
+        shift
+    done
+    echo "$folder"
+}
+
+# tell PID SIGNAL: passes a signal on. deepspeed would leave behind what it started, so that everything there gets a SIGTERM.
+tell() {
+    if [ "$LAUNCHER" = deepspeed ]; then kill -TERM -- "-$1"; else kill "-$2" "$1"; fi 2>/dev/null || true
+}
+
+# supervise FOLDER: runs COMMAND, passes signals on to it, waits for all that it started. Training that was stopped by a signal leaves
+# a file `preempted` beside its checkpoints; the launchers themselves report such an end as a failure.
+supervise() {
+    local begun child code=0 marker="$1/preempted"
+    begun="$(date +%s)"
+    set -m # a process group of its own, so that Ctrl-C in a terminal comes to it once, from here
+    "${COMMAND[@]}" </dev/null &
+    child=$!
+    set +m
+    # shellcheck disable=SC2064
+    trap "tell $child TERM" TERM INT HUP
+    # shellcheck disable=SC2064
+    trap "tell $child USR1" USR1
+    while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
+    wait "$child" || code=$?
+    while kill -0 -- "-$child" 2>/dev/null; do sleep 0.2; done
+    if [ "$code" != 0 ] && [ -f "$marker" ] && [ "$(stat -c %Y "$marker")" -ge "$begun" ]; then
+        echo "launch.sh: $(cat "$marker"); the same command goes on from there"
+        code="${MOLEBLEND_PREEMPTED_EXIT:-0}"
+    fi
+    exit "$code"
+}
+
 dry=
 case "${1:-}" in
 -h | --help) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; exit ;;
@@ -103,4 +145,5 @@ VENV="${VENV:-$ROOT/.venv}"
 [ ! -d "$VENV/bin" ] || export PATH="$VENV/bin:$PATH"
 command -v "${COMMAND[0]}" >/dev/null || fail "the command ${COMMAND[0]} is not installed; see README.md, or name an environment: VENV=FOLDER"
 export "${SETTINGS[@]}"
-exec "${COMMAND[@]}"
+[ "$LAUNCHER" != srun ] || exec "${COMMAND[@]}"
+supervise "$(save_folder "$@")"

@@ -3,11 +3,15 @@
 import json
 import os
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cluster.training import UPDATES, alone, losses_in, words
 
 ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "scripts" / "slurm"
@@ -190,3 +194,65 @@ def test_table_of_results(tmp_path):
     assert "ARRAY=4,5,6" in done.stdout
     assert (tmp_path / "results.csv").read_text().splitlines()[1].endswith("finished,rmse,eV,1.0,9.0")
     assert call(SLURM / "collect.sh", str(states)).returncode == 2
+
+
+def tools(folder, **scripts):
+    """An environment whose commands are the given shell scripts; launch.sh takes its launchers from there."""
+    (folder / "bin").mkdir()
+    for name, text in scripts.items():
+        path = folder / "bin" / name.replace("_", "-")
+        path.write_text("#!/bin/bash\n" + text)
+        path.chmod(0o755)
+    return folder
+
+
+WAITS = """
+trap 'echo got {signal} >>log; sleep 0.3; {marker}exit 1' {signal}
+echo ready >>log
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "heard", "launcher"), [("TERM", "TERM", "torchrun"), ("USR1", "USR1", "torchrun"), ("USR1", "TERM", "deepspeed")]
+)
+@pytest.mark.parametrize(("saved", "code"), [(True, 85), (False, 1)])
+def test_signals_reach_the_launcher_and_a_saved_end_is_told(tmp_path, sent, heard, launcher, saved, code):
+    """launch.sh does its part for any launcher that heeds signals; this one stands for torchrun, which the cluster tests really stop."""
+    waits = WAITS.format(signal=heard, marker="echo stopped >out/preempted; " if saved else "")
+    environment = os.environ | {"VENV": str(tools(tmp_path, **{launcher: waits})), "LAUNCHER": launcher, "MOLEBLEND_PREEMPTED_EXIT": "85"}
+    (tmp_path / "out").mkdir()
+    process = subprocess.Popen([LAUNCH, "s", "--save-dir", "out"], env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    log = tmp_path / "log"
+    while not (log.is_file() and log.read_text()):
+        assert process.poll() is None
+    process.send_signal(getattr(signal, f"SIG{sent}"))
+    assert process.wait(30) == code
+    assert log.read_text() == f"ready\ngot {heard}\n"
+
+
+def test_a_marker_of_an_earlier_run_is_not_believed(tmp_path):
+    environment = os.environ | {"VENV": str(tools(tmp_path, torchrun="exit 3\n"))}
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "preempted").write_text("stopped")
+    os.utime(tmp_path / "checkpoints" / "preempted", (1e9, 1e9))
+    assert subprocess.run([LAUNCH, "s"], env=environment, cwd=tmp_path).returncode == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
+def test_two_processes_of_either_launcher_train_as_one(launcher, qm9_store, tmp_path):
+    if launcher == "deepspeed":
+        pytest.importorskip("deepspeed")
+    expected = alone(qm9_store, tmp_path / "alone")
+    master = f"127.0.0.1:{free_port()}"
+    done = call(LAUNCH, str(qm9_store.path), *words(tmp_path / "two"), LAUNCHER=launcher, PROCS=2, MASTER=master)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert losses_in(tmp_path / "two") == expected
+    assert len(expected) == UPDATES
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
