@@ -245,6 +245,7 @@ def test_two_processes_of_either_launcher_train_as_one(launcher, qm9_store, tmp_
     if launcher == "deepspeed":
         pytest.importorskip("deepspeed")
     expected = alone(qm9_store, tmp_path / "alone")
+    (tmp_path / "two").mkdir()
     master = f"127.0.0.1:{free_port()}"
     done = call(LAUNCH, str(qm9_store.path), *words(tmp_path / "two"), LAUNCHER=launcher, PROCS=2, MASTER=master)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
