@@ -4,20 +4,27 @@ All but `empty_batches_first` are reached through one hook, `fairseq.distributed
 full configuration, after the user directory is imported and before any process group or process exists.
 """
 
+import contextlib
 import functools
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
 from omegaconf import DictConfig, open_dict
 
+from moleblend_fs.distributed import saving
+from moleblend_fs.distributed.engine import STAGES, EngineOptions, engine_config, require_deepspeed
+from moleblend_fs.distributed.preemption import SIGNALS, passing_on, preemption
 from moleblend_fs.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -26,13 +33,16 @@ _fairseq_call_main = distributed_utils.call_main
 
 
 def install() -> None:
-    """Put the hook in place, once."""
+    """Put the hooks in place, once."""
     distributed_utils.call_main = call_main
+    # fairseq copies a new checkpoint to its other names byte by byte: killed meanwhile, it leaves half a checkpoint_last.pt.
+    PathManager.copy = staticmethod(lambda source, target, overwrite=False: saving.copy(source, target))
 
 
 def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> Any:
     """fairseq's entry, with the configuration mended and users' mistakes told without a traceback (exit code 2)."""
     main = functools.partial(without_traceback, main)
+    preemption.listen()
     try:
         mend(cfg)
     except UserError as error:
@@ -42,12 +52,16 @@ def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> Any:
     return _fairseq_call_main(cfg, main, **kwargs)
 
 
-def without_traceback(main: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run `main`; a UserError becomes its message and exit code 2."""
+def without_traceback(main: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Run `main`; a UserError becomes its message and exit code 2, a stop by a signal the exit code asked for."""
+    preemption.listen()
     try:
-        return main(*args, **kwargs)
+        main(*args, **kwargs)
     except UserError as error:
         tell(error)
+    if preemption.exit_code():
+        logging.shutdown()
+        sys.exit(preemption.exit_code())
 
 
 def tell(error: UserError) -> None:
@@ -62,6 +76,8 @@ def mend(cfg: DictConfig) -> None:
     with open_dict(cfg):
         clear_tpu(cfg)
         refuse_fp16_on_cpu(cfg)
+        refuse_unsafe_saving(cfg)
+        refuse_with_deepspeed(cfg)
         check_pretrained(cfg)
         check_restore_file(cfg)
         accept_pair_limit(cfg)
@@ -87,6 +103,59 @@ def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
     """fairseq's fp16 path asserts on CUDA deep inside; say so at the start."""
     if cfg.common.fp16 and on_cpu(cfg):
         raise UserError("--fp16 needs a GPU and none is in use; leave it out, or train with --bf16, which also runs on the CPU")
+
+
+def refuse_unsafe_saving(cfg: DictConfig) -> None:
+    """fairseq's asynchronous writes end up under final names before they are complete."""
+    if cfg.checkpoint.write_checkpoints_asynchronously:
+        raise UserError("--write-checkpoints-asynchronously could leave half-written checkpoints; leave it out")
+
+
+def optimizer_name(cfg: DictConfig) -> str | None:
+    """What --optimizer names; fairseq's older optimizers are configured by a Namespace that does not say it."""
+    return getattr(cfg.optimizer, "_name", None)
+
+
+def engine_options(cfg: DictConfig) -> EngineOptions:
+    """What fairseq's options say about DeepSpeed's engine."""
+    return EngineOptions(
+        stage=int(cfg.optimizer.zero_stage),
+        offload=str(cfg.optimizer.zero_offload) == "cpu",
+        update_freq=int(max(cfg.optimization.update_freq)),
+        clip_norm=float(cfg.optimization.clip_norm),
+        bf16=bool(cfg.common.bf16),
+        fp16=bool(cfg.common.fp16),
+        fp16_init_scale=int(cfg.common.fp16_init_scale),
+        user_file=cfg.optimizer.deepspeed_config,
+    )
+
+
+def refuse_with_deepspeed(cfg: DictConfig) -> None:
+    """Name what does not go with --optimizer deepspeed before any process is started."""
+    if optimizer_name(cfg) != "deepspeed":
+        return
+    refused = {
+        "--store-ema": cfg.ema.store_ema,
+        "--quantization-config-path": cfg.common.quantization_config_path,
+        "--amp": cfg.common.amp,
+        "--memory-efficient-fp16": cfg.common.memory_efficient_fp16,
+        "--memory-efficient-bf16": cfg.common.memory_efficient_bf16,
+        "--use-bmuf": cfg.optimization.use_bmuf,
+        "--zero-sharding": str(cfg.distributed_training.zero_sharding) != "none",
+        "--ddp-backend fully_sharded": str(cfg.distributed_training.ddp_backend) == "fully_sharded",
+        "--ddp-backend slowmo": str(cfg.distributed_training.ddp_backend) == "slowmo",
+        "--pipeline-model-parallel": cfg.distributed_training.pipeline_model_parallel,
+        "--model-parallel-size": cfg.common.model_parallel_size > 1,
+    }
+    for flag, given in refused.items():
+        if given:
+            raise UserError(f"{flag} does not go with --optimizer deepspeed; leave it out, or choose --optimizer adam")
+    if cfg.optimizer.zero_stage not in STAGES:
+        raise UserError(f"--zero-stage {cfg.optimizer.zero_stage}: choose 1, 2 or 3 (without ZeRO: --optimizer adam)")
+    if on_cpu(cfg):
+        os.environ["DS_ACCELERATOR"] = "cpu"  # for processes that are started; this one has imported DeepSpeed already
+    require_deepspeed()
+    engine_config(engine_options(cfg))
 
 
 def check_pretrained(cfg: DictConfig) -> None:
@@ -181,10 +250,31 @@ def spawn_on_cpu(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, An
             distributed.distributed_init_method = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     kwargs["start_rank"] = distributed.distributed_rank
     distributed.distributed_rank = None
+    context = torch.multiprocessing.spawn(
+        distributed_utils.distributed_main, args=(main, cfg, kwargs), nprocs=distributed.distributed_world_size, join=False
+    )
+    for number in SIGNALS:
+        signal.signal(number, passing_on(lambda: context.processes))
     try:
-        torch.multiprocessing.spawn(distributed_utils.distributed_main, args=(main, cfg, kwargs), nprocs=distributed.distributed_world_size)
+        while not context.join():
+            pass
     except torch.multiprocessing.ProcessExitedException as error:
         sys.exit(error.exit_code)
+
+
+@contextlib.contextmanager
+def loaded_state_through(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Iterator[None]:
+    """Change what fairseq's trainer reads from a checkpoint before it uses it; it has no hook for that."""
+    original = checkpoint_utils.load_checkpoint_to_cpu
+
+    def changed(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return change(original(*args, **kwargs))
+
+    checkpoint_utils.load_checkpoint_to_cpu = changed
+    try:
+        yield
+    finally:
+        checkpoint_utils.load_checkpoint_to_cpu = original
 
 
 def empty_batches_first(samples: list[Any]) -> list[Any]:

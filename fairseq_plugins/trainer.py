@@ -1,7 +1,9 @@
-"""fairseq's trainer with four additions: updates are counted before they run, checkpoints say what they hold, pretrained
-weights of any kind are read safely, and predictions of any size are gathered."""
+"""fairseq's trainer with additions: updates are counted before they run, checkpoints say what they hold and are read by any
+number of processes and any Adam, pretrained weights of any kind are read safely, predictions of any size are gathered, and a
+signal ends training after a checkpoint."""
 
 import logging
+import math
 import sys
 from itertools import chain
 from pathlib import Path
@@ -9,15 +11,26 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from fairseq import checkpoint_utils, utils
+from fairseq.optim import FP16Optimizer
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
+from torch import Tensor
 
-from fairseq_plugins.compat import empty_batches_first
+from fairseq_plugins.compat import empty_batches_first, loaded_state_through, optimizer_name
+from fairseq_plugins.stats import DeferredStats
+from moleblend_fs.distributed import saving
+from moleblend_fs.distributed.adam_state import from_table, join_flat, shapes_of, to_table
+from moleblend_fs.distributed.ledger import Ledger
+from moleblend_fs.distributed.preemption import mark, preemption, unmark
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference import checkpoint
 from moleblend_fs.model.config import ModelConfig
 
 logger = logging.getLogger(__name__)
+
+ADAMS = ("FairseqAdam", "FP16Optimizer", "MemoryEfficientFP16Optimizer", "DeepSpeedOptimizer")
+"""Optimizers whose state is Adam's: a run of one goes on from a checkpoint of another."""
 
 
 def install() -> None:
@@ -25,40 +38,150 @@ def install() -> None:
     for name in ("fairseq_cli.train", "__main__", "__mp_main__"):
         module = sys.modules.get(name)
         if module is not None and getattr(module, "Trainer", None) is Trainer:
-            module.Trainer = MoleBlendTrainer  # type: ignore[attr-defined]
+            module.Trainer = build_trainer  # type: ignore[attr-defined]
 
 
-class MoleBlendTrainer(Trainer):
-    """See the module."""
+def build_trainer(cfg: Any, *args: Any) -> "MoleBlendTrainer":
+    """The trainer that the optimizer needs."""
+    if optimizer_name(cfg) == "deepspeed":
+        from fairseq_plugins.deepspeed_trainer import DeepSpeedTrainer
+
+        return DeepSpeedTrainer(cfg, *args)
+    return MoleBlendTrainer(cfg, *args)
+
+
+class MoleBlendTrainer(DeferredStats, Trainer):
+    """See the module.
+
+    Attributes:
+        update_batches: batches of an update over all processes, by epoch as --update-freq is; kept when the number of
+            processes changes.
+    """
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None):
         if hasattr(task, "selection_metric") and cfg.checkpoint.best_checkpoint_metric == "loss":
             with open_dict(cfg):
                 cfg.checkpoint.best_checkpoint_metric, cfg.checkpoint.maximize_best_checkpoint_metric = task.selection_metric
         super().__init__(cfg, task, model, criterion, quantizer)
+        self.update_freq = [int(n) for n in cfg.optimization.update_freq]
+        self.update_batches = [n * self.data_parallel_world_size for n in self.update_freq]
+        self.asked = (cfg.optimization.max_update, cfg.dataset.disable_validation)
+        self.loaded_weights: dict[str, Tensor] | None = None
+        self.epoch_iterator: Any = None
+        self.ledger = Ledger.from_environment(self.data_parallel_rank)
+        if self.is_data_parallel_master:
+            unmark(cfg.checkpoint.save_dir)
+            for path in saving.remove_unfinished(cfg.checkpoint.save_dir):
+                logger.warning("removed %s, which an earlier run did not finish writing", path)
+
+    # Updates
 
     def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
-        """One update, its losses normalised by what all its micro-batches on all ranks hold."""
+        """One update, its losses normalised by what all its micro-batches on all ranks hold; the last one after a signal."""
         samples = empty_batches_first(samples)
         criterion = self.get_criterion()
         if not hasattr(criterion, "begin_update"):
-            return super().train_step(samples, raise_oom)
+            raise UserError(f"criterion {type(criterion).__name__} is not one of this package's")
         criterion.train()
         criterion.begin_update(samples, self.device)
         try:
-            return super().train_step(samples, raise_oom)
+            output = super().train_step(samples, raise_oom)
         finally:
             criterion.end_update()
+        if self.ledger is not None:
+            self.ledger.write(self.get_num_updates(), self.epoch_iterator.epoch, samples)
+        if self.get_num_updates() != self.asked[0] and self.told_to_stop():
+            logger.warning("signal %d: saving and stopping after update %d", preemption.received, self.get_num_updates())
+            with open_dict(self.cfg):  # fairseq's own way to stop here: it saves, and validates unless told not to
+                self.cfg.optimization.max_update = self.get_num_updates()
+                self.cfg.dataset.disable_validation = True
+        return output
+
+    def valid_step(self, sample: Any, raise_oom: bool = False) -> Any:
+        """One validation batch. After a signal the rest of validation is left out: a checkpoint without a score is saved."""
+        if self.told_to_stop():
+            logger.warning("signal %d: saving after update %d, validation is not finished", preemption.received, self.get_num_updates())
+            checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self, self.epoch_iterator, None)
+            if dist.is_initialized():
+                dist.barrier()
+            sys.exit(preemption.exit_code())
+        return super().valid_step(sample, raise_oom)
+
+    def told_to_stop(self) -> bool:
+        """Whether any rank had a signal; all ranks ask together."""
+        told = preemption.received
+        if self.data_parallel_world_size > 1:
+            everyone = torch.tensor([told], device=self.device)
+            dist.all_reduce(everyone, dist.ReduceOp.MAX)
+            told = int(everyone)
+        if told:
+            preemption.received, preemption.acted = told, True
+            if self.is_data_parallel_master:
+                mark(self.cfg.checkpoint.save_dir, self.get_num_updates())
+        return bool(told)
+
+    def get_train_iterator(self, epoch: int, *args: Any, **kwargs: Any) -> Any:
+        """fairseq's, told how many batches an update has over all processes."""
+        self.epoch_iterator = super().get_train_iterator(epoch, *args, **kwargs)
+        self.epoch_iterator.update_batches = self.update_batches[min(epoch, len(self.update_batches)) - 1]
+        return self.epoch_iterator
+
+    # Saving
+
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
+        """fairseq's content under a temporary name, renamed when it is all on the disk."""
+        if not self.should_save_checkpoint_on_current_rank:
+            return None
+        state = utils.move_to_cpu(self.state_dict())
+        state["extra_state"].update(extra_state)
+        saving.save(state, filename)
+        logger.info("saved checkpoint %s", filename)
+        return filename
 
     def state_dict(self) -> dict[str, Any]:
-        """fairseq's state, and what is needed to rebuild the model without fairseq."""
+        """fairseq's state with float32 weights and Adam's state by parameter, and what rebuilds the model without fairseq."""
+        self.check_gradients()
         state = super().state_dict()
+        state["model"] = self.weights_to_save()
+        if self.adam and "last_optimizer_state" in state:
+            state["last_optimizer_state"] = self.optimizer_state_to_save()
+            state["optimizer_history"][-1]["optimizer_name"] = ADAMS[0]
+        state["cfg"]["optimization"]["max_update"], state["cfg"]["dataset"]["disable_validation"] = self.asked
+        state["cfg"]["optimization"]["update_freq"] = self.update_freq
         state["extra_state"]["moleblend"] = checkpoint.describe(self._model_config, getattr(self.task, "finetuned", None))
+        state["extra_state"]["update"] = {"update_freq": self.update_freq, "batches": self.update_batches}
         return state
+
+    @property
+    def adam(self) -> bool:
+        """Whether the optimizer is an Adam."""
+        return optimizer_name(self.cfg) in ("adam", "deepspeed")
 
     @property
     def _model_config(self) -> ModelConfig:
         return self.get_model().model.config
+
+    def weights_to_save(self) -> dict[str, Tensor]:
+        """The model's state in float32."""
+        return {**self.get_model().state_dict(), **self._masters()}
+
+    def optimizer_state_to_save(self) -> dict[str, Any]:
+        """Adam's state, see `adam_state`."""
+        shapes = shapes_of(self.get_model().named_parameters())
+        return to_table(from_table(self.optimizer.state_dict(), shapes, "this run"), list(shapes))
+
+    def _masters(self) -> dict[str, Tensor]:
+        """The float32 weights that training in bf16 or fp16 goes by; fairseq keeps them as a list, or as one flat buffer."""
+        if not isinstance(self._optimizer, FP16Optimizer):
+            return {}
+        names = {id(parameter): name for name, parameter in self.get_model().named_parameters()}
+        parameters, masters = self._optimizer.fp16_params, self._optimizer.fp32_params
+        if isinstance(masters, dict):
+            (flat,) = masters.values()
+            masters = flat.data.split([parameter.numel() for parameter in parameters])
+        return {names[id(p)]: master.data.view_as(p) for p, master in zip(parameters, masters, strict=True)}
+
+    # Loading
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """Resume, or begin from pretrained weights: `--finetune-from-model` takes all that `checkpoint.load` reads."""
@@ -66,16 +189,76 @@ class MoleBlendTrainer(Trainer):
             self._load_pretrained(filename)
             return None
         if Path(filename).is_file():
-            found = checkpoint.load(filename)
-            if found.config.heads != self._model_config.heads or found.config.tasks != self._model_config.tasks:
-                raise UserError(
-                    f"{filename}: a checkpoint with heads {found.config.heads}, but this run has {self._model_config.heads}; "
-                    "choose another --save-dir, or give it as --finetune-from-model"
-                )
-            checkpoint.check_shapes(self.get_model().model, found.weights, filename)
+            self._check_model(filename)
         # fairseq's older optimizers (sgd, adagrad, ...) leave a Namespace in the checkpoint.
-        with torch.serialization.safe_globals(checkpoint.ADMITTED):
-            return super().load_checkpoint(filename, *args, **kwargs)
+        with torch.serialization.safe_globals(checkpoint.ADMITTED), loaded_state_through(self._take_over):
+            extra_state = super().load_checkpoint(filename, *args, **kwargs)
+        for name, master in self._masters().items():
+            if self.loaded_weights is not None:
+                master.copy_(self.loaded_weights[name])
+        self.loaded_weights = None
+        return extra_state
+
+    def _check_model(self, filename: str) -> None:
+        found = checkpoint.load(filename)
+        if found.config.heads != self._model_config.heads or found.config.tasks != self._model_config.tasks:
+            raise UserError(
+                f"{filename}: a checkpoint with heads {found.config.heads}, but this run has {self._model_config.heads}; "
+                "choose another --save-dir, or give it as --finetune-from-model"
+            )
+        checkpoint.check_shapes(self.get_model().model, found.weights, filename)
+
+    def _take_over(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint as this run's optimizer and number of processes need it."""
+        self.loaded_weights = dict(state["model"])
+        history, content = state["optimizer_history"][-1], state.get("last_optimizer_state")
+        if content is not None and not self.cfg.checkpoint.reset_optimizer:
+            if (history["optimizer_name"] in ADAMS) != self.adam:
+                raise UserError(
+                    f"the checkpoint was written with {history['optimizer_name']}, this run has another optimizer; "
+                    "choose that one, or start with --reset-optimizer"
+                )
+            if self.adam:
+                history["optimizer_name"] = self._optimizer_name()
+                state["last_optimizer_state"] = self._adam_table(content)
+        stored = state["extra_state"].get("update")
+        if stored is not None and not self.cfg.checkpoint.reset_dataloader and stored["update_freq"] == self.update_freq:
+            self._keep_update(stored["batches"])
+        return state
+
+    def _optimizer_name(self) -> str:
+        """The name that fairseq will look for in the checkpoint."""
+        common = self.cfg.common
+        if optimizer_name(self.cfg) == "deepspeed":
+            return ADAMS[3]
+        if common.memory_efficient_fp16 or common.memory_efficient_bf16:
+            return ADAMS[2]
+        return ADAMS[1] if common.fp16 or common.bf16 else ADAMS[0]
+
+    def _adam_table(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Adam's state in this model's order; flat where fairseq keeps it so (fp16)."""
+        shapes = shapes_of(self.get_model().named_parameters())
+        table = to_table(from_table(content, shapes, "the checkpoint"), list(shapes))
+        if self._optimizer_name() == ADAMS[1] and self.cfg.common.fp16 and not self.cfg.common.fp16_no_flatten_grads:
+            table["state"] = join_flat(table["state"], list(shapes.values()))
+            table["param_groups"][0]["params"] = [0]
+        return table
+
+    def _keep_update(self, batches: list[int]) -> None:
+        """Go on with as many batches in an update as before, whatever the number of processes now."""
+        if batches == self.update_batches:
+            return
+        processes = self.data_parallel_world_size
+        self.update_batches = list(batches)
+        with open_dict(self.cfg):
+            self.cfg.optimization.update_freq = [math.ceil(n / processes) for n in batches]
+        logger.info("an update stays at %s batches: %s on each of %d processes", batches, self.cfg.optimization.update_freq, processes)
+        if min(batches) < processes:
+            logger.warning(
+                "%d of %d processes have no batch in an update; a smaller --batch-size and a changed --update-freq would use them",
+                processes - min(batches),
+                processes,
+            )
 
     def _load_pretrained(self, filename: str) -> None:
         found = checkpoint.load(filename)

@@ -1,0 +1,106 @@
+"""The trainer of `--optimizer deepspeed`."""
+
+import logging
+from typing import Any
+
+import torch.distributed as dist
+from fairseq import utils
+from fairseq.optim import lr_scheduler
+from torch import Tensor
+
+from fairseq_plugins.compat import engine_options
+from fairseq_plugins.optimizer import DeepSpeedOptimizer
+from fairseq_plugins.trainer import MoleBlendTrainer
+from moleblend_fs.distributed import partitions
+from moleblend_fs.distributed.adam_state import AdamState, from_table, shapes_of, to_table
+from moleblend_fs.distributed.engine import EngineModel, build_engine, engine_config
+from moleblend_fs.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class DeepSpeedTrainer(MoleBlendTrainer):
+    """`MoleBlendTrainer` on DeepSpeed's engine.
+
+    The engine is built at the first use of the optimizer: after weights are loaded, which go into the plain model.
+    """
+
+    def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None):
+        if utils.has_parameters(criterion):
+            raise UserError("--optimizer deepspeed trains the model's parameters alone, and this criterion has its own")
+        self.engine_model: EngineModel | None = None
+        self.micro_batches = self.micro_batch = 0
+        self.gathered: tuple[dict[str, Tensor], AdamState] | None = None
+        super().__init__(cfg, task, model, criterion, quantizer)
+
+    @property
+    def use_distributed_wrapper(self) -> bool:
+        return False
+
+    @property
+    def model(self) -> Any:
+        return self.engine_model or self._model
+
+    def _build_optimizer(self) -> None:
+        """Build the engine, once, and fairseq's learning rate scheduler."""
+        if self.engine_model is None:
+            options = engine_options(self.cfg)
+            optimizer = DeepSpeedOptimizer(self.cfg.optimizer, [p for p in self._model.parameters() if p.requires_grad])
+            device_id = self.cfg.distributed_training.device_id
+            engine = build_engine(self._model, optimizer.optimizer, engine_config(options), local_rank=device_id)
+            optimizer.engine, optimizer.restore = engine, self._restore
+            self._optimizer, self.engine_model = optimizer, EngineModel(engine, self._model)
+            logger.info(
+                "DeepSpeed: ZeRO stage %d on %d processes, %s%s",
+                options.stage,
+                dist.get_world_size(),
+                "bfloat16" if options.bf16 else "float16" if options.fp16 else "float32",
+                ", optimizer in host memory" if options.offload else "",
+            )
+        self._lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self._optimizer)
+        self._lr_scheduler.step_update(0)
+
+    def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
+        """One update. A rank that runs out of memory ends the run: it cannot skip what the others take part in."""
+        self.micro_batches, self.micro_batch = len(samples), 0
+        try:
+            return super().train_step(samples, raise_oom=True)
+        finally:
+            self.micro_batches = 0
+
+    def _prepare_sample(self, sample: Any, is_dummy: bool = False) -> Any:
+        """fairseq calls it before each micro-batch; the engine is told which is the update's last."""
+        if self.micro_batches and not is_dummy:
+            self.micro_batch += 1
+            self.optimizer.engine.set_gradient_accumulation_boundary(self.micro_batch == self.micro_batches)
+        return super()._prepare_sample(sample, is_dummy)
+
+    def consolidate_optimizer(self) -> None:
+        """The one call before a save that all ranks make: gather weights and optimizer state on rank 0."""
+        if self.micro_batches:
+            return  # an update failed on this rank; the others are elsewhere
+        self._gathered_optim_state = None  # fairseq's state_dict asks for it
+        self.gathered = partitions.gather(self._model, self.optimizer.zero)
+
+    def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
+        """Save what was gathered; nothing in the middle of an update that failed (fairseq's crash.pt)."""
+        return None if self.micro_batches else super().save_checkpoint(filename, extra_state)
+
+    def weights_to_save(self) -> dict[str, Tensor]:
+        assert self.gathered is not None
+        return {**self._model.state_dict(), **self.gathered[0]}
+
+    def optimizer_state_to_save(self) -> dict[str, Any]:
+        assert self.gathered is not None
+        weights, state = self.gathered
+        if self.cfg.common.fp16:
+            state.loss_scale = float(self.optimizer.zero.loss_scale)
+        return to_table(state, list(weights))
+
+    def _restore(self, table: dict[str, Any]) -> None:
+        """Spread a checkpoint's weights and optimizer state over the processes."""
+        assert self.loaded_weights is not None
+        shapes = shapes_of(self._model.named_parameters())
+        state = from_table(table, shapes, "the checkpoint")
+        partitions.spread(self._model, self.optimizer.zero, self.loaded_weights, state)
+        self.optimizer.take_options(state)

@@ -1,0 +1,93 @@
+"""Being told to stop: SIGTERM or SIGUSR1 is noted, the update in hand is finished, a checkpoint saved, and the process ends.
+
+Exit code: 0, or what MOLEBLEND_PREEMPTED_EXIT says (a batch script that requeues itself on 85, say). Beside the checkpoint a
+file `preempted` is left, for launchers that hide the exit codes of what they start; the next start removes it.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+EXIT_VARIABLE = "MOLEBLEND_PREEMPTED_EXIT"
+MARKER = "preempted"
+
+
+class Preemption:
+    """What this process was told.
+
+    Attributes:
+        received: the last signal's number, 0 for none.
+        acted: whether the run stopped because of one.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.acted = False
+
+    def listen(self) -> None:
+        """Note signals from now on; only a main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+
+    def exit_code(self) -> int:
+        """0 for a run that came to its end."""
+        return int(os.environ.get(EXIT_VARIABLE, "0")) if self.acted else 0
+
+
+preemption = Preemption()
+"""Of this process."""
+
+
+def passing_on(processes: Callable[[], list[Any]]) -> Callable[[int, FrameType | None], None]:
+    """A handler for a process that only waits for its children: it passes signals on to them."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        for process in processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+    return handler
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Hold the signals back; processes that are forked within never get them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def only_parent_ends_me(worker: int = 0) -> None:
+    """For a loader's worker that was forked while `blocked`: of the signals it heeds only a SIGTERM from its parent.
+
+    Launchers signal whole process groups; a worker that ends of that leaves the trainer without the update's data.
+    """
+
+    def wait(parent: int) -> None:
+        while True:
+            if signal.sigwaitinfo({signal.SIGTERM}).si_pid == parent:
+                os._exit(0)
+
+    threading.Thread(target=wait, args=(os.getppid(),), daemon=True).start()
+
+
+def mark(folder: str, updates: int) -> None:
+    """Leave word that the run has been stopped."""
+    Path(folder, MARKER).write_text(f"stopped by signal {preemption.received} after {updates} updates\n")
+
+
+def unmark(folder: str) -> None:
+    """Remove the word."""
+    Path(folder, MARKER).unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""Files that are whole or absent under their final names, whatever ends the process or fills the disk."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moleblend_fs.errors import UserError
+
+TEMPORARY = ".unfinished"
+"""What a file's name ends with while it is written."""
+
+
+@contextlib.contextmanager
+def whole_or_absent(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name to write under; afterwards the file takes its final name, or is removed if anything went wrong.
+
+    Raises:
+        UserError: the disk is full, or the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}{TEMPORARY}")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and not is_write_error(error):
+            raise
+        raise UserError(f"{path} could not be saved ({reason(error, path)}); earlier checkpoints are as they were") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def flush(path: Path) -> None:
+    """Wait until the file, or the folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_write_error(error: RuntimeError) -> bool:
+    """Whether torch's archive writer failed: it turns the system's errors into a RuntimeError."""
+    return any(words in str(error) for words in ("PytorchStreamWriter", "file write failed", "inline_container"))
+
+
+def reason(error: Exception, path: Path) -> str:
+    """Why: a full disk said plainly, else the error."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or (isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < 2**20):
+        return f"the disk is full, {shutil.disk_usage(path.parent).free >> 20} MiB are free"
+    return str(error).splitlines()[0]
+
+
+def save(content: Any, path: str | os.PathLike) -> None:
+    """torch.save, whole or absent."""
+    with whole_or_absent(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def copy(source: str | os.PathLike, target: str | os.PathLike) -> bool:
+    """The same content under a second name: at once by a hard link where the file system has them, else a copy."""
+    with whole_or_absent(target) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+    return True
+
+
+def remove_unfinished(folder: str | os.PathLike) -> list[Path]:
+    """Remove what a killed process left under temporary names."""
+    found = sorted(Path(folder).glob(f"*{TEMPORARY}"))
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
