@@ -26,16 +26,16 @@ class DeferredStats:
     def clip_grad_norm(self, clip_norm: float) -> Tensor:
         """Clip; the norm is kept for `check_gradients` and the log, and fairseq is given one that it need not wait for."""
         norm = super().clip_grad_norm(clip_norm)  # type: ignore[misc]
-        if norm.device.type == "cpu" or self.cfg.common.fp16:  # float16 must know of overflows at once
-            self._norm = norm
-            return norm
-        return self.defer(norm)
-
-    def defer(self, norm: Tensor) -> Tensor:
-        """Keep a norm that is still being computed, and give one on the CPU in its place."""
         self._norm = norm
+        if not self.defers:
+            return norm
         self._norms = norm.detach() if self._norms is None else self._norms + norm.detach()
         return torch.zeros(())
+
+    @property
+    def defers(self) -> bool:
+        """Whether norms are read late: on GPUs. Training in float16 must know of overflows at once."""
+        return self.cuda and not self.cfg.common.fp16  # type: ignore[attr-defined]
 
     def check_gradients(self) -> None:
         """Read the norms since the last time.

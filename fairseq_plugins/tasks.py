@@ -20,6 +20,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import MODALITIES
 from moleblend_fs.objectives.config import BlendConfig
 from moleblend_fs.objectives.finetuning import shared_kind
+from moleblend_fs.ops import dispatch
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,13 @@ class StoreTaskConfig(FairseqDataclass):
     max_pairs: int = field(default=0, metadata={"help": "most ordered atom pairs in a batch; 0 for no limit"})
     pool_batches: int = field(
         default=32, metadata={"help": "batches' worth of random molecules that are sorted by size together; 0 for plain random batches"}
+    )
+    ops: str = field(
+        default="auto",
+        metadata={
+            "help": "implementation of the ops: auto (Triton kernels on GPUs that can run them), triton or reference (plain torch), "
+            "or a list such as attention=reference,relation_bias=triton; the variable MOLEBLEND_OPS has precedence"
+        },
     )
     train_subset: str = II("dataset.train_subset")
 
@@ -42,6 +50,7 @@ class StoreTask(FairseqTask):
 
     def __init__(self, cfg: StoreTaskConfig):
         super().__init__(cfg)
+        dispatch.configure(cfg.ops)
         self.store = Store(cfg.data)
         self.epoch = 1
 

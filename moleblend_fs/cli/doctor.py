@@ -11,6 +11,7 @@ import torch
 
 import moleblend_fs
 from moleblend_fs import __version__
+from moleblend_fs.ops import dispatch
 
 PACKAGES = {
     "torch": "training and inference",
@@ -27,8 +28,6 @@ PACKAGES = {
     "matplotlib": "report (pip install 'moleblend-fs[report]')",
     "qm9pack": "preprocess qm9 qm9pack (pip install 'moleblend-fs[qm9]')",
 }
-
-OPS = ("relation_bias", "attention", "pair_projection")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{f'cuda:{index}':16} {device.name}, {device.total_memory / 2**30:.0f} GiB, sm_{device.major}{device.minor}")
     else:
         print(f"{'cuda':16} no device visible: training runs on the CPU")
-    for op in OPS:
-        print(f"{f'op {op}':20} reference (plain torch)")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for op in dispatch.OPS:
+        print(f"{f'op {op}':20} {dispatch.describe(op, device)}")
     return 1 if missing else 0
