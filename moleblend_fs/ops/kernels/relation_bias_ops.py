@@ -22,7 +22,7 @@ ELEMENTS = 256
 """Rows of mul and shift that `atoms.element_gradients` sums, twice."""
 PROCESSORS_WITHOUT_GPU = 2
 """What stands for the number of multiprocessors under Triton's interpreter: few, so that programs loop."""
-WIDER_WITHOUT_GPU = 16
+WIDER_WITHOUT_GPU = 8
 """Tiles are that many times larger under the interpreter, whose time goes by the number of operations."""
 
 
