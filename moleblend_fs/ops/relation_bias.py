@@ -79,7 +79,7 @@ def relation_bias(
         from moleblend_fs.ops.kernels import relation_bias as kernels
 
         return kernels.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout)
-    bias = spd_bias(shown_P, spd_P, weights.spd_table) + edge_bias(shown_P, spd_P, path_P5, weights.hop_table)
+    bias = _LookedUpBias.apply(shown_P, spd_P, path_P5, weights.spd_table, weights.hop_table)
     distance = DistanceWeights(*weights[2:])
     return distance_bias(bias, shown_P, atom_distance_A, coordinates_A3, element_A, distance, layout)
 
@@ -101,7 +101,7 @@ def edge_bias(shown_P: Tensor, spd_P: Tensor, path_P5: Tensor, hop_table: Tensor
     index = path_P5.long() + classes * torch.arange(hops, device=path_P5.device)
     total = F.embedding_bag(index, hop_table.reshape(hops * classes, heads), mode="sum")
     length = spd_P.clamp(1, hops).to(total.dtype)
-    return total * (((shown_P & SHOW_EDGE) > 0) / length).unsqueeze(1).to(total.dtype)
+    return total.mul_((((shown_P & SHOW_EDGE) > 0) / length).unsqueeze(1).to(total.dtype))
 
 
 def gaussians(x_M: Tensor, means_K: Tensor, stds_K: Tensor) -> Tensor:
@@ -146,6 +146,31 @@ def distance_bias(
         in_sums=by_atom[pair_M],
     )
     return _DistanceBias.apply(bias_PH, len(atom_distance_A), wanted, *weights)
+
+
+class _LookedUpBias(torch.autograd.Function):
+    """SPD and edge, a few thousand pairs at a time, and again in the backward pass: torch would keep 80 bytes of indices a pair."""
+
+    @staticmethod
+    def forward(ctx, shown_P, spd_P, path_P5, spd_table, hop_table):
+        ctx.save_for_backward(shown_P, spd_P, path_P5, spd_table, hop_table)
+        bias = spd_table.new_empty(len(shown_P), spd_table.shape[1])
+        for shown, spd, path, out in zip(*(x.split(PAIRS_AT_ONCE) for x in (shown_P, spd_P, path_P5, bias)), strict=True):
+            torch.add(spd_bias(shown, spd, spd_table), edge_bias(shown, spd, path, hop_table), out=out)
+        return bias
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_bias):
+        *inputs, spd_table, hop_table = ctx.saved_tensors
+        tables = [table.detach().requires_grad_() for table in (spd_table, hop_table)]
+        gradients = [torch.zeros_like(table) for table in tables]
+        for shown, spd, path, d_some in zip(*(x.split(PAIRS_AT_ONCE) for x in (*inputs, d_bias)), strict=True):
+            with torch.enable_grad():
+                bias = spd_bias(shown, spd, tables[0]) + edge_bias(shown, spd, path, tables[1])
+            for gradient, more in zip(gradients, torch.autograd.grad(bias, tables, d_some), strict=True):
+                gradient += more
+        return None, None, None, *gradients
 
 
 class _Wanted(NamedTuple):

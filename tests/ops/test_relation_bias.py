@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
+from moleblend_fs.ops import relation_bias as ops
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import (
     SHOW_DISTANCE,
     SHOW_EDGE,
     SHOW_SPD,
     DistanceWeights,
+    RelationWeights,
     distance_bias,
     edge_bias,
     gaussians,
@@ -159,3 +161,25 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(
         lambda t: edge_bias(shown, spd, path, torch.cat([hops[:, :1], t], dim=1)), hops[:, 1:].clone().requires_grad_()
     )
+
+
+def test_the_whole_is_the_sum_of_its_parts(monkeypatch):
+    """Any number of pairs at once: values and gradients of the three depictions, each on its own."""
+    monkeypatch.setattr(ops, "PAIRS_AT_ONCE", 7)
+    monkeypatch.setenv("MOLEBLEND_OPS", "reference")
+    _, coordinates, element, weights, layout = distance_inputs(3, 2)
+    pairs = layout.num_pairs
+    shown, spd = torch.arange(pairs).to(torch.uint8) % 8, torch.arange(pairs).to(torch.uint8) * 9
+    path, wanted = torch.arange(5 * pairs).view(pairs, 5).to(torch.uint8) % 61, torch.arange(8) % 2 == 0
+    table, hops = random(512, 2), random(5, 61, 2)
+    table[0] = 0
+    leaves = RelationWeights(*(w.requires_grad_() for w in (table, hops, *weights)))
+    geometry = (wanted, coordinates, element)
+    bias = spd_bias(shown, spd, table) + edge_bias(shown, spd, path, hops)
+    expected = distance_bias(bias, shown, *geometry, DistanceWeights(*leaves[2:]), layout)
+    got = ops.relation_bias(shown, spd, path, *geometry, leaves, layout)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    upstream = [random(*x.shape) for x in got]
+    for a, b in zip(torch.autograd.grad(got, leaves, upstream), torch.autograd.grad(expected, leaves, upstream), strict=True):
+        assert b.abs().max() > 1e-3
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
