@@ -7,7 +7,7 @@ of keys (d_k, d_v), so that every sum has one order. Shape legend as in `attenti
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.attention_parts import add_bias_gradient, dot, keep_factor, logits, loop_end, place
+from moleblend_fs.ops.kernels.attention_parts import LOG2_E, add_bias_gradient, dot, keep_factor, load_bias, loop_end, place
 
 
 @triton.jit
@@ -63,19 +63,20 @@ def forward_long(
         j_exists = (j[:, None] < count) & (c[None, :] < W)
         k = tl.load(q_ptr + row + j_places, mask=j_exists, other=0.0)
         v = tl.load(q_ptr + 2 * row + j_places, mask=j_exists, other=0.0)
-        s = logits(dot(q, tl.trans(k), PRECISION), molecule_bias, graph_bias, i[:, None], j[None, :], count, scale)
+        s = dot(q, tl.trans(k), PRECISION) * (scale * LOG2_E)
+        s += load_bias(molecule_bias, graph_bias, i[:, None], j[None, :], count)
         larger = tl.maximum(largest, tl.max(s, axis=1))
-        p = tl.exp(s - larger[:, None])
-        shrink = tl.exp(largest - larger)
+        p = tl.exp2(s - larger[:, None])
+        shrink = tl.exp2(largest - larger)
         total = total * shrink + tl.sum(p, axis=1)
         if threshold != 0:
             p = p * keep_factor(seed_low, seed_high, head, first, i[:, None], j[None, :], threshold, keep_scale)
         o = o * shrink[:, None] + dot(p.to(v.dtype), v, PRECISION)
         largest = larger
-    o = o / total[:, None]
+    o = o * (1 / total)[:, None]
     o_ptr = out_ptr + first * row + head * W
     tl.store(o_ptr + i[:, None] * row + c[None, :], o.to(out_ptr.dtype.element_ty), mask=exists)
-    tl.store(logsumexp_ptr + head * num_tokens.to(tl.int64) + first + i, largest + tl.log(total), mask=i < count)
+    tl.store(logsumexp_ptr + head * num_tokens.to(tl.int64) + first + i, largest + tl.log2(total), mask=i < count)
 
 
 @triton.jit
@@ -145,16 +146,16 @@ def backward_rows_long(
         j_exists = (j[:, None] < count) & (c[None, :] < W)
         k = tl.load(q_ptr + row + j_places, mask=j_exists, other=0.0)
         v = tl.load(q_ptr + 2 * row + j_places, mask=j_exists, other=0.0)
-        products = dot(q, tl.trans(k), PRECISION)
-        s = logits(products, bias_ptr + pair_start, graph_bias, i[:, None], j[None, :], count, scale)
-        p = tl.exp(s - logsumexp[:, None])
+        s = dot(q, tl.trans(k), PRECISION) * (scale * LOG2_E)
+        s += load_bias(bias_ptr + pair_start, graph_bias, i[:, None], j[None, :], count)
+        p = tl.exp2(s - logsumexp[:, None])
         d_p = dot(d_o, tl.trans(v), PRECISION)
         if threshold != 0:
             d_p = d_p * keep_factor(seed_low, seed_high, head, first, i[:, None], j[None, :], threshold, keep_scale)
         d_s = p * (d_p - delta[:, None])
-        d_q += dot(d_s.to(k.dtype), k, PRECISION)
         add_bias_gradient(d_bias_ptr + pair_start, d_s, i[:, None], j[None, :], count, bias_mode)
         d_graph_row += tl.sum(tl.where(i[:, None] == 0, d_s, 0.0), axis=0)
+        d_q += dot(d_s.to(k.dtype), k, PRECISION)
     tl.store(d_q_ptr + places, (d_q * scale).to(q.dtype), mask=exists)
     graph_ptr = d_graph_ptr + head * num_molecules + molecule
     before_graph = tl.load(graph_ptr, mask=(block == 0) & (bias_mode == 2), other=0.0)
@@ -217,9 +218,9 @@ def backward_columns_long(
         q = tl.load(q_ptr + i[:, None] * (3 * row) + c[None, :], mask=i_exists, other=0.0)
         d_o, delta = _row_sums(d_out_ptr + out_place, out_ptr + out_place, i, row, c, count, W)
         logsumexp = tl.load(logsumexp_ptr + head * num_tokens.to(tl.int64) + first + i, mask=i < count, other=float("inf"))
-        products = dot(k, tl.trans(q), PRECISION)  # keys x queries, so that d_k and d_v need no transposition
-        s = logits(products, molecule_bias, graph_bias, i[None, :], j[:, None], count, scale)
-        p = tl.exp(s - logsumexp[None, :])
+        s = dot(k, tl.trans(q), PRECISION) * (scale * LOG2_E)  # keys x queries, so that d_k and d_v need no transposition
+        s += load_bias(molecule_bias, graph_bias, i[None, :], j[:, None], count)
+        p = tl.exp2(s - logsumexp[None, :])
         d_p = dot(v, tl.trans(d_o), PRECISION)
         dropped = p
         if threshold != 0:

@@ -3,6 +3,8 @@
 Shape legend: T tokens, P atom pairs, H heads, w head width; i, j tokens of one molecule (0 is the graph token), N their number.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -11,6 +13,8 @@ from torch import Tensor
 from moleblend_fs.ops.layout import Layout
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+LOG2_E = tl.constexpr(math.log2(math.e))
+"""Logits are in units of ln 2, so that their exponential is the GPU's own instruction, to the base 2."""
 
 # Odd multipliers that spread counters over 32 bits; the last two are those of MurmurHash3's finalizer.
 _HEAD, _ROW, _COLUMN, _MIX_1, _MIX_2 = 0x9E3779B9, 0xB5297A4D, 0x27D4EB2F, 0x85EBCA6B, 0xC2B2AE35
@@ -44,12 +48,11 @@ def place(molecules_ptr, tokens_ptr, pairs_ptr, slot):
 
 
 @triton.jit
-def logits(products, bias_ptr, graph_bias, i, j, count, scale):
-    """products q_i . k_j scaled, plus bias, -inf at tokens j that do not exist; `bias_ptr` is that of molecule and head."""
+def load_bias(bias_ptr, graph_bias, i, j, count):
+    """Bias of tokens i and j, times log2(e), -inf where j does not exist; `bias_ptr` is that of molecule and head."""
     inner = (i >= 1) & (i < count) & (j >= 1) & (j < count)
     bias = tl.load(bias_ptr + ((i - 1) * (count - 1) + (j - 1)), mask=inner, other=0.0)
-    bias = tl.where((i == 0) | (j == 0), graph_bias, bias)
-    return tl.where(j < count, products * scale + bias, float("-inf"))
+    return tl.where(j < count, tl.where((i == 0) | (j == 0), graph_bias, bias) * LOG2_E, float("-inf"))
 
 
 @triton.jit

@@ -1,12 +1,13 @@
 """Attention kernels for molecules that fit into one tile: a program holds all logits of a molecule and head, and goes through a few heads.
 
-Shape legend as in `attention_parts`; qkv (T, 3, H, w), out and d_out (T, H w), logsumexp (H, T), bias and d_bias (H, P), d_graph (H, B).
+Shape legend as in `attention_parts`; qkv (T, 3, H, w), out and d_out (T, H w), logsumexp (H, T) to the base 2, bias and d_bias (H, P),
+d_graph (H, B).
 """
 
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.attention_parts import add_bias_gradient, dot, keep_factor, logits, place
+from moleblend_fs.ops.kernels.attention_parts import LOG2_E, add_bias_gradient, dot, keep_factor, load_bias, place
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_pairs", "seed_low", "seed_high", "threshold"])
@@ -51,18 +52,19 @@ def forward_short(
         # Heads beyond the last read the bias of the last one: their results are not stored.
         bias_head = tl.minimum(head, heads - 1)
         molecule_bias = bias_ptr + bias_head * num_pairs.to(tl.int64) + first_pair
-        s = logits(dot(q, tl.trans(k), PRECISION), molecule_bias, graph_bias, i[:, None], i[None, :], count, scale)
+        # Before the product: else the compiler computes the softmax in two layouts.
+        bias = load_bias(molecule_bias, graph_bias, i[:, None], i[None, :], count)
+        s = dot(q, tl.trans(k), PRECISION) * (scale * LOG2_E) + bias
         largest = tl.max(s, axis=1)
-        p = tl.exp(s - largest[:, None])
+        p = tl.exp2(s - largest[:, None])
         total = tl.sum(p, axis=1)
-        p = p / total[:, None]
         if threshold != 0:
             p = p * keep_factor(seed_low, seed_high, head, first, i[:, None], i[None, :], threshold, keep_scale)
-        o = dot(p.to(v.dtype), v, PRECISION)
+        o = dot(p.to(v.dtype), v, PRECISION) * (1 / total)[:, None]
         o_ptr = out_ptr + first * row + head * W
         tl.store(o_ptr + i[:, None] * row + c[None, :], o.to(out_ptr.dtype.element_ty), mask=exists)
         lse_place = bias_head * num_tokens.to(tl.int64) + first + i
-        tl.store(logsumexp_ptr + lse_place, largest + tl.log(total), mask=(i < count) & (head < heads))
+        tl.store(logsumexp_ptr + lse_place, largest + tl.log2(total), mask=(i < count) & (head < heads))
 
 
 @triton.jit(do_not_specialize=["num_tokens", "num_pairs", "num_molecules", "seed_low", "seed_high", "threshold", "bias_mode"])
@@ -127,9 +129,9 @@ def backward_short(
             i_exists = (i[:, None] < count) & (c[None, :] < W) & (head < heads)
             q = tl.load(q_ptr + i[:, None] * (3 * row) + c[None, :], mask=i_exists, other=0.0)
             d_o = tl.load(d_o_ptr + i[:, None] * row + c[None, :], mask=i_exists, other=0.0)
-            products = dot(k, tl.trans(q), PRECISION)
-            s = logits(products, bias_ptr + pair_start, graph_bias, i[None, :], j[:, None], count, scale)
-            p = tl.exp(s - tl.load(lse_ptr + i, mask=i < count, other=float("inf"))[None, :])
+            bias = load_bias(bias_ptr + pair_start, graph_bias, i[None, :], j[:, None], count)
+            s = dot(k, tl.trans(q), PRECISION) * (scale * LOG2_E) + bias
+            p = tl.exp2(s - tl.load(lse_ptr + i, mask=i < count, other=float("inf"))[None, :])
             d_p = dot(v, tl.trans(d_o), PRECISION)
             dropped = p
             if threshold != 0:
