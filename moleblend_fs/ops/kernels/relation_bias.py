@@ -20,7 +20,8 @@ from moleblend_fs.ops.kernels.relation_bias_ops import NUM_STAGES, launches, rel
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import DistanceWeights, RelationWeights, distance_bias, edge_bias, spd_bias
 
-MAX_GAUSSIANS, MAX_HEADS, MAX_CLASSES = 128, 64, 64
+MAX_GAUSSIANS, MAX_HEADS, MAX_CLASSES = 256, 128, 64
+"""Sizes that the kernels compile for; beyond the shipped ones, some of them spill registers and are slow."""
 SHIPPED = ((4, 32), (8, 64), (32, 128))
 """Heads and Gaussians of the shipped presets."""
 SHIPPED_CLASSES = 61

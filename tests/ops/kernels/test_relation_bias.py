@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from moleblend_fs.ops import relation_bias as dispatched
 from moleblend_fs.ops.kernels import relation_bias as kernels
 from moleblend_fs.ops.kernels import relation_bias_ops as ops
 from moleblend_fs.ops.layout import Layout
@@ -173,11 +174,42 @@ def test_half_precision_weights(dtype, device):
     assert max(found.values()) <= torch.finfo(dtype).eps / 2 + TOLERANCE, found
 
 
+@pytest.fixture
+def tf32_allowed():
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32_allowed")
+def test_tf32(device):
+    """Products of TF32 where torch's own may be: a thousandth of the largest value on a GPU. The interpreter rounds nothing."""
+    case = make_case([17, 16], 4, 32, device)
+    assert kernels.precision() == "tf32"
+    found = errors(results(kernels.relation_bias, case, torch.float32), results(reference, case, torch.float64))
+    assert max(found.values()) <= 5e-3, found
+
+
+def test_dispatched(device, monkeypatch):
+    """MOLEBLEND_OPS reaches the kernels, with the self-test on the way, and the plain version."""
+    case = make_case([5, 12], 4, 32, device, bits="one")
+    monkeypatch.setenv("MOLEBLEND_OPS", "relation_bias=triton")
+    ours = results(dispatched.relation_bias, case, torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(ours, results(kernels.relation_bias, case, torch.float32), strict=True))
+    monkeypatch.setenv("MOLEBLEND_OPS", "reference")
+    plain = results(dispatched.relation_bias, case, torch.float32)
+    assert plain[0].is_contiguous()  # (P, H), unlike the kernels' bias
+    found = errors(ours, [x.double() for x in plain])
+    assert max(found.values()) <= 2 * TOLERANCE, found
+
+
 def test_bias_is_stored_by_head(device):
     case = make_case([7, 5], 4, 32, device)
     bias, _ = results(kernels.relation_bias, case, torch.float32)[:2]
     assert bias.shape == (74, 4)
     assert bias.t().is_contiguous()
+    assert not bias.is_contiguous()
 
 
 @pytest.mark.parametrize("used", [0, 1])
@@ -247,8 +279,8 @@ def test_refusals(device):
     case = make_case([3], 2, 8, device)
     with pytest.raises(ValueError, match="float64"):
         kernels.relation_bias(*case[:6], case.weights, case.layout)
-    wide = make_case([3], 2, 129, device)
-    with pytest.raises(ValueError, match="at most 128 Gaussians, got 129"):
+    wide = make_case([3], 2, 257, device)
+    with pytest.raises(ValueError, match="at most 256 Gaussians, got 257"):
         kernels.relation_bias(*wide[:6], [w.float() for w in wide.weights], wide.layout)
 
 
