@@ -7,7 +7,16 @@ of keys (d_k, d_v), so that every sum has one order. Shape legend as in `attenti
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.attention_parts import LOG2_E, add_bias_gradient, dot, keep_factor, load_bias, loop_end, place
+from moleblend_fs.ops.kernels.attention_parts import (
+    LOG2_E,
+    NOT_SPECIALIZED,
+    add_bias_gradient,
+    dot,
+    keep_factor,
+    load_bias,
+    loop_end,
+    place,
+)
 
 
 @triton.jit
@@ -17,7 +26,7 @@ def _program(heads, blocks):
     return program // (blocks * heads), program // blocks % heads, program % blocks
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "blocks", "seed_low", "seed_high", "threshold"])
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def forward_long(
     qkv_ptr,
     bias_ptr,
@@ -89,7 +98,7 @@ def _row_sums(d_out_ptr, out_ptr, i, row, c, count, W: tl.constexpr):
     return d_o, tl.sum(d_o.to(tl.float32) * o.to(tl.float32), axis=1)
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "num_molecules", "blocks", "seed_low", "seed_high", "threshold", "bias_mode"])
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def backward_rows_long(
     d_out_ptr,
     out_ptr,
@@ -162,7 +171,7 @@ def backward_rows_long(
     tl.store(graph_ptr, before_graph + tl.sum(d_graph_row, axis=0), mask=(block == 0) & (bias_mode != 0))
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "num_molecules", "blocks", "seed_low", "seed_high", "threshold", "bias_mode"])
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def backward_columns_long(
     d_out_ptr,
     out_ptr,

@@ -16,6 +16,10 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 LOG2_E = tl.constexpr(math.log2(math.e))
 """Logits are in units of ln 2, so that their exponential is the GPU's own instruction, to the base 2."""
 
+COUNTS = ["heads", "num_tokens", "num_pairs", "num_molecules", "blocks"]
+NOT_SPECIALIZED = ["molecules_ptr", "tokens_ptr", "pairs_ptr", *COUNTS, "seed_low", "seed_high", "threshold", "bias_mode"]
+"""Arguments for whose values (1, or a multiple of 16) no kernel is compiled anew: batches differ in them."""
+
 # Odd multipliers that spread counters over 32 bits; the last two are those of MurmurHash3's finalizer.
 _HEAD, _ROW, _COLUMN, _MIX_1, _MIX_2 = 0x9E3779B9, 0xB5297A4D, 0x27D4EB2F, 0x85EBCA6B, 0xC2B2AE35
 HEAD_FACTOR, ROW_FACTOR, COLUMN_FACTOR = tl.constexpr(_HEAD), tl.constexpr(_ROW), tl.constexpr(_COLUMN)

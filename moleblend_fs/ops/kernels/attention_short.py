@@ -7,10 +7,10 @@ d_graph (H, B).
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.attention_parts import LOG2_E, add_bias_gradient, dot, keep_factor, load_bias, place
+from moleblend_fs.ops.kernels.attention_parts import LOG2_E, NOT_SPECIALIZED, add_bias_gradient, dot, keep_factor, load_bias, place
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "seed_low", "seed_high", "threshold"])
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def forward_short(
     qkv_ptr,
     bias_ptr,
@@ -67,7 +67,7 @@ def forward_short(
         tl.store(logsumexp_ptr + lse_place, largest + tl.log2(total), mask=(i < count) & (head < heads))
 
 
-@triton.jit(do_not_specialize=["num_tokens", "num_pairs", "num_molecules", "seed_low", "seed_high", "threshold", "bias_mode"])
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def backward_short(
     d_out_ptr,
     qkv_ptr,
