@@ -67,21 +67,27 @@ def _project(left_GIxM, right_GMJ, form_MM, bias, output, GROUP: tl.constexpr, M
 
 
 @triton.jit
+def _load_sums(d_weight, d_bias, place, M: tl.constexpr, GROUP: tl.constexpr):
+    """What this program has of an output's dW (M, M) and db (G,) so far. Asked for early: it comes from the L2 cache at best."""
+    wide = tl.arange(0, M)
+    form = tl.load(d_weight + place * M * M + wide[:, None] * M + wide[None, :])
+    return form, tl.load(d_bias + place * GROUP + tl.arange(0, GROUP))
+
+
+@triton.jit
 def _accumulate(
-    dz_GIJ, u_GIM, left_GIxM, right_GJM, form_MM, d_left, d_right, d_weight, d_bias, place,
+    dz_GIJ, u_GIM, left_GIxM, right_GJM, form_MM, d_left, d_right, d_form, d_constant, d_weight, d_bias, place,
     GROUP: tl.constexpr, M: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add one output's share to all gradients; `place` is program * outputs + output."""
     wide = tl.arange(0, M)
-    form_place = d_weight + place * M * M + wide[:, None] * M + wide[None, :]
-    d_form = tl.load(form_place)
-    bias_place = d_bias + place * GROUP + tl.arange(0, GROUP)
-    tl.store(bias_place, tl.load(bias_place) + tl.sum(tl.sum(dz_GIJ, 2), 1))
+    tl.store(d_bias + place * GROUP + tl.arange(0, GROUP), d_constant + tl.sum(tl.sum(dz_GIJ, 2), 1))
     dz = dz_GIJ.to(right_GJM.dtype)
     du = tl.reshape(_product(dz, right_GJM, None, PRECISION).to(right_GJM.dtype), (GROUP * TILE, M))
     d_right = _product(tl.permute(dz, (0, 2, 1)), u_GIM, d_right, PRECISION)
     d_left = _product(du, tl.trans(form_MM), d_left, PRECISION)
-    tl.store(form_place, _product(tl.trans(left_GIxM), du, d_form, PRECISION))
+    d_form = _product(tl.trans(left_GIxM), du, d_form, PRECISION)
+    tl.store(d_weight + place * M * M + wide[:, None] * M + wide[None, :], d_form)
     return d_left, d_right
 
 
@@ -125,12 +131,13 @@ def cross_entropy(
             if WITH_GRAD:
                 for c in range(CLASSES):
                     output = hop * CLASSES + c
+                    d_place = tl.program_id(0) * HOPS * CLASSES + output
                     form = _load_form(weight, output, WIDTH, M)
+                    d_form, d_constant = _load_sums(d_weight, d_bias, d_place, M, GROUP)
                     z, u = _project(l, r_t, form, bias, output, GROUP, M, PRECISION)
                     dz = tl.where(t >= 0, tl.exp(z - log_total) - tl.where(t == c, 1.0, 0.0), 0.0)
-                    d_place = tl.program_id(0) * HOPS * CLASSES + output
                     d_left, d_right = _accumulate(
-                        dz, u, l, r, form, d_left, d_right, d_weight, d_bias, d_place, GROUP, M, PRECISION
+                        dz, u, l, r, form, d_left, d_right, d_form, d_constant, d_weight, d_bias, d_place, GROUP, M, PRECISION
                     )  # fmt: skip
         if WITH_GRAD:
             _store_sides(d_sides, d_left, d_right, first, num_tiles, M, GROUP)
@@ -184,8 +191,9 @@ def geometry(
                     dz = share * tl.where(near, off, tl.where(off > 0.0, 1.0, -1.0))
                 if WITH_GRAD:
                     d_place = tl.program_id(0) * OUTPUTS + c
+                    d_form, d_constant = _load_sums(d_weight, d_bias, d_place, M, GROUP)
                     d_left, d_right = _accumulate(
-                        dz, u, l, r, form, d_left, d_right, d_weight, d_bias, d_place, GROUP, M, PRECISION
+                        dz, u, l, r, form, d_left, d_right, d_form, d_constant, d_weight, d_bias, d_place, GROUP, M, PRECISION
                     )  # fmt: skip
         if WITH_GRAD:
             _store_sides(d_sides, d_left, d_right, first, num_tiles, M, GROUP)

@@ -13,8 +13,8 @@ from moleblend_fs.ops.kernels import pair_projection as kernels
 from moleblend_fs.ops.kernels import pair_projection_ops as ops
 
 # Largest error as a share of the largest value. float32: sums of some 10^4 terms. Half precision: U, dz and dU are rounded to
-# 8 or 11 bits before they are multiplied, as they would be if they were stored.
-TOLERANCES = [(torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 3e-3)]
+# 8 or 11 bits before they are multiplied, as they would be if they were stored; TF32 may cut them off instead, after 11 bits.
+TOLERANCES = [(torch.float32, 2e-5), (torch.bfloat16, 2e-2), (torch.float16, 1e-2)]
 NAMES = ("loss", "d_left", "d_right", "d_weight", "d_bias")
 MIXTURE = [2, 17, 1, 33, 16, 15]
 UPSTREAM = 0.37
