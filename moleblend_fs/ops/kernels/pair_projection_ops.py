@@ -108,7 +108,12 @@ def _plan(layout: Layout) -> Plan:
     number = np.arange(len(molecule)) - np.repeat(np.cumsum(across) - across, across)
     left_over = sizes[molecule] - number * TILE
     strips = np.stack([layout.atom_starts[molecule] + number * TILE, left_over, starts[molecule], across[molecule], number], axis=1)
-    return Plan(*(torch.from_numpy(a.astype(np.int32)).to(layout.device, non_blocking=True) for a in (tiles, strips)))
+    return Plan(*(_send(torch.from_numpy(a.astype(np.int32)), layout.device) for a in (tiles, strips)))
+
+
+def _send(x: Tensor, device: torch.device) -> Tensor:
+    """From pinned memory, so that the host need not wait."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 
 @functools.cache
