@@ -20,7 +20,7 @@ from moleblend_fs.ops.layout import Layout
 HEADS, GAUSSIANS = PRESETS["base"]["attention_heads"], PRESETS["base"]["gaussians"]
 CLASSES = 61
 SHOWN = {"pretraining": "one relation a pair, 2:2:6", "finetuning": "all relations"}
-BATCH = {"cpu": 256, "cuda": 4096}
+BATCH = {"cpu": 512, "cuda": 4096}
 REPEATS = {"cpu": 3, "cuda": 30}
 TARGETS = {"cpu": ("", "<= 0.1"), "cuda": (">= 10", "<= 0.05")}
 """Device -> how many times faster than with stored features, and the share of its memory."""
@@ -100,7 +100,7 @@ def problem(sizes: np.ndarray, mode: str, device: str) -> Problem:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--molecules", type=int, help="molecules of a batch (default: 256 on a CPU, 4096 on a GPU)")
+    parser.add_argument("--molecules", type=int, help="molecules of a batch (default: 512 on a CPU, 4096 on a GPU)")
 
 
 def main(args: argparse.Namespace) -> list[Row]:
