@@ -1,0 +1,74 @@
+"""Molecules per second through `fairseq-train`: loader, optimizer, logging and all, from a store of PCQM4Mv2's sample or QM9's.
+
+On a GPU the base model in bfloat16 with and without kernels; on a CPU the small one in float32.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.harness import ROOT, Row, row
+from moleblend_fs.ops.dispatch import VARIABLE
+
+LINE = re.compile(r"\| train_inner \| (\{.*\})\s*$", re.MULTILINE)
+UPDATES, EVERY = {"cpu": 40, "cuda": 300}, {"cpu": 10, "cuda": 50}
+"""Updates of a run, and of a log interval; the first interval warms up."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    shared = Path(os.environ.get("MOLEBLEND_SHARED", ROOT.parent / "shared"))
+    parser.add_argument("--pcqm4mv2", type=Path, default=shared / "data/pcqm4mv2", help="PCQM4Mv2's folder (default %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=8 if len(os.sched_getaffinity(0)) >= 10 else 1, help="of the loader (default %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=int, default=0, help="molecules of a batch (default 4096 on a GPU, 64 on a CPU)")
+
+
+def main(args: argparse.Namespace) -> list[Row]:
+    gpu = args.device == "cuda"
+    size = args.batch_size or (4096 if gpu else 64)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        preprocess = [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess", "pcqm4mv2", args.pcqm4mv2, store]
+        subprocess.run(preprocess, cwd=ROOT, check=True, capture_output=True)
+        for ops in ("triton", "reference") if gpu else ("reference",):
+            rates = train(store, Path(folder) / ops, args, ops, size)
+            model = "base, bfloat16" if gpu else "small, float32, 1 thread"
+            case = f"fairseq-train, PCQM4Mv2, {model}, batch {size}, {args.workers} loader workers, {ops} ops"
+            target = ">= 47,400" if (gpu, ops) == (True, "triton") else ""
+            rows.append(row("end_to_end", case, "training", "molecules/s", rates, target=target, device=args.device))
+    return rows
+
+
+def train(store: Path, folder: Path, args: argparse.Namespace, ops: str, size: int) -> list[float]:
+    """Molecules per second of each log interval after the first."""
+    gpu = args.device == "cuda"
+    command = [sys.executable, "-m", "fairseq_cli.train", store, "--user-dir", "moleblend_fs", "--task", "moleblend"]
+    command += [
+        "--criterion",
+        "blend_then_predict",
+        "--arch",
+        f"moleblend_{'base' if gpu else 'small'}",
+        "--ops",
+        ops,
+        "--save-dir",
+        folder,
+    ]
+    command += ["--batch-size", size, "--num-workers", args.workers, "--max-update", UPDATES[args.device], "--seed", 1]
+    command += ["--optimizer", "adam", "--adam-betas", "(0.9, 0.999)", "--lr", "2e-4", "--clip-norm", 5, "--lr-scheduler", "fixed"]
+    command += ["--log-format", "json", "--log-interval", EVERY[args.device], "--no-save", "--disable-validation"]
+    command += ["--train-subset", "train", *(["--bf16"] if gpu else ["--cpu"])]
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    if not gpu:
+        environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"fairseq-train ended with {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+    logged = [json.loads(found) for found in LINE.findall(done.stdout + done.stderr)]
+    return [float(values["mols_per_second"]) for values in logged[1:]]
