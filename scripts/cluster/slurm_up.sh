@@ -45,7 +45,7 @@ ClusterName=lab
 SlurmctldHost=$HOST(127.0.0.1)
 SlurmctldPort=${PORTS[0]}
 AuthType=auth/munge
-AuthInfo=socket=$LAB/munge/socket
+AuthInfo=socket=$LAB/munge/socket,cred_expire=5
 CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root

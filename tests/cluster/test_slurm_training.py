@@ -1,5 +1,6 @@
 """Training on two nodes under a real Slurm: the losses of one process, failures that are told, preemption that resumes by itself."""
 
+import importlib.util
 import re
 
 import pytest
@@ -55,3 +56,41 @@ def test_a_mistake_is_told_with_its_reason(cluster, qm9_store, tmp_path):
     ended = cluster.wait(job, ENDED)[0]
     assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "2:0")
     assert "moleblend: error: --blend-ratio" in output(tmp_path, job)
+
+
+MANY = 200
+"""Updates of a run that is stopped in its midst: it lasts some seconds, and its first updates are seen in the log at once."""
+
+
+GENTLE = ("--adam-eps", "1e-3", "--geometry-weight", "0", "--noise-weight", "0")
+"""Without targets whose normalised vectors would blow up, over many updates, how ZeRO and Adam round."""
+
+
+def test_preempted_job_is_requeued_and_goes_on_by_itself(cluster, qm9_store, tmp_path):
+    """Stopped by a signal from Slurm; every update is made once, with the losses of a run that was never stopped."""
+    zero = 2 if importlib.util.find_spec("deepspeed") else 0
+    settings = {"STORE": qm9_store.path, "OUT": tmp_path, "ZERO": zero, **SETTINGS, "UPDATES": MANY}
+    job = cluster.submit("pretrain.sbatch", *OPTIONS, *GENTLE, **settings)["pretrain"]
+    cluster.until(lambda: last_update(tmp_path) >= 3, 120, "training")
+    cluster.run("scancel", "--signal=USR1", job)
+    cluster.until(lambda: cluster.jobs(job)[0]["Restarts"] == "1", 120, "requeueing")
+    reached = last_update(tmp_path)
+    assert 3 <= reached < MANY
+    ended = cluster.wait(job, ENDED)[0]
+    said = output(tmp_path, job)
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1"), said[-3000:]
+    assert re.findall(rf"job {job}, start (\d)", said) == ["1", "2"]
+    assert updates_made(said) == list(range(1, MANY + 1))
+    losses, expected = losses_in(tmp_path), alone(qm9_store, tmp_path / "alone", *GENTLE, updates=MANY)
+    assert losses.keys() == expected.keys()
+    # The last of five digits may differ by rounding. Other molecules would move a loss by some percent.
+    assert [losses[n] for n in expected] == pytest.approx(list(expected.values()), rel=3e-5)
+
+
+def last_update(folder):
+    return max(losses_in(folder), default=0) if (folder / "train.log").is_file() else 0
+
+
+def updates_made(said):
+    """Numbers of the updates in the order in which they were made."""
+    return [int(number) for number in re.findall(r"train_inner \| .*\"num_updates\": \"(\d+)\"", said)]

@@ -5,22 +5,22 @@ from tests.fairseq_plugins.runs import NO_DROPOUT, PRETRAIN, SMALL, train
 
 PER_RANK, UPDATES = 8, 12
 OPTIONS = (*SMALL, *NO_DROPOUT, "--log-interval", "1")
-SCHEDULE = ("--lr", "1e-3", "--lr-scheduler", "cosine", "--warmup-updates", "2", "--max-update", str(UPDATES), "--clip-norm", "5")
+SCHEDULE = ("--lr", "1e-3", "--lr-scheduler", "cosine", "--warmup-updates", "2", "--clip-norm", "5")
 ADAM = ("--optimizer", "adam", "--adam-betas", "(0.9, 0.999)")
 
 
-def words(folder, *options):
+def words(folder, *more, updates=UPDATES):
     """Options of a run of two processes that gives the losses of `alone`."""
-    return (
-        *(*PRETRAIN, *OPTIONS, *SCHEDULE, *ADAM, "--batch-size", str(PER_RANK), "--num-workers", "0", "--seed", "1"),
-        *("--save-dir", str(folder), "--no-epoch-checkpoints", "--log-format", "json", "--log-file", f"{folder}/train.log", *options),
-    )
+    common = (*PRETRAIN, *OPTIONS, *SCHEDULE, *ADAM, "--max-update", str(updates), "--batch-size", str(PER_RANK), "--num-workers", "0")
+    log = ("--log-format", "json", "--log-file", f"{folder}/train.log")
+    return (*common, "--seed", "1", "--save-dir", str(folder), "--no-epoch-checkpoints", *log, *more)
 
 
-def alone(store, folder):
+def alone(store, folder, *more, updates=UPDATES):
     """Update -> loss of one process with the batches of two."""
-    options = (*PRETRAIN, *SCHEDULE, *ADAM, "--batch-size", str(PER_RANK), "--update-freq", "2", *OPTIONS, "--no-save")
-    return {int(line["num_updates"]): float(line["loss"]) for line in train(store.path, folder, *options).logged("train_inner")}
+    common = (*PRETRAIN, *OPTIONS, *SCHEDULE, *ADAM, "--max-update", str(updates), "--batch-size", str(PER_RANK))
+    run = train(store.path, folder, *common, "--update-freq", "2", "--no-save", *more)
+    return {int(line["num_updates"]): float(line["loss"]) for line in run.logged("train_inner")}
 
 
 def losses_in(folder):
