@@ -15,6 +15,7 @@ from benchmarks.harness import ROOT, Row, row, timed
 from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.data.batch import collate
+from moleblend_fs.data.batching import BatchBudget
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.sources.base import Source, read_csv
@@ -25,6 +26,7 @@ from moleblend_fs.sources.run import preprocess
 
 BATCH = 128
 SCALING_MOLECULES = 12_000
+LOADED_MOLECULES = 200_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +55,7 @@ def main(args: argparse.Namespace) -> list[Row]:
             rows += measure(Path(folder) / str(number), case, source, limit, target, args.repeats)
         rows.append(parsing(args.data / "moleculenet" / "lipo.csv.gz", args.repeats))
         rows += scaling(Path(folder), hiv)
+        rows += loading(Store(Path(folder) / "2.0"), "PCQM4Mv2, 3D from SDF")
     return rows
 
 
@@ -126,4 +129,26 @@ def scaling(folder: Path, source: Source) -> list[Row]:
         rows.append(row("data", case, f"CPU time, {workers} {plural}", "s/1,000 molecules", [1000 * s / SCALING_MOLECULES for s in cpu]))
         if workers > 1:
             rows.append(row("data", case, f"speed-up of {workers} workers", "x", [alone / s for s in wall], target="near-linear"))
+    return rows
+
+
+def loading(store: Store, case: str) -> list[Row]:
+    """What training gets from its loader: batches of 1,024 from worker processes, in the order of an epoch, doing nothing else."""
+    from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
+
+    dataset = StoreDataset(store, np.tile(np.arange(len(store)), LOADED_MOLECULES // len(store) + 1)[:LOADED_MOLECULES])
+    rows: list[Row] = []
+    for workers in (n for n in (1, 2, 4, 8) if n <= len(os.sched_getaffinity(0))):
+        rates = []
+        for epoch in range(1, 4):
+            plan = BatchPlan(dataset, BatchBudget(molecules=1024), 32, seed=1)
+            options = {"num_shards": 1, "shard_id": 0, "num_workers": workers, "epoch": epoch, "buffer_size": 10}
+            batches = epoch_iterator(dataset, plan, seed=1, **options).next_epoch_itr()
+            next(batches)  # the workers are there
+            begin, seen = time.perf_counter(), 0
+            for batch in batches:
+                seen += batch["nsentences"]
+            rates.append(seen / (time.perf_counter() - begin))
+        target = ">= 60,000" if workers == 8 else ""
+        rows.append(row("data", case, f"store to training loop, {workers} loader workers", "molecules/s", rates, target=target))
     return rows

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{f'cuda:{index}':16} {device.name}, {device.total_memory / 2**30:.0f} GiB, sm_{device.major}{device.minor}")
     else:
         print(f"{'cuda':16} no device visible: training runs on the CPU")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for op in dispatch.OPS:
-        print(f"{f'op {op}':20} {dispatch.describe(op, device)}")
+        print(f"{f'op {op}':20} {dispatch.describe(op, place)}")
     return 1 if missing else 0
