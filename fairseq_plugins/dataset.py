@@ -199,6 +199,8 @@ class MoleculeIterator(iterators.EpochBatchIterator):
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=self.persistent_workers,
                 worker_init_fn=only_parent_ends_me,
+                # Ranks that were spawned would spawn their workers too, which import everything again.
+                multiprocessing_context="fork" if self.num_workers else None,
             )
         batches = iterators.BufferedIterator(self.buffer_size, self.dataloader) if self.buffer_size else self.dataloader
         return iterators.CountingIterator(batches, start=self.start, total=self.start + len(self.epoch_batch_sampler))

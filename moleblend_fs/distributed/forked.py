@@ -1,0 +1,104 @@
+"""Ranks of fairseq-train as processes forked from one that has everything imported: they start in no time, for drills and tests.
+
+Each rank is a process of its own, in a session of its own, told who it is as torchrun does; nothing but the start differs.
+"""
+
+import contextlib
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+PRELOADED = ["torch", "fairseq_cli.train", "moleblend_fs.tasks.register"]
+
+
+@dataclass
+class Ranks:
+    """Running ranks.
+
+    Attributes:
+        processes: by rank. logs: what each said.
+    """
+
+    processes: list[BaseProcess]
+    logs: list[Path]
+
+    def wait(self, timeout: float) -> list[int | None]:
+        """Exit codes, None for one that is still running after `timeout` seconds, negative for one that a signal ended."""
+        for process in self.processes:
+            process.join(timeout)
+        return [process.exitcode for process in self.processes]
+
+    def signal(self, number: int, ranks: Sequence[int] | None = None) -> None:
+        """Send a signal to the ranks and all that they started, loaders' workers too."""
+        for rank in range(len(self.processes)) if ranks is None else ranks:
+            pid = self.processes[rank].pid
+            if pid is not None and self.processes[rank].is_alive():
+                os.killpg(pid, number)
+
+    def kill(self) -> None:
+        """Kill -9 all of them."""
+        for process in self.processes:
+            if process.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+
+    def output(self, rank: int = 0) -> str:
+        return self.logs[rank].read_text() if self.logs[rank].exists() else ""
+
+
+def start(words: Sequence[str], *, ranks: int, logs: Path, environment: Mapping[str, str] | None = None) -> Ranks:
+    """Start fairseq-train on several ranks of this host.
+
+    Args:
+        words: its arguments.
+        logs: folder for what each rank says (`rank-0.log`, ...), made anew.
+        environment: variables to add.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    logs.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    files = [logs / f"rank-{rank}.log" for rank in range(ranks)]
+    processes = []
+    for rank, file in enumerate(files):
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        everything = {**{name: str(value) for name, value in variables.items()}, "OMP_NUM_THREADS": "1", **(environment or {})}
+        process = context.Process(target=_rank, args=(list(words), str(file), everything))
+        process.start()
+        processes.append(process)
+    return Ranks(list(processes), files)
+
+
+def _rank(words: list[str], log: str, environment: dict[str, str]) -> None:
+    os.setsid()
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    import torch
+
+    torch.set_num_threads(1)
+    sys.argv = ["fairseq-train", *words]
+    importlib.import_module("fairseq_cli.train").cli_main()
+
+
+def logged(output: str, tag: str = "train_inner") -> list[dict[str, Any]]:
+    """Values of the JSON lines that fairseq logged under a tag."""
+    found = []
+    for line in output.splitlines():
+        parts = line.split(" | ", 3)
+        if len(parts) == 4 and parts[2] == tag and parts[3].startswith('{"'):
+            found.append(json.loads(parts[3]))
+    return found

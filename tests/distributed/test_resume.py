@@ -1,0 +1,68 @@
+"""Runs that are interrupted and go on: on as many processes, on others, with another stage of ZeRO or none."""
+
+import pytest
+
+from moleblend_fs.distributed.ledger import seen_by_epoch
+from tests.distributed.conftest import needs_deepspeed
+from tests.distributed.training import ADAM, apart, checkpoint, differing, identical, run, zero
+
+pytestmark = pytest.mark.slow
+EPS = ("--adam-eps", "1e-5", "--num-workers", "1")
+"""An update is four batches: 47 molecules at 5 a batch are updates of 20, 20 and 7."""
+
+
+@pytest.fixture(scope="module")
+def whole(store, start, tmp_path_factory):
+    """Two epochs and a bit on two processes without a stop."""
+    return run(store, tmp_path_factory.mktemp("whole"), *start, *ADAM, *EPS, "--update-freq", "2", "--max-update", "7")
+
+
+def once_each(store, folders, epochs: int) -> None:
+    """Every molecule of the training split exactly once in each whole epoch."""
+    seen = seen_by_epoch(folders)
+    wanted = sorted(store.source_row[store.split("train")].tolist())
+    for epoch in range(1, epochs + 1):
+        assert sorted(seen[epoch].elements()) == wanted, f"epoch {epoch}"
+
+
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("zero", marks=needs_deepspeed)])
+def test_same_size_goes_on_bit_for_bit(store, start, tmp_path, optimizer):
+    kind = ADAM if optimizer == "adam" else zero(3)
+    options = (*start, *kind, *EPS, "--update-freq", "2")
+    straight = run(store, tmp_path / "straight", *options, "--max-update", "4")
+    first = run(store, tmp_path / "cut", *options, "--max-update", "2")
+    second = run(store, tmp_path / "cut", *options, "--max-update", "4")
+    assert identical(checkpoint(tmp_path / "cut"), checkpoint(straight.folder))
+    both = [*first.logged("train_inner"), *second.logged("train_inner")]
+    assert differing(both, straight.logged("train_inner"), rel=0) == []
+
+
+@needs_deepspeed
+def test_another_size_stage_and_optimizer_at_every_stop(store, start, whole, tmp_path):
+    """4 -> 2 -> 3 -> 1 processes, ZeRO 2 -> Adam -> ZeRO 3 -> ZeRO 1: the same losses, and each molecule once."""
+    chain = [(4, zero(2), 1), (2, ADAM, 3), (3, zero(3), 5), (1, zero(1), 7)]
+    logged = []
+    for number, (ranks, kind, last) in enumerate(chain):
+        options = (*start, *kind, *EPS, "--max-update", str(last))
+        logged += run(store, tmp_path, *options, ranks=ranks, ledger=f"ledger-{number}").logged("train_inner")
+    assert differing(logged, whole.logged("train_inner"), rel=1e-3) == []
+    assert apart(checkpoint(tmp_path), checkpoint(whole.folder)) < 1e-3
+    once_each(store, [tmp_path / f"ledger-{number}" for number in range(len(chain))], epochs=2)
+
+
+def test_another_batch_size_in_the_middle_of_an_epoch(store, start, tmp_path):
+    """The rest of the epoch is cut anew; batches of the two sizes have no common bounds."""
+    options = (*start, *ADAM, *EPS)
+    run(store, tmp_path, *options, "--max-update", "3", ranks=2, ledger="a")
+    run(store, tmp_path, *options, "--batch-size", "7", "--update-freq", "3", "--max-epoch", "2", ranks=3, ledger="b")
+    once_each(store, [tmp_path / "a", tmp_path / "b"], epochs=2)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("zero", marks=needs_deepspeed)])
+def test_bfloat16_goes_on_bit_for_bit(store, start, tmp_path, optimizer):
+    """Weights in float32 are in the checkpoint, not only what bfloat16 keeps of them."""
+    options = (*start, *(ADAM if optimizer == "adam" else zero(2)), *EPS, "--bf16")
+    straight = run(store, tmp_path / "straight", *options, "--max-update", "4")
+    run(store, tmp_path / "cut", *options, "--max-update", "2")
+    run(store, tmp_path / "cut", *options, "--max-update", "4")
+    assert identical(checkpoint(tmp_path / "cut"), checkpoint(straight.folder))

@@ -1,0 +1,69 @@
+"""Runs of fairseq-train on several ranks, for tests."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moleblend_fs.data.store import Store
+from moleblend_fs.distributed import forked
+from moleblend_fs.distributed.ledger import VARIABLE
+from tests.fairseq_plugins.runs import NO_DROPOUT, PRETRAIN, SMALL, Run, arguments
+
+BASE = (*PRETRAIN, *SMALL, *NO_DROPOUT, "--batch-size", "5", "--lr", "1e-3", "--clip-norm", "5", "--disable-validation")
+ADAM = ("--optimizer", "adam", "--adam-betas", "(0.9, 0.999)")
+UNTIMED = ("_per_second", "wall", "ups")
+
+
+def zero(stage: int) -> tuple[str, ...]:
+    return ("--optimizer", "deepspeed", "--zero-stage", str(stage))
+
+
+def launch(store: Store, folder: Path, *options: str, ranks: int = 2, ledger: str | None = None) -> forked.Ranks:
+    """Start a run; `ledger` names the record of which molecules it saw, under the folder."""
+    environment = {VARIABLE: str(folder / ledger)} if ledger else {}
+    return forked.start(arguments(store.path, folder, (*BASE, *options)), ranks=ranks, logs=folder / "logs", environment=environment)
+
+
+def run(store: Store, folder: Path, *options: str, ranks: int = 2, ledger: str | None = None, code: int = 0) -> Run:
+    """A run that ends by itself with the exit code."""
+    started = launch(store, folder, *options, ranks=ranks, ledger=ledger)
+    try:
+        codes = started.wait(240)
+    finally:
+        started.kill()
+    output = started.output()
+    everyone = "\n".join(started.output(rank)[-1500:] for rank in range(ranks))
+    assert codes == [code] * ranks, everyone
+    return Run(code, output, folder, [(tag, values) for tag in ("train_inner", "valid") for values in forked.logged(output, tag)])
+
+
+def checkpoint(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
+    return torch.load(folder / name, weights_only=True)
+
+
+def differing(ours: list[dict], theirs: list[dict], rel: float) -> list[str]:
+    """Logged values, times apart, that differ by more than `rel` and by more than one unit of the last digit that is logged."""
+    assert len(ours) == len(theirs) > 0
+    wrong = []
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.keys() == other.keys()
+        for key in mine:
+            a, b = float(mine[key]), float(other[key])
+            unit = 1.1e-3 if key == "gnorm" else 1.1e-4
+            if not key.endswith(UNTIMED) and abs(a - b) > max(rel * abs(b), unit):
+                wrong.append(f"update {mine['num_updates']}: {key} {a} {b}")
+    return wrong
+
+
+def apart(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """Largest difference of two checkpoints' weights."""
+    return max(float((ours["model"][name] - theirs["model"][name]).abs().max()) for name in theirs["model"])
+
+
+def identical(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
+    """Whether weights and Adam's moments of two checkpoints are the same bit for bit."""
+    a, b = ours["last_optimizer_state"], theirs["last_optimizer_state"]
+    moments = all(torch.equal(a["state"][i][key], b["state"][i][key]) for i in b["state"] for key in ("exp_avg", "exp_avg_sq"))
+    steps = [entry["step"] for entry in a["state"].values()] == [entry["step"] for entry in b["state"].values()]
+    return moments and steps and all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
