@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.kernels.attention_long import backward_columns_long, backward_rows_long, forward_long
-from moleblend_fs.ops.kernels.attention_parts import draw_seed, dropout_keep, dropout_threshold
+from moleblend_fs.ops.kernels.attention_parts import PRESET_WIDTHS, draw_seed, dropout_keep, dropout_threshold
 from moleblend_fs.ops.kernels.attention_short import backward_short, forward_short
 from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision
 from moleblend_fs.ops.layout import Layout
@@ -272,8 +272,6 @@ def _apply(qkv_T3Hw: Tensor, packed: PackedBias, layout: Layout, dropout: float,
     return _Attention.apply(qkv_T3Hw.contiguous(), *bias, layout, dropout, seed)
 
 
-PRESET_WIDTHS = (16, 24, 32)
-"""Head widths of the shipped presets, whose kernels `variants` lists."""
 _SCALARS = {"scale": "fp32", "keep_scale": "fp32"}
 
 

@@ -16,6 +16,9 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 LOG2_E = tl.constexpr(math.log2(math.e))
 """Logits are in units of ln 2, so that their exponential is the GPU's own instruction, to the base 2."""
 
+PRESET_WIDTHS = (16, 24, 32)
+"""Head widths of the shipped presets, whose kernels are compiled ahead of time."""
+
 COUNTS = ["heads", "num_tokens", "num_pairs", "num_molecules", "blocks"]
 NOT_SPECIALIZED = ["molecules_ptr", "tokens_ptr", "pairs_ptr", *COUNTS, "seed_low", "seed_high", "threshold", "bias_mode"]
 """Arguments for whose values (1, or a multiple of 16) no kernel is compiled anew: batches differ in them."""
