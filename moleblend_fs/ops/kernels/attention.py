@@ -17,6 +17,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from moleblend_fs.ops.kernels import atom_forces
 from moleblend_fs.ops.kernels.attention_long import backward_columns_long, backward_rows_long, forward_long
 from moleblend_fs.ops.kernels.attention_parts import PRESET_WIDTHS, draw_seed, dropout_keep, dropout_threshold
 from moleblend_fs.ops.kernels.attention_short import backward_short, forward_short
@@ -325,7 +326,7 @@ def dense_attention(
 
 
 def self_test(device: torch.device) -> None:
-    """Compare the kernels with `dense_attention` on a device, in float32, with dropout.
+    """Compare the kernels with `dense_attention` on a device, in float32, with dropout; then those of `atom_forces`.
 
     Raises:
         RuntimeError: if output or a gradient is off by more than rounding can explain, with the figures.
@@ -351,3 +352,4 @@ def self_test(device: torch.device) -> None:
     if not max(errors.values()) <= tolerance:
         figures = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
         raise RuntimeError(f"attention kernels on {device} are off by more than {tolerance:g} of the largest value: {figures}")
+    atom_forces.self_test(device)
