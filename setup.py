@@ -13,7 +13,7 @@ EXTRAS = {
     "distributed": ["deepspeed>=0.19"],
     "report": ["matplotlib>=3.9"],
     "qm9": ["qm9pack>=1.0.3"],
-    "dev": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11"],
+    "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11"],
 }
 
 setup(

@@ -7,6 +7,7 @@
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 STAMP="$VENV/.moleblend-installed"
+TRITON=3.6.0 # of benchmarks/kernel_resources.csv
 
 fail() {
     printf '%s\n' "$@" >&2
@@ -79,6 +80,10 @@ ensure_environment() {
         "$VENV/bin/python" -m pip install --quiet --constraint constraints.txt \
             --editable ".[$(echo $extras | tr ' ' ,)]" </dev/null ||
             fail "The installation failed; pip's message stands above. Nothing is lost: run this again once it is mended."
+        # torch's CUDA builds bring the triton that fits them; beside its CPU build one is needed to test the kernels.
+        if grep -qw dev <<<"$extras" && ! "$VENV/bin/python" -c 'import triton' 2>/dev/null; then
+            "$VENV/bin/python" -m pip install --quiet "triton==$TRITON" </dev/null || fail "triton==$TRITON could not be installed."
+        fi
         { environment_key; printf '%s\n' $extras; } >"$STAMP"
     fi
     export PATH="$VENV/bin:$PATH"

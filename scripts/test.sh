@@ -5,11 +5,14 @@
 #                                                 namespaces. As root; installs Slurm with apt-get where it is missing.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-ensure_environment chem report qm9 dev
+ensure_environment chem report qm9 distributed dev
 if [ "${1:-}" = --cluster ]; then
     shift
     export MOLEBLEND_CLUSTER=1
     set -- tests/cluster --durations=0 --durations-min=1 "$@"
+else
+    # As many processes as cores, a file of tests at a time. TEST_PROCESSES=0: one after the other, in this process.
+    set -- --numprocesses "${TEST_PROCESSES:-auto}" --dist loadfile "$@"
 fi
 # Small models, often two processes at a time: more threads than cores would only wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
