@@ -1,9 +1,12 @@
 """torchrun on two hosts (network namespaces): they find each other, train as one process would, and notice when the link is cut."""
 
+import re
 import subprocess
+import time
 
 import pytest
 
+from moleblend_fs.inference.checkpoint import read_torch_file
 from tests.cluster.conftest import CLUSTER, ROOT, job_environment
 from tests.cluster.training import UPDATES, alone, losses_in, words
 
@@ -34,3 +37,24 @@ def test_two_hosts_have_the_losses_of_one_process(hosts, qm9_store, expected, tm
     assert len(expected) == UPDATES
     # Only rank 0 logs validations; the other host took part without.
     assert "valid_loss" in said(tmp_path, 1) + said(tmp_path, 2)
+
+
+def test_a_link_that_is_cut_ends_both_hosts(hosts, qm9_store, tmp_path):
+    """Nobody is told of the cut. Both end with an error that says what was lost, nothing goes on, and the last checkpoint is whole."""
+    options = words(tmp_path, "--save-interval-updates", "20", "--keep-interval-updates", "1", updates=100_000)
+    processes = [start(hosts, number, tmp_path, qm9_store.path, *options) for number in (1, 2)]
+    end = time.monotonic() + 120
+    while not (tmp_path / "checkpoint_last.pt").exists():
+        assert time.monotonic() < end, said(tmp_path, 1)[-3000:]
+        assert [process.poll() for process in processes] == [None, None], said(tmp_path, 1)[-3000:]
+    subprocess.run([CLUSTER / "netns_cut.sh", hosts], check=True)
+    codes = [process.wait(90) for process in processes]
+    assert 0 not in codes
+    for number in (1, 2):
+        assert "Connection timed out" in said(tmp_path, number)
+        left = subprocess.run(["ip", "netns", "pids", f"{hosts}{number}"], capture_output=True, text=True, check=True)
+        assert left.stdout == ""
+    # At least one of them was waiting for the other one's gradients, and names its address.
+    assert re.search(r"RuntimeError: .*\[10\.77\.0\.[12]\]:\d+: Connection timed out", said(tmp_path, 1) + said(tmp_path, 2))
+    saved = read_torch_file(tmp_path / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
+    assert 0 <= max(losses_in(tmp_path)) - saved <= 21
