@@ -32,11 +32,15 @@ train() {
     mkdir -p "$run"
     fairseq-train "$store" --user-dir "$ROOT/moleblend_fs" --save-dir "$run" \
         --log-format json --log-file "$run/train.log" --tensorboard-logdir "$run/tensorboard" \
-        --no-epoch-checkpoints "$@" </dev/null 2>&1 | tee -a "$run/output.txt" | python examples/progress.py "$(basename "$run")" || {
+        --no-epoch-checkpoints "$@" </dev/null 2>&1 | tee -a "$run/output.txt" | python examples/progress.py "$(basename "$run")" || [ -f "$run/preempted" ] || {
         echo "fairseq-train failed; the end of $run/output.txt:" >&2
         tail -n 15 "$run/output.txt" >&2
         return 1
     }
+    if [ -f "$run/preempted" ]; then # left by training that a signal ended after a checkpoint
+        echo "$run: $(cat "$run/preempted"); the same command goes on from there" >&2
+        return 85
+    fi
     touch "$run/finished"
 }
 
