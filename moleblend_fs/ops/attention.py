@@ -157,6 +157,10 @@ def atom_forces(
         bias_PH: the encoder's bias. direction_P3: u, unit displacement of every pair.
         dropout: on the probabilities.
     """
+    if uses_triton("attention", q_AHw.device):
+        from moleblend_fs.ops.kernels import atom_forces as kernels
+
+        return kernels.atom_forces(q_AHw, k_AHw, value_AH3, bias_PH, direction_P3, layout, dropout)
     parts = []
     for bucket in layout.buckets:
         b, n = bucket.atoms.shape

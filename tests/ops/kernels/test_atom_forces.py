@@ -83,11 +83,16 @@ def test_half_precision(dtype, device):
     assert max(errors(without, theirs).values()) > 10 * TOLERANCE[dtype]
 
 
-def test_reference_agrees():
-    """The op's other implementation, from whose module it is dispatched."""
-    layout = Layout(torch.tensor([5, 17]), "cpu")
+@pytest.mark.parametrize("implementation", ["triton", "reference"])
+def test_entry_point(implementation, device, monkeypatch):
+    """Both implementations agree, and the one that is asked for runs."""
+    calls, original = [], kernels.atom_forces
+    monkeypatch.setattr(kernels, "atom_forces", lambda *given: calls.append(given) or original(*given))
+    monkeypatch.setenv("MOLEBLEND_OPS", implementation)
+    layout = Layout(torch.tensor([5, 17]), device)
     given = inputs(layout, 2, 8)
     check(run(given, layout, function=atom_forces), expect(given, layout), torch.float32)
+    assert len(calls) == (implementation == "triton")
 
 
 def test_dropout_keeps_what_the_plain_hash_keeps(device):
