@@ -28,6 +28,12 @@ class Variant(NamedTuple):
     num_stages: int
 
 
+@torch.compiler.assume_constant_result
+def tf32_allowed() -> bool:
+    """Whether torch's own float32 products may be in TF32, by whichever of its settings (its older `allow_tf32` raises after the newer)."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
 def dot_precision(dtype: torch.dtype) -> str:
     """`input_precision` of products: float32 is rounded to TF32 only where torch's own products may be."""
-    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    return "tf32" if dtype == torch.float32 and tf32_allowed() else "ieee"

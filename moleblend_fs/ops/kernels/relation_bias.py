@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.kernels.common import Variant
+from moleblend_fs.ops.kernels.common import Variant, tf32_allowed
 from moleblend_fs.ops.kernels.relation_bias_ops import NUM_STAGES, launches, relation_bias_backward, relation_bias_forward
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import DistanceWeights, RelationWeights, distance_bias, edge_bias, spd_bias
@@ -39,7 +39,7 @@ def precision() -> str:
 
     "ieee" would leave the matrix units unused: some ten times slower.
     """
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    return "tf32" if tf32_allowed() else "tf32x3"
 
 
 def relation_bias(

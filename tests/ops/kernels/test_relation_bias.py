@@ -248,6 +248,17 @@ def test_checkpointed(device):
         assert all(torch.equal(a, b) for a, b in zip(plain, results(recomputed, case, torch.float32), strict=True))
 
 
+def test_traced_without_breaks(device):
+    """torch.compile takes the whole op, forward and backward, into its graphs."""
+    case = make_case([3, 4], 4, 16, device)
+    layout = case.layout
+    _ = layout.atom_molecule, layout.cu_atoms, layout.cu_pairs  # made on first use, which cannot be traced
+    compiled = torch.compile(lambda *inputs: kernels.relation_bias(*inputs, layout), backend="aot_eager", fullgraph=True)
+    plain = results(kernels.relation_bias, case, torch.float32)
+    traced = results(lambda *arguments: compiled(*arguments[:-1]), case, torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(plain, traced, strict=True))
+
+
 def test_custom_ops(device):
     """Schemas, fakes and registrations, by torch's own checks."""
     case = make_case([3, 17], 4, 16, device)
