@@ -22,7 +22,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from omegaconf import DictConfig, open_dict
 
-from moleblend_fs.distributed import saving
+from moleblend_fs.distributed import saving, watchdog
 from moleblend_fs.distributed.engine import STAGES, EngineOptions, engine_config, require_deepspeed
 from moleblend_fs.distributed.preemption import SIGNALS, passing_on, preemption
 from moleblend_fs.errors import UserError
@@ -59,6 +59,13 @@ def without_traceback(main: Callable[..., Any], *args: Any, **kwargs: Any) -> No
         main(*args, **kwargs)
     except UserError as error:
         tell(error)
+    except RuntimeError:
+        if watchdog.current is not None and (silent := watchdog.current.explain_failure()):
+            print(f"moleblend: error: lost {silent}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        if watchdog.current is not None:
+            watchdog.current.stop()
     if preemption.exit_code():
         logging.shutdown()
         sys.exit(preemption.exit_code())
@@ -259,6 +266,8 @@ def spawn_on_cpu(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, An
         while not context.join():
             pass
     except torch.multiprocessing.ProcessExitedException as error:
+        if error.signal_name is not None:
+            print(f"moleblend: error: rank {error.error_index} was ended by {error.signal_name}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fairseq_plugins.compat import empty_batches_first, loaded_state_through, optimizer_name
 from fairseq_plugins.stats import DeferredStats
-from moleblend_fs.distributed import saving
+from moleblend_fs.distributed import saving, watchdog
 from moleblend_fs.distributed.adam_state import from_table, join_flat, shapes_of, to_table
 from moleblend_fs.distributed.ledger import Ledger
 from moleblend_fs.distributed.preemption import mark, preemption, unmark
@@ -63,6 +63,9 @@ class MoleBlendTrainer(DeferredStats, Trainer):
             with open_dict(cfg):
                 cfg.checkpoint.best_checkpoint_metric, cfg.checkpoint.maximize_best_checkpoint_metric = task.selection_metric
         super().__init__(cfg, task, model, criterion, quantizer)
+        with open_dict(cfg):  # fairseq's own watch over this would end the process without saying which rank it was
+            timeout, cfg.distributed_training.heartbeat_timeout = cfg.distributed_training.heartbeat_timeout, -1
+        watchdog.begin(timeout)
         self.update_freq = [int(n) for n in cfg.optimization.update_freq]
         self.update_batches = [n * self.data_parallel_world_size for n in self.update_freq]
         self.asked = (cfg.optimization.max_update, cfg.dataset.disable_validation)
@@ -78,6 +81,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
 
     def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
         """One update, its losses normalised by what all its micro-batches on all ranks hold; the last one after a signal."""
+        watchdog.step(f"update {self.get_num_updates() + 1}")
         samples = empty_batches_first(samples)
         criterion = self.get_criterion()
         if not hasattr(criterion, "begin_update"):
@@ -99,6 +103,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
 
     def valid_step(self, sample: Any, raise_oom: bool = False) -> Any:
         """One validation batch. After a signal the rest of validation is left out: a checkpoint without a score is saved."""
+        watchdog.step(f"validation after update {self.get_num_updates()}")
         if self.told_to_stop():
             logger.warning("signal %d: saving after update %d, validation is not finished", preemption.received, self.get_num_updates())
             checkpoint_utils.save_checkpoint(self.cfg.checkpoint, self, self.epoch_iterator, None)
@@ -132,6 +137,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         """fairseq's content under a temporary name, renamed when it is all on the disk."""
         if not self.should_save_checkpoint_on_current_rank:
             return None
+        watchdog.step(f"saving after update {self.get_num_updates()}")
         state = utils.move_to_cpu(self.state_dict())
         state["extra_state"].update(extra_state)
         saving.save(state, filename)

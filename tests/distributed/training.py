@@ -10,7 +10,8 @@ from moleblend_fs.distributed import forked
 from moleblend_fs.distributed.ledger import VARIABLE
 from tests.fairseq_plugins.runs import NO_DROPOUT, PRETRAIN, SMALL, Run, arguments
 
-BASE = (*PRETRAIN, *SMALL, *NO_DROPOUT, "--batch-size", "5", "--lr", "1e-3", "--clip-norm", "5", "--disable-validation")
+BASE = (*PRETRAIN, *SMALL, *NO_DROPOUT, "--batch-size", "5", "--lr", "1e-3", "--clip-norm", "5")
+QUIET = (*BASE, "--disable-validation")
 ADAM = ("--optimizer", "adam", "--adam-betas", "(0.9, 0.999)")
 UNTIMED = ("_per_second", "wall", "ups")
 
@@ -22,7 +23,7 @@ def zero(stage: int) -> tuple[str, ...]:
 def launch(store: Store, folder: Path, *options: str, ranks: int = 2, ledger: str | None = None) -> forked.Ranks:
     """Start a run; `ledger` names the record of which molecules it saw, under the folder."""
     environment = {VARIABLE: str(folder / ledger)} if ledger else {}
-    return forked.start(arguments(store.path, folder, (*BASE, *options)), ranks=ranks, logs=folder / "logs", environment=environment)
+    return forked.start(arguments(store.path, folder, (*QUIET, *options)), ranks=ranks, logs=folder / "logs", environment=environment)
 
 
 def run(store: Store, folder: Path, *options: str, ranks: int = 2, ledger: str | None = None, code: int = 0) -> Run:

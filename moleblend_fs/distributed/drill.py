@@ -1,0 +1,175 @@
+"""Kill training at random moments, again and again, and count what is lost: `python -m moleblend_fs.distributed.drill STORE FOLDER`.
+
+Every second kill -9 is aimed at the time in which a checkpoint is being written. After each kill every checkpoint under its
+final name is read in full, and training is started again with the same command until it has reached the last update. Then each
+molecule of each epoch must have been seen exactly once. A last line of JSON has the figures; the exit code is 1 if any
+checkpoint was damaged or any molecule skipped or seen twice.
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from moleblend_fs.data.store import Store
+from moleblend_fs.distributed import forked, saving
+from moleblend_fs.distributed.ledger import VARIABLE, read, seen_by_epoch
+from moleblend_fs.errors import UserError
+from moleblend_fs.inference import checkpoint
+
+MODEL = ("--layers", "2", "--embed-dim", "16", "--ffn-dim", "16", "--attention-heads", "2", "--gaussians", "8", "--pair-dim", "4")
+PATIENCE = 300.0
+"""Seconds after which a start that gives no sign is an error of the drill."""
+
+
+@dataclass
+class Figures:
+    """What the drill counts.
+
+    Attributes:
+        kills: kill -9 that hit running training; kills_in_save: of these, while a checkpoint was being written.
+        updates_lost: finished updates that were not in the checkpoint that was resumed from, per kill.
+        damaged: checkpoints under a final name that could not be read in full.
+        skipped, repeated: molecules of whole epochs that were not seen, or more than once.
+        updates, epochs: that training ran over.
+    """
+
+    kills: int = 0
+    kills_in_save: int = 0
+    updates_lost: list[int] = field(default_factory=list)
+    damaged: int = 0
+    skipped: int = 0
+    repeated: int = 0
+    updates: int = 0
+    epochs: int = 0
+
+    @property
+    def passed(self) -> bool:
+        return not (self.damaged or self.skipped or self.repeated)
+
+
+def words(store: Path, folder: Path, optimizer: list[str], updates: int, workers: int) -> list[str]:
+    """fairseq-train's arguments: a tiny model that saves after each update."""
+    return [
+        *(str(store), "--user-dir", str(Path(__file__).parents[1]), "--task", "moleblend", "--criterion", "blend_then_predict"),
+        *("--arch", "moleblend_tiny", *MODEL, "--hidden-3d", "8", "--batch-size", "4", "--update-freq", "2", *optimizer),
+        *("--lr", "1e-4", "--clip-norm", "5", "--lr-scheduler", "fixed", "--num-workers", str(workers), "--disable-validation"),
+        *("--save-dir", str(folder), "--save-interval-updates", "1", "--keep-interval-updates", "2", "--no-epoch-checkpoints"),
+        *("--max-update", str(updates), "--log-format", "json", "--log-interval", "1", "--seed", "1"),
+    ]
+
+
+def wait_until(happens: Callable[[], bool], ranks: forked.Ranks) -> bool:
+    """Look again and again until it happens; False if training ended first."""
+    begun = time.monotonic()
+    while not happens():
+        if not any(process.is_alive() for process in ranks.processes):
+            return False
+        if time.monotonic() - begun > PATIENCE:
+            raise TimeoutError(f"nothing for {PATIENCE:.0f} s:\n{ranks.output()[-2000:]}")
+        time.sleep(0.002)
+    return True
+
+
+def updates_saved(folder: Path) -> int:
+    """Updates in the checkpoint that a start would resume from."""
+    path = folder / "checkpoint_last.pt"
+    return int(checkpoint.read_torch_file(path)["optimizer_history"][-1]["num_updates"]) if path.exists() else 0
+
+
+def count_damaged(folder: Path) -> int:
+    """Checkpoints under final names that cannot be read in full."""
+    damaged = 0
+    for path in sorted(folder.glob("*.pt")):
+        try:
+            content = checkpoint.read_torch_file(path)
+            checkpoint.load(path).build()
+            moments = content["last_optimizer_state"]["state"]
+            damaged += not all(bool(torch.isfinite(entry["exp_avg_sq"]).all()) for entry in moments.values())
+        except UserError as error:
+            print(f"damaged: {error}", flush=True)
+            damaged += 1
+    return damaged
+
+
+def kill_once(ranks: forked.Ranks, folder: Path, ledger: Path, chance: random.Random, in_save: bool, figures: Figures) -> bool:
+    """Kill at a random moment after the first update; False if training had come to its end."""
+    if not wait_until(lambda: bool(read(ledger)), ranks):
+        return False
+    if in_save and not wait_until(lambda: any(folder.glob(f"*{saving.TEMPORARY}")), ranks):
+        return False
+    time.sleep(chance.uniform(0.0, 0.01 if in_save else 1.0))
+    if not any(process.is_alive() for process in ranks.processes):
+        return False
+    ranks.kill()
+    figures.kills += 1
+    figures.kills_in_save += any(folder.glob(f"*{saving.TEMPORARY}"))
+    figures.damaged += count_damaged(folder)
+    figures.updates_lost.append(max(read(ledger)) - updates_saved(folder))
+    return True
+
+
+def run(store: Path, folder: Path, optimizer: list[str], *, kills: int, ranks: list[int], updates: int, workers: int, seed: int) -> Figures:
+    """The drill.
+
+    Args:
+        optimizer: options that choose it.
+        ranks: numbers of processes, taken in turn by the starts.
+        updates: that training needs; it ends there however many kills are left.
+    """
+    chance, figures = random.Random(seed), Figures()
+    ledgers: list[Path] = []
+    while True:
+        ledgers.append(folder / "ledgers" / str(len(ledgers)))
+        command = words(store, folder, optimizer, updates, workers)
+        number = ranks[(len(ledgers) - 1) % len(ranks)]
+        started = forked.start(command, ranks=number, logs=folder / "logs", environment={VARIABLE: str(ledgers[-1])})
+        try:
+            if figures.kills < kills and kill_once(started, folder, ledgers[-1], chance, figures.kills % 2 == 1, figures):
+                print(f"kill {figures.kills} ({number} ranks): at update {updates_saved(folder)}", flush=True)
+                continue
+            codes = started.wait(PATIENCE)
+        finally:
+            started.kill()
+        if codes != [0] * number:
+            raise RuntimeError(f"training ended with {codes}:\n{started.output()[-3000:]}")
+        break
+    figures.updates = updates_saved(folder)
+    seen = seen_by_epoch(ledgers)
+    training = Store(store)
+    everyone = [int(i) for i in training.source_row[training.split("train")]]
+    figures.epochs = len(seen) - 1  # the last one is not whole
+    for epoch in sorted(seen)[:-1]:
+        figures.skipped += sum(seen[epoch][molecule] == 0 for molecule in everyone)
+        figures.repeated += sum(count - 1 for count in seen[epoch].values() if count > 1)
+    return figures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m moleblend_fs.distributed.drill", description=__doc__)
+    parser.add_argument("store", type=Path, help="a small store of `moleblend preprocess`")
+    parser.add_argument("folder", type=Path, help="an empty folder for checkpoints")
+    parser.add_argument("--kills", type=int, default=24, help="how many kill -9 (default 24)")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2], help="processes of each start, in turn (default 2)")
+    parser.add_argument("--updates", type=int, default=400, help="updates that training runs over (default 400)")
+    parser.add_argument("--workers", type=int, default=1, help="loader workers of each process (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="of the random moments (default 1)")
+    parser.add_argument("--zero-stage", type=int, default=0, help="1 to 3 for DeepSpeed, 0 for plain Adam (default)")
+    given = parser.parse_args()
+    optimizer = ["--optimizer", "deepspeed", "--zero-stage", str(given.zero_stage)] if given.zero_stage else ["--optimizer", "adam"]
+    figures = run(
+        *(given.store, given.folder, optimizer),
+        **{name: getattr(given, name) for name in ("kills", "ranks", "updates", "workers", "seed")},
+    )
+    print(json.dumps(asdict(figures)))
+    return 0 if figures.passed and figures.kills >= given.kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Finding the rank that is dead or hangs: every rank tells the others how far it is, and a run that stands still ends with its name.
+
+Without this, ranks wait in a collective operation for one that will never come, for as long as the backend allows (gloo and
+NCCL: 10 to 30 minutes), and then say nothing about which one it was.
+"""
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+DEFAULT_TIMEOUT = 1800
+EXIT_HUNG = 75
+"""Exit code of a run that stood still (EX_TEMPFAIL of sysexits.h)."""
+
+
+@dataclass
+class Beat:
+    """The last that was heard of a rank.
+
+    Attributes:
+        sent: messages it has sent; a process that is dead or stopped sends none.
+        steps: how often its main thread has got on.
+        doing: what it was about to do.
+        where: its host and process.
+        at: when `sent` last grew, by this process's clock.
+    """
+
+    sent: int = 0
+    steps: int = 0
+    doing: str = "starting"
+    where: str = "not heard of"
+    at: float = 0.0
+
+
+class Watchdog:
+    """A thread that sends this rank's beats, hears the others', and ends the process when it has stood still for too long.
+
+    Args:
+        store: where ranks leave their beats for each other.
+        rank, ranks: which one this is, of how many.
+        timeout: seconds without progress after which the run has failed.
+        end: what ends the process.
+    """
+
+    def __init__(self, store: Any, rank: int, ranks: int, timeout: float, end: Callable[[int], Any] = os._exit):
+        self.store, self.rank, self.timeout, self.end = store, rank, timeout, end
+        self.interval = min(5.0, timeout / 4)
+        now = time.monotonic()
+        self.beats = {other: Beat(at=now) for other in range(ranks)}
+        self.own = Beat(where=f"{socket.gethostname()}, process {os.getpid()}")
+        self.progress = now
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    @classmethod
+    def of_process_group(cls, timeout: float) -> "Watchdog":
+        """Start one for the default process group, on a connection of its own to its store."""
+        store = dist.PrefixStore("moleblend-beats", _get_default_store().clone())  # type: ignore[attr-defined]
+        watchdog = cls(store, dist.get_rank(), dist.get_world_size(), timeout)
+        store.set_timeout(timedelta(seconds=max(1.0, watchdog.interval)))
+        watchdog.thread.start()
+        return watchdog
+
+    def step(self, doing: str) -> None:
+        """The main thread has got on, and is about to do something."""
+        self.own.steps += 1
+        self.own.doing = doing
+        self.progress = time.monotonic()
+
+    def stop(self) -> None:
+        """The run is over."""
+        self.over.set()
+
+    def _watch(self) -> None:
+        while not self.over.wait(self.interval):
+            self.exchange()
+            if time.monotonic() - self.progress > self.timeout and not self.over.is_set():
+                print(f"moleblend: error: no progress for {self.timeout:.0f} s. {self.verdict()}", file=sys.stderr, flush=True)
+                self.end(EXIT_HUNG)
+
+    def exchange(self) -> None:
+        """Send this rank's beat and hear the others'."""
+        self.own.sent += 1
+        try:
+            self.store.set(str(self.rank), json.dumps([self.own.sent, self.own.steps, self.own.doing, self.own.where]))
+            for other, beat in self.beats.items():
+                if self.store.check([str(other)]):
+                    sent, steps, doing, where = json.loads(self.store.get(str(other)))
+                    if sent != beat.sent:
+                        self.beats[other] = Beat(sent, steps, doing, where, time.monotonic())
+        except (RuntimeError, ValueError):
+            pass  # the host of the store is gone or stopped: its beats age like any other's
+
+    def silent(self) -> list[int]:
+        """Ranks that have sent nothing for three intervals and more."""
+        limit = time.monotonic() - 3 * self.interval
+        return [other for other, beat in self.beats.items() if beat.at < limit and other != self.rank]
+
+    def verdict(self) -> str:
+        """Which ranks are at fault, as far as this one can tell."""
+        silent = self.silent()
+        if silent and len(silent) < len(self.beats) - 1:
+            return f"{self.describe(silent)} sent nothing for {3 * self.interval:.0f} s: dead, stopped, or cut off"
+        if silent:
+            return f"{self.describe(silent)} cannot be heard: dead, stopped, or this rank {self.rank} is cut off from them"
+        behind = min(beat.steps for beat in self.beats.values())
+        late = [other for other, beat in self.beats.items() if beat.steps == behind]
+        if len(late) == len(self.beats):
+            return f"All {len(late)} ranks stand at the same place ({self.own.doing})"
+        return f"{self.describe(late)} hangs while the others wait for it"
+
+    def describe(self, ranks: list[int]) -> str:
+        """Ranks with their places, and what they were doing."""
+        return "; ".join(f"rank {rank} ({self.beats[rank].where}, {self.beats[rank].doing})" for rank in ranks)
+
+    def explain_failure(self) -> str | None:
+        """After an operation with other ranks failed: those that fall silent meanwhile, or None if all go on sending."""
+        for _ in range(5):
+            time.sleep(self.interval)
+            if silent := self.silent():
+                return self.describe(silent)
+        return None
+
+
+current: Watchdog | None = None
+"""Of this process."""
+
+
+def begin(timeout: float) -> None:
+    """Start this process's watchdog, if there are other ranks and the timeout is not 0. Negative: the default."""
+    global current
+    if timeout != 0 and dist.is_initialized() and dist.get_world_size() > 1:
+        current = Watchdog.of_process_group(DEFAULT_TIMEOUT if timeout < 0 else timeout)
+
+
+def step(doing: str) -> None:
+    """Tell this process's watchdog that the main thread has got on."""
+    if current is not None:
+        current.step(doing)

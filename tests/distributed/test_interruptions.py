@@ -1,0 +1,128 @@
+"""Signals, dead and hung ranks, full disks: what is left, and what is said."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from moleblend_fs.distributed import drill, forked
+from moleblend_fs.distributed.ledger import VARIABLE, read, seen_by_epoch
+from moleblend_fs.distributed.preemption import EXIT_VARIABLE
+from moleblend_fs.distributed.watchdog import EXIT_HUNG
+from tests.distributed.conftest import needs_deepspeed
+from tests.distributed.training import ADAM, BASE, QUIET, checkpoint, launch, run, zero
+from tests.fairseq_plugins.runs import BIN, arguments, command, environment
+
+pytestmark = pytest.mark.slow
+ENDLESS = ("--max-update", "100000", "--num-workers", "1")
+
+
+def running(store, folder: Path, *options: str, updates: int = 3) -> forked.Ranks:
+    """A run that has done some updates."""
+    ranks = launch(store, folder, *options, ledger="ledger")
+    assert drill.wait_until(lambda: len(read(folder / "ledger")) >= updates, ranks), ranks.output()[-3000:]
+    return ranks
+
+
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [(signal.SIGTERM, ADAM), pytest.param(signal.SIGUSR1, zero(2), marks=needs_deepspeed)],
+)
+def test_a_signal_ends_training_after_a_checkpoint(store, tmp_path, number, options):
+    """Sent to whole process groups, loaders' workers too; no update is lost and none is seen twice."""
+    ranks = running(store, tmp_path, *options, *ENDLESS)
+    ranks.signal(number)
+    try:
+        assert ranks.wait(120) == [0, 0], ranks.output()[-3000:]
+    finally:
+        ranks.kill()
+    done = max(read(tmp_path / "ledger"))
+    assert checkpoint(tmp_path)["optimizer_history"][-1]["num_updates"] == done
+    assert f"after {done} updates" in (tmp_path / "preempted").read_text()
+    run(store, tmp_path, *options, "--num-workers", "1", "--max-epoch", str(done // 5 + 2), ledger="second")
+    assert not (tmp_path / "preempted").exists()
+    seen = seen_by_epoch([tmp_path / "ledger", tmp_path / "second"])
+    wanted = sorted(store.source_row[store.split("train")].tolist())
+    assert all(sorted(molecules.elements()) == wanted for molecules in seen.values())
+
+
+def test_a_signal_to_one_rank_during_validation(store, tmp_path):
+    """One rank hears it, all stop; the exit code is the one asked for; the unfinished validation leaves no score."""
+    options = (*ADAM, *ENDLESS, "--validate-interval-updates", "1", "--batch-size-valid", "1")
+    words = arguments(store.path, tmp_path, (*BASE, *options))
+    ranks = forked.start(words, ranks=2, logs=tmp_path / "logs", environment={EXIT_VARIABLE: "85"})
+    try:
+        assert drill.wait_until(lambda: "begin validation" in ranks.output(), ranks), ranks.output()[-3000:]
+        ranks.signal(signal.SIGTERM, ranks=[1])
+        assert ranks.wait(120) == [85, 85], ranks.output()[-3000:]
+    finally:
+        ranks.kill()
+    assert (tmp_path / "checkpoint_last.pt").exists()
+
+
+def test_a_stopped_rank_is_named(store, tmp_path):
+    ranks = running(store, tmp_path, *ADAM, *ENDLESS, "--heartbeat-timeout", "8")
+    ranks.signal(signal.SIGSTOP, ranks=[1])
+    try:
+        ranks.processes[0].join(120)
+        assert ranks.processes[0].exitcode == EXIT_HUNG, ranks.output()[-3000:]
+    finally:
+        ranks.kill()
+    assert "no progress for 8 s. rank 1 (" in ranks.output()
+
+
+def test_a_killed_rank_is_named(store, tmp_path):
+    ranks = running(store, tmp_path, *ADAM, *ENDLESS, "--heartbeat-timeout", "8")
+    ranks.signal(signal.SIGKILL, ranks=[1])
+    try:
+        ranks.processes[0].join(120)
+        assert ranks.processes[0].exitcode not in (None, 0)
+    finally:
+        ranks.kill()
+    assert "lost rank 1 (" in ranks.output()
+
+
+def test_kill_9_at_random_moments(store, tmp_path):
+    """A short drill; `python -m moleblend_fs.distributed.drill` is the long one."""
+    optimizer = ["--optimizer", "adam"]
+    figures = drill.run(store.path, tmp_path, optimizer, kills=4, ranks=[2, 1], updates=60, workers=1, seed=3)
+    assert figures.passed, figures
+    assert figures.kills == 4
+    assert max(figures.updates_lost) <= 1, "a checkpoint after every update"
+    assert figures.epochs >= 3
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(store, tmp_path):
+    """Files of this process may not grow beyond 100 kB: what writing to a full disk looks like."""
+    run(store, tmp_path, *ADAM, "--max-update", "2", ranks=1)
+    before = (tmp_path / "checkpoint_last.pt").read_bytes()
+    words = arguments(store.path, tmp_path, (*QUIET, *ADAM, "--max-update", "4"))
+    limit = ("bash", "-c", 'ulimit -f 100; trap "" XFSZ; exec "$@"', "bash")
+    second = command([*limit, str(BIN / "fairseq-train"), *words], tmp_path)
+    assert second.code == 2, second.output[-3000:]
+    assert "could not be saved" in second.output
+    assert "earlier checkpoints are as they were" in second.output
+    assert (tmp_path / "checkpoint_last.pt").read_bytes() == before
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_torchrun_brings_a_dead_rank_back(store, tmp_path):
+    """Kill -9 for the second rank; torchrun starts both again and they go on from the last checkpoint."""
+    words = arguments(store.path, tmp_path / "run", (*QUIET, *ADAM, "--max-update", "40", "--save-interval-updates", "1"))
+    note_pid = ("bash", "-c", f'echo $BASHPID > {tmp_path}/pid-$RANK; exec "$@"', "bash")
+    start = (str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "--no-python", *note_pid)
+    variables = {**environment(), VARIABLE: str(tmp_path / "ledger")}
+    with (tmp_path / "log").open("w") as log:
+        torchrun = subprocess.Popen([*start, str(BIN / "fairseq-train"), *words], stdout=log, stderr=log, env=variables)
+    try:
+        while len(read(tmp_path / "ledger")) < 3:
+            assert torchrun.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        first = (tmp_path / "pid-1").read_text()
+        os.kill(int(first), signal.SIGKILL)
+        assert torchrun.wait(240) == 0, (tmp_path / "log").read_text()[-3000:]
+    finally:
+        torchrun.kill()
+    assert (tmp_path / "pid-1").read_text() != first
+    assert checkpoint(tmp_path / "run")["optimizer_history"][-1]["num_updates"] == 40
