@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.kernels import pair_projection_jit as jit
-from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant
+from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, tf32_allowed
 from moleblend_fs.ops.kernels.pair_projection_ops import KERNELS, cross_entropy_op, geometry_op, launch_of, padded_width, plan_of
 from moleblend_fs.ops.layout import Layout
 
@@ -90,7 +90,7 @@ def self_test(device: torch.device) -> None:
     ]
     # Half precision keeps 8 bits of U, dz and dU, TF32 11; a mistake in an index is an error of order 1.
     half = torch.bfloat16 if device.type == "cuda" else torch.float16
-    for dtype, tolerance in ((torch.float32, 5e-3 if torch.backends.cuda.matmul.allow_tf32 else 1e-4), (half, 3e-2)):
+    for dtype, tolerance in ((torch.float32, 5e-3 if tf32_allowed() else 1e-4), (half, 3e-2)):
         for outputs, ours, loss, targets in cases:
             shapes = [(sum(sizes), width), (sum(sizes), width), (outputs, width, width), (outputs,)]
             inputs = [(torch.randn(s, generator=generator) * 0.3).to(device, dtype).requires_grad_() for s in shapes]
