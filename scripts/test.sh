@@ -11,6 +11,8 @@ if [ "${1:-}" = --cluster ]; then
     export MOLEBLEND_CLUSTER=1
     set -- tests/cluster --durations=0 --durations-min=1 "$@"
 else
+    # With several processes pytest itself does not say that it deselects them.
+    [ $# -gt 0 ] || echo "tests/cluster is left out (a real Slurm, two hosts): ./scripts/test.sh --cluster"
     # As many processes as cores, a file of tests at a time. TEST_PROCESSES=0: one after the other, in this process.
     set -- --numprocesses "${TEST_PROCESSES:-auto}" --dist loadfile "$@"
 fi
