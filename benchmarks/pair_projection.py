@@ -21,7 +21,7 @@ WIDTH = PRESETS["base"]["pair_dim"]
 HEADS = {"SPD head": (1, 11), "edge head": (5, 24), "displacement head": (0, 3)}
 """Head -> (classifications per pair, or 0 for a cosine; classes of each or outputs)."""
 BATCH = {"cpu": 64, "cuda": 4096}
-REPEATS = {"cpu": 3, "cuda": 30}
+REPEATS = {"cpu": 5, "cuda": 30}
 MEMORY_TARGET = "<= 0.1"
 
 

@@ -205,6 +205,18 @@ def test_under_activation_checkpointing_and_twice(device):
         assert all(torch.equal(a, b) for a, b in zip(got, plain, strict=True))
 
 
+@pytest.mark.slow
+def test_under_torch_compile(device):
+    """One graph, the same bits."""
+    case = Case("cross_entropy", [5, 18], 16, device)
+    plain = case.ours()
+    inputs = [x.clone().requires_grad_() for x in case.inputs]
+    compiled = torch.compile(lambda *x: kernels.pair_cross_entropy(*x, *case.targets, case.layout), backend="aot_eager", fullgraph=True)
+    total = compiled(*inputs)
+    got = [total.detach(), *torch.autograd.grad(total, inputs, case.upstream)]
+    assert all(torch.equal(a, b) for a, b in zip(got, plain, strict=True))
+
+
 def test_views_and_mixed_types(device):
     """Sides that are slices, a transposed form, and a form in float32 beside half-precision sides."""
     case = Case("cross_entropy", [5, 18], 16, device)
