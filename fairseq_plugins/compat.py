@@ -14,13 +14,16 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from omegaconf import DictConfig, open_dict
+from torch.distributed.constants import default_pg_timeout
 
 from moleblend_fs.distributed import saving, watchdog
 from moleblend_fs.distributed.engine import STAGES, EngineOptions, engine_config, require_deepspeed
@@ -29,12 +32,17 @@ from moleblend_fs.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+RENDEZVOUS = "moleblend"
+"""Our own way for ranks to find each other: torchrun's, see `meet`."""
+
 _fairseq_call_main = distributed_utils.call_main
 
 
 def install() -> None:
     """Put the hooks in place, once."""
     distributed_utils.call_main = call_main
+    with contextlib.suppress(RuntimeError):  # it is registered already
+        dist.register_rendezvous_handler(RENDEZVOUS, meet)
     # fairseq copies a new checkpoint to its other names byte by byte: killed meanwhile, it leaves half a checkpoint_last.pt.
     PathManager.copy = staticmethod(lambda source, target, overwrite=False: saving.copy(source, target))
 
@@ -203,7 +211,7 @@ def infer_world(cfg: DictConfig) -> None:
         return
     if all(name in environment for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
         rank, world, local = (int(environment.get(name, 0)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        method = "env://"
+        method = f"{RENDEZVOUS}://"
     elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in environment:
         rank, world, local = (int(environment[f"SLURM_{name}"]) for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID"))
         method = f"tcp://{environment.get('MASTER_ADDR') or first_slurm_host()}:{slurm_port(distributed.distributed_port)}"
@@ -218,6 +226,17 @@ def infer_world(cfg: DictConfig) -> None:
     distributed.device_id = 0 if on_cpu(cfg) else local
     if not on_cpu(cfg):
         torch.cuda.set_device(local)
+
+
+def meet(url: str, timeout: timedelta = default_pg_timeout, **kwargs: Any) -> Iterator[tuple[dist.Store, int, int]]:
+    """torchrun's "env://", but with names of its own for each restart.
+
+    torch 2.13 starts ranks again on the store of those that died: a new rank can find the address of a dead one there, and
+    its connection is refused.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    for store, rank, world in dist.rendezvous("env://", timeout=timeout):
+        yield dist.PrefixStore(f"attempt-{attempt}", store), rank, world
 
 
 def first_slurm_host() -> str:
