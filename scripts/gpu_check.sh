@@ -22,12 +22,13 @@ PYTHON="${PYTHON:-python3}"
 DEVICE="${MOLEBLEND_DEVICE:-cuda}"
 WHEELS="${WHEELS:-wheels}"
 OPS="relation_bias attention pair_projection"
+KERNELS="relation_bias attention atom_forces pair_projection"
 BENCHMARKS="data relation_bias attention pair_projection step end_to_end"
 LACKING="ve-fairseq rdkit ogb lmdb hydra-core omegaconf bitarray cffi pycparser outdated littleutils portalocker colorama tabulate"
 
 list() {
     echo "environment              device, versions, self-tests of the kernels"
-    for op in $OPS; do printf 'kernels_%-16s %s\n' "$op" "its tests on the device"; done
+    for op in $KERNELS; do printf 'kernels_%-16s %s\n' "$op" "its tests on the device"; done
     echo "resources                registers, shared memory and spills of all kernels, compiled there"
     for name in $BENCHMARKS; do printf 'bench_%-18s %s\n' "$name" "python -m benchmarks $name"; done
     echo "train                    200 updates in float32 with and without kernels: the same loss curve"
