@@ -31,6 +31,7 @@ FORBIDDEN = {
     "moleblend_fs/model": (*FAIRSEQ, *CHEMISTRY, "deepspeed"),
     "moleblend_fs/objectives": (*FAIRSEQ, *CHEMISTRY, "deepspeed"),
     "moleblend_fs/inference": (*FAIRSEQ, *CHEMISTRY, "deepspeed"),
+    "moleblend_fs/distributed": (*FAIRSEQ, *CHEMISTRY),
     "moleblend_fs/tasks": CHEMISTRY,
     "fairseq_plugins": CHEMISTRY,
 }

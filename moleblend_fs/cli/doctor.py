@@ -11,6 +11,8 @@ import torch
 
 import moleblend_fs
 from moleblend_fs import __version__
+from moleblend_fs.distributed.preemption import EXIT_VARIABLE
+from moleblend_fs.distributed.watchdog import DEFAULT_TIMEOUT
 from moleblend_fs.ops import dispatch
 
 PACKAGES = {
@@ -57,4 +59,27 @@ def run(arguments: argparse.Namespace) -> int:
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for op in dispatch.OPS:
         print(f"{f'op {op}':20} {dispatch.describe(op, place)}")
+    for name, value in describe_distributed():
+        print(f"{name:16} {value}")
     return 1 if missing else 0
+
+
+def describe_distributed() -> list[tuple[str, str]]:
+    """What training on several processes would use here: launcher, backend, ZeRO, and how it ends when told to stop."""
+    environment = os.environ
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        launcher = f"rank {environment['RANK']} of {environment['WORLD_SIZE']}, started by torchrun or alike"
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        launcher = f"task {environment.get('SLURM_PROCID')} of {environment['SLURM_STEP_NUM_TASKS']} of a Slurm step"
+    else:
+        launcher = "none: --distributed-world-size N starts N processes on this host"
+    cuda = torch.cuda.is_available()
+    precisions = "float32, bf16, fp16" if cuda else "float32, bf16 (fp16 needs a GPU)"
+    zero = f"stages 1, 2, 3 on {'cuda' if cuda else 'cpu'}, {precisions}"
+    return [
+        ("launcher", launcher),
+        ("backend", "nccl" if cuda else "gloo"),
+        ("DeepSpeed ZeRO", zero if importlib.util.find_spec("deepspeed") else "not available: deepspeed is missing"),
+        ("told to stop", f"on SIGTERM and SIGUSR1: saves, exit code {environment.get(EXIT_VARIABLE, '0')} ({EXIT_VARIABLE})"),
+        ("no progress", f"a run ends after {DEFAULT_TIMEOUT} s without (--heartbeat-timeout), naming the rank"),
+    ]

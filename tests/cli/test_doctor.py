@@ -28,3 +28,14 @@ def test_a_missing_package_is_named_with_what_it_is_for(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "rdkit            missing: preprocess" in out
     assert "lmdb             missing: stores" in out
+
+
+def test_what_several_processes_would_use(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("MOLEBLEND_PREEMPTED_EXIT", "85")
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert "rank 3 of 8" in out
+    assert "exit code 85" in out
+    assert "DeepSpeed ZeRO" in out
