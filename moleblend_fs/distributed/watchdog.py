@@ -43,7 +43,7 @@ class Beat:
 
 
 class Watchdog:
-    """A thread that sends this rank's beats, hears the others', and ends the process when it has stood still for too long.
+    """Threads that send this rank's beats, hear the others', and end the process when it has stood still for too long.
 
     Args:
         store: where ranks leave their beats for each other.
@@ -61,6 +61,8 @@ class Watchdog:
         self.progress = now
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
+        # Of its own: where the store's host is cut off, an exchange lasts for as long as TCP goes on trying.
+        self.talker = threading.Thread(target=self._talk, daemon=True)
 
     @classmethod
     def of_process_group(cls, timeout: float) -> "Watchdog":
@@ -68,6 +70,7 @@ class Watchdog:
         store = dist.PrefixStore("moleblend-beats", _get_default_store().clone())  # type: ignore[attr-defined]
         watchdog = cls(store, dist.get_rank(), dist.get_world_size(), timeout)
         store.set_timeout(timedelta(seconds=max(1.0, watchdog.interval)))
+        watchdog.talker.start()
         watchdog.thread.start()
         return watchdog
 
@@ -81,9 +84,12 @@ class Watchdog:
         """The run is over."""
         self.over.set()
 
-    def _watch(self) -> None:
+    def _talk(self) -> None:
         while not self.over.wait(self.interval):
             self.exchange()
+
+    def _watch(self) -> None:
+        while not self.over.wait(self.interval):
             if time.monotonic() - self.progress > self.timeout and not self.over.is_set():
                 print(f"moleblend: error: no progress for {self.timeout:.0f} s. {self.verdict()}", file=sys.stderr, flush=True)
                 self.end(EXIT_HUNG)
