@@ -1,4 +1,4 @@
-"""The model in fairseq's registry, in four sizes."""
+"""The model in fairseq's registry, in the shipped sizes."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any

@@ -4,7 +4,7 @@
 #   IN=data/pcqm4mv2      folder that holds pcqm4m-v2/ and pcqm4m-v2-train.sdf (README.md says how to get them)
 #   STORE=runs/data/pcqm4mv2
 #   OUT=runs/pretrain_pcqm4mv2
-#   ARCH=base             tiny, small, base or large
+#   ARCH=base             tiny, small, base, large or huge
 #   GPUS=                 number of processes on this host (default: its GPUs, at least 1)
 #   BATCH=                molecules per process and step (default: 1,024)
 #   GLOBAL_BATCH=4096     molecules per update, over all processes; the gap is filled by accumulating gradients

@@ -4,7 +4,7 @@
 #   IN=qm9pack            the installed package qm9pack, its CSV, or a folder with gdb9.sdf and gdb9.sdf.csv
 #   STORE=runs/data/qm9   the store, made at the first call
 #   OUT=runs/pretrain_qm9
-#   ARCH=small            tiny, small, base or large
+#   ARCH=small            tiny, small, base, large or huge
 #   UPDATES=600  BATCH=128  LR=5e-4  WARMUP=60  SEED=1  WORKERS=2
 #
 # More options are passed on to fairseq-train: run.sh --fp16 --blend-ratio 0.1,0.1,0.8

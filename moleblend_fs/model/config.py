@@ -69,5 +69,6 @@ PRESETS: dict[str, dict[str, int]] = {
     "small": {"layers": 6, "embed_dim": 256, "ffn_dim": 256, "attention_heads": 8, "gaussians": 64, "pair_dim": 32, "hidden_3d": 128},
     "base": {"layers": 12, "embed_dim": 768, "ffn_dim": 768, "attention_heads": 32, "gaussians": 128, "pair_dim": 32, "hidden_3d": 256},
     "large": {"layers": 24, "embed_dim": 1024, "ffn_dim": 1024, "attention_heads": 32, "gaussians": 128, "pair_dim": 32, "hidden_3d": 256},
+    "huge": {"layers": 40, "embed_dim": 2048, "ffn_dim": 2048, "attention_heads": 64, "gaussians": 128, "pair_dim": 32, "hidden_3d": 256},
 }
-"""The shipped sizes; "base" is the paper's."""
+"""The shipped sizes; "base" is the paper's, "huge" has a billion parameters."""
