@@ -7,7 +7,7 @@ from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, apart, checkpoint, differing, run, zero
 
 pytestmark = [pytest.mark.slow, needs_deepspeed]
-UPDATES = ("--update-freq", "2", "--max-update", "50", "--adam-eps", "1e-5")
+UPDATES = ("--update-freq", "2", "--max-update", "50", "--adam-eps", "1e-5", "--lr", "1e-4")
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,13 @@ def test_zero_computes_what_adam_and_ddp_do(store, start, plain, tmp_path, stage
     assert len({values["molecules"] for values in theirs}) > 1
     assert max(float(values["gnorm"]) for values in theirs) > 5, "clipping is at work"
     assert differing(mine[:10], theirs[:10], rel=2e-5) == []
-    assert differing(mine, theirs, rel=1e-3) == []
+    assert differing(mine, theirs, rel=5e-3) == []
     assert apart(checkpoint(tmp_path), checkpoint(plain.folder)) < 1e-3
     assert load(tmp_path / "checkpoint_last.pt").build() is not None
 
 
 def test_gradients_of_other_molecules_are_far_outside(store, start, plain, tmp_path):
-    other = run(store, tmp_path, *start, *ADAM, "--update-freq", "1", "--max-update", "10", "--adam-eps", "1e-5")
+    other = run(store, tmp_path, *start, *ADAM, "--update-freq", "1", "--max-update", "10", "--adam-eps", "1e-5", "--lr", "1e-4")
     assert len(differing(other.logged("train_inner"), plain.logged("train_inner")[:10], rel=1e-2)) > 50
 
 
