@@ -70,6 +70,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         self.update_batches = [n * self.data_parallel_world_size for n in self.update_freq]
         self.asked = (cfg.optimization.max_update, cfg.dataset.disable_validation)
         self.loaded_weights: dict[str, Tensor] | None = None
+        self.asked_ranks: tuple[Tensor, torch.cuda.Event] | None = None
         self.epoch_iterator: Any = None
         self.ledger = Ledger.from_environment(self.data_parallel_rank)
         if self.is_data_parallel_master:
@@ -114,16 +115,28 @@ class MoleBlendTrainer(DeferredStats, Trainer):
 
     def told_to_stop(self) -> bool:
         """Whether any rank had a signal; all ranks ask together."""
-        told = preemption.received
-        if self.data_parallel_world_size > 1:
-            everyone = torch.tensor([told], device=self.device)
-            dist.all_reduce(everyone, dist.ReduceOp.MAX)
-            told = int(everyone)
+        told = self._of_any_rank(preemption.received) if self.data_parallel_world_size > 1 else preemption.received
         if told:
             preemption.received, preemption.acted = told, True
             if self.is_data_parallel_master:
                 mark(self.cfg.checkpoint.save_dir, self.get_num_updates())
         return bool(told)
+
+    def _of_any_rank(self, told: int) -> int:
+        """The largest of all ranks' numbers. On GPUs that of the last time it was asked: this time's would have to be waited for."""
+        everyone = torch.tensor([told])
+        if not self.cuda:
+            dist.all_reduce(everyone, dist.ReduceOp.MAX)
+            return int(everyone)
+        on_device = everyone.pin_memory().to(self.device, non_blocking=True)
+        dist.all_reduce(on_device, dist.ReduceOp.MAX)
+        asked, self.asked_ranks = self.asked_ranks, (torch.empty(1, dtype=torch.int64, pin_memory=True), torch.cuda.Event())
+        self.asked_ranks[0].copy_(on_device, non_blocking=True)
+        self.asked_ranks[1].record()
+        if asked is None:
+            return 0
+        asked[1].synchronize()
+        return int(asked[0])
 
     def get_train_iterator(self, epoch: int, *args: Any, **kwargs: Any) -> Any:
         """fairseq's, told how many batches an update has over all processes."""
