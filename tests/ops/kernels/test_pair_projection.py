@@ -5,6 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from moleblend_fs.data.graph import MAX_HOPS
+from moleblend_fs.model.config import PRESETS
+from moleblend_fs.model.heads import EDGE_CLASSES, SPD_CLASSES
 from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -269,6 +272,11 @@ def test_self_test_passes_and_finds_mistakes(device, monkeypatch):
 def split(rest):
     weight, bias, target, share, layout = rest
     return weight, bias, layout, [target, share]
+
+
+def test_variants_are_those_of_the_shipped_models():
+    assert {preset["pair_dim"] for preset in PRESETS.values()} == set(kernels.SHIPPED_WIDTHS)
+    assert kernels.SHIPPED_CLASSES == {"spd": (1, SPD_CLASSES), "edge": (MAX_HOPS, EDGE_CLASSES)}
 
 
 def test_variants_are_named_once():
