@@ -71,9 +71,9 @@ def test_preempted_job_is_requeued_and_goes_on_by_itself(cluster, qm9_store, tmp
     zero = 2 if importlib.util.find_spec("deepspeed") else 0
     settings = {"STORE": qm9_store.path, "OUT": tmp_path, "ZERO": zero, **SETTINGS, "UPDATES": MANY}
     job = cluster.submit("pretrain.sbatch", *OPTIONS, *GENTLE, **settings)["pretrain"]
-    cluster.until(lambda: last_update(tmp_path) >= 3, 120, "training")
+    cluster.until(lambda: last_update(tmp_path) >= 3, 300, "training")
     cluster.run("scancel", "--signal=USR1", job)
-    cluster.until(lambda: cluster.jobs(job)[0]["Restarts"] == "1", 120, "requeueing")
+    cluster.until(lambda: cluster.jobs(job)[0]["Restarts"] == "1", 300, "requeueing")
     reached = last_update(tmp_path)
     assert 3 <= reached < MANY
     ended = cluster.wait(job, ENDED)[0]
