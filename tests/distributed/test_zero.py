@@ -17,14 +17,16 @@ def plain(store, start, tmp_path_factory):
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_zero_computes_what_adam_and_ddp_do(store, start, plain, tmp_path, stage):
-    """Ten updates in every logged digit; then roundings, which Adam blows up where gradients are near 0, may grow a little."""
+    """Losses and gradient norms of 50 updates, to a unit of the last logged digit, which sums in another order may move.
+
+    Adam divides by the gradient: with a larger learning rate or a smaller eps it would blow these roundings up.
+    """
     ours = run(store, tmp_path, *start, *zero(stage), *UPDATES)
     mine, theirs = ours.logged("train_inner"), plain.logged("train_inner")
     assert len({values["molecules"] for values in theirs}) > 1
     assert max(float(values["gnorm"]) for values in theirs) > 5, "clipping is at work"
-    assert differing(mine[:10], theirs[:10], rel=2e-5) == []
-    assert differing(mine, theirs, rel=5e-3) == []
-    assert apart(checkpoint(tmp_path), checkpoint(plain.folder)) < 1e-3
+    assert differing(mine, theirs, rel=5e-5) == []
+    assert apart(checkpoint(tmp_path), checkpoint(plain.folder)) < 1e-4
     assert load(tmp_path / "checkpoint_last.pt").build() is not None
 
 
