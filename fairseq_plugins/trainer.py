@@ -18,6 +18,7 @@ from omegaconf import open_dict
 from torch import Tensor
 
 from fairseq_plugins.compat import empty_batches_first, loaded_state_through, optimizer_name
+from fairseq_plugins.memory import check_memory
 from fairseq_plugins.stats import DeferredStats
 from moleblend_fs.distributed import saving, watchdog
 from moleblend_fs.distributed.adam_state import from_table, join_flat, shapes_of, to_table
@@ -139,9 +140,10 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         return int(asked[0])
 
     def get_train_iterator(self, epoch: int, *args: Any, **kwargs: Any) -> Any:
-        """fairseq's, told how many batches an update has over all processes."""
+        """fairseq's, told how many batches an update has over all processes; UserError if they need more memory than there is."""
         self.epoch_iterator = super().get_train_iterator(epoch, *args, **kwargs)
         self.epoch_iterator.update_batches = self.update_batches[min(epoch, len(self.update_batches)) - 1]
+        check_memory(self)
         return self.epoch_iterator
 
     # Saving

@@ -25,7 +25,7 @@ def prepare_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> Any:
         bias_PH: of pairs of atoms.
         graph_bias_H: of all pairs that have the graph token on either side.
     """
-    if uses_triton("attention", bias_PH.device):
+    if uses_triton("attention", bias_PH.device, bias_PH.dtype):
         from moleblend_fs.ops.kernels import attention as kernels
 
         return kernels.prepare_bias(bias_PH, graph_bias_H, layout)
@@ -157,7 +157,7 @@ def atom_forces(
         bias_PH: the encoder's bias. direction_P3: u, unit displacement of every pair.
         dropout: on the probabilities.
     """
-    if uses_triton("attention", q_AHw.device):
+    if uses_triton("attention", q_AHw.device, bias_PH.dtype):
         from moleblend_fs.ops.kernels import atom_forces as kernels
 
         return kernels.atom_forces(q_AHw, k_AHw, value_AH3, bias_PH, direction_P3, layout, dropout)

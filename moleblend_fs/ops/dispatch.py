@@ -53,8 +53,8 @@ def parse(choice: str, where: str) -> dict[str, str]:
     return asked
 
 
-def uses_triton(op: str, device: torch.device) -> bool:
-    """Whether an op runs its Triton kernels on this device.
+def uses_triton(op: str, device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether an op runs its Triton kernels on this device for inputs of this type.
 
     Raises:
         UserError: the kernels were asked for and cannot run there.
@@ -64,7 +64,7 @@ def uses_triton(op: str, device: torch.device) -> bool:
     choice = parse(variable, VARIABLE)[op] if variable else parse(_configured, "--ops")[op]
     if choice == "reference" or (choice == "auto" and device.type != "cuda"):
         return False
-    obstacle = _obstacle(device)
+    obstacle = _obstacle(device, dtype)
     if obstacle is None:
         _tested(op, device)
         return True
@@ -74,8 +74,10 @@ def uses_triton(op: str, device: torch.device) -> bool:
     return False
 
 
-def _obstacle(device: torch.device) -> str | None:
+def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why kernels cannot run on a device; None if they can."""
+    if dtype == torch.float64:
+        return "they compute in float32, and the inputs are float64"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
     if device.type == "cuda":

@@ -75,7 +75,7 @@ def relation_bias(
         coordinates_A3: Angstrom, noise included.
         element_A: the atomic-number feature.
     """
-    if uses_triton("relation_bias", shown_P.device):
+    if uses_triton("relation_bias", shown_P.device, weights.mul.dtype):
         from moleblend_fs.ops.kernels import relation_bias as kernels
 
         return kernels.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout)

@@ -46,6 +46,14 @@ def test_kernels_that_cannot_run_are_an_error_only_where_they_were_asked_for(mon
     assert not dispatch.uses_triton("relation_bias", CPU)
 
 
+def test_float64_is_computed_by_plain_torch(monkeypatch):
+    monkeypatch.setattr(dispatch, "_tested", lambda op, device: None)
+    assert dispatch._obstacle(torch.device("cpu"), torch.float64) == "they compute in float32, and the inputs are float64"
+    dispatch.configure("triton")
+    with pytest.raises(UserError, match="float64"):
+        dispatch.uses_triton("attention", CPU, torch.float64)
+
+
 def test_the_variable_goes_before_the_option(monkeypatch):
     dispatch.configure("triton")
     monkeypatch.setenv(dispatch.VARIABLE, "reference")

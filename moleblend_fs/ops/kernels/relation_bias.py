@@ -70,7 +70,7 @@ def relation_bias(
     """
     obstacle = unsupported(weights)
     if obstacle:
-        raise ValueError(obstacle)
+        raise ValueError(f"{obstacle}; --ops relation_bias=reference runs plain torch instead")
     result: tuple[Tensor, Tensor] = RelationBias.apply(
         precision(),
         shown_P.contiguous(),
