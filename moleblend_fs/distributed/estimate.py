@@ -56,7 +56,9 @@ class Setup:
         half: weights, gradients and activations in bfloat16 or float16.
         update_freq: micro-batches of an update.
         kernels: attention runs as a GPU kernel.
+        masters: half precision keeps float32 weights and gradients too (fairseq's --memory-efficient-* do not).
         reuse: of ZeRO 3, see `LIVE`.
+        bucket: elements of DeepSpeed's gradient buffer, see `BUCKET`.
     """
 
     processes: int = 1
@@ -65,7 +67,9 @@ class Setup:
     half: bool = False
     update_freq: int = 1
     kernels: bool = False
+    masters: bool = True
     reuse: int = LIVE
+    bucket: int = BUCKET
 
     @property
     def width(self) -> int:
@@ -118,7 +122,7 @@ def estimate(sizes: Sequence[int], config: ModelConfig, batch: Batch, setup: Set
     share = -(-total // n)
     if setup.stage == 0:
         weights, gradients = width * total, width * total
-        optimizer = (16 if setup.half else 8) * total  # masters and their gradients, beside the moments
+        optimizer = (16 if setup.half and setup.masters else 8) * total  # masters and their gradients, beside the moments
         buffers = width * total if n > 1 else 0
     else:
         optimizer = 16 * share
@@ -126,7 +130,7 @@ def estimate(sizes: Sequence[int], config: ModelConfig, batch: Batch, setup: Set
         kept = sum(size for size in sizes if size < PERSISTENT)
         weights = width * (kept + -(-(total - kept) // n)) if setup.stage == 3 else width * total
         gathered = min(total - kept, setup.reuse // 2) if setup.stage == 3 and n > 1 else 0
-        buffers = width * (gathered + BUCKET)
+        buffers = width * (gathered + setup.bucket)
     host = optimizer if setup.offload and setup.stage else 0
     optimizer -= host
     active = activation_bytes(config, batch, setup)
