@@ -11,7 +11,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks.harness import RESULTS, append_rows, print_rows
 
-HELPERS = ("__main__", "attention_alternatives", "harness", "measure", "padded", "sizes")
+HELPERS = ("__main__", "attention_alternatives", "harness", "links", "measure", "padded", "sizes", "traffic")
 """Modules that are no benchmarks."""
 
 

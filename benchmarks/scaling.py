@@ -1,7 +1,7 @@
 """Memory, communication and step time of every shipped size on many GPUs; with --measure, bytes of real runs beside the derived ones.
 
 Without --measure a table is computed, not measured, from `moleblend_fs.distributed.estimate`: compute from --rate (what the
-step benchmark reached on a GPU) or --seconds, links from --node, --network and --latency. docs/scaling.md derives it.
+step benchmark reached on a GPU) or --seconds, links from --node, --network and --latency, which `benchmarks.links` measures. docs/scaling.md derives it.
 """
 
 import argparse
@@ -143,7 +143,9 @@ def measured() -> list[Row]:
                     case = f"tiny, {processes} gloo processes, {name}, update-freq {frequency}"
                     found = traffic.totals(last)
                     for kind in sorted({*expected, *found} - {"small"}):
-                        rows.append(row("scaling", case, kind, "bytes", [found.get(kind, 0)], target=f"{expected.get(kind, 0):,}"))
+                        size, derived = found.get(kind, 0), expected.get(kind, 0)
+                        rows.append(row("scaling", case, kind, "bytes", [size], target=f"{derived:,}"))
+                        rows.append(row("scaling", case, f"{kind}, beyond what was derived", "bytes", [size - derived]))
                     rows.append(row("scaling", case, "counts and logs", "bytes", [found.get("small", 0)]))
     return rows
 
