@@ -1,7 +1,8 @@
 """Memory, communication and step time of every shipped size on many GPUs; with --measure, bytes of real runs beside the derived ones.
 
 Without --measure a table is computed, not measured, from `moleblend_fs.distributed.estimate`: compute from --rate (what the
-step benchmark reached on a GPU) or --seconds, links from --node, --network and --latency, which `benchmarks.links` measures. docs/scaling.md derives it.
+step benchmark reached on a GPU) or --seconds, links from --node, --network and --latency, which `benchmarks.links` measures.
+docs/scaling.md derives it.
 """
 
 import argparse
