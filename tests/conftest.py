@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from moleblend_fs.data.store import Store
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: it is read when kernels are defined
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -112,9 +112,8 @@ class _LossSum(torch.autograd.Function):
     """The sum of a loss over all pairs; its gradient is computed along with it."""
 
     @staticmethod
-    def forward(ctx, left, right, weight, bias, layout, loss):
+    def forward(ctx, left, right, weight, bias, layout, loss, wanted):
         inputs = [x.detach().requires_grad_() for x in (left, right, _as_matrix(weight), bias)]
-        wanted = any(ctx.needs_input_grad[:4])
         total = at_least_float32(left.new_zeros(()))
         gradients = [at_least_float32(torch.zeros_like(x)) for x in inputs] if wanted else []
         with torch.set_grad_enabled(wanted):
@@ -133,8 +132,10 @@ class _LossSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_total):
-        return *((d_total * g).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)), None, None
+        return *((d_total * g).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)), None, None, None
 
 
 def _loss_sum(left: Tensor, right: Tensor, weight: Tensor, bias: Tensor, layout: Layout, loss: PairLoss) -> Tensor:
-    return _LossSum.apply(left, right, weight, bias, layout, loss)
+    inputs = (left, right, weight, bias)
+    # Within the function gradients always seem to be wanted.
+    return _LossSum.apply(*inputs, layout, loss, torch.is_grad_enabled() and any(x.requires_grad for x in inputs))

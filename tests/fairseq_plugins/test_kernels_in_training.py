@@ -1,6 +1,5 @@
 """Whole training runs on the Triton kernels: nothing in an update waits for the device, and the curve is that of plain torch."""
 
-import os
 from contextlib import nullcontext
 
 import pytest
@@ -14,9 +13,6 @@ from tests.fairseq_plugins.conftest import write_store
 from tests.fairseq_plugins.runs import ADAM, NO_DROPOUT, PRETRAIN, SMALL, train
 
 pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
-pytestmark = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available(), reason="no interpreter, no GPU"
-)
 
 WAITING = {
     "aten._local_scalar_dense",

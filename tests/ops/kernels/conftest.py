@@ -1,13 +1,9 @@
 """The kernel tests run on the GPU where there is one (and then bear the marker `gpu`), else in Triton's interpreter."""
 
-import os
-
 import pytest
 import torch
 
 HAS_GPU = torch.cuda.is_available()
-if not HAS_GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: it is read when kernels are defined
 
 
 def pytest_collection_modifyitems(items):
