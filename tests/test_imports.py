@@ -39,6 +39,8 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("name", MODULES)
 def test_module_imports(name):
+    if ".kernels." in name:
+        pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
     importlib.import_module(name)
 
 
