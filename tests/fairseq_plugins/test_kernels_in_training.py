@@ -1,5 +1,6 @@
 """Whole training runs on the Triton kernels: nothing in an update waits for the device, and the curve is that of plain torch."""
 
+import os
 from contextlib import nullcontext
 
 import pytest
@@ -87,14 +88,20 @@ def test_a_gradient_that_is_not_finite_ends_the_run_at_the_log_interval(uneven_s
         updates(uneven_store, tmp_path / "run", "reference", 30, "--lr", "1e30", "--clip-norm", "0", monkeypatch=monkeypatch)
 
 
-@pytest.mark.parametrize(("count", "options"), [(200, ("--edge-weight", "0")), (6, ())], ids=["200 updates", "6 updates, bonds too"])
-def test_the_curve_is_that_of_plain_torch(few_atoms, tmp_path, monkeypatch, count, options):
-    """The interpreter takes a second for the 120 bond classes of a batch: they are left out of the long run.
+UPDATES = int(os.environ.get("MOLEBLEND_CURVE_UPDATES", "30"))
+"""Of the longer curve. The interpreter takes two seconds for each: 200 are for when kernels have changed."""
 
-    Both runs are float32. They part by rounding alone (1e-7 an operation), which 200 updates do not blow up beyond the last of
-    the four logged digits; the curve itself moves by a thousand times more.
+
+@pytest.mark.parametrize(("count", "options"), [(UPDATES, ("--edge-weight", "0")), (6, ())], ids=["without bonds", "with bonds"])
+def test_the_curve_is_that_of_plain_torch(few_atoms, tmp_path, monkeypatch, count, options):
+    """The 120 bond classes take the interpreter longest: they are left out of the longer run.
+
+    Both runs are float32 and part by rounding alone (1e-7 an operation). At Adam's usual eps and a learning rate of 1e-3 that
+    blows up after 150 updates, as it does between any two orders of the sums: the losses of directions have no slope limit
+    near 0. With the settings here it stays below the last of the four logged digits; the curve itself moves by far more.
     """
-    curves = [updates(few_atoms, tmp_path / ops, ops, count, *options, monkeypatch=monkeypatch) for ops in ("triton", "reference")]
+    calm = ("--lr", "1e-4", "--adam-eps", "1e-5", *options)
+    curves = [updates(few_atoms, tmp_path / ops, ops, count, *calm, monkeypatch=monkeypatch) for ops in ("triton", "reference")]
     assert len(curves[0]) == 2 * count
     assert curves[0] == pytest.approx(curves[1], rel=1e-3, abs=2e-4)
     losses = curves[0][:count]
