@@ -76,7 +76,9 @@ def test_killed_and_resumed_equals_uninterrupted(reference, qm9_sample, tmp_path
     command = [*MOLEBLEND, "preprocess", "qm9", str(qm9_sample), str(out), "--limit", "4000", "--workers", str(workers), "--no-progress"]
     reached = 0
     for _ in range(3):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        # Shells start background jobs with Ctrl-C ignored, and children inherit that.
+        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed)
         deadline = time.monotonic() + 60
         while (now := next_row(tmp_path / "s.partial")) <= reached and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
