@@ -84,13 +84,15 @@ def launches(precision: str, heads: int, gaussians: int, classes: int, wider: in
     chosen = {
         "look_up": Launch(tables.look_up, {**h, "CLASSES": classes, "BLOCK": LISTED_AT_ONCE}, 4),
         "list_distances": Launch(tables.list_distances, {"BLOCK": LISTED_AT_ONCE}, 2),
-        "table_gradients": Launch(tables.table_gradients, {**h, "BLOCK": 64, "PRECISION": precision}, 4, 1),
+        "table_gradients": Launch(tables.table_gradients, {**h, "BLOCK": 64 if heads <= 32 else 16, "PRECISION": precision}, 4, 1),
         "sum_gaussians": Launch(atoms.sum_gaussians, {**k, "BLOCK": 8}, 4),
         "sum_gaussians_gradients": Launch(atoms.sum_gaussians_gradients, {**k, "BLOCK": 8}, 4, 3),
         "element_gradients": Launch(atoms.element_gradients, {"BLOCK": 16, "COLUMNS": 32}, 8, 2),
     }
     for name in ("add_distance_bias", "distance_gradients", "weight_gradients"):
         block, hidden, chunk, num_warps, per_processor = LAYERS[precision, name]
+        if name == "weight_gradients" and heads > 32:
+            block, hidden = 16, 32  # a program holds gradients of hidden x (Gaussians + heads)
         sizes = {"BLOCK": block, "HIDDEN": min(hidden, max(16, k["K_PAD"] // 2)), "CHUNK": min(chunk, k["K_PAD"]), "PRECISION": precision}
         chosen[name] = Launch(getattr(distance, name), {**k, **h, **sizes}, num_warps, per_processor)
     for launch in chosen.values():
