@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from omegaconf import DictConfig, open_dict
 from torch.distributed.constants import default_pg_timeout
 
 from moleblend_fs.distributed import saving, watchdog
+from moleblend_fs.distributed.clipping import clip_grad_norm_
 from moleblend_fs.distributed.engine import STAGES, EngineOptions, engine_config, require_deepspeed
 from moleblend_fs.distributed.preemption import SIGNALS, passing_on, preemption
 from moleblend_fs.errors import UserError
@@ -41,6 +42,7 @@ _fairseq_call_main = distributed_utils.call_main
 def install() -> None:
     """Put the hooks in place, once."""
     distributed_utils.call_main = call_main
+    utils.clip_grad_norm_ = clip_grad_norm_
     with contextlib.suppress(RuntimeError):  # it is registered already
         dist.register_rendezvous_handler(RENDEZVOUS, meet)
     # fairseq copies a new checkpoint to its other names byte by byte: killed meanwhile, it leaves half a checkpoint_last.pt.

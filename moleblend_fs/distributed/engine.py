@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from moleblend_fs.distributed.clipping import clip_in_zero
 from moleblend_fs.errors import UserError
 
 STAGES = (1, 2, 3)
@@ -180,6 +181,7 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
     except ValueError as error:  # pydantic's refusals are ValueErrors
         raise UserError(f"DeepSpeed refuses the configuration: {error}") from error
     reduce_in_one_order(engine.optimizer, model)
+    clip_in_zero(engine.optimizer)
     return engine
 
 

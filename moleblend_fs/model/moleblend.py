@@ -17,6 +17,7 @@ from moleblend_fs.model.heads import build_head
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.ops.attention import prepare_bias
+from moleblend_fs.ops.fan_out import fan_out
 from moleblend_fs.ops.layout import Layout
 
 
@@ -88,13 +89,14 @@ class MoleBlend(nn.Module):
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
         """All heads on one packed batch: their predictions, or their losses where there are targets."""
         tokens, bias = self.encode(batch, shown, layout)
-        atoms = tokens.index_select(0, layout.atom_tokens)
+        atoms_of_heads = iter(fan_out(tokens.index_select(0, layout.atom_tokens), sum(name != "property" for name in self.heads)))
         results: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         for name, head in self.heads.items():
             if name == "property":
                 results["properties"] = head(tokens.index_select(0, layout.graph_tokens))
                 continue
+            atoms = next(atoms_of_heads)
             inputs = (atoms, bias, shown.coordinates.to(bias.dtype), layout) if name == "noise" else (atoms, layout)
             if targets is None:
                 results[name] = head(*inputs)

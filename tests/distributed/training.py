@@ -43,8 +43,8 @@ def checkpoint(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]
     return torch.load(folder / name, weights_only=True)
 
 
-def differing(ours: list[dict], theirs: list[dict], rel: float) -> list[str]:
-    """Logged values, times apart, that differ by more than `rel` and by more than one unit of the last digit that is logged."""
+def differing(ours: list[dict], theirs: list[dict], rel: float, units: int = 1) -> list[str]:
+    """Logged values, times apart, that differ by more than `rel` and by more than `units` of the last digit that is logged."""
     assert len(ours) == len(theirs) > 0
     wrong = []
     for mine, other in zip(ours, theirs, strict=True):
@@ -52,7 +52,7 @@ def differing(ours: list[dict], theirs: list[dict], rel: float) -> list[str]:
         for key in mine:
             a, b = float(mine[key]), float(other[key])
             unit = 1.1e-3 if key == "gnorm" else 1.1e-4
-            if not key.endswith(UNTIMED) and abs(a - b) > max(rel * abs(b), unit):
+            if not key.endswith(UNTIMED) and abs(a - b) > max(rel * abs(b), units * unit):
                 wrong.append(f"update {mine['num_updates']}: {key} {a} {b}")
     return wrong
 
