@@ -14,8 +14,10 @@ from torch import Tensor
 
 def sum_of_squares(gradients: Iterable[Tensor]) -> Tensor:
     """() float64, on the gradients' device; 0 for none."""
-    norms = [torch.linalg.vector_norm(gradient.detach(), dtype=torch.float64) for gradient in gradients]
-    return torch.stack(norms).square().sum() if norms else torch.zeros((), dtype=torch.float64)
+    gradients = [gradient.detach() for gradient in gradients]
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float64)).square().sum()
 
 
 def coefficient(norm: Tensor, max_norm: float) -> Tensor:
