@@ -11,9 +11,10 @@ from torch import Tensor
 from fairseq_plugins.compat import engine_options
 from fairseq_plugins.optimizer import DeepSpeedOptimizer
 from fairseq_plugins.trainer import MoleBlendTrainer
-from moleblend_fs.distributed import partitions
-from moleblend_fs.distributed.adam_state import AdamState, from_table, shapes_of, to_table
+from moleblend_fs.distributed import partitions, shards
+from moleblend_fs.distributed.adam_state import AdamState
 from moleblend_fs.distributed.engine import EngineModel, build_engine, engine_config
+from moleblend_fs.distributed.shards import Shards
 from moleblend_fs.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class DeepSpeedTrainer(MoleBlendTrainer):
             raise UserError("--optimizer deepspeed trains the model's parameters alone, and this criterion has its own")
         self.engine_model: EngineModel | None = None
         self.micro_batches = self.micro_batch = 0
-        self.gathered: tuple[dict[str, Tensor], AdamState] | None = None
+        self.gathered: dict[str, Tensor] | None = None
+        self.named: dict[str, Any] = {}
         super().__init__(cfg, task, model, criterion, quantizer)
 
     @property
@@ -76,11 +78,18 @@ class DeepSpeedTrainer(MoleBlendTrainer):
         return super()._prepare_sample(sample, is_dummy)
 
     def consolidate_optimizer(self) -> None:
-        """The one call before a save that all ranks make: gather weights and optimizer state on rank 0."""
+        """The one call before a save that all ranks make: gather weights on rank 0, write each rank's optimizer state."""
         if self.micro_batches:
             return  # an update failed on this rank; the others are elsewhere
-        self._gathered_optim_state = None  # fairseq's state_dict asks for it
-        self.gathered = partitions.gather(self._model, self.optimizer.zero)
+        super().consolidate_optimizer()
+        zero = self.optimizer.zero
+        self.gathered = partitions.gather_weights(self._model, zero)
+        if not self.cfg.checkpoint.no_save_optimizer_state:
+            pieces = partitions.moments(self._model, zero)
+            named = shards.write(self.cfg.checkpoint.save_dir, self.get_num_updates(), pieces)
+            options = {key: value for key, value in zero.optimizer.param_groups[0].items() if key != "params"}
+            loss_scale = float(zero.loss_scale) if self.cfg.common.fp16 else None
+            self.named = {**named, "step": partitions.updates_done(zero), "options": options, "loss_scale": loss_scale}
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
         """Save what was gathered; nothing in the middle of an update that failed (fairseq's crash.pt)."""
@@ -88,19 +97,16 @@ class DeepSpeedTrainer(MoleBlendTrainer):
 
     def weights_to_save(self) -> dict[str, Tensor]:
         assert self.gathered is not None
-        return {**self._model.state_dict(), **self.gathered[0]}
+        return {**self._model.state_dict(), **self.gathered}
 
     def optimizer_state_to_save(self) -> dict[str, Any]:
-        assert self.gathered is not None
-        weights, state = self.gathered
-        if self.cfg.common.fp16:
-            state.loss_scale = float(self.optimizer.zero.loss_scale)
-        return to_table(state, list(weights))
+        return self.named
 
-    def _restore(self, table: dict[str, Any]) -> None:
-        """Spread a checkpoint's weights and optimizer state over the processes."""
+    def _adam_for_this_run(self, stored: AdamState | Shards) -> AdamState | Shards:
+        return stored
+
+    def _restore(self, stored: AdamState | Shards) -> None:
+        """Take this process's part of a checkpoint's weights and optimizer state."""
         assert self.loaded_weights is not None
-        shapes = shapes_of(self._model.named_parameters())
-        state = from_table(table, shapes, "the checkpoint")
-        partitions.spread(self._model, self.optimizer.zero, self.loaded_weights, state)
-        self.optimizer.take_options(state)
+        partitions.spread(self._model, self.optimizer.zero, self.loaded_weights, stored)
+        self.optimizer.take_options(stored)

@@ -13,6 +13,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from moleblend_fs.distributed.adam_state import GROUP_OPTIONS, AdamState
+from moleblend_fs.distributed.shards import Shards
 
 
 @dataclass
@@ -43,7 +44,7 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         betas = tuple(float(beta) for beta in ast.literal_eval(cfg.adam_betas))
         self._optimizer = Adam(params, lr=cfg.lr[0], betas=betas, eps=cfg.adam_eps, weight_decay=cfg.weight_decay)
         self.engine: Any = None
-        self.restore: Callable[[dict[str, Any]], None] | None = None
+        self.restore: Callable[[AdamState | Shards], None] | None = None
         self.factor = 1.0
 
     @property
@@ -94,17 +95,17 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         """Done in `clip_grad_norm`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the trainer gathers the state from all ranks."""
+        """Nothing: the trainer has each rank write its state."""
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any], optimizer_overrides: dict[str, Any] | None = None) -> None:
+    def load_state_dict(self, state_dict: Any, optimizer_overrides: dict[str, Any] | None = None) -> None:
         """Take a checkpoint's state (the trainer spreads it), with some of its options replaced."""
         assert self.restore is not None
         self.restore(state_dict)
         for group in self.param_groups:
             group.update(optimizer_overrides or {})
 
-    def take_options(self, state: AdamState) -> None:
+    def take_options(self, state: AdamState | Shards) -> None:
         """Betas and so on from a checkpoint, as fairseq's Adam does."""
         for group in self.param_groups:
             group.update({key: state.options[key] for key in GROUP_OPTIONS if key in state.options})

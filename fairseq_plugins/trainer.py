@@ -5,6 +5,7 @@ signal ends training after a checkpoint."""
 import logging
 import math
 import sys
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from torch import Tensor
 from fairseq_plugins.compat import empty_batches_first, loaded_state_through, optimizer_name
 from fairseq_plugins.memory import check_memory
 from fairseq_plugins.stats import DeferredStats
-from moleblend_fs.distributed import saving, watchdog
-from moleblend_fs.distributed.adam_state import from_table, join_flat, shapes_of, to_table
+from moleblend_fs.distributed import saving, shards, watchdog
+from moleblend_fs.distributed.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
 from moleblend_fs.distributed.ledger import Ledger
 from moleblend_fs.distributed.preemption import mark, preemption, unmark
+from moleblend_fs.distributed.shards import Shards
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference import checkpoint
 from moleblend_fs.model.config import ModelConfig
@@ -78,6 +80,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
             unmark(cfg.checkpoint.save_dir)
             for path in saving.remove_unfinished(cfg.checkpoint.save_dir):
                 logger.warning("removed %s, which an earlier run did not finish writing", path)
+            shards.remove_unnamed(cfg.checkpoint.save_dir)
 
     # Updates
 
@@ -148,6 +151,12 @@ class MoleBlendTrainer(DeferredStats, Trainer):
 
     # Saving
 
+    def consolidate_optimizer(self) -> None:
+        """All ranks come here before a save."""
+        if self.is_data_parallel_master:
+            shards.remove_unnamed(self.cfg.checkpoint.save_dir)
+        super().consolidate_optimizer()
+
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
         """fairseq's content under a temporary name, renamed when it is all on the disk."""
         if not self.should_save_checkpoint_on_current_rank:
@@ -212,7 +221,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         if Path(filename).is_file():
             self._check_model(filename)
         # fairseq's older optimizers (sgd, adagrad, ...) leave a Namespace in the checkpoint.
-        with torch.serialization.safe_globals(checkpoint.ADMITTED), loaded_state_through(self._take_over):
+        with torch.serialization.safe_globals(checkpoint.ADMITTED), loaded_state_through(partial(self._take_over, filename)):
             extra_state = super().load_checkpoint(filename, *args, **kwargs)
         for name, master in self._masters().items():
             if self.loaded_weights is not None:
@@ -229,7 +238,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
             )
         checkpoint.check_shapes(self.get_model().model, found.weights, filename)
 
-    def _take_over(self, state: dict[str, Any]) -> dict[str, Any]:
+    def _take_over(self, filename: str, state: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint as this run's optimizer and number of processes need it."""
         self.loaded_weights = dict(state["model"])
         history, content = state["optimizer_history"][-1], state.get("last_optimizer_state")
@@ -241,7 +250,9 @@ class MoleBlendTrainer(DeferredStats, Trainer):
                 )
             if self.adam:
                 history["optimizer_name"] = self._optimizer_name()
-                state["last_optimizer_state"] = self._adam_table(content)
+                shapes = shapes_of(self.get_model().named_parameters())
+                stored = shards.read(filename, content, shapes) if "shards" in content else from_table(content, shapes, filename)
+                state["last_optimizer_state"] = self._adam_for_this_run(stored)
         stored = state["extra_state"].get("update")
         if stored is not None and not self.cfg.checkpoint.reset_dataloader and stored["update_freq"] == self.update_freq:
             self._keep_update(stored["batches"])
@@ -256,10 +267,10 @@ class MoleBlendTrainer(DeferredStats, Trainer):
             return ADAMS[2]
         return ADAMS[1] if common.fp16 or common.bf16 else ADAMS[0]
 
-    def _adam_table(self, content: dict[str, Any]) -> dict[str, Any]:
+    def _adam_for_this_run(self, stored: AdamState | Shards) -> Any:
         """Adam's state in this model's order; flat where fairseq keeps it so (fp16)."""
         shapes = shapes_of(self.get_model().named_parameters())
-        table = to_table(from_table(content, shapes, "the checkpoint"), list(shapes))
+        table = to_table(stored.whole(shapes) if isinstance(stored, Shards) else stored, list(shapes))
         if self._optimizer_name() == ADAMS[1] and self.cfg.common.fp16 and not self.cfg.common.fp16_no_flatten_grads:
             table["state"] = join_flat(table["state"], list(shapes.values()))
             table["param_groups"][0]["params"] = [0]

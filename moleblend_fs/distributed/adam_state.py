@@ -1,8 +1,8 @@
 """Adam's state by parameter name: what every checkpoint holds, whichever optimizer, precision and number of processes wrote it.
 
 A checkpoint's "model" holds the float32 weights, its "last_optimizer_state" is fairseq's for float32 Adam (a table by the
-parameters' order) with the parameters' names beside. Everything else (bf16 copies, flat buffers, ZeRO's partitions) follows
-from these, so that any run can go on from any other's checkpoint.
+parameters' order) with the parameters' names beside, or names the files that ZeRO's processes wrote (`shards`). Everything else
+(bf16 copies, flat buffers, ZeRO's partitions) follows from these, so that any run can go on from any other's checkpoint.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +34,11 @@ class AdamState:
     moments: dict[str, dict[str, Tensor]]
     options: dict[str, Any] = field(default_factory=dict)
     loss_scale: float | None = None
+
+    def piece(self, key: str, name: str, start: int, length: int) -> Tensor:
+        """(length,) of a flattened parameter's moments; zeros where it has none."""
+        whole = self.moments[key].get(name)
+        return torch.zeros(length) if whole is None else whole.reshape(-1).narrow(0, start, length)
 
 
 def to_table(state: AdamState, names: Sequence[str]) -> dict[str, Any]:

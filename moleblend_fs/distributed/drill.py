@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from moleblend_fs.data.store import Store
-from moleblend_fs.distributed import forked, saving
+from moleblend_fs.distributed import forked, saving, shards
 from moleblend_fs.distributed.ledger import VARIABLE, read, seen_by_epoch
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference import checkpoint
@@ -90,26 +91,39 @@ def count_damaged(folder: Path) -> int:
         try:
             content = checkpoint.read_torch_file(path)
             checkpoint.load(path).build()
-            moments = content["last_optimizer_state"]["state"]
-            damaged += not all(bool(torch.isfinite(entry["exp_avg_sq"]).all()) for entry in moments.values())
+            damaged += not all(bool(torch.isfinite(moment).all()) for moment in second_moments(path, content))
         except UserError as error:
             print(f"damaged: {error}", flush=True)
             damaged += 1
     return damaged
 
 
+def second_moments(path: Path, content: dict[str, Any]) -> list[torch.Tensor]:
+    """Of all parameters, read from the checkpoint or from the files that it names."""
+    stored = content["last_optimizer_state"]
+    if "shards" not in stored:
+        return [entry["exp_avg_sq"] for entry in stored["state"].values()]
+    shapes = {name: weight.shape for name, weight in content["model"].items()}
+    return list(shards.read(str(path), stored, shapes).whole(shapes).moments["exp_avg_sq"].values())
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether a checkpoint is being written, or was when its writer was killed."""
+    return any(folder.rglob(f"*{saving.TEMPORARY}"))
+
+
 def kill_once(ranks: forked.Ranks, folder: Path, ledger: Path, chance: random.Random, in_save: bool, figures: Figures) -> bool:
     """Kill at a random moment after the first update; False if training had come to its end."""
     if not wait_until(lambda: bool(read(ledger)), ranks):
         return False
-    if in_save and not wait_until(lambda: any(folder.glob(f"*{saving.TEMPORARY}")), ranks):
+    if in_save and not wait_until(lambda: unfinished(folder), ranks):
         return False
     time.sleep(chance.uniform(0.0, 0.01 if in_save else 1.0))
     if not any(process.is_alive() for process in ranks.processes):
         return False
     ranks.kill()
     figures.kills += 1
-    figures.kills_in_save += any(folder.glob(f"*{saving.TEMPORARY}"))
+    figures.kills_in_save += unfinished(folder)
     figures.damaged += count_damaged(folder)
     figures.updates_lost.append(max(read(ledger)) - updates_saved(folder))
     return True

@@ -1,7 +1,7 @@
-"""ZeRO's partitions of weights and Adam moments, gathered parameter by parameter and spread out again.
+"""ZeRO's partitions of weights and Adam moments: by the parameter's name, gathered, and spread out again.
 
 DeepSpeed 0.19 keeps float32 weights and moments in flat buffers of which each rank has a part. Its own checkpoints of these
-can be read only by the same stage on as many ranks; these functions go by the parameter's name instead.
+can be read only by the same stage; these functions go by the parameter's name instead.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moleblend_fs.distributed.adam_state import MOMENTS, AdamState, shapes_of
+from moleblend_fs.distributed.shards import Piece, Shards
 
 
 @dataclass(frozen=True)
@@ -54,37 +55,44 @@ def fragment(parameter: Any, zero: Any) -> Fragment | None:
     return Fragment(zero.single_partition_of_fp32_groups[mapping.param_group_index], there.start, here.start, here.numel)
 
 
-def gather(model: nn.Module, zero: Any) -> tuple[dict[str, Tensor], AdamState] | None:
-    """Float32 weights and Adam's state of all parameters, on the CPU of rank 0; None on the others, which all take part."""
+def gather_weights(model: nn.Module, zero: Any) -> dict[str, Tensor] | None:
+    """Float32 weights of all parameters, on the CPU of rank 0; None on the others, which all take part."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    shapes = shapes_of(named)
-    state = zero.optimizer.state
-    steps = {int(entry["step"]) for entry in state.values() if "step" in entry}
-    step = torch.tensor([max(steps, default=0)], device=parameter_device(zero))
-    dist.all_reduce(step, dist.ReduceOp.MAX)
-    weights: dict[str, Tensor] = {}
-    moments: dict[str, dict[str, Tensor]] = {key: {} for key in MOMENTS}
-    for name, parameter in named:
-        piece = fragment(parameter, zero)
-        for key in (None, *MOMENTS) if int(step) else (None,):
-            table = weights if key is None else moments[key]
-            source = None if piece is None else piece.flat if key is None else state[piece.flat].get(key)
-            whole = assemble(piece, source, shapes[name], step.device)
-            if whole is not None:
-                table[name] = whole
-    if dist.get_rank() != 0:
-        return None
-    options = {key: value for key, value in zero.optimizer.param_groups[0].items() if key != "params"}
-    return weights, AdamState(step=dict.fromkeys(moments[MOMENTS[0]], int(step)), moments=moments, options=options)
+    device = parameter_device(zero)
+    weights = {
+        name: assemble(fragment(parameter, zero), shape, device) for (name, parameter), shape in zip(named, shapes_of(named).values())
+    }
+    return {name: weight for name, weight in weights.items() if weight is not None} if dist.get_rank() == 0 else None
 
 
-def assemble(piece: Fragment | None, source: Tensor | None, shape: torch.Size, device: torch.device) -> Tensor | None:
-    """One parameter's tensor from all ranks' pieces, on rank 0; each place comes from one rank and is 0 on the others."""
+def assemble(piece: Fragment | None, shape: torch.Size, device: torch.device) -> Tensor | None:
+    """One parameter's weights from all ranks' pieces, on rank 0; each place comes from one rank and is 0 on the others."""
     buffer = torch.zeros(shape.numel(), device=device)
-    if piece is not None and source is not None:
-        buffer.narrow(0, piece.start, piece.length).copy_(piece.of(source.detach()))
+    if piece is not None:
+        buffer.narrow(0, piece.start, piece.length).copy_(piece.of(piece.flat.detach()))
     dist.reduce(buffer, dst=0)
     return buffer.view(shape).cpu() if dist.get_rank() == 0 else None
+
+
+def updates_done(zero: Any) -> int:
+    """Adam's steps; all ranks take part, since one without a piece has no state."""
+    step = torch.tensor([max((int(entry["step"]) for entry in zero.optimizer.state.values() if "step" in entry), default=0)])
+    step = step.to(parameter_device(zero))
+    dist.all_reduce(step, dist.ReduceOp.MAX)
+    return int(step)
+
+
+def moments(model: nn.Module, zero: Any) -> dict[str, Piece]:
+    """This rank's pieces of Adam's moments on the CPU, by parameter; those of one flat buffer share its memory."""
+    on_cpu: dict[tuple[str, int], Tensor] = {}
+    result = {}
+    for name, piece in pieces(model, zero):
+        entry = zero.optimizer.state[piece.flat]
+        if MOMENTS[0] in entry:
+            for key in MOMENTS:
+                on_cpu.setdefault((key, id(piece.flat)), entry[key].detach().cpu())
+            result[name] = Piece(piece.start, {key: piece.of(on_cpu[key, id(piece.flat)]) for key in MOMENTS})
+    return result
 
 
 def parameter_device(zero: Any) -> torch.device:
@@ -94,25 +102,24 @@ def parameter_device(zero: Any) -> torch.device:
     return torch.device(get_accelerator().current_device_name())
 
 
-def spread(model: nn.Module, zero: Any, weights: dict[str, Tensor] | None, state: AdamState | None) -> None:
-    """Set this rank's pieces; all ranks have the whole tables. The model's own weights (bf16 or not) are not touched.
+def spread(model: nn.Module, zero: Any, weights: dict[str, Tensor], state: AdamState | Shards) -> None:
+    """Set this rank's pieces. The model's own weights (bf16 or not) are not touched.
 
     Args:
-        weights: float32 weights by name, or None to keep those that ZeRO copied from the model.
-        state: Adam's, or None to keep it.
+        weights: float32 weights of all parameters, by name.
+        state: Adam's.
     """
+    step = state.step if isinstance(state, Shards) else max(state.step.values(), default=0)
     for name, piece in pieces(model, zero):
-        if weights is not None:
-            copy_piece(piece, piece.flat.data, weights[name])
-        if state is None or not state.step:
+        piece.of(piece.flat.data).copy_(weights[name].reshape(-1).narrow(0, piece.start, piece.length))
+        if not step:
             continue
         entry = zero.optimizer.state[piece.flat]
         for key in MOMENTS:
             if key not in entry:
                 entry[key] = torch.zeros_like(piece.flat)
-            if name in state.moments[key]:
-                copy_piece(piece, entry[key], state.moments[key][name])
-        entry["step"] = max(state.step.values())
+            piece.of(entry[key]).copy_(state.piece(key, name, piece.start, piece.length))
+        entry["step"] = step
 
 
 def pieces(model: nn.Module, zero: Any) -> Iterator[tuple[str, Fragment]]:
@@ -120,8 +127,3 @@ def pieces(model: nn.Module, zero: Any) -> Iterator[tuple[str, Fragment]]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and (piece := fragment(parameter, zero)) is not None:
             yield name, piece
-
-
-def copy_piece(piece: Fragment, buffer: Tensor, whole: Tensor) -> None:
-    """Copy this rank's piece of a whole tensor into a buffer."""
-    piece.of(buffer).copy_(whole.reshape(-1).narrow(0, piece.start, piece.length))

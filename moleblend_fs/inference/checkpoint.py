@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -157,7 +158,8 @@ def convert(weights: Mapping[str, Tensor], where: str) -> Checkpoint:
 def read_torch_file(path: Path) -> dict[str, Any]:
     """A torch file's dictionary, through torch's restricted unpickler.
 
-    Admits plain containers, tensors, numpy numbers and argparse.Namespace (in which fairseq keeps old configurations).
+    Admits plain containers, tensors, numpy numbers and argparse.Namespace (in which fairseq keeps old configurations). Tensors
+    stay on the disk until they are used.
 
     Raises:
         UserError: no such file, no torch file, or one that asks for anything else.
@@ -166,7 +168,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint")
     try:
         with torch.serialization.safe_globals(ADMITTED):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         refused = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
         what = f"it asks for {refused.group(1)}" if refused else "it holds what torch's own checkpoints do not"

@@ -84,28 +84,32 @@ def test_a_killed_rank_is_named(store, tmp_path):
     assert "lost rank 1 (" in ranks.output()
 
 
-def test_kill_9_at_random_moments(store, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("zero", marks=needs_deepspeed)])
+def test_kill_9_at_random_moments(store, tmp_path, optimizer):
     """A short drill; `python -m moleblend_fs.distributed.drill` is the long one."""
-    optimizer = ["--optimizer", "adam"]
-    figures = drill.run(store.path, tmp_path, optimizer, kills=4, ranks=[2, 1], updates=60, workers=1, seed=3)
+    options = ["--optimizer", "adam"] if optimizer == "adam" else list(zero(2))
+    figures = drill.run(store.path, tmp_path, options, kills=4, ranks=[2, 1], updates=60, workers=1, seed=3)
     assert figures.passed, figures
     assert figures.kills == 4
     assert max(figures.updates_lost) <= 1, "a checkpoint after every update"
     assert figures.epochs >= 3
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(store, tmp_path):
-    """Files of this process may not grow beyond 100 kB: what writing to a full disk looks like."""
-    run(store, tmp_path, *ADAM, "--max-update", "2", ranks=1)
-    before = (tmp_path / "checkpoint_last.pt").read_bytes()
-    words = arguments(store.path, tmp_path, (*QUIET, *ADAM, "--max-update", "4"))
-    limit = ("bash", "-c", 'ulimit -f 100; trap "" XFSZ; exec "$@"', "bash")
+@pytest.mark.parametrize("optimizer", ["adam", pytest.param("zero", marks=needs_deepspeed)])
+def test_a_full_disk_leaves_the_last_checkpoint(store, tmp_path, optimizer):
+    """Files of these processes may not grow beyond 4 kB: what writing to a full disk looks like."""
+    kind = ADAM if optimizer == "adam" else zero(2)
+    run(store, tmp_path, *kind, "--max-update", "2")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
+    words = arguments(store.path, tmp_path, (*QUIET, *kind, "--max-update", "4", "--distributed-world-size", "2", "--cpu"))
+    limit = ("bash", "-c", 'ulimit -f 4; trap "" XFSZ; exec "$@"', "bash")
     second = command([*limit, str(BIN / "fairseq-train"), *words], tmp_path)
     assert second.code == 2, second.output[-3000:]
     assert "could not be saved" in second.output
     assert "earlier checkpoints are as they were" in second.output
-    assert (tmp_path / "checkpoint_last.pt").read_bytes() == before
-    assert not list(tmp_path.glob("*.unfinished"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.pt")} == before
+    assert not list(tmp_path.rglob("*.unfinished"))
+    run(store, tmp_path, *kind, "--max-update", "4")
 
 
 def test_torchrun_brings_a_dead_rank_back(store, tmp_path):

@@ -8,13 +8,14 @@ from tests.distributed.training import ADAM, apart, checkpoint, differing, ident
 
 pytestmark = pytest.mark.slow
 EPS = ("--adam-eps", "1e-5", "--num-workers", "1")
-"""An update is four batches: 47 molecules at 5 a batch are updates of 20, 20 and 7."""
+EIGHT = ("--batch-size", "2", "--update-freq")
+"""For updates of eight batches: 47 molecules are updates of 16, 16 and 15, the last one short of a molecule."""
 
 
 @pytest.fixture(scope="module")
 def whole(store, start, tmp_path_factory):
     """Two epochs and a bit on two processes without a stop."""
-    return run(store, tmp_path_factory.mktemp("whole"), *start, *ADAM, *EPS, "--update-freq", "2", "--max-update", "7")
+    return run(store, tmp_path_factory.mktemp("whole"), *start, *ADAM, *EPS, *EIGHT, "4", "--max-update", "7")
 
 
 def once_each(store, folders, epochs: int) -> None:
@@ -39,11 +40,14 @@ def test_same_size_goes_on_bit_for_bit(store, start, tmp_path, optimizer):
 
 @needs_deepspeed
 def test_another_size_stage_and_optimizer_at_every_stop(store, start, whole, tmp_path):
-    """4 -> 2 -> 3 -> 1 processes, ZeRO 2 -> Adam -> ZeRO 3 -> ZeRO 1: the same losses, and each molecule once."""
+    """4 -> 2 -> 3 -> 1 processes, ZeRO 2 -> Adam -> ZeRO 3 -> ZeRO 1: the same losses, and each molecule once.
+
+    Each process begins with two micro-batches an update and goes on with 4, 3 (of which a third process has 2) and 8.
+    """
     chain = [(4, zero(2), 1), (2, ADAM, 3), (3, zero(3), 5), (1, zero(1), 7)]
     logged = []
     for number, (ranks, kind, last) in enumerate(chain):
-        options = (*start, *kind, *EPS, "--max-update", str(last))
+        options = (*start, *kind, *EPS, *EIGHT, "2", "--max-update", str(last))
         logged += run(store, tmp_path, *options, ranks=ranks, ledger=f"ledger-{number}").logged("train_inner")
     assert differing(logged, whole.logged("train_inner"), rel=1e-3) == []
     assert apart(checkpoint(tmp_path), checkpoint(whole.folder)) < 1e-3

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from moleblend_fs.data.store import Store
-from moleblend_fs.distributed import forked
+from moleblend_fs.distributed import forked, shards
+from moleblend_fs.distributed.adam_state import to_table
 from moleblend_fs.distributed.ledger import VARIABLE
 from tests.fairseq_plugins.runs import NO_DROPOUT, PRETRAIN, SMALL, Run, arguments
 
@@ -40,7 +41,13 @@ def run(store: Store, folder: Path, *options: str, ranks: int = 2, ledger: str |
 
 
 def checkpoint(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
-    return torch.load(folder / name, weights_only=True)
+    """A checkpoint's content, the optimizer's state as plain Adam saves it."""
+    content = torch.load(folder / name, weights_only=True)
+    stored = content["last_optimizer_state"]
+    if "shards" in stored:
+        shapes = {name: weight.shape for name, weight in content["model"].items()}
+        content["last_optimizer_state"] = to_table(shards.read(str(folder / name), stored, shapes).whole(shapes), list(shapes))
+    return content
 
 
 def differing(ours: list[dict], theirs: list[dict], rel: float, units: int = 1) -> list[str]:

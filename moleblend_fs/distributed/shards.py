@@ -1,0 +1,165 @@
+"""Adam's moments as ZeRO spreads them: a file per process, in a folder beside the checkpoints that name it.
+
+    checkpoint_last.pt, checkpoint_best.pt        weights, and the name of the folder
+    optimizer/00001200-5f3a9c/0-of-4.pt           moments of process 0: pieces of parameters, by name
+
+A folder is written before any checkpoint names it and removed after none does, so that each checkpoint under its final name is
+complete. Any number of processes reads it, each only the pieces that it needs.
+"""
+
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from moleblend_fs.distributed import saving
+from moleblend_fs.distributed.adam_state import MOMENTS, AdamState
+from moleblend_fs.errors import UserError
+from moleblend_fs.inference.checkpoint import read_torch_file
+
+FOLDER = "optimizer"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a flattened parameter's moments.
+
+    Attributes:
+        start: of the part in the flattened parameter.
+        moments: by key of `MOMENTS`, 1-D float32.
+    """
+
+    start: int
+    moments: Mapping[str, Tensor]
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.moments[MOMENTS[0]])
+
+
+@dataclass(kw_only=True)
+class Shards:
+    """A folder of moments that was read; tensors stay on the disk until they are used.
+
+    Attributes:
+        step: updates done.
+        pieces: by parameter, in the order of their starts.
+        options: learning rate, betas and so on.
+        loss_scale: of fp16, or None.
+    """
+
+    step: int
+    pieces: Mapping[str, Sequence[Piece]]
+    options: dict[str, Any] = field(default_factory=dict)
+    loss_scale: float | None = None
+
+    def piece(self, key: str, name: str, start: int, length: int) -> Tensor:
+        """(length,) of a flattened parameter's moments; zeros where nothing was saved."""
+        result = torch.zeros(length)
+        for piece in self.pieces.get(name, ()):
+            first, last = max(start, piece.start), min(start + length, piece.stop)
+            if first < last:
+                result[first - start : last - start] = piece.moments[key][first - piece.start : last - piece.start]
+        return result
+
+    def whole(self, shapes: Mapping[str, torch.Size]) -> AdamState:
+        """All of it, in the parameters' shapes."""
+        moments = {
+            key: {name: self.piece(key, name, 0, shapes[name].numel()).view(shapes[name]) for name in self.pieces} for key in MOMENTS
+        }
+        return AdamState(step=dict.fromkeys(self.pieces, self.step), moments=moments, options=self.options, loss_scale=self.loss_scale)
+
+
+def write(save_dir: str, update: int, pieces: Mapping[str, Piece]) -> dict[str, Any]:
+    """Write this process's pieces; to be called by all processes.
+
+    Returns:
+        What a checkpoint must hold to name the folder.
+
+    Raises:
+        UserError: (on all processes) one of them could not write; nothing is left behind.
+    """
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    chosen = [f"{update:08d}-{secrets.token_hex(3)}"]
+    dist.broadcast_object_list(chosen)
+    folder, failure = Path(save_dir, FOLDER, chosen[0]), None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        saving.save({name: {"start": piece.start, **piece.moments} for name, piece in pieces.items()}, folder / file_name(rank, ranks))
+    except (UserError, OSError) as error:
+        failure = f"process {rank}: {error}"
+    failures: list[str | None] = [None] * ranks
+    dist.all_gather_object(failures, failure)
+    if any(failures):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError("; ".join(filter(None, failures)))
+    return {"shards": chosen[0], "ranks": ranks}
+
+
+def file_name(rank: int, ranks: int) -> str:
+    return f"{rank}-of-{ranks}.pt"
+
+
+def read(checkpoint: str, named: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> Shards:
+    """The moments that a checkpoint names.
+
+    Args:
+        checkpoint: its path. named: its "last_optimizer_state".
+        shapes: of the model's parameters.
+
+    Raises:
+        UserError: files are absent or unreadable, or are of other parameters.
+    """
+    folder = Path(checkpoint).parent / FOLDER / named["shards"]
+    found: dict[str, list[Piece]] = {}
+    for rank in range(named["ranks"]):
+        for name, entry in _load(folder / file_name(rank, named["ranks"]), checkpoint).items():
+            found.setdefault(name, []).append(Piece(entry["start"], {key: entry[key] for key in MOMENTS}))
+    for pieces in found.values():
+        pieces.sort(key=lambda piece: piece.start)
+    if named["step"] and {name: _covered(pieces) for name, pieces in found.items()} != {
+        name: size.numel() for name, size in shapes.items()
+    }:
+        raise UserError(f"{folder}: moments of other parameters than this model's; start with --reset-optimizer")
+    return Shards(step=named["step"], pieces=found, options=named["options"], loss_scale=named["loss_scale"])
+
+
+def _load(path: Path, checkpoint: str) -> dict[str, dict[str, Any]]:
+    try:
+        return read_torch_file(path)
+    except UserError as error:
+        raise UserError(
+            f"{checkpoint}: its optimizer's state is in {path.parent}, which is not whole ({error}); "
+            "copy the folder along with the checkpoint, or start with --reset-optimizer"
+        ) from error
+
+
+def _covered(pieces: Iterable[Piece]) -> int:
+    """Length of a flattened parameter that pieces (in order) cover without gaps."""
+    stop = 0
+    for piece in pieces:
+        if piece.start > stop:
+            break
+        stop = max(stop, piece.stop)
+    return stop
+
+
+def remove_unnamed(save_dir: str) -> None:
+    """Remove folders that no checkpoint names: of deleted checkpoints, and of a save that was killed."""
+    folders = {path.name: path for path in Path(save_dir, FOLDER).glob("*")}
+    if not folders:
+        return
+    for checkpoint in Path(save_dir).glob("*.pt"):
+        try:
+            content = read_torch_file(checkpoint)
+        except UserError:
+            return  # what it names is not known
+        folders.pop((content.get("last_optimizer_state") or {}).get("shards", ""), None)
+    for folder in folders.values():
+        shutil.rmtree(folder, ignore_errors=True)

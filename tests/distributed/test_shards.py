@@ -1,0 +1,122 @@
+"""Files of moments: written and read by other numbers of processes, missing, damaged, left over."""
+
+import shutil
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from moleblend_fs.distributed import saving, shards
+from moleblend_fs.distributed.adam_state import MOMENTS
+from moleblend_fs.distributed.shards import FOLDER, Piece
+from moleblend_fs.errors import UserError
+from tests.distributed.conftest import needs_deepspeed
+from tests.distributed.training import ADAM, launch, run, zero
+
+SHAPES = {"a": torch.Size((2, 3)), "b": torch.Size((5,)), "c": torch.Size((1,))}
+WHOLE = {key: {name: torch.rand(shape) for name, shape in SHAPES.items()} for key in MOMENTS}
+
+
+def written(save_dir, cuts: list[dict[str, tuple[int, int]]]) -> dict:
+    """A folder of as many files as `cuts`, which say what part of each parameter a file has; and what names it."""
+    folder = save_dir / FOLDER / "tag"
+    folder.mkdir(parents=True)
+    for rank, cut in enumerate(cuts):
+        pieces = {
+            name: {"start": start, **{key: WHOLE[key][name].flatten()[start:stop] for key in MOMENTS}}
+            for name, (start, stop) in cut.items()
+        }
+        saving.save(pieces, folder / shards.file_name(rank, len(cuts)))
+    return {"shards": "tag", "ranks": len(cuts), "step": 7, "options": {"lr": 0.1}, "loss_scale": None}
+
+
+TWO = [{"a": (0, 6), "b": (0, 1)}, {"b": (1, 5), "c": (0, 1)}]
+SPREAD = [{"a": (0, 2), "b": (0, 2)}, {"a": (2, 4), "b": (2, 4)}, {"a": (4, 6), "b": (4, 5), "c": (0, 1)}]
+
+
+@pytest.mark.parametrize("cuts", [TWO, SPREAD, [{"a": (0, 6), "b": (0, 5), "c": (0, 1)}]])
+def test_any_piece_of_any_cut(tmp_path, cuts):
+    found = shards.read(str(tmp_path / "checkpoint_last.pt"), written(tmp_path, cuts), SHAPES)
+    for key in MOMENTS:
+        for name, whole in WHOLE[key].items():
+            flat = whole.flatten()
+            for start in range(len(flat)):
+                for stop in range(start, len(flat) + 1):
+                    assert torch.equal(found.piece(key, name, start, stop - start), flat[start:stop])
+    state = found.whole(SHAPES)
+    assert all(torch.equal(state.moments[key][name], WHOLE[key][name]) for key in MOMENTS for name in SHAPES)
+    assert set(state.step.values()) == {7}
+    assert state.options == {"lr": 0.1}
+
+
+def test_files_that_are_not_there_and_parameters_that_are_others(tmp_path):
+    named = written(tmp_path, TWO)
+    last = tmp_path / FOLDER / "tag" / "1-of-2.pt"
+    checkpoint = str(tmp_path / "checkpoint_last.pt")
+    with pytest.raises(UserError, match="other parameters"):
+        shards.read(checkpoint, named, {**SHAPES, "d": torch.Size((1,))})
+    with pytest.raises(UserError, match="other parameters"):
+        shards.read(checkpoint, named, {**SHAPES, "b": torch.Size((6,))})
+    last.write_bytes(last.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"1-of-2.pt.*copy the folder along"):
+        shards.read(checkpoint, named, SHAPES)
+    last.unlink()
+    with pytest.raises(UserError, match=r"1-of-2.pt: no such checkpoint.*--reset-optimizer"):
+        shards.read(checkpoint, named, SHAPES)
+
+
+def test_only_what_no_checkpoint_names_is_removed(tmp_path):
+    named = written(tmp_path, TWO)
+    left_over = tmp_path / FOLDER / "00000001-aaaaaa"
+    left_over.mkdir()
+    saving.save({"last_optimizer_state": named}, tmp_path / "checkpoint_best.pt")
+    (tmp_path / "other.pt").write_bytes(b"not a checkpoint")
+    shards.remove_unnamed(str(tmp_path))
+    assert left_over.exists(), "one checkpoint cannot be read: it might name any folder"
+    (tmp_path / "other.pt").unlink()
+    shards.remove_unnamed(str(tmp_path))
+    assert not left_over.exists()
+    assert (tmp_path / FOLDER / "tag").exists()
+    (tmp_path / "checkpoint_best.pt").unlink()
+    shards.remove_unnamed(str(tmp_path))
+    assert not (tmp_path / FOLDER / "tag").exists()
+
+
+def test_one_process_writes_for_itself(tmp_path):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        pieces = {name: Piece(0, {key: WHOLE[key][name].flatten() for key in MOMENTS}) for name in SHAPES}
+        named = shards.write(str(tmp_path), 12, pieces)
+        (tmp_path / FOLDER).rename(tmp_path / "kept")
+        (tmp_path / FOLDER).write_text("a file where the folder should be")
+        with pytest.raises(UserError, match="process 0"):
+            shards.write(str(tmp_path), 13, pieces)
+    finally:
+        dist.destroy_process_group()
+    assert named["shards"].startswith("00000012-")
+    assert [path.name for path in (tmp_path / "kept" / named["shards"]).iterdir()] == ["0-of-1.pt"]
+
+
+@pytest.mark.slow
+@needs_deepspeed
+def test_a_run_keeps_one_folder_for_each_state(store, tmp_path):
+    """Three checkpoints are kept, of two updates; another process count reads them; without the files the run says what to do."""
+    saves = ("--save-interval-updates", "1", "--keep-interval-updates", "2")
+    run(store, tmp_path, *zero(2), *saves, "--max-update", "4")
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["checkpoint_1_3.pt", "checkpoint_1_4.pt", "checkpoint_last.pt"]
+    folders = sorted(path.name for path in (tmp_path / FOLDER).iterdir())
+    assert [name.split("-")[0] for name in folders][-2:] == ["00000003", "00000004"]
+    assert len(folders) <= 3, "at most one more, until the next save"
+    assert sorted(path.name for path in (tmp_path / FOLDER / folders[-1]).iterdir()) == ["0-of-2.pt", "1-of-2.pt"]
+
+    run(store, tmp_path, *ADAM, *saves, "--max-update", "8", ranks=1)
+    assert list((tmp_path / FOLDER).iterdir()) == [], "plain Adam writes one file, and the others are named no more"
+
+    run(store, tmp_path, *zero(3), "--max-update", "9")
+    shutil.rmtree(tmp_path / FOLDER)
+    ranks = launch(store, tmp_path, *zero(3), "--max-update", "10")
+    try:
+        assert ranks.wait(120) == [2, 2], ranks.output()[-3000:]
+    finally:
+        ranks.kill()
+    assert "copy the folder along with the checkpoint, or start with --reset-optimizer" in ranks.output()
