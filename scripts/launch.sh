@@ -4,7 +4,7 @@
 #   launch.sh [--dry-run | --help] STORE OPTION...        OPTIONs are fairseq-train's; --user-dir is added
 #
 #   LAUNCHER=torchrun    torchrun: run the same command on every host; they find each other at MASTER
-#                        deepspeed: run it once, hosts are reached by ssh as HOSTFILE says; or on every host with NODE_RANK set
+#                        deepspeed: run it once, hosts are reached by pdsh over ssh, in HOSTFILE's order; or on every host with NODE_RANK set
 #                        srun: this process is one rank of a Slurm step and replaces itself by fairseq-train
 #   PROCS                processes on each host (default: its GPUs; 1 where there are none)
 #   NODES=1              hosts; MIN:MAX lets torchrun begin with fewer and take up more after a restart
@@ -12,7 +12,7 @@
 #   LOCAL_ADDR           torchrun: this host's address, where its name does not lead to it
 #   JOB=moleblend        torchrun: name of the rendezvous; another one for each job at the same MASTER
 #   RESTARTS=0           torchrun: how often all processes are started anew, from the last checkpoint, after one of them failed
-#   GRACE=300            torchrun: seconds to finish the update and save, after SIGTERM, SIGINT or SIGUSR1 (deepspeed gives about 30)
+#   GRACE=300            torchrun: seconds to finish the update and save, after SIGTERM, SIGINT or SIGUSR1 (deepspeed on one host gives about 30)
 #   HOSTFILE  NODE_RANK  deepspeed: "HOST slots=N" lines; this host's number in them, from 0, if no ssh is to be used
 #   VENV=.venv           virtual environment whose commands are used, where it exists
 #
@@ -54,14 +54,50 @@ by_torchrun() {
 }
 
 by_deepspeed() {
+    [[ "$NODES" != *:* ]] || fail "NODES=$NODES: only torchrun takes MIN:MAX"
     COMMAND=(deepspeed --num_gpus "$PROCS" --master_port "${MASTER##*:}")
+    [ "$(gpus)" != 0 ] || SETTINGS+=("DS_ACCELERATOR=cpu")
     if [ "$NODES" != 1 ]; then
         [ -f "${HOSTFILE:-}" ] || fail "LAUNCHER=deepspeed with NODES=$NODES needs HOSTFILE, a file of lines \"HOST slots=N\" (got \"${HOSTFILE:-}\")"
         COMMAND+=(--hostfile "$HOSTFILE" --num_nodes "$NODES" --master_addr "${MASTER%:*}")
-        [ -z "${NODE_RANK:-}" ] || COMMAND+=(--no_ssh --node_rank "$NODE_RANK")
+        if [ -n "${NODE_RANK:-}" ]; then
+            COMMAND+=(--no_ssh --node_rank "$NODE_RANK")
+        else
+            mapfile -t HOSTS < <(sed -n 's/^[[:space:]]*\([^#[:space:]]\+\)[[:space:]].*slots=.*/\1/p' "$HOSTFILE" | head -n "$NODES")
+            [ "${#HOSTS[@]}" = "$NODES" ] || fail "NODES=$NODES, but HOSTFILE=$HOSTFILE has ${#HOSTS[@]} lines \"HOST slots=N\""
+            COMMAND+=(--no_ssh_check) # reachable does the same for all of the hosts
+        fi
     fi
-    [ "$(gpus)" != 0 ] || SETTINGS+=("DS_ACCELERATOR=cpu")
-    COMMAND+=(--no_python --no_local_rank fairseq-train)
+    COMMAND+=(--no_python --no_local_rank)
+    [ "${#HOSTS[@]}" != 0 ] || COMMAND+=(fairseq-train)
+}
+
+# on_hosts: makes of fairseq-train's words in WORDS what pdsh is to start. deepspeed passes on variables of NCCL and Python; our own come
+# along here, and a name by which `tell` finds the processes again.
+on_hosts() {
+    local train variable word
+    train="$(PATH="$WITH_VENV" command -v fairseq-train || echo fairseq-train)"
+    while read -r variable; do SETTINGS+=("$variable=${!variable}"); done < <(compgen -e | grep '^MOLEBLEND_')
+    COMMAND+=(env)
+    for word in "MOLEBLEND_LAUNCH=$LAUNCH" "${SETTINGS[@]}" "$train" "${WORDS[@]}"; do
+        word="${word//%/%%}" # pdsh puts the host's name and number for %h and %n
+        # deepspeed itself puts quotation marks around a word with a blank, and nothing around others.
+        if [[ "$word" == *" "* ]]; then word="$(sed 's/[\\$`]/\\&/g' <<<"$word")"; else word="$(printf %q "$word")"; fi
+        COMMAND+=("$word")
+    done
+}
+
+# reachable: ends with a message where a host cannot be reached, before any of them has begun to wait for it.
+reachable() {
+    local command host said
+    for command in ssh pdsh; do
+        command -v "$command" >/dev/null || fail "LAUNCHER=deepspeed with HOSTFILE needs the command $command, which is not installed here" \
+            "(Debian: apt-get install openssh-client pdsh); without it, run this on every host with NODE_RANK set, or use torchrun"
+    done
+    for host in "${HOSTS[@]}"; do
+        said="$(ssh -o BatchMode=yes -o ConnectTimeout=15 "$host" true 2>&1 </dev/null)" ||
+            fail "$host, of HOSTFILE=$HOSTFILE, cannot be reached by ssh without a password: $said"
+    done
 }
 
 # save_folder ARGUMENT...: where checkpoints go.
@@ -77,8 +113,15 @@ save_folder() {
     echo "$folder"
 }
 
-# tell PID SIGNAL: passes a signal on. deepspeed would leave behind what it started, so that everything there gets a SIGTERM.
+# tell PID SIGNAL: passes a signal on. deepspeed would leave behind what it started, so that everything there gets a SIGTERM; on other
+# hosts it would cut off the output and end at once, so that the training processes get the signal, and all ends with them.
 tell() {
+    local host told="" each='cd /proc; for p in [0-9]*; do ! grep -qszFx "MOLEBLEND_LAUNCH=%s" $p/environ || kill -%s $p && echo $p; done'
+    # shellcheck disable=SC2059
+    for host in "${HOSTS[@]}"; do
+        told+="$(ssh -o BatchMode=yes -o ConnectTimeout=15 "$host" "$(printf "$each" "$LAUNCH" "$2")" </dev/null || true)"
+    done
+    [ -z "$told" ] || return 0
     if [ "$LAUNCHER" = deepspeed ]; then kill -TERM -- "-$1"; else kill "-$2" "$1"; fi 2>/dev/null || true
 }
 
@@ -122,7 +165,11 @@ fi
 MASTER="${MASTER:-127.0.0.1}"
 [[ "$MASTER" == *:* ]] || MASTER="$MASTER:$PORT"
 
+VENV="${VENV:-$ROOT/.venv}"
+WITH_VENV="$([ ! -d "$VENV/bin" ] || echo "$VENV/bin:")$PATH"
 SETTINGS=()
+HOSTS=() # that deepspeed reaches by ssh
+LAUNCH="$(hostname)-$$-$(date +%s)"
 case "$LAUNCHER" in
 torchrun) by_torchrun ;;
 deepspeed) by_deepspeed ;;
@@ -134,16 +181,17 @@ srun)
 esac
 # Many processes on a host share its cores; torchrun says the same, srun does not.
 SETTINGS+=("OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}")
-COMMAND+=("$@")
-[[ " $* " == *" --user-dir "* ]] || COMMAND+=(--user-dir "$ROOT/moleblend_fs")
+WORDS=("$@")
+[[ " $* " == *" --user-dir "* ]] || WORDS+=(--user-dir "$ROOT/moleblend_fs")
+if [ "${#HOSTS[@]}" = 0 ]; then COMMAND+=("${WORDS[@]}"); else on_hosts; fi
 
 if [ -n "$dry" ]; then
     printf '%q ' "${SETTINGS[@]}" "${COMMAND[@]}" | sed 's/ $/\n/'
     exit
 fi
-VENV="${VENV:-$ROOT/.venv}"
-[ ! -d "$VENV/bin" ] || export PATH="$VENV/bin:$PATH"
+export PATH="$WITH_VENV"
 command -v "${COMMAND[0]}" >/dev/null || fail "the command ${COMMAND[0]} is not installed; see README.md, or name an environment: VENV=FOLDER"
 export "${SETTINGS[@]}"
 [ "$LAUNCHER" != srun ] || exec "${COMMAND[@]}"
+[ "${#HOSTS[@]}" = 0 ] || reachable
 supervise "$(save_folder "$@")"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.training import alone
+
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "scripts" / "cluster"
 SLURM = ROOT / "scripts" / "slurm"
@@ -104,6 +106,12 @@ def job_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in hidden and not name.startswith(("SLURM_", "SBATCH_"))}
     binaries = Path(sys.executable).parent
     return kept | {"OMP_NUM_THREADS": "1", "VENV": str(binaries.parent), "PATH": f"{binaries}:{kept['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="session")
+def expected(qm9_store, tmp_path_factory):
+    """Update -> loss of the runs that two processes are to repeat."""
+    return alone(qm9_store, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture(scope="session")

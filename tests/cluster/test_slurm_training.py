@@ -16,11 +16,6 @@ def output(folder, job):
     return (folder / f"job-{job}.out").read_text()
 
 
-@pytest.fixture(scope="module")
-def expected(qm9_store, tmp_path_factory):
-    return alone(qm9_store, tmp_path_factory.mktemp("alone"))
-
-
 @pytest.mark.parametrize("zero", [0, 2])
 def test_two_nodes_have_the_losses_of_one_process(cluster, qm9_store, expected, tmp_path, zero):
     if zero:

@@ -78,6 +78,11 @@ def test_deepspeed_launcher(tmp_path):
     words = planned("s", LAUNCHER="deepspeed", NODES=2, MASTER="a:1234", HOSTFILE=hostfile, NODE_RANK=1, CUDA_VISIBLE_DEVICES="0,1")
     assert follow(words, "--master_port", "1234", "--hostfile", str(hostfile), "--num_nodes", "2", "--master_addr", "a", "--no_ssh")
     assert not any(word.startswith("DS_ACCELERATOR") for word in words)
+    # Started once, it reaches all hosts: words are quoted for the shell there, and for deepspeed, which quotes those with blanks only.
+    words = planned("s", "(1,2)", "(1, $2)", "%h", LAUNCHER="deepspeed", NODES=2, MASTER="a", HOSTFILE=hostfile, MOLEBLEND_X="y")
+    assert follow(words, "--no_ssh_check", "--no_python", "--no_local_rank", "env")
+    assert follow(words, "DS_ACCELERATOR=cpu", "OMP_NUM_THREADS=1", "MOLEBLEND_X=y")
+    assert follow(words, f"{Path(sys.executable).parent}/fairseq-train", "s", r"\(1\,2\)", r"(1, \$2)", "%%h", "--user-dir")
 
 
 def test_rank_of_a_slurm_step():
@@ -94,6 +99,8 @@ def test_rank_of_a_slurm_step():
         ({"PROCS": "-1"}, ["s"], "PROCS must be"),
         ({"LAUNCHER": "mpirun"}, ["s"], "LAUNCHER must be"),
         ({"LAUNCHER": "deepspeed", "NODES": "2", "MASTER": "h"}, ["s"], "needs HOSTFILE"),
+        ({"LAUNCHER": "deepspeed", "NODES": "2", "MASTER": "h", "HOSTFILE": "/etc/hostname"}, ["s"], "has 0 lines"),
+        ({"LAUNCHER": "deepspeed", "NODES": "1:2", "MASTER": "h"}, ["s"], "only torchrun takes MIN:MAX"),
         ({"LAUNCHER": "srun"}, ["s"], "processes that srun started"),
     ],
 )
@@ -101,6 +108,23 @@ def test_mistakes_are_explained(settings, words, message):
     done = call(LAUNCH, *words, **settings)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_deepspeed_without_pdsh(tmp_path):
+    """All commands of this machine but pdsh."""
+    for folder in ("/bin", "/usr/bin"):
+        for path in Path(folder).iterdir():
+            link = tmp_path / path.name
+            if path.name != "pdsh" and not link.exists():
+                link.symlink_to(path)
+    for name in ("deepspeed", "ssh"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to("/bin/true")
+    (tmp_path / "hosts").write_text("a slots=1\nb slots=1\n")
+    settings = {"LAUNCHER": "deepspeed", "NODES": 2, "MASTER": "a", "HOSTFILE": tmp_path / "hosts", "PATH": tmp_path, "VENV": "none"}
+    done = call(LAUNCH, "s", **settings)
+    assert done.returncode == 2
+    assert "needs the command pdsh, which is not installed here" in done.stderr
 
 
 def submissions(script, *words, **settings):
