@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.cluster.conftest import ENDED
-from tests.cluster.training import OPTIONS, PER_RANK, UPDATES, alone, losses_in
+from tests.cluster.training import GENTLE, OPTIONS, PER_RANK, UPDATES, alone, losses_in
 
 SETTINGS = {"NODES": 2, "GPUS": 0, "PROCS": 1, "CPUS": 1, "ARCH": "tiny", "PRECISION": "fp32", "BATCH": PER_RANK, "WORKERS": 0}
 SETTINGS |= {"LR": 1e-3, "WARMUP": 2, "UPDATES": UPDATES, "TIME": "00:10:00"}
@@ -55,10 +55,6 @@ def test_a_mistake_is_told_with_its_reason(cluster, qm9_store, tmp_path):
 
 MANY = 200
 """Updates of a run that is stopped in its midst: it lasts some seconds, and its first updates are seen in the log at once."""
-
-
-GENTLE = ("--adam-eps", "1e-3", "--geometry-weight", "0", "--noise-weight", "0")
-"""Without targets whose normalised vectors would blow up, over many updates, how ZeRO and Adam round."""
 
 
 def test_preempted_job_is_requeued_and_goes_on_by_itself(cluster, qm9_store, tmp_path):

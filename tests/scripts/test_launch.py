@@ -11,18 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.training import UPDATES, alone, losses_in, words
+from tests.cluster.training import UPDATES, alone, check_stop, losses_in, words
 
 ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "scripts" / "slurm"
 LAUNCH = ROOT / "scripts" / "launch.sh"
 
 
-def call(script, *words, **settings):
+def clean(**settings):
+    """This environment without traces of a distributed start, with this interpreter's commands, no GPUs, and settings."""
     hidden = ("SLURM_", "SBATCH_", "CUDA_VISIBLE", "OMP_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    environment |= {"VENV": str(Path(sys.executable).parents[1]), "CUDA_VISIBLE_DEVICES": ""} | {k: str(v) for k, v in settings.items()}
-    return subprocess.run([script, *words], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    venv = str(Path(sys.executable).parents[1])
+    return environment | {"VENV": venv, "CUDA_VISIBLE_DEVICES": ""} | {name: str(value) for name, value in settings.items()}
+
+
+def call(script, *words, **settings):
+    return subprocess.run([script, *words], env=clean(**settings), cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def planned(*words, **settings):
@@ -242,7 +247,7 @@ while :; do sleep 0.05; done
 )
 @pytest.mark.parametrize(("saved", "code"), [(True, 85), (False, 1)])
 def test_signals_reach_the_launcher_and_a_saved_end_is_told(tmp_path, sent, heard, launcher, saved, code):
-    """launch.sh does its part for any launcher that heeds signals; this one stands for torchrun, which the cluster tests really stop."""
+    """launch.sh does its part for any launcher that heeds signals; this one is a stand-in, see below for real ones."""
     waits = WAITS.format(signal=heard, marker="echo stopped >out/preempted; " if saved else "")
     environment = os.environ | {"VENV": str(tools(tmp_path, **{launcher: waits})), "LAUNCHER": launcher, "MOLEBLEND_PREEMPTED_EXIT": "85"}
     (tmp_path / "out").mkdir()
@@ -275,6 +280,22 @@ def test_two_processes_of_either_launcher_train_as_one(launcher, qm9_store, tmp_
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert losses_in(tmp_path / "two") == expected
     assert len(expected) == UPDATES
+
+
+def launch(out, *words, **settings):
+    """launch.sh, in the background."""
+    command = [LAUNCH, *map(str, words)]
+    return subprocess.Popen(command, env=clean(**settings), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "number", "code"), [("torchrun", signal.SIGUSR1, 85), ("deepspeed", signal.SIGTERM, 0)])
+def test_training_that_is_stopped(launcher, number, code, qm9_store, tmp_path):
+    """tests/cluster has the other pairs of launcher and signal."""
+    if launcher == "deepspeed":
+        pytest.importorskip("deepspeed")
+    more = {"MASTER": f"127.0.0.1:{free_port()}"} | ({"MOLEBLEND_PREEMPTED_EXIT": code} if code else {})
+    check_stop(qm9_store, tmp_path / "run", number, code, launch, LAUNCHER=launcher, **more)
 
 
 def free_port():
