@@ -49,7 +49,8 @@ class DeepSpeedTrainer(MoleBlendTrainer):
             options = engine_options(self.cfg)
             optimizer = DeepSpeedOptimizer(self.cfg.optimizer, [p for p in self._model.parameters() if p.requires_grad])
             device_id = self.cfg.distributed_training.device_id
-            engine = build_engine(self._model, optimizer.optimizer, engine_config(options), local_rank=device_id)
+            config = engine_config(options, sum(parameter.numel() for parameter in self._model.parameters()))
+            engine = build_engine(self._model, optimizer.optimizer, config, local_rank=device_id)
             optimizer.engine, optimizer.restore = engine, self._restore
             self._optimizer, self.engine_model = optimizer, EngineModel(engine, self._model)
             logger.info(

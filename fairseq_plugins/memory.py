@@ -52,7 +52,7 @@ def setup_of(trainer: Any, parameters: int) -> Setup:
     cfg, zero = trainer.cfg, {}
     options = engine_options(cfg) if optimizer_name(cfg) == "deepspeed" else None
     if options is not None:
-        zero = engine_config(options)["zero_optimization"]
+        zero = engine_config(options, parameters)["zero_optimization"]
     bucket = int(zero.get("reduce_bucket_size", BUCKET))
     return Setup(
         processes=trainer.data_parallel_world_size,

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from moleblend_fs.distributed.clipping import clip_in_zero
+from moleblend_fs.distributed.estimate import BUCKET
 from moleblend_fs.errors import UserError
 
 STAGES = (1, 2, 3)
@@ -78,8 +79,11 @@ def require_deepspeed() -> None:
         raise UserError("--optimizer deepspeed needs DeepSpeed, which is not installed: pip install 'moleblend-fs[distributed]'") from error
 
 
-def engine_config(options: EngineOptions) -> dict[str, Any]:
+def engine_config(options: EngineOptions, parameters: int | None = None) -> dict[str, Any]:
     """The engine's configuration: what the options say, over what the user's file adds.
+
+    Args:
+        parameters: elements of the model, if they are known yet: DeepSpeed allocates a buffer for gradients that could hold more.
 
     Raises:
         UserError: names the key of the file that contradicts an option, or that the file may not have.
@@ -99,10 +103,12 @@ def engine_config(options: EngineOptions) -> dict[str, Any]:
         ours["fp16"]["initial_scale_power"] = max(0, options.fp16_init_scale.bit_length() - 1)
     if options.offload:
         ours["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if options.user_file is None:
-        return ours
-    user = read_user_file(options.user_file)
-    refuse_contradictions(user, ours, options)
+    user: dict[str, Any] = {}
+    if options.user_file is not None:
+        user = read_user_file(options.user_file)
+        refuse_contradictions(user, ours, options)
+    if parameters is not None and look_up(user, ("zero_optimization", "reduce_bucket_size")) in (None, "auto"):
+        ours["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, parameters)
     return merge(user, ours)
 
 

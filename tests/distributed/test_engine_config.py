@@ -13,10 +13,10 @@ from tests.fairseq_plugins.runs import train
 OPTIONS = {"stage": 2, "offload": False, "update_freq": 4, "clip_norm": 1.0, "bf16": True, "fp16": False}
 
 
-def config(tmp_path, user, **changes):
+def config(tmp_path, user, parameters=None, **changes):
     path = tmp_path / "user.json"
     path.write_text(user if isinstance(user, str) else json.dumps(user))
-    return engine_config(EngineOptions(**{**OPTIONS, "user_file": str(path), **changes}))
+    return engine_config(EngineOptions(**{**OPTIONS, "user_file": str(path), **changes}), parameters)
 
 
 def test_a_users_keys_are_added(tmp_path):
@@ -27,6 +27,18 @@ def test_a_users_keys_are_added(tmp_path):
     assert made["bf16"] == {"enabled": True}
     assert made["wall_clock_breakdown"] is True
     assert made["gradient_clipping"] == 1.0
+
+
+def test_the_buffer_of_gradients_is_no_larger_than_the_model(tmp_path):
+    def bucket(parameters, **user):
+        made = config(tmp_path, {"zero_optimization": user}, parameters=parameters)
+        return made["zero_optimization"].get("reduce_bucket_size")
+
+    assert bucket(4_000_000) == 4_000_000
+    assert bucket(10**9) == 500_000_000
+    assert bucket(4_000_000, reduce_bucket_size=1000) == 1000
+    assert bucket(4_000_000, reduce_bucket_size="auto") == 4_000_000
+    assert bucket(None) is None
 
 
 @pytest.mark.parametrize(
