@@ -48,6 +48,8 @@ by_torchrun() {
         COMMAND+=(--standalone)
     else
         COMMAND+=(--nnodes "$NODES" --rdzv-backend c10d --rdzv-id "${JOB:-moleblend}" --rdzv-endpoint "$MASTER")
+        # torch 2.13: a host that joins waits for an address that the first host told those of the beginning only, unless it is told anew.
+        [[ "$NODES" != *:* ]] || SETTINGS+=("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1")
         [ -z "${LOCAL_ADDR:-}" ] || COMMAND+=(--local-addr "$LOCAL_ADDR")
     fi
     COMMAND+=(--no-python fairseq-train)

@@ -2,9 +2,11 @@
 
 import importlib.util
 import re
+from collections import Counter
 
 import pytest
 
+from moleblend_fs.distributed.ledger import VARIABLE, seen_by_epoch
 from tests.cluster.conftest import ENDED
 from tests.cluster.training import GENTLE, OPTIONS, PER_RANK, UPDATES, alone, losses_in
 
@@ -76,6 +78,49 @@ def test_preempted_job_is_requeued_and_goes_on_by_itself(cluster, qm9_store, tmp
     assert losses.keys() == expected.keys()
     # The last of five digits may differ by rounding. Other molecules would move a loss by some percent.
     assert [losses[n] for n in expected] == pytest.approx(list(expected.values()), rel=3e-5)
+
+
+FINISH = """
+# The second start has a few more updates to make than the first one came to.
+if [ "${SLURM_RESTART_COUNT:-0}" != 0 ]; then
+    cat "$OUT/preempted"
+    reached="$(grep -oE 'after [0-9]+ updates' "$OUT/preempted" | grep -oE '[0-9]+')"
+    TRAIN+=(--max-update $((reached + 20)))
+fi
+"""
+
+
+def test_job_whose_time_is_up_is_requeued_and_finishes(cluster, qm9_store, tmp_path):
+    """Slurm itself stops it, before its limit of one minute: it checks limits twice a minute, and may be half a minute early."""
+    setup = tmp_path / "setup.sh"
+    setup.write_text(FINISH)
+    settings = {"STORE": qm9_store.path, "OUT": tmp_path, "SETUP": setup, VARIABLE: tmp_path / "ledger", **SETTINGS, "UPDATES": 100_000}
+    job = cluster.submit("pretrain.sbatch", *OPTIONS, *GENTLE, **settings | {"TIME": "00:01:00", "WARN": 12})["pretrain"]
+    ended = cluster.wait(job, ENDED)[0]
+    said = output(tmp_path, job)
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1"), said[-3000:]
+    assert re.findall(rf"job {job}, start (\d)", said) == ["1", "2"]
+    reached = int(re.search(r"stopped by signal 10 after (\d+) updates", said)[1])
+    assert updates_made(said) == list(range(1, reached + 21))
+    *whole, last = seen_by_epoch([tmp_path / "ledger"]).values()
+    wanted = Counter(qm9_store.source_row[qm9_store.split("train")].tolist())
+    assert len(whole) > 1
+    assert all(seen == wanted for seen in whole)
+    assert last <= wanted
+
+
+def test_job_that_is_stopped_before_it_trains_begins_again(cluster, qm9_store, tmp_path):
+    """The signal comes while the processes still start, where nothing heeds it and it ends them."""
+    setup = tmp_path / "setup.sh"
+    first = '[ "$SLURM_PROCID" = 1 ] || [ -n "$SLURM_RESTART_COUNT" ] || scancel --signal=USR1 "$SLURM_JOB_ID"'
+    setup.write_text(f'srun() {{ command srun "${{@:1:2}}" bash -c \'{first}; exec "$@"\' bash "${{@:3}}"; }}\n')
+    settings = {"STORE": qm9_store.path, "OUT": tmp_path, "SETUP": setup, "WAIT": 5, **SETTINGS}
+    job = cluster.submit("pretrain.sbatch", *OPTIONS, **settings)["pretrain"]
+    ended = cluster.wait(job, ENDED)[0]
+    said = output(tmp_path, job)
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1"), said[-3000:]
+    assert "stopped before it began to train" in said
+    assert updates_made(said) == list(range(1, UPDATES + 1))
 
 
 def last_update(folder):

@@ -1,12 +1,15 @@
 """torchrun on two hosts (network namespaces): they find each other, train as one process would, and notice when the link is cut."""
 
 import re
+import signal
 import subprocess
+from collections import Counter
 from pathlib import Path
 
+from moleblend_fs.distributed.ledger import VARIABLE, seen_by_epoch
 from moleblend_fs.inference.checkpoint import read_torch_file
 from tests.cluster.conftest import CLUSTER, ROOT, job_environment
-from tests.cluster.training import UPDATES, losses_in, until, words
+from tests.cluster.training import GENTLE, UPDATES, losses_in, until, words
 
 
 def start(hosts, number, folder, *arguments, commands=None, **settings):
@@ -59,3 +62,45 @@ def test_a_link_that_is_cut_ends_both_hosts(hosts, qm9_store, tmp_path):
     assert left_over(hosts) == []
     saved = read_torch_file(tmp_path / "checkpoint_last.pt")["optimizer_history"][-1]["num_updates"]
     assert 0 <= max(losses_in(tmp_path)) - saved <= 21
+
+
+def test_a_host_joins_and_is_lost(hosts, qm9_store, tmp_path):
+    """Training begins on one host, goes on with two when the second one comes, and on one when that is gone; no update is lost or made
+    twice but the one in flight at the kill, and each molecule is seen once."""
+    settings = {
+        "NODES": "1:2",
+        "RESTARTS": "1",
+        "PET_RDZV_CONF": "last_call_timeout=2,keep_alive_interval=1",
+        VARIABLE: str(tmp_path / "ledger"),
+    }
+    frequent = ("--update-freq", "2", "--save-interval-updates", "1", "--keep-interval-updates", "1", "--disable-validation")
+    options = words(tmp_path, *GENTLE, *frequent, updates=100_000)
+    first = start(hosts, 1, tmp_path, qm9_store.path, *options, **settings)
+    until(lambda: len(updates_of(tmp_path)) == 1 and max(updates_of(tmp_path)[0], default=0) > 3, first, lambda: said(tmp_path, 1))
+    second = start(hosts, 2, tmp_path, qm9_store.path, *options, **settings)
+    until(
+        lambda: len(updates_of(tmp_path)) == 3 and min(map(len, updates_of(tmp_path))) > 3,
+        first,
+        lambda: said(tmp_path, 1) + said(tmp_path, 2),
+    )
+    subprocess.run([CLUSTER / "netns_kill.sh", hosts, "2"], check=True)
+    second.wait(60)
+    until(lambda: len(updates_of(tmp_path)) == 4 and len(updates_of(tmp_path)[3]) > 3, first, lambda: said(tmp_path, 1))
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 0, said(tmp_path, 1)[-3000:]
+
+    alone, *both, rest = updates_of(tmp_path)
+    assert alone == list(range(1, alone[-1] + 1))
+    assert both[0][0] == both[1][0] == alone[-1] + 1
+    reached = max(both[0][-1], both[1][-1])
+    assert rest[0] in (reached, reached + 1)
+    whole = list(seen_by_epoch([tmp_path / "ledger"]).values())
+    wanted = Counter(qm9_store.source_row[qm9_store.split("train")].tolist())
+    assert len(whole) > 1
+    assert all(seen == wanted for seen in whole[:-1])
+
+
+def updates_of(folder):
+    """The updates made by each process that was ever started, in the order of starting."""
+    ledgers = sorted((folder / "ledger").glob("*.jsonl"), key=lambda path: int(path.stem.split("-")[0]))
+    return [[int(found) for found in re.findall(r'"update": (\d+)', path.read_text())] for path in ledgers]
