@@ -12,6 +12,7 @@ from fairseq.logging import meters, metrics
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_plugins.selection import SCORE_NAMES
 from fairseq_plugins.tasks import FinetuningTask, PretrainingTask
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.model.heads import EDGE_CLASSES, SPD_CLASSES
@@ -275,7 +276,3 @@ class PropertyPrediction(BatchCriterion):
         per_target = scores(np.concatenate(meter.predictions), np.concatenate(meter.labels), self.task.finetuned.targets, self.task.kind)
         value = average(per_target, name)
         return float("nan") if value is None else value
-
-
-SCORE_NAMES = {"classification": ("roc_auc",), "regression": ("mae", "rmse")}
-"""Scores that training logs for the validation split; several targets are averaged."""

@@ -11,6 +11,7 @@ from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
 from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
+from fairseq_plugins.selection import check_metric, check_validation
 from moleblend_fs.data.batching import BatchBudget
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
@@ -198,6 +199,17 @@ class FinetuningConfig(StoreTaskConfig):
     random_modality: bool = field(
         default=False, metadata={"help": "with --inputs 2d+3d: train each molecule in 2D+3D, 2D or 3D at random (0.2, 0.2, 0.6)"}
     )
+    select_by: ChoiceEnum(["score", "loss"]) = field(  # type: ignore[valid-type]
+        default="score",
+        metadata={
+            "help": "what on the validation split chooses checkpoint_best.pt: the score (ROC-AUC, RMSE or MAE; the loss for several "
+            "regression targets), or the loss"
+        },
+    )
+    valid_subset: str = II("dataset.valid_subset")
+    disable_validation: bool = II("dataset.disable_validation")
+    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
 
 
 @register_task("moleblend_finetune", dataclass=FinetuningConfig)
@@ -215,6 +227,7 @@ class FinetuningTask(StoreTask):
         labels = [manifest.labels[column] for column in self.columns]
         self.kind = shared_kind(tuple(label.kind for label in labels), tuple(label.name for label in labels))
         self._check_modality(str(cfg.inputs))
+        self._check_selection()
         scales = [self._scale(column) for column in self.columns]
         self.finetuned = FinetunedFor(
             inputs=str(cfg.inputs),
@@ -250,6 +263,15 @@ class FinetuningTask(StoreTask):
         if lacking:
             logger.warning("%d of %d molecules have no 3D structure: these are shown in 2D", lacking, manifest.molecules)
 
+    def _check_selection(self) -> None:
+        """The first validation split, as fairseq takes it, must be able to choose a checkpoint."""
+        cfg = self.cfg
+        check_metric(cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, self.kind)
+        metric = self.selection_metric[0] if cfg.best_checkpoint_metric == "loss" else cfg.best_checkpoint_metric
+        split = cfg.valid_subset.split(",")[0]
+        if not cfg.disable_validation and split in self.store.splits:
+            check_validation(self.store, split, self.columns, metric)
+
     def _scale(self, column: int) -> tuple[float, float]:
         """Training mean and standard deviation of a regression target."""
         if self.kind == "classification":
@@ -272,6 +294,8 @@ class FinetuningTask(StoreTask):
 
         Several regression targets have no common unit; their scaled loss is the score then.
         """
+        if str(self.cfg.select_by) == "loss":
+            return "loss", False
         if self.kind == "classification":
             return "roc_auc", True
         if len(self.columns) > 1:

@@ -14,10 +14,27 @@ NAN = float("nan")
 
 def write_store(path, molecules) -> Store:
     """A store of (smiles, has coordinates, split), with a regression label y and a class c, each missing in places."""
-    results = []
+    rows = []
     for row, (smiles, has_3d, split) in enumerate(molecules):
         labels = [NAN if row % 5 == 3 else row % 7 - 2.5, NAN if row % 4 == 1 else float(row % 2)]
-        made = graph(smiles, row, coordinates=has_3d, labels=labels)
+        rows.append((graph(smiles, row, coordinates=has_3d, labels=labels), split))
+    return write_graphs(
+        path,
+        rows,
+        (LabelSpec(name="y", unit="eV", kind="regression"), LabelSpec(name="c", unit="", kind="classification")),
+    )
+
+
+def write_labelled(path, molecules, kinds) -> Store:
+    """A store of (smiles, split, labels) without coordinates, its labels named and of the kinds given."""
+    rows = [(graph(smiles, row, coordinates=False, labels=labels), split) for row, (smiles, split, labels) in enumerate(molecules)]
+    return write_graphs(path, rows, tuple(LabelSpec(name=name, unit="", kind=kind) for name, kind in kinds.items()))
+
+
+def write_graphs(path, rows, labels) -> Store:
+    """A store of (graph, split)."""
+    results = []
+    for row, (made, split) in enumerate(rows):
         made.split = split
         results.append((row, EncodedMolecule.from_graph(made, row)))
     with StoreWriter(path, {"in": "test"}) as writer:
@@ -26,7 +43,7 @@ def write_store(path, molecules) -> Store:
             source="test",
             options={},
             inputs={},
-            labels=(LabelSpec(name="y", unit="eV", kind="regression"), LabelSpec(name="c", unit="", kind="classification")),
+            labels=labels,
             splitter=Splitter(kind="prescribed"),
             versions={},
         )

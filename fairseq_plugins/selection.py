@@ -1,0 +1,102 @@
+"""Whether the validation split can choose a checkpoint, told before training: from the counts of labels in the store's manifest."""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch.distributed as dist
+
+from moleblend_fs.data.store import Store
+from moleblend_fs.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SCORE_NAMES = {"classification": ("roc_auc",), "regression": ("mae", "rmse")}
+"""Scores that training logs for the validation split; several targets are averaged."""
+SHOWN = 5
+"""Targets that a message names, at most."""
+
+
+class Labelled(NamedTuple):
+    """How many molecules of a split have a label, and which class.
+
+    Attributes:
+        name: of the target. kind: "regression" or "classification".
+        labels: molecules that have it. positive: those of class 1.
+    """
+
+    name: str
+    kind: str
+    labels: int
+    positive: int = 0
+
+    @property
+    def has_score(self) -> bool:
+        """Whether a score is defined: ROC-AUC needs both classes."""
+        return 0 < self.positive < self.labels if self.kind == "classification" else self.labels > 0
+
+    def __str__(self) -> str:
+        if self.labels == 0:
+            return f"{self.name}: no labels"
+        return f"{self.name}: {self.labels - self.positive} of class 0, {self.positive} of class 1"
+
+
+def count_labels(store: Store, split: str, columns: Sequence[int]) -> list[Labelled]:
+    """Counts of each target's labels in a split."""
+    counts = []
+    for column in columns:
+        label, found = store.manifest.labels[column], store.manifest.statistics[split][column]
+        if found is None:
+            counts.append(Labelled(label.name, label.kind, 0))
+        else:
+            # Classes are 0 and 1, so that their mean is the share of class 1.
+            positive = round(found.mean * found.count) if label.kind == "classification" else 0
+            counts.append(Labelled(label.name, label.kind, found.count, positive))
+    return counts
+
+
+def check_validation(store: Store, split: str, columns: Sequence[int], metric: str) -> None:
+    """Warn of targets that a validation split gives no score for.
+
+    Args:
+        metric: what chooses the checkpoint, "loss" or a score.
+
+    Raises:
+        UserError: no target has that metric.
+    """
+    counts = count_labels(store, split, columns)
+    without = [each for each in counts if not each.has_score]
+    if not without:
+        return
+    classes = counts[0].kind == "classification"
+    named = "; ".join(str(each) for each in without[:SHOWN]) + (f"; and {len(without) - SHOWN} more" if len(without) > SHOWN else "")
+    labelled = any(each.labels for each in counts)
+    if len(without) == len(counts) and (metric != "loss" or not labelled):
+        needed = f"{metric} needs molecules of both classes" if classes and labelled else "no molecule has a label to learn"
+        by_loss = "choose by the loss (--select-by loss), " if classes and labelled else ""
+        raise UserError(
+            f"split {split!r} cannot choose checkpoint_best.pt: {needed} ({named}). Make {store.path} with another split "
+            f"(`moleblend preprocess`: --split, --split-seed), name another with --valid-subset, {by_loss}"
+            "or train with --disable-validation: the result is checkpoint_last.pt then"
+        )
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        logger.warning(
+            "scores on split %r are means over %d of %d targets; the others have none, for want of %s (%s)",
+            split,
+            len(counts) - len(without),
+            len(counts),
+            "molecules of both classes" if classes else "labels",
+            named,
+        )
+
+
+def check_metric(metric: str, maximize: bool, kind: str) -> None:
+    """UserError where --best-checkpoint-metric is neither the loss nor a score, or would keep the worst checkpoint."""
+    if metric == "loss":
+        return
+    names = SCORE_NAMES[kind]
+    if metric not in names:
+        raise UserError(f"--best-checkpoint-metric {metric}: {kind} has {' and '.join(names)}, or see --select-by")
+    if maximize != (metric == "roc_auc"):
+        needs = "needs" if metric == "roc_auc" else "goes without"
+        raise UserError(f"--best-checkpoint-metric {metric} {needs} --maximize-best-checkpoint-metric: the worst checkpoint would be kept")
