@@ -11,7 +11,19 @@ from pathlib import Path
 import benchmarks
 from benchmarks.harness import RESULTS, append_rows, print_rows
 
-HELPERS = ("__main__", "attention_alternatives", "harness", "links", "measure", "padded", "sizes", "traffic")
+HELPERS = (
+    "__main__",
+    "attention_alternatives",
+    "compare",
+    "harness",
+    "links",
+    "measure",
+    "padded",
+    "simulate",
+    "sizes",
+    "timing",
+    "traffic",
+)
 """Modules that are no benchmarks."""
 
 
