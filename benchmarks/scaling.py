@@ -97,9 +97,7 @@ def machine_of(args: argparse.Namespace) -> Machine:
 def print_measured(step: timing.Step, machine: Machine, processes: list[int], frequency: int) -> None:
     """Updates of more processes, from those of one."""
     way = f"ZeRO {step.stage}" if step.stage else "DDP"
-    print(
-        f"from updates of {step.processes} process: {sum(step.sizes):,} parameters, {step.batch} molecules, {way}, update-freq {frequency}\n"
-    )
+    print(f"from measured updates: {sum(step.sizes):,} parameters, {step.batch} molecules, {way}, update-freq {frequency}\n")
     print("GPUs   step ms  compute  network   copies  optimizer   rest ms    molecules/s  efficiency")
     for n in processes:
         setup = Setup(processes=n, stage=step.stage, half=step.half, update_freq=frequency)

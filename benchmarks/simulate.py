@@ -68,7 +68,7 @@ class Links:
         if processes == 1:
             return 0.0
         sizes, times = zip(*self.points[call.kind], strict=True)
-        latency = times[0]
+        latency = min(times)  # of small messages; a disturbed one may have taken longer than one of more bytes
         if call.bytes <= sizes[-1]:
             transfer = float(np.interp(call.bytes, sizes, times)) - latency
         else:
