@@ -24,11 +24,12 @@ DRAWS = 300
 
 
 class Call(NamedTuple):
-    """Collectives of an update that are alike: `times` of them, of a whole tensor of so many bytes."""
+    """Collectives of an update that are alike: `times` of them, of a whole tensor of so many bytes; `late` ones follow the optimizer."""
 
     kind: str
     bytes: int
     times: int
+    late: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def exchanges(sizes: Sequence[int], setup: Setup, *, whole: bool) -> list[Call]:
     buckets = math.ceil(total / setup.bucket)
     if setup.stage < 3:
         times = buckets * (setup.update_freq if setup.stage == 2 else 1)
-        return [Call("all_reduce", volume["all_reduce"] // times, times), Call("all_gather", volume["all_gather"], 1)]
+        return [Call("all_reduce", volume["all_reduce"] // times, times), Call("all_gather", volume["all_gather"], 1, late=True)]
     kept = [size for size in sizes if size < PERSISTENT]
     times = buckets * setup.update_freq
     result = [Call("reduce_scatter", volume["reduce_scatter"] // times, times)]
@@ -113,7 +114,7 @@ def exchanges(sizes: Sequence[int], setup: Setup, *, whole: bool) -> list[Call]:
         times = setup.update_freq * math.ceil(gathered / setup.update_freq / setup.width / PREFETCH)
         result.append(Call("all_gather", gathered // times, times))
     if kept:  # after the step, each by itself
-        result.append(Call("all_gather", setup.width * sum(kept) // len(kept), len(kept)))
+        result.append(Call("all_gather", setup.width * sum(kept) // len(kept), len(kept), late=True))
     return result
 
 
@@ -149,10 +150,11 @@ def simulate(
     drawn = np.random.default_rng(0).choice(np.asarray(micro), (DRAWS, n, setup.update_freq))
     waiting = drawn.sum(2).max(1) if setup.stage < 2 else drawn.max(1).sum(1)
     compute = float(np.median(waiting))
-    exchanged = sum(links.seconds(call, n) for call in exchanges(sizes, setup, whole=not links.hides))
+    calls = exchanges(sizes, setup, whole=not links.hides)
+    early, late = (sum(links.seconds(call, n) for call in calls if call.late == after) for after in (False, True))
     hidden = 2 / 3 * compute if links.hides and setup.stage in (0, 3) else 0.0
     small = links.seconds(Call("all_reduce", 0, COUNTS[setup.stage]), n)
-    network = max(0.0, exchanged - hidden) + small
+    network = max(0.0, early - hidden) + late + small
     copies = copied(sizes, setup, whole=not links.hides) / links.memory
     updated = optimizer / (n if setup.stage else 1)
     return Times(compute + network + copies + updated + rest, compute, network, copies, updated, rest)
