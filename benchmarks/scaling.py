@@ -25,7 +25,7 @@ from benchmarks.harness import ROOT, Row, row
 from benchmarks.simulate import Links, simulate
 from benchmarks.sizes import TITLES, draw_sizes
 from benchmarks.step import step_flops
-from moleblend_fs.distributed.estimate import GIB, Batch, Setup, estimate, parameter_sizes, sent
+from moleblend_fs.distributed.estimate import BUCKET, GIB, Batch, Setup, estimate, parameter_sizes, sent
 from moleblend_fs.distributed.estimate import traffic as predicted
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.objectives.config import BlendConfig
@@ -121,7 +121,7 @@ def print_computed(args: argparse.Namespace, machine: Machine, processes: list[i
         compute = args.seconds or step_flops(atoms, config) / (args.rate * 1e12)
         for n in processes:
             for stage in range(4 if n > 1 else 1):
-                setup = Setup(processes=n, stage=stage, half=True, kernels=True)
+                setup = Setup(processes=n, stage=stage, half=True, kernels=True, bucket=min(BUCKET, sum(sizes)))
                 memory = estimate(sizes, config, batch_of(atoms), setup).peak / GIB
                 volume = sent(predicted(sizes, setup), n) / 1e6
                 adam = ADAM_BYTES * sum(sizes) / (args.memory * 1e9)
