@@ -81,12 +81,12 @@ def test_preempted_job_is_requeued_and_goes_on_by_itself(cluster, qm9_store, tmp
 
 
 FINISH = """
-# The second start has a few more updates to make than the first one came to.
-if [ "${SLURM_RESTART_COUNT:-0}" != 0 ]; then
+# Starts after one that was stopped in training have a few more updates to make than that one.
+if [ -f "$OUT/preempted" ]; then
     cat "$OUT/preempted"
-    reached="$(grep -oE 'after [0-9]+ updates' "$OUT/preempted" | grep -oE '[0-9]+')"
-    TRAIN+=(--max-update $((reached + 20)))
+    echo $(($(grep -oE 'after [0-9]+ updates' "$OUT/preempted" | grep -oE '[0-9]+') + 20)) >"$OUT/last"
 fi
+[ ! -f "$OUT/last" ] || TRAIN+=(--max-update "$(cat "$OUT/last")")
 """
 
 
@@ -95,12 +95,13 @@ def test_job_whose_time_is_up_is_requeued_and_finishes(cluster, qm9_store, tmp_p
     setup = tmp_path / "setup.sh"
     setup.write_text(FINISH)
     settings = {"STORE": qm9_store.path, "OUT": tmp_path, "SETUP": setup, VARIABLE: tmp_path / "ledger", **SETTINGS, "UPDATES": 100_000}
-    job = cluster.submit("pretrain.sbatch", *OPTIONS, *GENTLE, **settings | {"TIME": "00:01:00", "WARN": 12})["pretrain"]
+    job = cluster.submit("pretrain.sbatch", *OPTIONS, *GENTLE, **settings | {"TIME": "00:01:00", "WARN": 5})["pretrain"]
     ended = cluster.wait(job, ENDED)[0]
     said = output(tmp_path, job)
-    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1"), said[-3000:]
-    assert re.findall(rf"job {job}, start (\d)", said) == ["1", "2"]
-    reached = int(re.search(r"stopped by signal 10 after (\d+) updates", said)[1])
+    # On a busy machine a start may take so long that it is stopped, too.
+    assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), said[-3000:]
+    assert re.findall(rf"job {job}, start (\d)", said) == [str(n + 1) for n in range(int(ended["Restarts"]) + 1)]
+    reached = int(re.findall(r"stopped by signal 10 after (\d+) updates", said)[-1])
     assert updates_made(said) == list(range(1, reached + 21))
     *whole, last = seen_by_epoch([tmp_path / "ledger"]).values()
     wanted = Counter(qm9_store.source_row[qm9_store.split("train")].tolist())
@@ -119,7 +120,7 @@ def test_job_that_is_stopped_before_it_trains_begins_again(cluster, qm9_store, t
     ended = cluster.wait(job, ENDED)[0]
     said = output(tmp_path, job)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1"), said[-3000:]
-    assert "stopped before it began to train" in said
+    assert "stopped while nothing was trained" in said
     assert updates_made(said) == list(range(1, UPDATES + 1))
 
 
