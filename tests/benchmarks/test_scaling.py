@@ -32,7 +32,7 @@ def test_one_process_has_no_network():
 @pytest.mark.parametrize("setup", SETUPS, ids=str)
 @pytest.mark.parametrize("whole", [False, True])
 def test_calls_hold_the_bytes_that_are_derived(setup, whole):
-    held = Counter()
+    held: Counter[str] = Counter()
     for call in exchanges(LARGE, setup, whole=whole):
         held[call.kind] += call.bytes * call.times
     assert dict(held) == pytest.approx(predicted(LARGE, setup), rel=1e-4)
