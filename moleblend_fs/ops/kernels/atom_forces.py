@@ -16,11 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.kernels.atom_forces_parts import forces_backward_columns, forces_backward_rows, forces_forward
 from moleblend_fs.ops.kernels.attention_parts import PRESET_WIDTHS, draw_seed, dropout_keep, dropout_threshold
-from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision
+from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision, dot_precisions
 from moleblend_fs.ops.layout import Layout
 
-# One head of the model calls this once a step: one shape for all molecules. A warp takes 16 rows.
-BLOCK, STEP, WARPS = 32, 16, 2
+# One head of the model calls this once a step: one shape for all molecules. A warp takes 16 rows; TF32 needs more registers.
+BLOCK, STEP, WARPS = 32, 16, {"ieee": 2, "tf32": 4}
 
 
 def _constants(dtype: torch.dtype, width: int) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def _constants(dtype: torch.dtype, width: int) -> dict[str, Any]:
 def _run(kernel: Any, q: Tensor, members: Tensor, capacity: int, data: Sequence[Any], counts: Sequence[Any], random: Sequence[Any]):
     _, heads, width = q.shape
     blocks = triton.cdiv(capacity - 1, BLOCK)
-    options = {**_constants(q.dtype, width), "num_warps": WARPS, "num_stages": 1}
+    options = {**_constants(q.dtype, width), "num_warps": WARPS[dot_precision(q.dtype)], "num_stages": 1}
     kernel[(len(members) * heads * blocks,)](*data, members, *counts, blocks, *random, **options)
 
 
@@ -197,13 +197,15 @@ def self_test(device: torch.device) -> None:
 
 
 def variants() -> list[Variant]:
-    """All configurations that can be launched at the presets' head widths, but for TF32."""
+    """All configurations that can be launched at the presets' head widths."""
     found = []
     for (dtype, short), width in itertools.product(TRITON_TYPES.items(), PRESET_WIDTHS):
-        constants = {**_constants(dtype, width), "PRECISION": "ieee"}
-        for kernel in (forces_forward, forces_backward_rows, forces_backward_columns):
+        kernels = (forces_forward, forces_backward_rows, forces_backward_columns)
+        for kernel, products in itertools.product(kernels, dot_precisions(dtype)):
+            constants = {**_constants(dtype, width), "PRECISION": products}
             signature = {name: _type(name, short) for name in kernel.arg_names if name not in constants}
-            found.append(Variant(f"atom_{kernel.__name__}/{short}/{BLOCK}x{width}", kernel, signature, constants, WARPS, 1))
+            numbers = short if products == "ieee" else products
+            found.append(Variant(f"atom_{kernel.__name__}/{numbers}/{BLOCK}x{width}", kernel, signature, constants, WARPS[products], 1))
     return found
 
 

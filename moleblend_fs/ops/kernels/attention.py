@@ -21,7 +21,7 @@ from moleblend_fs.ops.kernels import atom_forces
 from moleblend_fs.ops.kernels.attention_long import backward_columns_long, backward_rows_long, forward_long
 from moleblend_fs.ops.kernels.attention_parts import PRESET_WIDTHS, draw_seed, dropout_keep, dropout_threshold
 from moleblend_fs.ops.kernels.attention_short import backward_short, forward_short
-from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision
+from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision, dot_precisions
 from moleblend_fs.ops.layout import Layout
 
 LONGER = 0
@@ -56,8 +56,16 @@ _FULL = {
     "forward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 32, 2, 2), LONGER: Launch(64, 16, 0, 8)},
     "backward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 16, 2, 2), 64: Launch(64, 16, 1, 8), LONGER: Launch(64, 16, 0, 8)},
 }
-LAUNCHES = {torch.float32: _FULL, torch.bfloat16: _HALF, torch.float16: _HALF}
-"""dtype -> pass -> tokens of the size class -> launch."""
+_TF32 = {**_FULL, "backward": {**_FULL["backward"], 32: Launch(32, 16, 2, 4), 64: Launch(64, 16, 1, 4)}}
+
+
+def launches(dtype: torch.dtype, products: str) -> dict[str, dict[int, Launch]]:
+    """Pass -> tokens of the size class -> launch.
+
+    Args:
+        products: what `dot_precision` says.
+    """
+    return _TF32 if products == "tf32" else _FULL if dtype == torch.float32 else _HALF
 
 
 @dataclass(slots=True)
@@ -124,7 +132,7 @@ def _launches(layout: Layout) -> tuple[list[Tensor], list[int]]:
 
 
 def _launch(direction: str, capacity: int, dtype: torch.dtype) -> Launch:
-    table = LAUNCHES[dtype][direction]
+    table = launches(dtype, dot_precision(dtype))[direction]
     return table.get(capacity, table[LONGER])
 
 
@@ -277,18 +285,20 @@ _SCALARS = {"scale": "fp32", "keep_scale": "fp32"}
 
 
 def variants() -> list[Variant]:
-    """All configurations that can be launched at the presets' head widths, but for TF32."""
+    """All configurations that can be launched at the presets' head widths."""
     found = []
     for dtype, width in itertools.product(TRITON_TYPES, PRESET_WIDTHS):
-        forward, backward = LAUNCHES[dtype]["forward"], LAUNCHES[dtype]["backward"]
-        chosen = [(forward_short if launch.heads else forward_long, launch) for launch in forward.values()]
-        chosen += [(backward_short, launch) for launch in backward.values() if launch.heads]
-        chosen += [(kernel, backward[LONGER]) for kernel in (backward_rows_long, backward_columns_long)]
-        for kernel, launch in chosen:
-            constants = {**_constants(kernel, launch, dtype, width), "PRECISION": "ieee"}
-            signature = {name: _type(name, TRITON_TYPES[dtype]) for name in kernel.arg_names if name not in constants}
-            name = f"attention_{kernel.__name__}/{TRITON_TYPES[dtype]}/{launch.block}x{width}"
-            found.append(Variant(name, kernel, signature, constants, launch.warps, 1))
+        for products in dot_precisions(dtype):
+            forward, backward = launches(dtype, products)["forward"], launches(dtype, products)["backward"]
+            chosen = [(forward_short if launch.heads else forward_long, launch) for launch in forward.values()]
+            chosen += [(backward_short, launch) for launch in backward.values() if launch.heads]
+            chosen += [(kernel, backward[LONGER]) for kernel in (backward_rows_long, backward_columns_long)]
+            for kernel, launch in chosen:
+                constants = {**_constants(kernel, launch, dtype, width), "PRECISION": products}
+                signature = {name: _type(name, TRITON_TYPES[dtype]) for name in kernel.arg_names if name not in constants}
+                numbers = TRITON_TYPES[dtype] if products == "ieee" else products
+                name = f"attention_{kernel.__name__}/{numbers}/{launch.block}x{width}"
+                found.append(Variant(name, kernel, signature, constants, launch.warps, 1))
     return found
 
 

@@ -37,3 +37,8 @@ def tf32_allowed() -> bool:
 def dot_precision(dtype: torch.dtype) -> str:
     """`input_precision` of products: float32 is rounded to TF32 only where torch's own products may be."""
     return "tf32" if dtype == torch.float32 and tf32_allowed() else "ieee"
+
+
+def dot_precisions(dtype: torch.dtype) -> tuple[str, ...]:
+    """All that `dot_precision` may say."""
+    return ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
