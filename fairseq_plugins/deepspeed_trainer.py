@@ -8,8 +8,8 @@ from fairseq import utils
 from fairseq.optim import lr_scheduler
 from torch import Tensor
 
-from fairseq_plugins.compat import engine_options
 from fairseq_plugins.optimizer import DeepSpeedOptimizer
+from fairseq_plugins.options import engine_options
 from fairseq_plugins.trainer import MoleBlendTrainer
 from moleblend_fs.distributed import partitions, shards
 from moleblend_fs.distributed.adam_state import AdamState

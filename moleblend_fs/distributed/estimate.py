@@ -111,12 +111,12 @@ def parameter_sizes(config: ModelConfig) -> list[int]:
         return [prod(parameter.shape) for parameter in MoleBlend(config).parameters()]
 
 
-def estimate(sizes: Sequence[int], config: ModelConfig, batch: Batch, setup: Setup) -> Memory:
+def estimate(sizes: Sequence[int], config: ModelConfig, batch: Batch | None, setup: Setup) -> Memory:
     """Memory of one process.
 
     Args:
         sizes: elements of each parameter.
-        batch: the largest micro-batch.
+        batch: the largest micro-batch; None leaves activations out.
     """
     total, n, width = sum(sizes), setup.processes, setup.width
     share = -(-total // n)
@@ -133,7 +133,7 @@ def estimate(sizes: Sequence[int], config: ModelConfig, batch: Batch, setup: Set
         buffers = width * (gathered + setup.bucket)
     host = optimizer if setup.offload and setup.stage else 0
     optimizer -= host
-    active = activation_bytes(config, batch, setup)
+    active = 0 if batch is None else activation_bytes(config, batch, setup)
     # The tables' gradients are there twice when they are added to what there is.
     last = gradients + width * (ATOM_FEATURES + 2) * TABLE_ROWS * config.embed_dim
     # A first micro-batch frees activations while it makes gradients; later ones find gradients there.
@@ -208,12 +208,13 @@ def judge(memory: Memory, available: int, setup: Setup, where: str) -> str | Non
     """
     said = f"training needs about {memory} on each process, {where} has {available / GIB:.2f} GiB for it"
     if memory.peak > available:
-        remedies = ["smaller batches (--batch-size, --max-tokens, --max-pairs)", "--checkpoint-layers"]
+        remedies = ["smaller batches (--batch-size, --max-tokens, --max-pairs)", "--checkpoint-layers"] if memory.activations else []
         if setup.stage == 0:
             remedies.append("--optimizer deepspeed with --zero-stage 1, 2 or 3")
         elif setup.stage < 3:
             remedies.append(f"a higher --zero-stage than {setup.stage}")
         if setup.stage and not setup.offload:
             remedies.append("--zero-offload cpu")
+        remedies.append("a smaller --arch")
         raise UserError(f"{said}; choose {', or '.join(remedies)}. MOLEBLEND_MEMORY_CHECK=0 starts all the same")
     return said if memory.peak > WARN_SHARE * available else None

@@ -1,7 +1,9 @@
 """Memory is estimated before training, and what cannot fit is refused."""
 
+import pytest
+
 from fairseq_plugins import memory
-from tests.fairseq_plugins.runs import ADAM, PRETRAIN, SMALL, train
+from tests.fairseq_plugins.runs import ADAM, BIN, PRETRAIN, SMALL, arguments, command, train
 
 OPTIONS = (*PRETRAIN, *SMALL, *ADAM, "--batch-size", "8", "--max-update", "1", "--disable-validation", "--no-save")
 
@@ -15,9 +17,9 @@ def test_the_estimate_is_printed_before_the_first_update(qm9_store, tmp_path):
 
 
 def test_what_cannot_fit_is_refused_before_training(qm9_store, tmp_path, monkeypatch):
-    """On a host with a megabyte left."""
-    monkeypatch.setattr(memory, "available_on_host", lambda: 2**20)
-    monkeypatch.setattr(memory, "resident", lambda: 0)
+    """On a host with room for the model's states, but not for a batch."""
+    monkeypatch.setattr(memory.host_memory, "of_machine", lambda: 3 * 2**20)
+    monkeypatch.setattr(memory.host_memory, "resident", lambda: 0)
     run = train(qm9_store.path, tmp_path, *OPTIONS)
     assert run.code == 2
     assert "Traceback" not in run.output
@@ -28,10 +30,17 @@ def test_what_cannot_fit_is_refused_before_training(qm9_store, tmp_path, monkeyp
     assert train(qm9_store.path, tmp_path, *OPTIONS).code == 0
 
 
-def test_limits_of_control_groups_count(tmp_path):
-    for name, content in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 500\ninactive_file 50\n")):
-        (tmp_path / f"memory.{name}").write_text(content)
-    assert memory.left_in(tmp_path, 5000) == 350
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.left_in(tmp_path, 5000) == 5000
-    assert 0 < memory.available_on_host() < 2**50
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("gibibytes", "said"), [(10, "training needs about 15.50 GiB (weights 3.86,"), (4, "builds the model in float32, which takes 3.86 GiB")]
+)
+def test_a_model_that_cannot_be_built_is_refused_before_it_is(qm9_store, tmp_path, gibibytes, said):
+    """The largest preset within a limit of the process's address space."""
+    words = arguments(qm9_store.path, tmp_path, (*PRETRAIN, *ADAM, "--arch", "moleblend_huge", "--batch-size", "8", "--no-save"))
+    limit = ("bash", "-c", f'ulimit -v {gibibytes << 20}; exec "$@"', "bash")
+    run = command([*limit, str(BIN / "fairseq-train"), *words], tmp_path)
+    assert run.code == 2, run.output[-3000:]
+    assert "Traceback" not in run.output
+    assert said in run.output
+    assert "--batch-size" not in run.output, "smaller batches would not help"
+    assert "choose a smaller --arch" in run.output or "or a smaller --arch" in run.output
