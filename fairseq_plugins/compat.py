@@ -1,7 +1,7 @@
 """Every deviation that fairseq 0.12 forces on us with today's torch, one function each.
 
-All but `empty_batches_first` are reached through one hook, `fairseq.distributed.utils.call_main`: it is called with the
-full configuration, after the user directory is imported and before any process group or process exists.
+Most are reached through one hook, `fairseq.distributed.utils.call_main`: it is called with the full configuration, after the
+user directory is imported and before any process group or process exists. `install` puts it and the others in place.
 """
 
 import contextlib
@@ -25,9 +25,11 @@ from fairseq.file_io import PathManager
 from omegaconf import DictConfig, open_dict
 from torch.distributed.constants import default_pg_timeout
 
-from moleblend_fs.distributed import saving, watchdog
+from fairseq_plugins.memory import check_states
+from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
+from moleblend_fs.distributed import saving, shards, watchdog
 from moleblend_fs.distributed.clipping import clip_grad_norm_
-from moleblend_fs.distributed.engine import STAGES, EngineOptions, engine_config, require_deepspeed
+from moleblend_fs.distributed.engine import STAGES, engine_config, require_deepspeed
 from moleblend_fs.distributed.preemption import SIGNALS, passing_on, preemption
 from moleblend_fs.errors import UserError
 
@@ -37,12 +39,14 @@ RENDEZVOUS = "moleblend"
 """Our own way for ranks to find each other: torchrun's, see `meet`."""
 
 _fairseq_call_main = distributed_utils.call_main
+_fairseq_save_checkpoint = checkpoint_utils.save_checkpoint
 
 
 def install() -> None:
     """Put the hooks in place, once."""
     distributed_utils.call_main = call_main
     utils.clip_grad_norm_ = clip_grad_norm_
+    checkpoint_utils.save_checkpoint = save_checkpoint
     with contextlib.suppress(RuntimeError):  # it is registered already
         dist.register_rendezvous_handler(RENDEZVOUS, meet)
     # fairseq copies a new checkpoint to its other names byte by byte: killed meanwhile, it leaves half a checkpoint_last.pt.
@@ -62,11 +66,12 @@ def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> Any:
     return _fairseq_call_main(cfg, main, **kwargs)
 
 
-def without_traceback(main: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    """Run `main`; a UserError becomes its message and exit code 2, a stop by a signal the exit code asked for."""
+def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **kwargs: Any) -> None:
+    """Run `main`, in each training process; a UserError becomes its message and exit code 2, a stop by a signal the exit code asked for."""
     preemption.listen()
     try:
-        main(*args, **kwargs)
+        check_states(cfg)
+        main(cfg, *args, **kwargs)
     except UserError as error:
         tell(error)
     except RuntimeError:
@@ -103,11 +108,6 @@ def mend(cfg: DictConfig) -> None:
         use_cpu_backends(cfg)
 
 
-def on_cpu(cfg: DictConfig) -> bool:
-    """Whether training runs on the CPU."""
-    return bool(cfg.common.cpu) or not torch.cuda.is_available()
-
-
 def clear_tpu(cfg: DictConfig) -> None:
     """options.py of fairseq 0.12 sets tpu for every --bf16; without XLA that ends in an AttributeError."""
     if cfg.common.bf16 and distributed_utils.xm is None:
@@ -126,25 +126,6 @@ def refuse_unsafe_saving(cfg: DictConfig) -> None:
     """fairseq's asynchronous writes end up under final names before they are complete."""
     if cfg.checkpoint.write_checkpoints_asynchronously:
         raise UserError("--write-checkpoints-asynchronously could leave half-written checkpoints; leave it out")
-
-
-def optimizer_name(cfg: DictConfig) -> str | None:
-    """What --optimizer names; fairseq's older optimizers are configured by a Namespace that does not say it."""
-    return getattr(cfg.optimizer, "_name", None)
-
-
-def engine_options(cfg: DictConfig) -> EngineOptions:
-    """What fairseq's options say about DeepSpeed's engine."""
-    return EngineOptions(
-        stage=int(cfg.optimizer.zero_stage),
-        offload=str(cfg.optimizer.zero_offload) == "cpu",
-        update_freq=int(max(cfg.optimization.update_freq)),
-        clip_norm=float(cfg.optimization.clip_norm),
-        bf16=bool(cfg.common.bf16),
-        fp16=bool(cfg.common.fp16),
-        fp16_init_scale=int(cfg.common.fp16_init_scale),
-        user_file=cfg.optimizer.deepspeed_config,
-    )
 
 
 def refuse_with_deepspeed(cfg: DictConfig) -> None:
@@ -290,6 +271,27 @@ def spawn_on_cpu(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, An
         if error.signal_name is not None:
             print(f"moleblend: error: rank {error.error_index} was ended by {error.signal_name}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+
+
+def save_checkpoint(cfg: DictConfig, trainer: Any, epoch_itr: Any, val_loss: Any) -> str | None:
+    """fairseq's, called by all ranks. Only rank 0 writes; if it cannot, the others would go on without it, and fail elsewhere.
+
+    Raises:
+        UserError: (on all ranks) it did not.
+    """
+    path, failure = None, None
+    try:
+        path = _fairseq_save_checkpoint(cfg, trainer, epoch_itr, val_loss)
+    except UserError as error:
+        failure = str(error)
+    failures = [failure] * trainer.data_parallel_world_size
+    if len(failures) > 1:
+        dist.all_gather_object(failures, failure)
+    if any(failures):
+        raise UserError(next(filter(None, failures)))
+    if trainer.is_data_parallel_master:
+        shards.remove_unnamed(cfg.save_dir)
+    return path
 
 
 @contextlib.contextmanager

@@ -18,8 +18,9 @@ from fairseq.trainer import Trainer
 from omegaconf import open_dict
 from torch import Tensor
 
-from fairseq_plugins.compat import empty_batches_first, loaded_state_through, optimizer_name
+from fairseq_plugins.compat import empty_batches_first, loaded_state_through
 from fairseq_plugins.memory import check_memory
+from fairseq_plugins.options import optimizer_name
 from fairseq_plugins.stats import DeferredStats
 from moleblend_fs.distributed import saving, shards, watchdog
 from moleblend_fs.distributed.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
@@ -150,12 +151,6 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         return self.epoch_iterator
 
     # Saving
-
-    def consolidate_optimizer(self) -> None:
-        """All ranks come here before a save."""
-        if self.is_data_parallel_master:
-            shards.remove_unnamed(self.cfg.checkpoint.save_dir)
-        super().consolidate_optimizer()
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
         """fairseq's content under a temporary name, renamed when it is all on the disk."""

@@ -37,9 +37,12 @@ def clip_grad_norm_(parameters: Any, max_norm: float, aggregate_norm_fn: Any = N
     return norm
 
 
-def clip_in_zero(zero: Any) -> None:
-    """Let ZeRO (of any stage) compute norms and clip as above. Its methods for that are replaced on this one object."""
-    device = zero.device if hasattr(zero, "device") else torch.device("cpu")
+def clip_in_zero(zero: Any, device: torch.device) -> None:
+    """Let ZeRO (of any stage) compute norms and clip as above. Its methods for that are replaced on this one object.
+
+    Args:
+        device: the model's, where processes exchange; gradients may be in host memory.
+    """
 
     def scaled_norm() -> Tensor:
         squares = sum_of_squares(gradient_pieces(zero)).to(device)

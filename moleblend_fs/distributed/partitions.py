@@ -58,9 +58,10 @@ def fragment(parameter: Any, zero: Any) -> Fragment | None:
 def gather_weights(model: nn.Module, zero: Any) -> dict[str, Tensor] | None:
     """Float32 weights of all parameters, on the CPU of rank 0; None on the others, which all take part."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    device = parameter_device(zero)
+    device = device_of_exchange()
     weights = {
-        name: assemble(fragment(parameter, zero), shape, device) for (name, parameter), shape in zip(named, shapes_of(named).values())
+        name: assemble(fragment(parameter, zero), shape, device)
+        for (name, parameter), shape in zip(named, shapes_of(named).values(), strict=True)
     }
     return {name: weight for name, weight in weights.items() if weight is not None} if dist.get_rank() == 0 else None
 
@@ -77,7 +78,7 @@ def assemble(piece: Fragment | None, shape: torch.Size, device: torch.device) ->
 def updates_done(zero: Any) -> int:
     """Adam's steps; all ranks take part, since one without a piece has no state."""
     step = torch.tensor([max((int(entry["step"]) for entry in zero.optimizer.state.values() if "step" in entry), default=0)])
-    step = step.to(parameter_device(zero))
+    step = step.to(device_of_exchange())
     dist.all_reduce(step, dist.ReduceOp.MAX)
     return int(step)
 
@@ -95,7 +96,7 @@ def moments(model: nn.Module, zero: Any) -> dict[str, Piece]:
     return result
 
 
-def parameter_device(zero: Any) -> torch.device:
+def device_of_exchange() -> torch.device:
     """Where collectives run: the model's device, also where the optimizer's state is kept in host memory."""
     from deepspeed.accelerator import get_accelerator
 

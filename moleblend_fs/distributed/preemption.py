@@ -4,6 +4,7 @@ Exit code: 0, or what MOLEBLEND_PREEMPTED_EXIT says (a batch script that requeue
 file `preempted` is left, for launchers that hide the exit codes of what they start; the next start removes it.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -35,6 +36,8 @@ class Preemption:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._note)
+            atexit.unregister(_deafen)
+            atexit.register(_deafen)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
@@ -42,6 +45,12 @@ class Preemption:
     def exit_code(self) -> int:
         """0 for a run that came to its end."""
         return int(os.environ.get(EXIT_VARIABLE, "0")) if self.acted else 0
+
+
+def _deafen() -> None:
+    """Python puts the default handlers back while it shuts down: a late signal would end a process whose work is done and saved."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 preemption = Preemption()
