@@ -1,5 +1,6 @@
 """Source -> store: rows go to worker processes in chunks, their results come back in order and are stored chunk by chunk."""
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -176,7 +177,9 @@ def _results(source: Source, chunks: Iterator[Chunk], workers: int) -> Iterator[
     waiting: deque[tuple[Chunk, Future[Results]]] = deque()
     try:
         for chunk in chunks:
-            waiting.append((chunk._replace(rows=[]), pool.submit(_work, chunk.rows)))
+            with _interrupts_held_back():  # a worker may be started by this
+                future = pool.submit(_work, chunk.rows)
+            waiting.append((chunk._replace(rows=[]), future))
             if len(waiting) >= CHUNKS_IN_FLIGHT * workers:
                 position, future = waiting.popleft()
                 yield position, future.result()
@@ -192,13 +195,22 @@ def _results(source: Source, chunks: Iterator[Chunk], workers: int) -> Iterator[
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group; processes that are started within never get it, and are stopped by this one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _source: Source | None = None
 
 
 def _begin_worker(source: Source) -> None:
     global _source
     _source = source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent stops the workers
     silence_rdkit()
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

@@ -108,9 +108,9 @@ def table(tasks: list[Task]) -> list[list[str]]:
 
 
 def end_of_log(path: Path) -> list[str]:
-    """The last lines of a task's output."""
+    """The last lines of a task's output, cut to a width; messages of mistakes whole, for they end with the remedy."""
     lines = path.read_text(errors="replace").splitlines()[-LOG_LINES:] if path.is_file() else []
-    return [line if len(line) <= LOG_WIDTH else line[:LOG_WIDTH] + " ..." for line in lines]
+    return [line if len(line) <= LOG_WIDTH or "moleblend: error:" in line else line[:LOG_WIDTH] + " ..." for line in lines]
 
 
 def main(out: Path) -> int:

@@ -86,7 +86,7 @@ def test_deepspeed_launcher(tmp_path):
     # Started once, it reaches all hosts: words are quoted for the shell there, and for deepspeed, which quotes those with blanks only.
     words = planned("s", "(1,2)", "(1, $2)", "%h", LAUNCHER="deepspeed", NODES=2, MASTER="a", HOSTFILE=hostfile, MOLEBLEND_X="y")
     assert follow(words, "--no_ssh_check", "--no_python", "--no_local_rank", "env")
-    assert follow(words, "DS_ACCELERATOR=cpu", "OMP_NUM_THREADS=1", "MOLEBLEND_X=y")
+    assert {"DS_ACCELERATOR=cpu", "OMP_NUM_THREADS=1", "MOLEBLEND_X=y"} <= set(words)
     assert follow(words, f"{Path(sys.executable).parent}/fairseq-train", "s", r"\(1\,2\)", r"(1, \$2)", "%%h", "--user-dir")
 
 
