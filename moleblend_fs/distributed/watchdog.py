@@ -69,6 +69,10 @@ class Watchdog:
         """Start one for the default process group, on a connection of its own to its store."""
         store = dist.PrefixStore("moleblend-beats", _get_default_store().clone())  # type: ignore[attr-defined]
         watchdog = cls(store, dist.get_rank(), dist.get_world_size(), timeout)
+        places: list[str] = [""] * dist.get_world_size()
+        dist.all_gather_object(places, watchdog.own.where)  # so that a rank has a place from the beginning
+        for beat, where in zip(watchdog.beats.values(), places, strict=True):
+            beat.where = where
         store.set_timeout(timedelta(seconds=max(1.0, watchdog.interval)))
         watchdog.talker.start()
         watchdog.thread.start()
