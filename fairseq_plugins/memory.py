@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ def check_states(cfg: Any) -> None:
             f"each process builds the model in float32, which takes {build / GIB:.2f} GiB, and the host has {left / GIB:.2f} GiB for it; "
             f"choose a smaller --arch, or fewer processes on this host. {VARIABLE}=0 starts all the same"
         )
-    judge_all(cfg, estimate(sizes, config, None, setup_of(cfg, sum(sizes))), built=0)
+    setup = setup_of(cfg, sum(sizes))
+    judge_all(cfg, estimate(sizes, config, None, setup), setup, built=0)
 
 
 def check_memory(trainer: Any) -> None:
@@ -54,14 +55,14 @@ def check_memory(trainer: Any) -> None:
     if os.environ.get(VARIABLE) == "0" or not trainer.adam:
         return
     sizes = [parameter.numel() for parameter in trainer.get_model().parameters()]
-    setup = setup_of(trainer.cfg, sum(sizes))
+    setup = replace(setup_of(trainer.cfg, sum(sizes)), kernels=uses_triton("attention", trainer.device))
     memory = estimate(sizes, trainer.get_model().model.config, largest_batch(trainer.epoch_iterator), setup)
-    said = judge_all(trainer.cfg, memory, built=host_memory.resident() - _before_model)
+    said = judge_all(trainer.cfg, memory, setup, built=host_memory.resident() - _before_model)
     if trainer.is_data_parallel_master:
         logger.info("memory of each process, estimated: %s; %s", memory, said)
 
 
-def judge_all(cfg: Any, memory: Memory, built: int) -> str:
+def judge_all(cfg: Any, memory: Memory, setup: Setup, built: int) -> str:
     """What there is for the memory, with a warning if it is scarce.
 
     Args:
@@ -70,7 +71,6 @@ def judge_all(cfg: Any, memory: Memory, built: int) -> str:
     Raises:
         UserError: it cannot fit.
     """
-    setup = setup_of(cfg, 0)
     left = left_on_host(cfg)
     if on_cpu(cfg):
         places = [(memory._replace(peak=memory.peak + memory.host), left + max(0, built), "the host")]
@@ -95,7 +95,7 @@ def left_on_host(cfg: Any) -> int:
 
 
 def setup_of(cfg: Any, parameters: int) -> Setup:
-    """What fairseq's options say about memory."""
+    """What fairseq's options say about memory; not whether kernels run, which the task decides."""
     zero: dict[str, Any] = {}
     options = engine_options(cfg) if optimizer_name(cfg) == "deepspeed" else None
     if options is not None:
@@ -107,7 +107,6 @@ def setup_of(cfg: Any, parameters: int) -> Setup:
         offload=options.offload if options else False,
         half=bool(cfg.common.bf16 or cfg.common.fp16),
         update_freq=int(max(cfg.optimization.update_freq)),
-        kernels=uses_triton("attention", torch.device("cpu" if on_cpu(cfg) else "cuda")),
         masters=not (cfg.common.memory_efficient_bf16 or cfg.common.memory_efficient_fp16),
         reuse=min(int(zero.get("stage3_max_reuse_distance", LIVE)), 2 * int(zero.get("stage3_max_live_parameters", LIVE))),
         # On the CPU memory that is allocated but not written to does not count.
