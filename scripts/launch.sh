@@ -130,16 +130,16 @@ tell() {
 # supervise FOLDER: runs COMMAND, passes signals on to it, waits for all that it started. Training that was stopped by a signal leaves
 # a file `preempted` beside its checkpoints; the launchers themselves report such an end as a failure.
 supervise() {
-    local begun child code=0 marker="$1/preempted"
+    local begun child="" early="" code=0 marker="$1/preempted"
     begun="$(date +%s)"
+    # From before there is a child, which may have begun before its number is known here.
+    trap 'if [ -n "$child" ]; then tell "$child" TERM; else early=TERM; fi' TERM INT HUP
+    trap 'if [ -n "$child" ]; then tell "$child" USR1; else early=USR1; fi' USR1
     set -m # a process group of its own, so that Ctrl-C in a terminal comes to it once, from here
     "${COMMAND[@]}" </dev/null &
     child=$!
     set +m
-    # shellcheck disable=SC2064
-    trap "tell $child TERM" TERM INT HUP
-    # shellcheck disable=SC2064
-    trap "tell $child USR1" USR1
+    [ -z "$early" ] || tell "$child" "$early"
     while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
     wait "$child" || code=$?
     while kill -0 -- "-$child" 2>/dev/null; do sleep 0.2; done
