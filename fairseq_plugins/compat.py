@@ -274,7 +274,7 @@ def spawn_on_cpu(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, An
 
 
 def save_checkpoint(cfg: DictConfig, trainer: Any, epoch_itr: Any, val_loss: Any) -> str | None:
-    """fairseq's, called by all ranks. Only rank 0 writes; if it cannot, the others would go on without it, and fail elsewhere.
+    """fairseq's, called by all ranks, of which only the first one writes the file.
 
     Raises:
         UserError: (on all ranks) it did not.
@@ -284,11 +284,7 @@ def save_checkpoint(cfg: DictConfig, trainer: Any, epoch_itr: Any, val_loss: Any
         path = _fairseq_save_checkpoint(cfg, trainer, epoch_itr, val_loss)
     except UserError as error:
         failure = str(error)
-    failures = [failure] * trainer.data_parallel_world_size
-    if len(failures) > 1:
-        dist.all_gather_object(failures, failure)
-    if any(failures):
-        raise UserError(next(filter(None, failures)))
+    saving.raise_on_all(failure)
     if trainer.is_data_parallel_master:
         shards.remove_unnamed(cfg.save_dir)
     return path

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from moleblend_fs.errors import UserError
 
@@ -77,6 +78,20 @@ def copy(source: str | os.PathLike, target: str | os.PathLike) -> bool:
         except OSError:
             shutil.copyfile(source, temporary)
     return True
+
+
+def raise_on_all(failure: str | None) -> None:
+    """Let all ranks, which all call this, know whether one of them could not write: the others would go on, and fail elsewhere.
+
+    Raises:
+        UserError: (on all ranks) one could not.
+    """
+    failures = [failure]
+    if dist.is_initialized():
+        failures *= dist.get_world_size()
+        dist.all_gather_object(failures, failure)
+    if any(failures):
+        raise UserError("; ".join(dict.fromkeys(filter(None, failures))))
 
 
 def remove_unfinished(folder: str | os.PathLike) -> list[Path]:

@@ -94,11 +94,11 @@ def write(save_dir: str, update: int, pieces: Mapping[str, Piece]) -> dict[str, 
         saving.save({name: {"start": piece.start, **piece.moments} for name, piece in pieces.items()}, folder / file_name(rank, ranks))
     except (UserError, OSError) as error:
         failure = f"process {rank}: {error}"
-    failures: list[str | None] = [None] * ranks
-    dist.all_gather_object(failures, failure)
-    if any(failures):
+    try:
+        saving.raise_on_all(failure)
+    except UserError:
         shutil.rmtree(folder, ignore_errors=True)
-        raise UserError("; ".join(filter(None, failures)))
+        raise
     return {"shards": chosen[0], "ranks": ranks}
 
 
