@@ -12,8 +12,9 @@ from moleblend_fs.cli.summary import print_summary
 from moleblend_fs.data.shards import ShardNumber
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources import moleculenet, pcqm4mv2, qm9, tables, unimol_lmdb
+from moleblend_fs.sources import moleculenet, pcqm4mv2, qm9, sdf, tables, unimol_lmdb
 from moleblend_fs.sources.base import Source, csv_header
+from moleblend_fs.sources.labels import parse_label
 from moleblend_fs.sources.run import preprocess, preprocess_shard
 
 RESUME = "A run that was stopped goes on where it was when the same command is given again."
@@ -190,7 +191,7 @@ def _add_moleculenet(parser: argparse.ArgumentParser) -> None:
 
 def _add_unimol(parser: argparse.ArgumentParser) -> None:
     def open_source(args: argparse.Namespace) -> Source:
-        labels = [tables.parse_label(text) for text in args.label]
+        labels = [parse_label(text) for text in args.label]
         return unimol_lmdb.UniMolLmdb(Path(args.input), labels=labels, build=_build(args), splitter=_splitter(args))
 
     _common(parser, "LMDB file, or folder with train.lmdb, valid.lmdb, test.lmdb (which then are the splits)", open_source)
@@ -209,7 +210,7 @@ def _add_csv(parser: argparse.ArgumentParser) -> None:
         return tables.CsvSource(
             path,
             smiles_column=args.smiles_column,
-            labels=[tables.parse_label(text, header) for text in args.label],
+            labels=[parse_label(text, header) for text in args.label],
             build=_build(args),
             splitter=_splitter(args),
             split_column=args.split_column,
@@ -236,8 +237,8 @@ def _add_labels(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _add_sdf(parser: argparse.ArgumentParser) -> None:
     def open_source(args: argparse.Namespace) -> Source:
-        labels = [tables.parse_label(text) for text in args.label]
-        return tables.SdfSource(Path(args.input), labels=labels, build=_build(args), splitter=_splitter(args))
+        labels = [parse_label(text) for text in args.label]
+        return sdf.SdfSource(Path(args.input), labels=labels, build=_build(args), splitter=_splitter(args))
 
     _common(parser, "SD file, perhaps packed (.gz)", open_source)
     _add_labels(parser, "a data item")

@@ -5,15 +5,14 @@ import csv
 import gzip
 import hashlib
 import lzma
-import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
+from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
@@ -125,24 +124,6 @@ def column_indices(path: Path, header: Sequence[str], wanted: Sequence[str]) -> 
     return [header.index(name) for name in wanted]
 
 
-def read_labels(texts: Sequence[str], specs: Sequence[LabelSpec]) -> np.ndarray | str:
-    """Label values of one row, (labels,) float32 with NaN for empty cells; or what is wrong with them."""
-    values = np.full(len(specs), np.nan, dtype=np.float32)
-    for i, (text, spec) in enumerate(zip(texts, specs, strict=True)):
-        if text == "" or text.isspace():
-            continue
-        try:
-            value = float(text)
-        except ValueError:
-            return f"label {spec.name!r} is {text!r}, not a number"
-        if math.isinf(value):
-            return f"label {spec.name!r} is infinite"
-        if spec.kind == "classification" and value not in (0.0, 1.0) and not math.isnan(value):
-            return f"label {spec.name!r} is {text}; a class must be 0, 1 or empty"
-        values[i] = value
-    return values
-
-
 def identify(files: Sequence[Path]) -> dict[str, str]:
     """File name -> "sha256:..." of its content, or "bytes:..." for very large files.
 
@@ -159,3 +140,9 @@ def identify(files: Sequence[Path]) -> dict[str, str]:
             with open(path, "rb") as stream:
                 result[shown] = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     return result
+
+
+def build_options(build: BuildOptions) -> dict[str, Any]:
+    """Build options as JSON values."""
+    conformers = asdict(build.conformers) if build.conformers.count else None
+    return {"hydrogens": "explicit" if build.hydrogens else "none", "conformers": conformers}

@@ -15,7 +15,8 @@ from moleblend_fs.chem.parse import parse_molblock, parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.base import Source, column_indices, csv_header, read_csv, read_labels
+from moleblend_fs.sources.base import Source, column_indices, csv_header, read_csv
+from moleblend_fs.sources.labels import read_labels
 from moleblend_fs.sources.sdf_records import sdf_records
 
 SDF = "pcqm4m-v2-train.sdf"

@@ -16,9 +16,8 @@ from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.base import Source, build_options
 from moleblend_fs.sources.restricted_pickle import loads
-from moleblend_fs.sources.tables import build_options
 
 SPLIT_FILES = ("train", "valid", "test")
 MISSING_CLASS = -1.0

@@ -11,8 +11,10 @@ from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources.labels import parse_label
+from moleblend_fs.sources.sdf import SdfSource
 from moleblend_fs.sources.sdf_records import sdf_properties, sdf_records
-from moleblend_fs.sources.tables import CsvSource, SdfSource, SmilesFile, parse_label
+from moleblend_fs.sources.tables import CsvSource, SmilesFile
 
 PLAIN, RANDOM = BuildOptions(), Splitter(kind="random")
 
