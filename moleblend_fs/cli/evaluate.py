@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from moleblend_fs.cli.common import add_runner_arguments, runner
-from moleblend_fs.data.manifest import write_atomically
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import write_atomically
 from moleblend_fs.inference.checkpoint import FinetunedFor, load
 from moleblend_fs.objectives.finetuning import shared_kind
 from moleblend_fs.objectives.metrics import average, scores

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from moleblend_fs.data.graph import MolecularGraph
-from moleblend_fs.data.manifest import write_atomically
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import FAILURES, Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import write_atomically
 from moleblend_fs.report import html
 
 REASONS_SHOWN = 8

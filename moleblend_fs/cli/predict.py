@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from moleblend_fs.cli.common import add_runner_arguments, runner
-from moleblend_fs.data.manifest import write_atomically
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import Store
+from moleblend_fs.files import write_atomically
 from moleblend_fs.inference.checkpoint import load
 
 

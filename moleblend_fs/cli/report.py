@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from moleblend_fs.data.manifest import write_atomically
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moleblend_fs.data.graph import FEATURISATION_VERSION, LabelSpec
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import write_atomically
 
 FORMAT_VERSION = 1
 """Raised whenever a record's bytes or the folder's layout change."""
@@ -103,19 +102,3 @@ class Manifest:
         if name not in names:
             raise UserError(f"no label {name!r} in this store; it has: {', '.join(names) or 'none'}")
         return names.index(name)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that it is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

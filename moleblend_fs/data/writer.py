@@ -17,11 +17,12 @@ import lmdb
 import numpy as np
 
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
-from moleblend_fs.data.manifest import LabelStatistics, Manifest, SplitInfo, write_atomically
+from moleblend_fs.data.manifest import LabelStatistics, Manifest, SplitInfo
 from moleblend_fs.data.record import encode, summary
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import write_atomically
 
 MAP_BYTES = 1 << 40
 """Address space reserved for a store being written; the file itself grows as needed."""

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moleblend_fs.data.manifest import write_atomically
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import write_atomically
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.published import ROOT, convert_weights, infer_config

@@ -1,0 +1,140 @@
+"""Files that are whole under their names or not there at all, JSON that any reader understands, and the system's errors in plain words."""
+
+import errno
+import json
+import math
+import os
+import re
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from moleblend_fs.errors import UserError
+
+HINTS = {
+    errno.ENOSPC: "the disk is full: make room, or choose another place",
+    errno.EDQUOT: "your quota is used up: make room, or choose another place",
+    errno.EFBIG: "a limit on the size of files (ulimit -f) was reached",
+    errno.EMFILE: "raise the limit (ulimit -n), or use fewer --workers",
+    errno.ENFILE: "the whole machine has too many files open",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EACCES: "choose a place that you may write to",
+    errno.EPERM: "choose a place that you may write to",
+    errno.EROFS: "choose a place that can be written to",
+}
+NOT_OF_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+"""Errors that come up while a file is being written, but say nothing of it."""
+MAX_LINKS = 40
+_DESCRIPTOR = re.compile(r"/proc/(?:self|\d+)/fd/(\d+)")
+
+
+def told(error: OSError) -> str:
+    """What went wrong, and how to mend it where that is known; without the file's name."""
+    reason = error.strerror or str(error)
+    hint = HINTS.get(error.errno or 0)
+    return f"{reason}; {hint}" if hint else reason
+
+
+def _end_of_links(path: Path) -> Path:
+    """Where symbolic links lead, but not through /proc: what lies there is an open file of a process, without a name of its own."""
+    place = path
+    for _ in range(MAX_LINKS):
+        place = Path(os.path.realpath(place.parent)) / place.name
+        if place.is_relative_to("/proc") or not place.is_symlink():
+            return place
+        place = place.parent / os.readlink(place)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def is_stream(path: str | os.PathLike) -> bool:
+    """Whether a path is no file but goes somewhere as it is written: a pipe, a terminal, /dev/stdout, /dev/null."""
+    place = _end_of_links(Path(path))
+    if place.is_relative_to("/proc"):
+        return True
+    try:
+        mode = place.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
+    """A stream to write a file with; the file has its name, and all that was written, when the block ends without an exception.
+
+    Until then an older file of that name stays as it is. Folders that lack are made. A symbolic link is followed. Streams (`is_stream`)
+    are written to directly.
+
+    Args:
+        path: the file. mode: "w" for text (UTF-8, line ends as given), "wb" for bytes.
+
+    Raises:
+        UserError: the file cannot be written. What cannot be written at all is told before the block begins.
+    """
+    options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    try:
+        streamed = is_stream(path)
+        target = _end_of_links(Path(path))
+        stream, temporary = (_open_stream(target, mode, options), None) if streamed else _open_beside(target, mode, options)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({told(error)})") from error
+    try:
+        with stream:
+            yield stream
+            stream.flush()
+            if temporary is not None:
+                os.fsync(stream.fileno())
+        if temporary is not None:
+            os.replace(temporary, target)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError) and error.errno not in NOT_OF_THE_FILE:
+            raise UserError(f"{path}: cannot be written ({told(error)})") from error
+        raise
+
+
+def _open_stream(target: Path, mode: str, options: dict[str, Any]) -> IO[Any]:
+    """A stream to where something else reads; an open file of this process goes on where it is, instead of being cut to nothing."""
+    own = _DESCRIPTOR.fullmatch(str(target))
+    if sys.stdout is not None:
+        sys.stdout.flush()  # what was printed before comes first
+    return os.fdopen(os.dup(int(own[1])), mode, **options) if own else open(target, mode, **options)
+
+
+def _open_beside(target: Path, mode: str, options: dict[str, Any]) -> tuple[IO[Any], Path]:
+    """A new file in the folder of another that will take its name, with the other's rights where it exists."""
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    rights = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644  # a name that is too long fails here
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:30]}.")
+    os.fchmod(handle, rights)
+    return os.fdopen(handle, mode, **options), Path(temporary)
+
+
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+    """Write a whole file; see `whole_file`."""
+    with whole_file(path, "w" if isinstance(content, str) else "wb") as stream:
+        stream.write(content)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON text of plain values; numbers that are not finite, which JSON does not have, become null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
