@@ -1,8 +1,15 @@
 /* Shortest paths of a molecular graph, with the tie rule that the published weights saw.
  *
- * Floyd-Warshall, intermediate atom k in the outer loop; a path is replaced only by a strictly shorter one; the last
- * such k of (i, j) is remembered, and the path is i -> k -> j, unfolded recursively. The unfolding is done without recursion:
- * both halves of a path are shorter than the whole, so that pairs are filled in the order of their distance.
+ * The rule: Floyd-Warshall, intermediate atom k in the outer loop; a path is replaced only by a strictly shorter one; the last
+ * such k of (i, j) is remembered, and the path is i -> k -> j, unfolded recursively.
+ *
+ * That k is the smallest for which atoms 0 ... k suffice for a path of the final length: the least, over all shortest paths
+ * from i to j, of the largest atom between its ends. Along the levels of a breadth-first search from i it is
+ *
+ *     via(i, j) = min over bonds p - j with d(i, p) = d(i, j) - 1 of max(via(i, p), p),  where p = i and via(i, i) count as -1,
+ *
+ * which takes n (n + m) steps for n atoms and m bonds instead of n^3. The unfolding is done without recursion: both halves of a
+ * path are shorter than the whole, so that pairs are filled in the order of their distance.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -13,25 +20,49 @@
 #define MAX_HOPS 5
 #define MAX_SPD 254
 #define UNREACHABLE 255
-/* No distance reaches NO_PATH, and 2 * NO_PATH fits an int16_t. */
+/* No distance reaches NO_PATH. */
 #define NO_PATH 16383
 #define MAX_ATOMS 16383
 
-static void floyd_warshall(int n, int16_t *distance, int16_t *via)
+struct scratch {
+    size_t *count;
+    uint32_t *order, *first;
+    int16_t *distance, *via;
+    uint16_t *neighbours, *queue;
+};
+
+/* Neighbours of atom i: neighbours[first[i]] ... neighbours[first[i + 1] - 1]; first has n + 1 entries. */
+static void list_neighbours(int n, const uint16_t *bonds, Py_ssize_t num_bonds, uint32_t *first, uint16_t *neighbours)
 {
-    for (int k = 0; k < n; k++) {
-        const int16_t *from_k = distance + (size_t)k * n;
-        for (int i = 0; i < n; i++) {
-            int16_t *restrict from_i = distance + (size_t)i * n;
-            int16_t *restrict via_i = via + (size_t)i * n;
-            const int16_t to_k = from_i[k];
-            if (i == k || to_k >= NO_PATH)
-                continue;
-            for (int j = 0; j < n; j++) {
-                const int16_t candidate = (int16_t)(to_k + from_k[j]);
-                const int shorter = candidate < from_i[j];
-                via_i[j] = shorter ? (int16_t)k : via_i[j];
-                from_i[j] = shorter ? candidate : from_i[j];
+    memset(first, 0, sizeof(uint32_t) * ((size_t)n + 1));
+    for (Py_ssize_t e = 0; e < 2 * num_bonds; e++)
+        first[bonds[e]]++;
+    for (int i = 0; i < n; i++)
+        first[i + 1] += first[i];
+    /* Filled from the ends, which turns ends into beginnings. */
+    for (Py_ssize_t e = 0; e < 2 * num_bonds; e++)
+        neighbours[--first[bonds[e]]] = bonds[e ^ 1];
+}
+
+/* Distances and via of all pairs whose first atom is `source`; distance holds NO_PATH everywhere. queue has n entries. */
+static void search(int source, const uint32_t *first, const uint16_t *neighbours, int16_t *distance, int16_t *via, uint16_t *queue)
+{
+    int begin = 0, end = 0;
+    queue[end++] = (uint16_t)source;
+    distance[source] = 0;
+    via[source] = -1;
+    while (begin < end) {
+        const int p = queue[begin++];
+        const int16_t next = (int16_t)(distance[p] + 1);
+        const int16_t between = p == source ? -1 : via[p] > p ? via[p] : (int16_t)p;
+        for (uint32_t e = first[p]; e < first[p + 1]; e++) {
+            const int j = neighbours[e];
+            if (distance[j] == NO_PATH) {
+                distance[j] = next;
+                via[j] = between;
+                queue[end++] = (uint16_t)j;
+            } else if (distance[j] == next && between < via[j]) {
+                via[j] = between;
             }
         }
     }
@@ -54,30 +85,28 @@ static size_t sort_pairs(int n, const int16_t *distance, uint32_t *order, size_t
     return total;
 }
 
-static void fill(int n, const uint16_t *bonds, const uint8_t *classes, Py_ssize_t num_bonds, int16_t *distance, int16_t *via,
-                 uint32_t *order, size_t *count, uint8_t *spd, uint8_t *hops)
+static void fill(int n, const uint16_t *bonds, const uint8_t *classes, Py_ssize_t num_bonds, const struct scratch *work, uint8_t *spd,
+                 uint8_t *hops)
 {
     const size_t pairs = (size_t)n * n;
-    for (size_t p = 0; p < pairs; p++) {
+    int16_t *distance = work->distance, *via = work->via;
+    for (size_t p = 0; p < pairs; p++)
         distance[p] = NO_PATH;
-        via[p] = -1;
-    }
     memset(hops, 0, pairs * MAX_HOPS);
-    for (int i = 0; i < n; i++)
-        distance[(size_t)i * n + i] = 0;
     for (Py_ssize_t b = 0; b < num_bonds; b++) {
         const size_t there = (size_t)bonds[2 * b] * n + bonds[2 * b + 1];
         const size_t back = (size_t)bonds[2 * b + 1] * n + bonds[2 * b];
-        distance[there] = distance[back] = 1;
         hops[there * MAX_HOPS] = hops[back * MAX_HOPS] = classes[b];
     }
-    floyd_warshall(n, distance, via);
+    list_neighbours(n, bonds, num_bonds, work->first, work->neighbours);
+    for (int i = 0; i < n; i++)
+        search(i, work->first, work->neighbours, distance + (size_t)i * n, via + (size_t)i * n, work->queue);
     for (size_t p = 0; p < pairs; p++)
         spd[p] = distance[p] >= NO_PATH ? UNREACHABLE : distance[p] > MAX_SPD ? MAX_SPD : (uint8_t)distance[p];
 
-    const size_t reachable = sort_pairs(n, distance, order, count);
+    const size_t reachable = sort_pairs(n, distance, work->order, work->count);
     for (size_t s = 0; s < reachable; s++) {
-        const size_t p = order[s];
+        const size_t p = work->order[s];
         if (distance[p] < 2)
             continue;
         const size_t i = p / n, j = p % n, k = (size_t)via[p];
@@ -85,6 +114,23 @@ static void fill(int n, const uint16_t *bonds, const uint8_t *classes, Py_ssize_
         memcpy(hops + p * MAX_HOPS, hops + (i * n + k) * MAX_HOPS, (size_t)first);
         memcpy(hops + p * MAX_HOPS + first, hops + (k * n + j) * MAX_HOPS, (size_t)(MAX_HOPS - first));
     }
+}
+
+/* Working memory in one allocation, widest types first so that every part is aligned. */
+static int allocate(struct scratch *work, int n, Py_ssize_t num_bonds)
+{
+    const size_t pairs = (size_t)n * n, atoms = (size_t)n + 1;
+    work->count = malloc(atoms * sizeof(size_t) + (pairs + atoms) * sizeof(uint32_t) +
+                         (2 * pairs + 2 * (size_t)num_bonds + atoms) * sizeof(int16_t));
+    if (!work->count)
+        return -1;
+    work->order = (uint32_t *)(work->count + atoms);
+    work->first = work->order + pairs;
+    work->distance = (int16_t *)(work->first + atoms);
+    work->via = work->distance + pairs;
+    work->neighbours = (uint16_t *)(work->via + pairs);
+    work->queue = work->neighbours + 2 * num_bonds;
+    return 0;
 }
 
 static int check(long n, const Py_buffer *bonds, const Py_buffer *classes)
@@ -115,7 +161,7 @@ static PyObject *shortest_paths(PyObject *self, PyObject *args)
     if (!PyArg_ParseTuple(args, "ly*y*:shortest_paths", &n, &bonds, &classes))
         return NULL;
     PyObject *result = NULL, *spd = NULL, *hops = NULL;
-    void *work = NULL;
+    struct scratch work = {0};
     if (check(n, &bonds, &classes) < 0)
         goto done;
     const size_t pairs = (size_t)n * n;
@@ -123,22 +169,16 @@ static PyObject *shortest_paths(PyObject *self, PyObject *args)
     hops = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(pairs * MAX_HOPS));
     if (!spd || !hops)
         goto done;
-    /* One allocation, widest type first, so that every part is aligned. */
-    const size_t counts = sizeof(size_t) * ((size_t)n + 1);
-    work = malloc(counts + pairs * (sizeof(uint32_t) + 2 * sizeof(int16_t)));
-    if (!work) {
+    if (allocate(&work, (int)n, classes.len) < 0) {
         PyErr_NoMemory();
         goto done;
     }
-    uint32_t *order = (uint32_t *)((char *)work + counts);
-    int16_t *distance = (int16_t *)(order + pairs);
     Py_BEGIN_ALLOW_THREADS
-    fill((int)n, bonds.buf, classes.buf, classes.len, distance, distance + pairs, order, work, (uint8_t *)PyBytes_AS_STRING(spd),
-         (uint8_t *)PyBytes_AS_STRING(hops));
+    fill((int)n, bonds.buf, classes.buf, classes.len, &work, (uint8_t *)PyBytes_AS_STRING(spd), (uint8_t *)PyBytes_AS_STRING(hops));
     Py_END_ALLOW_THREADS
     result = PyTuple_Pack(2, spd, hops);
 done:
-    free(work);
+    free(work.count);
     Py_XDECREF(spd);
     Py_XDECREF(hops);
     PyBuffer_Release(&bonds);

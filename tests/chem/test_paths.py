@@ -66,6 +66,37 @@ def test_random_graphs_follow_the_rule(n):
         np.testing.assert_array_equal(hops, expected_hops)
 
 
+def test_a_large_sheet_of_rings_follows_the_rule():
+    """A shuffled grid of 25 x 25 atoms, where nearly every pair has many shortest paths, against the rule with NumPy's rows."""
+    side = 25
+    n = side * side
+    rng = np.random.default_rng(11)
+    place = rng.permutation(n).reshape(side, side)
+    ends = [(place[:, :-1], place[:, 1:]), (place[:-1], place[1:])]
+    bonds = np.concatenate([np.stack([a.ravel(), b.ravel()], axis=1) for a, b in ends]).astype(np.uint16)
+    classes = rng.integers(1, 61, len(bonds)).astype(np.uint8)
+    distance = np.full((n, n), FAR)
+    np.fill_diagonal(distance, 0)
+    distance[bonds[:, 0], bonds[:, 1]] = distance[bonds[:, 1], bonds[:, 0]] = 1
+    via = np.full((n, n), -1)
+    for k in range(n):
+        through = distance[:, k, None] + distance[k]
+        shorter = through < distance
+        distance[shorter], via[shorter] = through[shorter], k
+    of_bond = {pair: c for (a, b), c in zip(bonds.tolist(), classes.tolist(), strict=True) for pair in ((a, b), (b, a))}
+
+    def atoms_between(i: int, j: int) -> list[int]:
+        k = int(via[i, j])
+        return [] if k < 0 else [*atoms_between(i, k), k, *atoms_between(k, j)]
+
+    spd, hops = shortest_paths(n, bonds, classes)
+    np.testing.assert_array_equal(spd, distance)
+    for i, j in rng.integers(0, n, (3000, 2)).tolist():
+        atoms = [i, *atoms_between(i, j), j] if i != j else []
+        wanted = [of_bond[pair] for pair in list(pairwise(atoms))[:5]]
+        assert hops[i, j].tolist() == wanted + [0] * (5 - len(wanted))
+
+
 def test_the_rule_is_not_any_shortest_path():
     """The ties matter: breaking them by another order of k gives other bonds on graphs like those above."""
     rng = np.random.default_rng(0)
