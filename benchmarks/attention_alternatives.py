@@ -29,8 +29,8 @@ def reference(qkv: Tensor, bias_HP: Tensor, graph_bias_H: Tensor, layout: Layout
 
 def kernels(qkv: Tensor, bias_HP: Tensor, graph_bias_H: Tensor, layout: Layout) -> Prepared:
     """Ours. Asked for the queries' gradient, a layer's backward pass writes its share of the bias's too."""
-    from moleblend_fs.ops.kernels.attention import attention as fused
-    from moleblend_fs.ops.kernels.attention import prepare_bias
+    from moleblend_fs.ops.attention.launch import attention as fused
+    from moleblend_fs.ops.attention.launch import prepare_bias
 
     packed = prepare_bias(bias_HP.t().requires_grad_(), graph_bias_H.requires_grad_(), layout)
     return lambda: fused(qkv, packed, layout, 0.0), [qkv]

@@ -26,7 +26,7 @@ ARCHITECTURES = (80, 90)
 """A100; H100 and H200."""
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one program can have (CUDA C++ Programming Guide, table of compute capabilities)."""
-PACKAGE = "moleblend_fs.ops.kernels"
+PACKAGE = "moleblend_fs.ops"
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
@@ -35,7 +35,7 @@ class Resources:
     """What one configuration needs on one architecture.
 
     Attributes:
-        module, variant: where the kernel is, and the configuration's name.
+        module, variant: the op, and the configuration's name.
         architecture: compute capability times 10.
         warps, stages: as launched.
         registers: of each thread. shared: bytes of shared memory. spilled: bytes of each thread's registers that went to memory.
@@ -55,7 +55,7 @@ class Resources:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", default=False, help="compare with the table instead of writing it")
-    parser.add_argument("--only", nargs="+", metavar="MODULE", default=None, help="only these modules of ops/kernels")
+    parser.add_argument("--only", nargs="+", metavar="OP", default=None, help="only these folders of ops")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default %(default)s)")
 
 
@@ -79,14 +79,13 @@ def main(args: argparse.Namespace) -> list[Row]:
 
 
 def kernel_modules() -> list[str]:
-    """Names of the modules that list variants."""
+    """Names of the ops that have kernels."""
     package = importlib.import_module(PACKAGE)
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    return [name for name in names if getattr(_variants_of(name), "__module__", "") == f"{PACKAGE}.{name}"]
+    return sorted(folder.name for folder in pkgutil.iter_modules(package.__path__) if folder.ispkg)
 
 
 def _variants_of(module: str):
-    return getattr(importlib.import_module(f"{PACKAGE}.{module}"), "variants", None)
+    return importlib.import_module(f"{PACKAGE}.{module}.variants").variants
 
 
 def measure(modules: list[str], workers: int) -> tuple[list[Resources], list[str]]:

@@ -17,7 +17,9 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD, UNREACHABLE_ROW, gaussians
+from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
+from moleblend_fs.ops.relation_bias.reference import gaussians
+from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, SPD_FIRST_ROW, UNREACHABLE_ROW
 
 
 class Padding:
@@ -41,15 +43,15 @@ def relation_bias(model: MoleBlend, batch: MoleculeBatch, shown: Shown, pad: Pad
     """(B, H, n, n) bias and (B, n, K) Gaussian sums; all three depictions of all pairs, then what is shown of them."""
     r = model.relations
     spd, path, bits = batch.spd[pad.pairs].long(), batch.path_bonds[pad.pairs].long(), shown.relations[pad.pairs]
-    rows = torch.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + 1)
+    rows = torch.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + SPD_FIRST_ROW)
     bias = r.spd_table(rows) * ((bits & SHOW_SPD) > 0).unsqueeze(-1)
     table = r.hop_table()
     edge = torch.stack([F.embedding(path[..., hop], table[hop]) for hop in range(path.shape[-1])]).sum(dim=0)
     bias = bias + edge / spd.clamp(1, path.shape[-1]).unsqueeze(-1) * ((bits & SHOW_EDGE) > 0).unsqueeze(-1)
     xyz, element = shown.coordinates[pad.atoms], batch.atom_features[:, 0].long()[pad.atoms]
     distance = (xyz[:, :, None] - xyz[:, None, :]).norm(dim=-1)
-    mul = r.distance_mul[element + 3][:, :, None] + r.distance_mul[element + 515][:, None, :]
-    shift = r.distance_shift[element + 3][:, :, None] + r.distance_shift[element + 515][:, None, :]
+    mul = r.distance_mul[element + FIRST_ELEMENT_ROW][:, :, None] + r.distance_mul[element + SECOND_ELEMENT_ROW][:, None, :]
+    shift = r.distance_shift[element + FIRST_ELEMENT_ROW][:, :, None] + r.distance_shift[element + SECOND_ELEMENT_ROW][:, None, :]
     features = gaussians((mul * distance + shift).reshape(-1), r.gaussian_means, r.gaussian_stds).view(*distance.shape, -1)
     plain = F.linear(
         F.gelu(F.linear(features, r.distance_hidden.weight, r.distance_hidden.bias)), r.distance_out.weight, r.distance_out.bias

@@ -12,13 +12,22 @@ from torch import Tensor
 from benchmarks.harness import Row, row
 from benchmarks.measure import peak_bytes, peak_of, seconds_of
 from benchmarks.sizes import TITLES, draw_sizes
+from moleblend_fs.data.graph import MAX_HOPS, NUM_BOND_CLASSES, UNREACHABLE
 from moleblend_fs.model.config import PRESETS
 from moleblend_fs.ops import dispatch
 from moleblend_fs.ops import relation_bias as ops
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.relation_bias.reference import gaussians
+from moleblend_fs.ops.tables import (
+    ELEMENT_ROWS,
+    FIRST_ELEMENT_ROW,
+    SECOND_ELEMENT_ROW,
+    SPD_FIRST_ROW,
+    TABLE_ROWS,
+    UNREACHABLE_ROW,
+)
 
 HEADS, GAUSSIANS = PRESETS["base"]["attention_heads"], PRESETS["base"]["gaussians"]
-CLASSES = 61
 SHOWN = {"pretraining": "one relation a pair, 2:2:6", "finetuning": "all relations"}
 BATCH = {"cpu": 512, "cuda": 4096}
 REPEATS = {"cpu": 3, "cuda": 30}
@@ -49,13 +58,13 @@ class Problem:
         """All three depictions of every pair, hop by hop and Gaussian by Gaussian, then what is shown of them."""
         w, layout = self.weights, self.layout
         spd, element = self.spd.long(), self.element.long()
-        spd_PH = F.embedding(torch.where(spd == ops.UNREACHABLE, ops.UNREACHABLE_ROW, spd + 1), w.spd_table)
+        spd_PH = F.embedding(torch.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + SPD_FIRST_ROW), w.spd_table)
         hops = torch.arange(5, device=spd.device)
         edge_PH = w.hop_table[hops, self.path.long()].sum(1) / spd.clamp(1, 5).unsqueeze(1)
-        first, second = element[layout.pair_row] + 3, element[layout.pair_column] + 515
+        first, second = element[layout.pair_row] + FIRST_ELEMENT_ROW, element[layout.pair_column] + SECOND_ELEMENT_ROW
         distance = (self.coordinates[layout.pair_row] - self.coordinates[layout.pair_column]).norm(dim=1)
         x = (w.mul[first] + w.mul[second]) * distance + w.shift[first] + w.shift[second]
-        features_PK = ops.gaussians(x, w.means, w.stds)
+        features_PK = gaussians(x, w.means, w.stds)
         distance_PH = F.linear(F.gelu(F.linear(features_PK, w.weight1, w.bias1)), w.weight2, w.bias2)
         shares = [((self.shown & bit) > 0).unsqueeze(1) for bit in (ops.SHOW_SPD, ops.SHOW_EDGE, ops.SHOW_DISTANCE)]
         bias_PH = spd_PH * shares[0] + edge_PH * shares[1] + distance_PH * shares[2]
@@ -87,10 +96,18 @@ def problem(sizes: np.ndarray, mode: str, device: str) -> Problem:
         shown, wants = (1 << relation).to(torch.uint8), torch.rand(atoms, generator=random) < 0.6
     else:
         shown, wants = torch.full((pairs,), 7, dtype=torch.uint8), torch.ones(atoms, dtype=torch.bool)
-    weights = [0.02 * normal(512, HEADS), 0.02 * normal(5, CLASSES, HEADS), torch.ones(1536), torch.zeros(1536)]
+    weights = [0.02 * normal(TABLE_ROWS, HEADS), 0.02 * normal(MAX_HOPS, NUM_BOND_CLASSES, HEADS)]
+    weights += [torch.ones(ELEMENT_ROWS), torch.zeros(ELEMENT_ROWS)]
     weights += [3 * torch.rand(GAUSSIANS, generator=random), 3 * torch.rand(GAUSSIANS, generator=random)]
     weights += [0.02 * normal(GAUSSIANS, GAUSSIANS), torch.zeros(GAUSSIANS), 0.02 * normal(HEADS, GAUSSIANS), torch.zeros(HEADS)]
-    inputs = (shown, integers(1, 12, pairs), integers(0, CLASSES, pairs, 5), wants, 2 * normal(atoms, 3), integers(5, 9, atoms))
+    inputs = (
+        shown,
+        integers(1, 12, pairs),
+        integers(0, NUM_BOND_CLASSES, pairs, MAX_HOPS),
+        wants,
+        2 * normal(atoms, 3),
+        integers(5, 9, atoms),
+    )
     return Problem(
         *(x.to(device) for x in inputs),
         weights=ops.RelationWeights(*(w.to(device).requires_grad_() for w in weights)),

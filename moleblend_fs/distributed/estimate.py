@@ -12,10 +12,11 @@ from typing import NamedTuple
 from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
-from moleblend_fs.model.embedding import ATOM_FEATURES, TABLE_ROWS
+from moleblend_fs.model.embedding import ATOM_FEATURES
 from moleblend_fs.model.heads import EDGE_CLASSES
 from moleblend_fs.ops.layout import BUCKET_STEP
-from moleblend_fs.ops.pair_projection import VALUES_AT_ONCE
+from moleblend_fs.ops.pair_projection.reference import VALUES_AT_ONCE
+from moleblend_fs.ops.tables import TABLE_ROWS
 
 GIB = 2**30
 BUCKET = 500_000_000

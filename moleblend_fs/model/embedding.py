@@ -15,9 +15,8 @@ from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.ops.relation_bias import RelationWeights, relation_bias
+from moleblend_fs.ops.tables import ATOM_FIRST_ROW, BOND_FIRST_ROW, DEGREE_FIRST_ROW, ELEMENT_ROWS, TABLE_ROWS
 
-TABLE_ROWS = 512
-"""Rows per feature in the published tables."""
 ATOM_FEATURES, BOND_FEATURES = 9, 3
 
 
@@ -34,13 +33,12 @@ class AtomEmbedding(nn.Module):
         self.out_degree_table = nn.Embedding(TABLE_ROWS, d, padding_idx=0)
         self.graph_token = nn.Parameter(torch.empty(d))
         self.from_gaussians = Linear(config.gaussians, d)
-        # Row of feature f with value v: v + 2 + 512 f.
-        self.register_buffer("feature_rows", 2 + TABLE_ROWS * torch.arange(ATOM_FEATURES), persistent=False)
+        self.register_buffer("feature_rows", ATOM_FIRST_ROW + TABLE_ROWS * torch.arange(ATOM_FEATURES), persistent=False)
 
     def forward(self, batch: MoleculeBatch, shown: Shown, gaussian_sums_AK: Tensor, layout: Layout) -> Tensor:
         """(T, d) embedding sums."""
         atoms = F.embedding_bag(batch.atom_features.long() + self.feature_rows, self.atom_table.weight, mode="sum")
-        row = batch.degree.long() + 1
+        row = batch.degree.long() + DEGREE_FIRST_ROW
         degree = F.embedding(row, self.in_degree_table.weight) + F.embedding(row, self.out_degree_table.weight)
         # The factor keeps a fresh 3D feature as small as the other embeddings (reference release).
         feature_3d = 0.01 * self.from_gaussians(gaussian_sums_AK.to(self.from_gaussians.weight.dtype))
@@ -61,14 +59,13 @@ class RelationEncoder(nn.Module):
         self.bond_table = nn.Embedding(BOND_FEATURES * TABLE_ROWS + 1, h, padding_idx=0)
         self.hop_matrices = nn.Parameter(torch.empty(MAX_HOPS, h, h))
         self.graph_bias = nn.Parameter(torch.empty(h))
-        self.distance_mul = nn.Parameter(torch.empty(3 * TABLE_ROWS))
-        self.distance_shift = nn.Parameter(torch.empty(3 * TABLE_ROWS))
+        self.distance_mul = nn.Parameter(torch.empty(ELEMENT_ROWS))
+        self.distance_shift = nn.Parameter(torch.empty(ELEMENT_ROWS))
         self.gaussian_means = nn.Parameter(torch.empty(k))
         self.gaussian_stds = nn.Parameter(torch.empty(k))
         self.distance_hidden = Linear(k, k)
         self.distance_out = Linear(k, h)
-        # Row of feature f with value v: v + 3 + 512 f.
-        rows = torch.from_numpy(bond_class_features()) + 3 + TABLE_ROWS * torch.arange(BOND_FEATURES)
+        rows = torch.from_numpy(bond_class_features()) + BOND_FIRST_ROW + TABLE_ROWS * torch.arange(BOND_FEATURES)
         self.register_buffer("class_rows", rows, persistent=False)
 
     def hop_table(self) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import LayerNorm
-from moleblend_fs.ops.attention import atom_forces
+from moleblend_fs.ops.atom_forces import atom_forces
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.pair_projection import pair_cosine, pair_cross_entropy, pair_projection, pair_smooth_l1

@@ -90,7 +90,7 @@ def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
 
 @functools.cache
 def _tested(op: str, device: torch.device) -> None:
-    importlib.import_module(f"moleblend_fs.ops.kernels.{op}").self_test(device)
+    importlib.import_module(f"moleblend_fs.ops.{op}.selftest").self_test(device)
 
 
 @functools.cache

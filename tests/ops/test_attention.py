@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moleblend_fs.ops.attention import atom_forces, attention, bucket_bias
+from moleblend_fs.ops.atom_forces import atom_forces
+from moleblend_fs.ops.attention import attention, bucket_bias
 from moleblend_fs.ops.layout import Layout
 
 SIZES = {

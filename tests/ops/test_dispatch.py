@@ -72,8 +72,8 @@ def test_kernels_that_give_other_numbers_end_the_run(op, monkeypatch):
     dispatch.configure("triton")
     assert dispatch.uses_triton(op, device)
     dispatch._tested.cache_clear()
-    kernels = importlib.import_module(f"moleblend_fs.ops.kernels.{op}")
-    entry = {"relation_bias": "relation_bias", "attention": "_apply", "pair_projection": "pair_cross_entropy"}[op]
+    kernels = importlib.import_module(f"moleblend_fs.ops.{op}.selftest")
+    entry = {"relation_bias": "relation_bias", "attention": "apply_attention", "pair_projection": "pair_cross_entropy"}[op]
     right = getattr(kernels, entry)
 
     def wrong(*args, **kwargs):

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moleblend_fs.ops import pair_projection as module
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection import pair_cosine, pair_cross_entropy, pair_projection, pair_smooth_l1
+from moleblend_fs.ops.pair_projection import reference as module
 
 
 def built(left, right, weight, bias, sizes):

@@ -13,11 +13,9 @@ from moleblend_fs.ops.relation_bias import (
     SHOW_SPD,
     DistanceWeights,
     RelationWeights,
-    distance_bias,
-    edge_bias,
-    gaussians,
-    spd_bias,
+    reference,
 )
+from moleblend_fs.ops.relation_bias.reference import distance_bias, edge_bias, gaussians, spd_bias
 
 NO_PATH = 255
 
@@ -165,7 +163,7 @@ def test_gradcheck():
 
 def test_the_whole_is_the_sum_of_its_parts(monkeypatch):
     """Any number of pairs at once: values and gradients of the three depictions, each on its own."""
-    monkeypatch.setattr(ops, "PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr(reference, "PAIRS_AT_ONCE", 7)
     monkeypatch.setenv("MOLEBLEND_OPS", "reference")
     _, coordinates, element, weights, layout = distance_inputs(3, 2)
     pairs = layout.num_pairs
@@ -176,7 +174,7 @@ def test_the_whole_is_the_sum_of_its_parts(monkeypatch):
     leaves = RelationWeights(*(w.requires_grad_() for w in (table, hops, *weights)))
     geometry = (wanted, coordinates, element)
     bias = spd_bias(shown, spd, table) + edge_bias(shown, spd, path, hops)
-    expected = distance_bias(bias, shown, *geometry, DistanceWeights(*leaves[2:]), layout)
+    expected = distance_bias(bias, shown, *geometry, leaves.distance, layout)
     got = ops.relation_bias(shown, spd, path, *geometry, leaves, layout)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     upstream = [random(*x.shape) for x in got]

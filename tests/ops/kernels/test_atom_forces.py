@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from moleblend_fs.ops.attention import atom_forces
+from moleblend_fs.ops.atom_forces import atom_forces
 from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton", reason="triton is not installed")
-from moleblend_fs.ops.kernels import atom_forces as kernels
-from moleblend_fs.ops.kernels.attention_parts import draw_seed, dropout_keep
+from moleblend_fs.ops.atom_forces import launch, selftest, variants
+from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_keep
 
 SIZES = {
     "one atom": [1],
@@ -35,7 +35,7 @@ def inputs(layout: Layout, heads: int, width: int, dtype=torch.float32):
     return q, k, value, (2 * bias).requires_grad_(), direction, upstream
 
 
-def run(given, layout, dropout=0.0, function=kernels.atom_forces):
+def run(given, layout, dropout=0.0, function=launch.atom_forces):
     """Forces and gradients."""
     *leaves, direction, upstream = given
     out = function(*leaves, direction, layout, dropout)
@@ -46,7 +46,7 @@ def expect(given, layout, keep=None, dropout=0.0):
     """The same in float64 from the same (rounded) inputs."""
     exact = [x.detach().double() for x in given]
     exact[:4] = [x.requires_grad_() for x in exact[:4]]
-    return run(exact, layout, dropout, lambda *x: kernels.dense_forces(*x[:6], keep, x[6]))
+    return run(exact, layout, dropout, lambda *x: selftest.dense_forces(*x[:6], keep, x[6]))
 
 
 def errors(ours, theirs):
@@ -86,8 +86,8 @@ def test_half_precision(dtype, device):
 @pytest.mark.parametrize("implementation", ["triton", "reference"])
 def test_entry_point(implementation, device, monkeypatch):
     """Both implementations agree, and the one that is asked for runs."""
-    calls, original = [], kernels.atom_forces
-    monkeypatch.setattr(kernels, "atom_forces", lambda *given: calls.append(given) or original(*given))
+    calls, original = [], launch.atom_forces
+    monkeypatch.setattr(launch, "atom_forces", lambda *given: calls.append(given) or original(*given))
     monkeypatch.setenv("MOLEBLEND_OPS", implementation)
     layout = Layout(torch.tensor([5, 17]), device)
     given = inputs(layout, 2, 8)
@@ -112,10 +112,10 @@ def test_recomputation_and_repetition_give_the_same_bits(device):
     given = inputs(layout, 2, 8)
 
     def recomputed(*x):
-        return checkpoint(kernels.atom_forces, *x, use_reentrant=False)
+        return checkpoint(launch.atom_forces, *x, use_reentrant=False)
 
     results = []
-    for seed, function in ((3, kernels.atom_forces), (3, recomputed), (4, kernels.atom_forces)):
+    for seed, function in ((3, launch.atom_forces), (3, recomputed), (4, launch.atom_forces)):
         torch.manual_seed(seed)
         results.append(run(given, layout, 0.2, function))
     assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
@@ -129,16 +129,16 @@ def test_opcheck(device):
     where = (layout.cu_tokens, layout.cu_pairs, molecules, capacities, 0.1, 7, -8)
     given = (q, k, value, bias.t().contiguous(), direction.t().contiguous())
     torch.library.opcheck(torch.ops.moleblend.atom_forces_forward, (*given, *where))
-    force, logsumexp = kernels.forward(*given, *where)
+    force, logsumexp = launch.forward(*given, *where)
     torch.library.opcheck(torch.ops.moleblend.atom_forces_backward, (upstream.t().contiguous(), force, logsumexp, *given, *where))
 
 
 def test_self_test_fails_on_other_numbers(device, monkeypatch):
-    kernels.self_test(device)
-    dense = kernels.dense_forces
-    monkeypatch.setattr(kernels, "dense_forces", lambda *x: 1.001 * dense(*x))
+    selftest.self_test(device)
+    dense = selftest.dense_forces
+    monkeypatch.setattr(selftest, "dense_forces", lambda *x: 1.001 * dense(*x))
     with pytest.raises(RuntimeError, match="d value"):
-        kernels.self_test(device)
+        selftest.self_test(device)
 
 
 def test_gradcheck_of_the_dense_reference():
@@ -146,11 +146,11 @@ def test_gradcheck_of_the_dense_reference():
     keep = dropout_keep((1, 2), layout, 2, 0.4)
     q, k, value, bias, direction, _ = (x.detach().double() for x in inputs(layout, 2, 3))
     leaves = [x.requires_grad_() for x in (q, k, value, bias)]
-    assert torch.autograd.gradcheck(lambda *x: kernels.dense_forces(*x, direction, layout, keep, 0.4), leaves)
+    assert torch.autograd.gradcheck(lambda *x: selftest.dense_forces(*x, direction, layout, keep, 0.4), leaves)
 
 
 def test_variants_are_complete_and_named_once():
-    names = [v.name for v in kernels.variants()]
+    names = [v.name for v in variants.variants()]
     assert len(names) == len(set(names))
-    for variant in kernels.variants():
+    for variant in variants.variants():
         assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name

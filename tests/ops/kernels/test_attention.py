@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton")
-from moleblend_fs.ops.kernels import attention as kernels
-from moleblend_fs.ops.kernels.attention_parts import draw_seed, dropout_keep
+from moleblend_fs.ops.attention import launch, selftest, variants
+from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_keep
 
 SIZES = {
     "one atom": [1],
@@ -36,9 +36,9 @@ def inputs(layout: Layout, heads: int, width: int, dtype=torch.float32, device="
 
 
 def run(given, layout, dropout=0.0):
-    """Output and gradients of the kernels."""
+    """Output and gradients of the launch."""
     qkv, bias, graph, upstream = given
-    out = kernels.attention(qkv, kernels.prepare_bias(bias, graph, layout), layout, dropout)
+    out = launch.attention(qkv, launch.prepare_bias(bias, graph, layout), layout, dropout)
     return [out.detach(), *torch.autograd.grad(out, (qkv, bias, graph), upstream)]
 
 
@@ -46,7 +46,7 @@ def expect(given, layout, keep=None, dropout=0.0):
     """The same in float64 from the same (rounded) inputs."""
     *leaves, upstream = (x.detach().double() for x in given)
     leaves = [x.requires_grad_() for x in leaves]
-    out = kernels.dense_attention(*leaves, layout, keep, dropout)
+    out = selftest.dense_attention(*leaves, layout, keep, dropout)
     return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
 
 
@@ -136,10 +136,10 @@ def test_same_seed_same_bits(device):
 def layers(given, layout, apply, count=3, dropout=0.0):
     """Several attention layers on top of each other that read one bias."""
     qkv, bias, graph, _ = given
-    packed = kernels.prepare_bias(bias, graph, layout)
+    packed = launch.prepare_bias(bias, graph, layout)
 
     def layer(x):
-        return kernels.attention(x, packed, layout, dropout).view(x.shape[0], 1, *x.shape[2:]) * 0.5 + x
+        return launch.attention(x, packed, layout, dropout).view(x.shape[0], 1, *x.shape[2:]) * 0.5 + x
 
     for number in range(count):
         qkv = apply(number, layer, qkv)
@@ -149,7 +149,7 @@ def layers(given, layout, apply, count=3, dropout=0.0):
 def dense_layers(given, layout, count=3):
     qkv, bias, graph, _ = given
     for _ in range(count):
-        qkv = kernels.dense_attention(qkv, bias, graph, layout).view(qkv.shape[0], 1, *qkv.shape[2:]) * 0.5 + qkv
+        qkv = selftest.dense_attention(qkv, bias, graph, layout).view(qkv.shape[0], 1, *qkv.shape[2:]) * 0.5 + qkv
     return qkv[:, 0].flatten(1)
 
 
@@ -230,7 +230,7 @@ def test_only_what_is_asked_for(needed, small):
     given, layout = small
     expected = run(given, layout)[1:]
     leaves = [x.detach().requires_grad_(i in needed) for i, x in enumerate(given[:3])]
-    out = kernels.attention(leaves[0], kernels.prepare_bias(leaves[1], leaves[2], layout), layout, 0.0)
+    out = launch.attention(leaves[0], launch.prepare_bias(leaves[1], leaves[2], layout), layout, 0.0)
     for i, gradient in zip(needed, torch.autograd.grad(out, [leaves[i] for i in needed], given[3]), strict=True):
         assert torch.equal(gradient, expected[i])
 
@@ -238,10 +238,10 @@ def test_only_what_is_asked_for(needed, small):
 def test_bias_of_the_relation_kernel_is_read_where_it_is(small):
     (qkv, bias, graph, upstream), layout = small
     bias_HP = bias.detach().t().contiguous()
-    packed = kernels.prepare_bias(bias_HP.t(), graph, layout)
+    packed = launch.prepare_bias(bias_HP.t(), graph, layout)
     assert packed.bias_HP.data_ptr() == bias_HP.data_ptr()
     with torch.no_grad():
-        out = kernels.attention(qkv, packed, layout, 0.0)
+        out = launch.attention(qkv, packed, layout, 0.0)
     assert torch.equal(out, run((qkv, bias, graph, upstream), layout)[0])
 
 
@@ -252,30 +252,30 @@ def test_opcheck(bias_mode, small):
     molecules, capacities = [c.molecules for c in layout.size_classes], [c.capacity for c in layout.size_classes]
     given = (layout.cu_tokens, layout.cu_pairs, molecules, capacities, 0.1, 7, -8)
     torch.library.opcheck(torch.ops.moleblend.attention_forward, (qkv, bias, graph, *given))
-    out, logsumexp = kernels.attention_forward(qkv, bias, graph, *given)
+    out, logsumexp = launch.attention_forward(qkv, bias, graph, *given)
     buffers = (torch.zeros_like(bias), bias.new_zeros(2, layout.num_molecules))
     torch.library.opcheck(torch.ops.moleblend.attention_backward, (upstream, out, qkv, logsumexp, bias, graph, *buffers, *given, bias_mode))
 
 
 def test_self_test_fails_on_other_numbers(device, monkeypatch):
-    kernels.self_test(device)
-    monkeypatch.setattr(kernels, "dense_attention", lambda *x: 1.001 * partial(dense)(*x))
+    selftest.self_test(device)
+    monkeypatch.setattr(selftest, "dense_attention", lambda *x: 1.001 * partial(dense)(*x))
     with pytest.raises(RuntimeError, match="d graph bias"):
-        kernels.self_test(device)
+        selftest.self_test(device)
 
 
-dense = kernels.dense_attention
+dense = selftest.dense_attention
 
 
 def test_gradcheck_of_the_dense_reference():
     layout = Layout(torch.tensor([3, 1, 4]), "cpu")
     keep = dropout_keep((1, 2), layout, 2, 0.4)
     given = [x.detach().double().requires_grad_() for x in inputs(layout, 2, 3)[:3]]
-    assert torch.autograd.gradcheck(lambda *x: kernels.dense_attention(*x, layout, keep, 0.4), given)
+    assert torch.autograd.gradcheck(lambda *x: selftest.dense_attention(*x, layout, keep, 0.4), given)
 
 
 def test_variants_are_named_once():
-    names = [v.name for v in kernels.variants()]
+    names = [v.name for v in variants.variants()]
     assert len(names) == len(set(names))
-    for variant in kernels.variants():
+    for variant in variants.variants():
         assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name

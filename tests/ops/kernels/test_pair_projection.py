@@ -12,8 +12,9 @@ from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from moleblend_fs.ops.kernels import pair_projection as kernels
-from moleblend_fs.ops.kernels import pair_projection_ops as ops
+from moleblend_fs.ops.pair_projection import autograd, selftest
+from moleblend_fs.ops.pair_projection import launch as ops
+from moleblend_fs.ops.pair_projection import variants as shipped
 
 # Largest error as a share of the largest value. float32: sums of some 10^4 terms. Half precision: U, dz and dU are rounded to
 # 8 or 11 bits before they are multiplied, as they would be if they were stored; TF32 may cut them off instead, after 11 bits.
@@ -49,7 +50,7 @@ class Case:
     def ours(self):
         """Loss and gradients."""
         inputs = [x.clone().requires_grad_() for x in self.inputs]
-        total = getattr(kernels, f"pair_{self.loss}")(*inputs, *self.targets, self.layout)
+        total = getattr(autograd, f"pair_{self.loss}")(*inputs, *self.targets, self.layout)
         return [total.detach(), *torch.autograd.grad(total, inputs, self.upstream)]
 
     def expected(self):
@@ -185,7 +186,7 @@ def test_same_bits_each_run(loss, device):
 def test_without_gradients(loss, device):
     """The loss is the same number where no gradient is wanted, and nothing is kept for one."""
     case = Case(loss, MIXTURE, 16, device)
-    function = getattr(kernels, f"pair_{loss}")
+    function = getattr(autograd, f"pair_{loss}")
     total = function(*case.inputs, *case.targets, case.layout)
     assert not total.requires_grad
     with torch.no_grad():
@@ -203,7 +204,7 @@ def test_under_activation_checkpointing_and_twice(device):
     plain = case.ours()
     for _ in range(2):
         inputs = [x.clone().requires_grad_() for x in case.inputs]
-        total = checkpoint(kernels.pair_cross_entropy, *inputs, *case.targets, case.layout, use_reentrant=False)
+        total = checkpoint(autograd.pair_cross_entropy, *inputs, *case.targets, case.layout, use_reentrant=False)
         got = [total.detach(), *torch.autograd.grad(total, inputs, case.upstream)]
         assert all(torch.equal(a, b) for a, b in zip(got, plain, strict=True))
 
@@ -214,7 +215,7 @@ def test_under_torch_compile(device):
     case = Case("cross_entropy", [5, 18], 16, device)
     plain = case.ours()
     inputs = [x.clone().requires_grad_() for x in case.inputs]
-    compiled = torch.compile(lambda *x: kernels.pair_cross_entropy(*x, *case.targets, case.layout), backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(lambda *x: autograd.pair_cross_entropy(*x, *case.targets, case.layout), backend="aot_eager", fullgraph=True)
     total = compiled(*inputs)
     got = [total.detach(), *torch.autograd.grad(total, inputs, case.upstream)]
     assert all(torch.equal(a, b) for a, b in zip(got, plain, strict=True))
@@ -263,10 +264,10 @@ def test_what_the_kernels_cannot_do_is_said(device):
 
 
 def test_self_test_passes_and_finds_mistakes(device, monkeypatch):
-    kernels.self_test(device)
-    monkeypatch.setattr(kernels, "pair_cosine", lambda left, right, *rest: kernels._loss_sum(ops.geometry_op, right, left, *split(rest)))
+    selftest.self_test(device)
+    monkeypatch.setattr(selftest, "pair_cosine", lambda left, right, *rest: autograd._loss_sum(ops.geometry_op, right, left, *split(rest)))
     with pytest.raises(RuntimeError, match="is off by"):
-        kernels.self_test(device)
+        selftest.self_test(device)
 
 
 def split(rest):
@@ -275,11 +276,11 @@ def split(rest):
 
 
 def test_variants_are_those_of_the_shipped_models():
-    assert {preset["pair_dim"] for preset in PRESETS.values()} == set(kernels.SHIPPED_WIDTHS)
-    assert kernels.SHIPPED_CLASSES == {"spd": (1, SPD_CLASSES), "edge": (MAX_HOPS, EDGE_CLASSES)}
+    assert {preset["pair_dim"] for preset in PRESETS.values()} == set(shipped.SHIPPED_WIDTHS)
+    assert shipped.SHIPPED_CLASSES == {"spd": (1, SPD_CLASSES), "edge": (MAX_HOPS, EDGE_CLASSES)}
 
 
 def test_variants_are_named_once():
-    variants = kernels.variants()
+    variants = shipped.variants()
     assert len({v.name for v in variants}) == len(variants)
     assert all(set(v.signature) | set(v.constexprs) == set(v.function.arg_names) for v in variants)

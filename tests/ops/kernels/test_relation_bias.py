@@ -10,8 +10,6 @@ from torch.utils.checkpoint import checkpoint
 pytest.importorskip("triton", reason="triton is not installed")
 
 from moleblend_fs.ops import relation_bias as dispatched
-from moleblend_fs.ops.kernels import relation_bias as kernels
-from moleblend_fs.ops.kernels import relation_bias_ops as ops
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import (
     SHOW_DISTANCE,
@@ -19,10 +17,12 @@ from moleblend_fs.ops.relation_bias import (
     SHOW_SPD,
     DistanceWeights,
     RelationWeights,
-    distance_bias,
-    edge_bias,
-    spd_bias,
+    autograd,
+    selftest,
 )
+from moleblend_fs.ops.relation_bias import launch as ops
+from moleblend_fs.ops.relation_bias import variants as shipped
+from moleblend_fs.ops.relation_bias.reference import distance_bias, edge_bias, spd_bias
 
 NAMES = ("bias", "sums", *(f"d_{name}" for name in RelationWeights._fields))
 TOLERANCE = 2e-5
@@ -130,7 +130,7 @@ def test_equals_the_reference(sizes, heads, gaussians, bits, device, monkeypatch
     if max(sizes) > 100:
         monkeypatch.setattr(ops, "WIDER_WITHOUT_GPU", 64)
     case = make_case(sizes, heads, gaussians, device, bits=bits)
-    ours, exact = results(kernels.relation_bias, case, torch.float32), results(reference, case, torch.float64)
+    ours, exact = results(autograd.relation_bias, case, torch.float32), results(reference, case, torch.float64)
     found = errors(ours, exact)
     assert max(found.values()) <= TOLERANCE, found
 
@@ -139,7 +139,7 @@ def test_tiles_of_a_gpu(device, monkeypatch):
     """The interpreter has larger tiles only to be faster; here are those that GPUs get, several to a program."""
     monkeypatch.setattr(ops, "WIDER_WITHOUT_GPU", 1)
     case = make_case([19, 3], 4, 32, device)
-    found = errors(results(kernels.relation_bias, case, torch.float32), results(reference, case, torch.float64))
+    found = errors(results(autograd.relation_bias, case, torch.float32), results(reference, case, torch.float64))
     assert max(found.values()) <= TOLERANCE, found
 
 
@@ -167,7 +167,7 @@ def test_half_precision_weights(dtype, device):
     """Computed in float32 from the rounded weights; gradients come in the weights' type, rounded once."""
     case = make_case([7, 16], 4, 32, device)
     rounded = case._replace(weights=[w.to(dtype).double() for w in case.weights])
-    ours, exact = results(kernels.relation_bias, case, dtype), results(reference, rounded, torch.float64)
+    ours, exact = results(autograd.relation_bias, case, dtype), results(reference, rounded, torch.float64)
     assert [x.dtype for x in ours] == [torch.float32] * 2 + [dtype] * 10
     found = errors(ours, exact)
     assert max(found["bias"], found["sums"]) <= TOLERANCE, found
@@ -186,8 +186,8 @@ def tf32_allowed():
 def test_tf32(device):
     """Products of TF32 where torch's own may be: a thousandth of the largest value on a GPU. The interpreter rounds nothing."""
     case = make_case([17, 16], 4, 32, device)
-    assert kernels.precision() == "tf32"
-    found = errors(results(kernels.relation_bias, case, torch.float32), results(reference, case, torch.float64))
+    assert autograd.precision() == "tf32"
+    found = errors(results(autograd.relation_bias, case, torch.float32), results(reference, case, torch.float64))
     assert max(found.values()) <= 5e-3, found
 
 
@@ -196,7 +196,7 @@ def test_dispatched(device, monkeypatch):
     case = make_case([5, 12], 4, 32, device, bits="one")
     monkeypatch.setenv("MOLEBLEND_OPS", "relation_bias=triton")
     ours = results(dispatched.relation_bias, case, torch.float32)
-    assert all(torch.equal(a, b) for a, b in zip(ours, results(kernels.relation_bias, case, torch.float32), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(ours, results(autograd.relation_bias, case, torch.float32), strict=True))
     monkeypatch.setenv("MOLEBLEND_OPS", "reference")
     plain = results(dispatched.relation_bias, case, torch.float32)
     assert plain[0].is_contiguous()  # (P, H), unlike the kernels' bias
@@ -206,7 +206,7 @@ def test_dispatched(device, monkeypatch):
 
 def test_bias_is_stored_by_head(device):
     case = make_case([7, 5], 4, 32, device)
-    bias, _ = results(kernels.relation_bias, case, torch.float32)[:2]
+    bias, _ = results(autograd.relation_bias, case, torch.float32)[:2]
     assert bias.shape == (74, 4)
     assert bias.t().is_contiguous()
     assert not bias.is_contiguous()
@@ -222,16 +222,16 @@ def test_one_output_alone(used, device):
         outputs = function(*case[:4], case.coordinates.to(dtype), case.element, leaves, case.layout)
         return torch.autograd.grad(outputs[used], leaves, case.upstream[used].to(dtype), materialize_grads=True)
 
-    for name, ours, exact in zip(NAMES[2:], gradients(kernels.relation_bias, torch.float32), gradients(reference, torch.float64)):
+    for name, ours, exact in zip(NAMES[2:], gradients(autograd.relation_bias, torch.float32), gradients(reference, torch.float64)):
         torch.testing.assert_close(ours.double(), exact, rtol=0, atol=TOLERANCE * max(1.0, float(exact.abs().max())), msg=name)
 
 
 def test_same_bits_every_time_and_for_any_stride_of_the_upstream_gradient(device):
     case = make_case([17, 30, 3], 4, 32, device)
     by_head = case._replace(upstream=(case.upstream[0].t().contiguous().t(), case.upstream[1]))
-    first = results(kernels.relation_bias, case, torch.float32)
+    first = results(autograd.relation_bias, case, torch.float32)
     for other in (case, by_head):
-        for name, a, b in zip(NAMES, first, results(kernels.relation_bias, other, torch.float32), strict=True):
+        for name, a, b in zip(NAMES, first, results(autograd.relation_bias, other, torch.float32), strict=True):
             assert torch.equal(a, b), name
 
 
@@ -241,9 +241,9 @@ def test_checkpointed(device):
 
     def recomputed(*arguments):
         *inputs, weights, layout = arguments
-        return checkpoint(lambda *w: kernels.relation_bias(*inputs, w, layout), *weights, use_reentrant=False)
+        return checkpoint(lambda *w: autograd.relation_bias(*inputs, w, layout), *weights, use_reentrant=False)
 
-    plain = results(kernels.relation_bias, case, torch.float32)
+    plain = results(autograd.relation_bias, case, torch.float32)
     for _ in range(2):
         assert all(torch.equal(a, b) for a, b in zip(plain, results(recomputed, case, torch.float32), strict=True))
 
@@ -253,8 +253,8 @@ def test_traced_without_breaks(device):
     case = make_case([3, 4], 4, 16, device)
     layout = case.layout
     _ = layout.atom_molecule, layout.cu_atoms, layout.cu_pairs  # made on first use, which cannot be traced
-    compiled = torch.compile(lambda *inputs: kernels.relation_bias(*inputs, layout), backend="aot_eager", fullgraph=True)
-    plain = results(kernels.relation_bias, case, torch.float32)
+    compiled = torch.compile(lambda *inputs: autograd.relation_bias(*inputs, layout), backend="aot_eager", fullgraph=True)
+    plain = results(autograd.relation_bias, case, torch.float32)
     traced = results(lambda *arguments: compiled(*arguments[:-1]), case, torch.float32)
     assert all(torch.equal(a, b) for a, b in zip(plain, traced, strict=True))
 
@@ -289,29 +289,29 @@ def test_list_of_distances(device, monkeypatch):
 def test_refusals(device):
     case = make_case([3], 2, 8, device)
     with pytest.raises(ValueError, match="float64"):
-        kernels.relation_bias(*case[:6], case.weights, case.layout)
+        autograd.relation_bias(*case[:6], case.weights, case.layout)
     wide = make_case([3], 2, 257, device)
     with pytest.raises(ValueError, match="at most 256 Gaussians, got 257"):
-        kernels.relation_bias(*wide[:6], [w.float() for w in wide.weights], wide.layout)
+        autograd.relation_bias(*wide[:6], [w.float() for w in wide.weights], wide.layout)
 
 
 def test_self_test(device, monkeypatch):
     """It passes, and fails on one wrong number in a hundred."""
-    kernels.self_test(device)
-    right = kernels.relation_bias
+    selftest.self_test(device)
+    right = autograd.relation_bias
 
     def wrong(*arguments):
         bias, sums = right(*arguments)
         return bias, sums * torch.where(torch.arange(len(sums), device=device) == 3, 1.1, 1.0).unsqueeze(1)
 
-    monkeypatch.setattr(kernels, "relation_bias", wrong)
+    monkeypatch.setattr(selftest, "relation_bias", wrong)
     with pytest.raises(RuntimeError, match=r"relation_bias on .*: sums is off by"):
-        kernels.self_test(device)
+        selftest.self_test(device)
 
 
 def test_variants_are_complete():
     """Every argument of every kernel has a type or a value, and names are unique."""
-    variants = kernels.variants()
+    variants = shipped.variants()
     assert len({v.name for v in variants}) == len(variants)
     for variant in variants:
         assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name

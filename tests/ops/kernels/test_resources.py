@@ -21,8 +21,8 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRI
 
 SPILLING = """
 from benchmarks.kernel_resources import compiled
-from moleblend_fs.ops.kernels import pair_projection
-variant = next(v for v in pair_projection.variants() if v.name == "pair_edge/bf16/32/with gradient")
+from moleblend_fs.ops.pair_projection.variants import variants
+variant = next(v for v in variants() if v.name == "pair_edge/bf16/32/with gradient")
 crowded = variant._replace(num_warps=variant.num_warps // 4)
 print([compiled("pair_projection", v, 90).spilled for v in (variant, crowded)])
 """
@@ -60,8 +60,8 @@ NOT_COMPILING = """
 import triton
 import triton.language as tl
 from benchmarks import kernel_resources
-from moleblend_fs.ops.kernels import pair_projection
-from moleblend_fs.ops.kernels.common import Variant
+from moleblend_fs.ops.pair_projection import variants
+from moleblend_fs.ops.kernel_variant import Variant
 
 @triton.jit
 def changes_type(x):
@@ -70,7 +70,7 @@ def changes_type(x):
         k = k + 0.5
     tl.store(x, k)
 
-pair_projection.variants = lambda: [Variant("name", changes_type, {"x": "*fp32"}, {}, 4, 2)]
+variants.variants = lambda: [Variant("name", changes_type, {"x": "*fp32"}, {}, 4, 2)]
 print(kernel_resources._measure_one("pair_projection", 0, 90))
 """
 

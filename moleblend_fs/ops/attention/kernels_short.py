@@ -7,7 +7,7 @@ d_graph (H, B).
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.attention_parts import LOG2_E, NOT_SPECIALIZED, add_bias_gradient, dot, keep_factor, load_bias, place
+from moleblend_fs.ops.attention.kernel_parts import LOG2_E, NOT_SPECIALIZED, add_bias_gradient, dot, keep_factor, load_bias, place
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)

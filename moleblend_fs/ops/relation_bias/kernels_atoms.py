@@ -6,7 +6,11 @@ Shape legend: A atoms, a block of R of them (rows of pairs), j a neighbour's num
 import triton
 import triton.language as tl
 
+from moleblend_fs.ops import tables
+
 INV_SQRT_2PI: tl.constexpr = tl.constexpr(0.3989422804014327)
+FIRST_ELEMENT_ROW: tl.constexpr = tl.constexpr(tables.FIRST_ELEMENT_ROW)
+SECOND_ELEMENT_ROW: tl.constexpr = tl.constexpr(tables.SECOND_ELEMENT_ROW)
 ELEMENTS: tl.constexpr = tl.constexpr(256)
 """Values that an element's number, a byte, can take."""
 
@@ -78,8 +82,8 @@ def sum_gaussians(
     wants = tl.load(wants_A + atom, mask=exists, other=0) != 0
     first, size, _pairs = load_rows(atom, wants, atom_molecule, cu_atoms, cu_pairs)
     x_i, y_i, z_i, element_i = load_atom(coordinates_A3, element_A, atom, wants)
-    mul_i = tl.load(mul + element_i + 3, mask=wants, other=0.0)
-    shift_i = tl.load(shift + element_i + 3, mask=wants, other=0.0)
+    mul_i = tl.load(mul + element_i + FIRST_ELEMENT_ROW, mask=wants, other=0.0)
+    shift_i = tl.load(shift + element_i + FIRST_ELEMENT_ROW, mask=wants, other=0.0)
     k = tl.arange(0, K_PAD)
     mean, inverse = load_gaussians(means, stds, k, K)
     sums_RK = tl.zeros([BLOCK, K_PAD], tl.float32)
@@ -88,8 +92,8 @@ def sum_gaussians(
     while j < longest:
         valid = j < size
         distance, element_j = pair_distance(x_i, y_i, z_i, coordinates_A3, element_A, first + j, valid)
-        factor = mul_i + tl.load(mul + element_j + 515, mask=valid, other=0.0)
-        x = factor * distance + shift_i + tl.load(shift + element_j + 515, mask=valid, other=0.0)
+        factor = mul_i + tl.load(mul + element_j + SECOND_ELEMENT_ROW, mask=valid, other=0.0)
+        x = factor * distance + shift_i + tl.load(shift + element_j + SECOND_ELEMENT_ROW, mask=valid, other=0.0)
         _u, density_RK = standardise(x, mean, inverse)
         sums_RK += tl.where(valid[:, None], density_RK, 0.0)
         j += 1
@@ -132,16 +136,16 @@ def sum_gaussians_gradients(
         first, size, pairs = load_rows(atom, wants, atom_molecule, cu_atoms, cu_pairs)
         pairs += (atom - first) * size
         x_i, y_i, z_i, element_i = load_atom(coordinates_A3, element_A, atom, wants)
-        mul_i = tl.load(mul + element_i + 3, mask=wants, other=0.0)
-        shift_i = tl.load(shift + element_i + 3, mask=wants, other=0.0)
+        mul_i = tl.load(mul + element_i + FIRST_ELEMENT_ROW, mask=wants, other=0.0)
+        shift_i = tl.load(shift + element_i + FIRST_ELEMENT_ROW, mask=wants, other=0.0)
         d_RK = tl.load(d_sums_AK + atom.to(tl.int64)[:, None] * K + k[None, :], mask=wants[:, None] & (k < K)[None, :], other=0.0)
         longest = tl.max(size)
         j = 0
         while j < longest:
             valid = j < size
             distance, element_j = pair_distance(x_i, y_i, z_i, coordinates_A3, element_A, first + j, valid)
-            factor = mul_i + tl.load(mul + element_j + 515, mask=valid, other=0.0)
-            x = factor * distance + shift_i + tl.load(shift + element_j + 515, mask=valid, other=0.0)
+            factor = mul_i + tl.load(mul + element_j + SECOND_ELEMENT_ROW, mask=valid, other=0.0)
+            x = factor * distance + shift_i + tl.load(shift + element_j + SECOND_ELEMENT_ROW, mask=valid, other=0.0)
             u_RK, density_RK = standardise(x, mean, inverse)
             e_RK = tl.where(valid[:, None], d_RK * density_RK, 0.0)
             first_RK += e_RK * u_RK

@@ -7,7 +7,7 @@ q, k (A, H, w), value s (A, H, 3), bias (H, P), direction u (3, P), forces of ea
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.attention_parts import LOG2_E, NOT_SPECIALIZED, dot, keep_factor, loop_end, place
+from moleblend_fs.ops.attention.kernel_parts import LOG2_E, NOT_SPECIALIZED, dot, keep_factor, loop_end, place
 
 
 @triton.jit

@@ -8,7 +8,7 @@ O a chunk of the hidden units, C a chunk of the Gaussians.
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.relation_bias_atoms import load_gaussians, standardise
+from moleblend_fs.ops.relation_bias.kernels_atoms import load_gaussians, standardise
 
 INV_SQRT_2: tl.constexpr = tl.constexpr(0.7071067811865476)
 INV_SQRT_2PI: tl.constexpr = tl.constexpr(0.3989422804014327)

@@ -11,11 +11,12 @@ import torch
 import triton
 from torch import Tensor
 
-from moleblend_fs.ops.kernels import relation_bias_atoms as atoms
-from moleblend_fs.ops.kernels import relation_bias_distance as distance
-from moleblend_fs.ops.kernels import relation_bias_tables as tables
+from moleblend_fs.data.graph import MAX_HOPS
+from moleblend_fs.ops.relation_bias import kernels_atoms as atoms
+from moleblend_fs.ops.relation_bias import kernels_distance as distance
+from moleblend_fs.ops.relation_bias import kernels_tables as tables
+from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, UNREACHABLE_ROW
 
-TABLE_ROWS, MAX_HOPS = 512, 5
 SPD_GROUPS, ROWS_PER_GROUP = 4, 64
 """The groups of table rows of `tables.table_gradients`."""
 ELEMENTS = 256
@@ -203,8 +204,8 @@ def relation_bias_backward(
     by_element.run((programs,), d_x_P, coordinates_A3, element_A, *places, partial, num_atoms)
     mul_first, mul_second, shift_first, shift_second = partial.sum(0)
     for gradient, of_first, of_second in ((gradients[2], mul_first, mul_second), (gradients[3], shift_first, shift_second)):
-        gradient[3 : 3 + ELEMENTS] = of_first
-        gradient[3 + TABLE_ROWS : 3 + TABLE_ROWS + ELEMENTS] = of_second
+        gradient[FIRST_ELEMENT_ROW : FIRST_ELEMENT_ROW + ELEMENTS] = of_first
+        gradient[SECOND_ELEMENT_ROW : SECOND_ELEMENT_ROW + ELEMENTS] = of_second
     return gradients
 
 
@@ -222,7 +223,7 @@ def _table_gradients(launch: Launch, gradients: list[Tensor], d_bias_HP: Tensor,
     by_row = partial.sum(0)[:, :heads].transpose(1, 2)
     by_spd = by_row[:SPD_GROUPS].flatten(0, 1)
     gradients[0][1:256] = by_spd[:255]
-    gradients[0][TABLE_ROWS - 1] = by_spd[255]
+    gradients[0][UNREACHABLE_ROW] = by_spd[255]
     gradients[1].copy_(by_row[SPD_GROUPS:, : gradients[1].shape[1]])
 
 

@@ -1,6 +1,5 @@
-"""Attention bias of the relations that each pair shows, and the atoms' 3D features.
+"""The relation bias in plain torch, some thousand pairs at a time.
 
-The three depictions (SPD, edge, distance) are those of Graphormer (Ying et al. 2021) and Transformer-M (Luo et al. 2023).
 Shape legend: A atoms, P pairs, H heads, K Gaussians, M the pairs whose distance is needed.
 """
 
@@ -14,80 +13,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.data.graph import UNREACHABLE
-from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import linear
-
-SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE = 1, 2, 4
-"""Bits of `shown`: which relations a pair's bias is the sum of."""
-
-UNREACHABLE_ROW = 511
-"""Row of the SPD table for pairs with no path."""
+from moleblend_fs.ops.relation_bias.weights import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD, DistanceWeights
+from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, SPD_FIRST_ROW, UNREACHABLE_ROW
 
 PAIRS_AT_ONCE = 4096
 """Pairs whose Gaussian features are held at a time."""
 
 
-class DistanceWeights(NamedTuple):
-    """Parameters of the distance depiction: mul and shift (3 * 512,), means and stds (K,), and the two linear layers."""
-
-    mul: Tensor
-    shift: Tensor
-    means: Tensor
-    stds: Tensor
-    weight1: Tensor
-    bias1: Tensor
-    weight2: Tensor
-    bias2: Tensor
-
-
-class RelationWeights(NamedTuple):
-    """Parameters of the three depictions: spd_table (512, H), hop_table (5, classes, H), and those of `DistanceWeights`."""
-
-    spd_table: Tensor
-    hop_table: Tensor
-    mul: Tensor
-    shift: Tensor
-    means: Tensor
-    stds: Tensor
-    weight1: Tensor
-    bias1: Tensor
-    weight2: Tensor
-    bias2: Tensor
-
-
-def relation_bias(
-    shown_P: Tensor,
-    spd_P: Tensor,
-    path_P5: Tensor,
-    atom_distance_A: Tensor,
-    coordinates_A3: Tensor,
-    element_A: Tensor,
-    weights: RelationWeights,
-    layout: Layout,
-) -> tuple[Tensor, Tensor]:
-    """The bias of every pair, (P, H): the sum of the depictions that it shows; and the atoms' Gaussian sums, (A, K).
-
-    Args:
-        shown_P: uint8, bits of `SHOW_SPD` and the others.
-        spd_P, path_P5: shortest path distances and bond classes along the paths, as in the records.
-        atom_distance_A: (A,) bool, atoms whose 3D feature is asked for.
-        coordinates_A3: Angstrom, noise included.
-        element_A: the atomic-number feature.
-    """
-    if uses_triton("relation_bias", shown_P.device, weights.mul.dtype):
-        from moleblend_fs.ops.kernels import relation_bias as kernels
-
-        return kernels.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout)
-    bias = _LookedUpBias.apply(shown_P, spd_P, path_P5, weights.spd_table, weights.hop_table)
-    distance = DistanceWeights(*weights[2:])
-    return distance_bias(bias, shown_P, atom_distance_A, coordinates_A3, element_A, distance, layout)
-
-
 def spd_bias(shown_P: Tensor, spd_P: Tensor, spd_table: Tensor) -> Tensor:
     """spd_table[spd + 1] where SPD is shown, else 0; (P, H). Row 0 of the table is padding and zero."""
     spd = spd_P.long()
-    row = torch.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + 1)
+    row = torch.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + SPD_FIRST_ROW)
     return F.embedding(torch.where((shown_P & SHOW_SPD) > 0, row, 0), spd_table, padding_idx=0)
 
 
@@ -140,15 +78,15 @@ def distance_bias(
         pair=pair_M,
         row=row_M,
         distance=(coordinates_A3[row_M] - coordinates_A3[column_M]).norm(dim=1),
-        first=element_A[row_M] + 3,
-        second=element_A[column_M] + 3 + 512,
+        first=element_A[row_M] + FIRST_ELEMENT_ROW,
+        second=element_A[column_M] + SECOND_ELEMENT_ROW,
         in_bias=by_pair[pair_M],
         in_sums=by_atom[pair_M],
     )
     return _DistanceBias.apply(bias_PH, len(atom_distance_A), wanted, *weights)
 
 
-class _LookedUpBias(torch.autograd.Function):
+class LookedUpBias(torch.autograd.Function):
     """SPD and edge, a few thousand pairs at a time, and again in the backward pass: torch would keep 80 bytes of indices a pair."""
 
     @staticmethod

@@ -7,7 +7,7 @@ of keys (d_k, d_v), so that every sum has one order. Shape legend as in `attenti
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.attention_parts import (
+from moleblend_fs.ops.attention.kernel_parts import (
     LOG2_E,
     NOT_SPECIALIZED,
     add_bias_gradient,

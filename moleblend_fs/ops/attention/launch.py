@@ -1,4 +1,4 @@
-"""Attention of packed molecules by Triton kernels: the same as `ops.attention`, with nothing of size N x N stored.
+"""Attention of packed molecules by Triton kernels: the same as `reference`, with nothing of size N x N stored.
 
 The bias is read by every layer and its gradient is summed over the layers in one float32 buffer, (H, P), in place: `prepare_bias`
 hands out a scalar, the ticket, which every layer takes as an input. The layers' backward passes add to the buffer; autograd then
@@ -7,7 +7,6 @@ asks for the ticket's gradient, after all of them, and gets the buffer as that o
 Shape legend: T tokens, P atom pairs, B molecules, H heads, w head width; see `ops.layout`.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +16,10 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.kernels import atom_forces
-from moleblend_fs.ops.kernels.attention_long import backward_columns_long, backward_rows_long, forward_long
-from moleblend_fs.ops.kernels.attention_parts import PRESET_WIDTHS, draw_seed, dropout_keep, dropout_threshold
-from moleblend_fs.ops.kernels.attention_short import backward_short, forward_short
-from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision, dot_precisions
+from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_threshold
+from moleblend_fs.ops.attention.kernels_long import backward_columns_long, backward_rows_long, forward_long
+from moleblend_fs.ops.attention.kernels_short import backward_short, forward_short
+from moleblend_fs.ops.kernel_variant import dot_precision
 from moleblend_fs.ops.layout import Layout
 
 LONGER = 0
@@ -136,7 +134,7 @@ def _launch(direction: str, capacity: int, dtype: torch.dtype) -> Launch:
     return table.get(capacity, table[LONGER])
 
 
-def _constants(kernel: Any, launch: Launch, dtype: torch.dtype, width: int) -> dict[str, Any]:
+def constants_of(kernel: Any, launch: Launch, dtype: torch.dtype, width: int) -> dict[str, Any]:
     values = {
         "W": width,
         "BLOCK": launch.block,
@@ -150,7 +148,7 @@ def _constants(kernel: Any, launch: Launch, dtype: torch.dtype, width: int) -> d
 
 def _run(kernel: Any, launch: Launch, qkv: Tensor, programs: int, *arguments: Any) -> None:
     width = qkv.shape[3]
-    kernel[(programs,)](*arguments, **_constants(kernel, launch, qkv.dtype, width), num_warps=launch.warps, num_stages=1)
+    kernel[(programs,)](*arguments, **constants_of(kernel, launch, qkv.dtype, width), num_warps=launch.warps, num_stages=1)
 
 
 @torch.library.custom_op("moleblend::attention_forward", mutates_args=())
@@ -273,93 +271,9 @@ def attention(qkv_T3Hw: Tensor, packed: PackedBias, layout: Layout, dropout: flo
         packed: `prepare_bias` of this batch.
         dropout: probability of dropping an attention weight; 0 in evaluation.
     """
-    return _apply(qkv_T3Hw, packed, layout, dropout, draw_seed() if dropout > 0 else (0, 0))
+    return apply_attention(qkv_T3Hw, packed, layout, dropout, draw_seed() if dropout > 0 else (0, 0))
 
 
-def _apply(qkv_T3Hw: Tensor, packed: PackedBias, layout: Layout, dropout: float, seed: tuple[int, int]) -> Tensor:
+def apply_attention(qkv_T3Hw: Tensor, packed: PackedBias, layout: Layout, dropout: float, seed: tuple[int, int]) -> Tensor:
     bias = (packed.ticket, packed.bias_HP, packed.graph_bias_H, packed.shared)
     return _Attention.apply(qkv_T3Hw.contiguous(), *bias, layout, dropout, seed)
-
-
-_SCALARS = {"scale": "fp32", "keep_scale": "fp32"}
-
-
-def variants() -> list[Variant]:
-    """All configurations that can be launched at the presets' head widths."""
-    found = []
-    for dtype, width in itertools.product(TRITON_TYPES, PRESET_WIDTHS):
-        for products in dot_precisions(dtype):
-            forward, backward = launches(dtype, products)["forward"], launches(dtype, products)["backward"]
-            chosen = [(forward_short if launch.heads else forward_long, launch) for launch in forward.values()]
-            chosen += [(backward_short, launch) for launch in backward.values() if launch.heads]
-            chosen += [(kernel, backward[LONGER]) for kernel in (backward_rows_long, backward_columns_long)]
-            for kernel, launch in chosen:
-                constants = {**_constants(kernel, launch, dtype, width), "PRECISION": products}
-                signature = {name: _type(name, TRITON_TYPES[dtype]) for name in kernel.arg_names if name not in constants}
-                numbers = TRITON_TYPES[dtype] if products == "ieee" else products
-                name = f"attention_{kernel.__name__}/{numbers}/{launch.block}x{width}"
-                found.append(Variant(name, kernel, signature, constants, launch.warps, 1))
-    return found
-
-
-def _type(argument: str, dtype: str) -> str:
-    if argument in ("qkv_ptr", "out_ptr", "d_out_ptr", "d_qkv_ptr"):
-        return f"*{dtype}"
-    if argument in ("tokens_ptr", "pairs_ptr"):
-        return "*i64"
-    if argument == "molecules_ptr":
-        return "*i32"
-    return "*fp32" if argument.endswith("_ptr") else _SCALARS.get(argument, "i32")
-
-
-def dense_attention(
-    qkv_T3Hw: Tensor, bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout, keep: Sequence[Tensor] | None = None, dropout: float = 0.0
-) -> Tensor:
-    """What the kernels compute, one molecule at a time in plain torch, to test them: (T, H w).
-
-    Args:
-        keep: `dropout_keep`; None keeps all weights.
-    """
-    heads, width = qkv_T3Hw.shape[2:]
-    outputs = []
-    for number, n in enumerate(layout.sizes.tolist()):
-        token, pair = int(layout.token_starts[number]), int(layout.pair_starts[number])
-        q, k, v = qkv_T3Hw[token : token + n + 1].permute(1, 2, 0, 3).unbind(0)
-        inner = bias_PH[pair : pair + n * n].view(n, n, heads).permute(2, 0, 1)
-        graph = graph_bias_H.view(heads, 1, 1)
-        bias = torch.cat([graph.expand(-1, 1, n + 1), torch.cat([graph.expand(-1, n, 1), inner], dim=2)], dim=1)
-        weights = torch.softmax(q @ k.transpose(1, 2) * width**-0.5 + bias, dim=2)
-        if keep is not None:
-            weights = weights * keep[number] / (1 - dropout)
-        outputs.append((weights @ v).transpose(0, 1).reshape(n + 1, heads * width))
-    return torch.cat(outputs)
-
-
-def self_test(device: torch.device) -> None:
-    """Compare the kernels with `dense_attention` on a device, in float32, with dropout; then those of `atom_forces`.
-
-    Raises:
-        RuntimeError: if output or a gradient is off by more than rounding can explain, with the figures.
-    """
-    random = torch.Generator().manual_seed(0)
-    layout = Layout(torch.tensor([1, 9, 22, 40, 70]), device)
-    heads, width, dropout = 3, 24, 0.2
-    shapes = ((layout.num_tokens, 3, heads, width), (layout.num_pairs, heads), (heads,), (layout.num_tokens, heads * width))
-    with torch.enable_grad():
-        *given, upstream = (torch.randn(shape, generator=random).to(device).requires_grad_() for shape in shapes)
-        seed = (12345, -678)
-        ours = _apply(given[0], prepare_bias(given[1], given[2], layout), layout, dropout, seed)
-        exact = [x.detach().double().requires_grad_() for x in given]
-        theirs = dense_attention(exact[0], exact[1], exact[2], layout, dropout_keep(seed, layout, heads, dropout), dropout)
-        ours_d = torch.autograd.grad(ours, given, upstream)
-        theirs_d = torch.autograd.grad(theirs, exact, upstream.double())
-    names = ("output", "d qkv", "d bias", "d graph bias")
-    tolerance = 1e-2 if torch.backends.cuda.matmul.allow_tf32 else 1e-4
-    errors = {
-        name: float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max())
-        for name, a, b in zip(names, (ours, *ours_d), (theirs, *theirs_d), strict=True)
-    }
-    if not max(errors.values()) <= tolerance:
-        figures = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-        raise RuntimeError(f"attention kernels on {device} are off by more than {tolerance:g} of the largest value: {figures}")
-    atom_forces.self_test(device)

@@ -1,4 +1,4 @@
-"""The outer-product projection (paper, Eq. 10-11) as a bilinear form, and the losses on it.
+"""The projection of pairs and its losses in plain torch.
 
     z_ijc = W_c . vec(l_i r_j^T) + b_c = sum_ab l_ia W_cab r_jb + b_c
 
@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.precision import at_least_float32
 
@@ -39,10 +38,6 @@ def pair_cross_entropy(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bi
         bias_C: C = K * classes.
         target_PK: (P, K) int8 classes; negative ones do not count.
     """
-    if uses_triton("pair_projection", left_Am.device, left_Am.dtype):
-        from moleblend_fs.ops.kernels import pair_projection as kernels
-
-        return kernels.pair_cross_entropy(left_Am, right_Am, weight_Cmm, bias_C, target_PK, layout)
 
     def loss(z_pC: Tensor, place_p: Tensor) -> Tensor:
         target = target_PK.index_select(0, place_p).reshape(-1).long()
@@ -55,10 +50,6 @@ def pair_cosine(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P3: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
     """sum over pairs of weight * (1 - cos(z, target)), a scalar in float32 or wider."""
-    if uses_triton("pair_projection", left_Am.device, left_Am.dtype):
-        from moleblend_fs.ops.kernels import pair_projection as kernels
-
-        return kernels.pair_cosine(left_Am, right_Am, weight_Cmm, bias_C, target_P3, weight_P, layout)
 
     def loss(z_p3: Tensor, place_p: Tensor) -> Tensor:
         cosine = F.cosine_similarity(z_p3, target_P3.index_select(0, place_p).to(z_p3.dtype), dim=1)
@@ -71,10 +62,6 @@ def pair_smooth_l1(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
     """sum over pairs of weight * SmoothL1(z, target), a scalar in float32 or wider; C = 1."""
-    if uses_triton("pair_projection", left_Am.device, left_Am.dtype):
-        from moleblend_fs.ops.kernels import pair_projection as kernels
-
-        return kernels.pair_smooth_l1(left_Am, right_Am, weight_Cmm, bias_C, target_P, weight_P, layout)
 
     def loss(z_p1: Tensor, place_p: Tensor) -> Tensor:
         target = target_P.index_select(0, place_p).to(z_p1.dtype)

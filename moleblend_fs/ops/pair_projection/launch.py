@@ -12,9 +12,9 @@ import torch
 import triton
 from torch import Tensor
 
-from moleblend_fs.ops.kernels import pair_projection_jit as jit
-from moleblend_fs.ops.kernels.common import dot_precision
+from moleblend_fs.ops.kernel_variant import dot_precision
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.pair_projection import kernels as jit
 
 TILE = 16
 MAX_WIDTH = 64

@@ -6,15 +6,19 @@ Shape legend: P pairs, H heads (padded to H_PAD), M the pairs that show a distan
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.kernels.relation_bias_atoms import load_atom, pair_distance
+from moleblend_fs.data import graph
+from moleblend_fs.ops import tables
+from moleblend_fs.ops.relation_bias import weights
+from moleblend_fs.ops.relation_bias.kernels_atoms import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, load_atom, pair_distance
 
-SHOW_SPD: tl.constexpr = tl.constexpr(1)
-SHOW_EDGE: tl.constexpr = tl.constexpr(2)
-SHOW_DISTANCE: tl.constexpr = tl.constexpr(4)
-HOPS: tl.constexpr = tl.constexpr(5)
-UNREACHABLE: tl.constexpr = tl.constexpr(255)
-UNREACHABLE_ROW: tl.constexpr = tl.constexpr(511)
-SPD_ROWS: tl.constexpr = tl.constexpr(512)
+SHOW_SPD: tl.constexpr = tl.constexpr(weights.SHOW_SPD)
+SHOW_EDGE: tl.constexpr = tl.constexpr(weights.SHOW_EDGE)
+SHOW_DISTANCE: tl.constexpr = tl.constexpr(weights.SHOW_DISTANCE)
+HOPS: tl.constexpr = tl.constexpr(graph.MAX_HOPS)
+UNREACHABLE: tl.constexpr = tl.constexpr(graph.UNREACHABLE)
+UNREACHABLE_ROW: tl.constexpr = tl.constexpr(tables.UNREACHABLE_ROW)
+SPD_ROWS: tl.constexpr = tl.constexpr(tables.TABLE_ROWS)
+SPD_FIRST_ROW: tl.constexpr = tl.constexpr(tables.SPD_FIRST_ROW)
 GROUP: tl.constexpr = tl.constexpr(64)
 """Rows of a table whose gradients one program sums."""
 SPD_GROUPS: tl.constexpr = tl.constexpr(4)
@@ -46,7 +50,7 @@ def look_up(
     spd = tl.load(spd_P + p, mask=exists, other=0).to(tl.int32)
     h = tl.arange(0, H_PAD)[:, None]
     has_spd = ((shown & SHOW_SPD) != 0)[None, :] & (h < H)
-    row = tl.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + 1)
+    row = tl.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + SPD_FIRST_ROW)
     bias_HB = tl.load(spd_table_HR + h * SPD_ROWS + row[None, :], mask=has_spd, other=0.0)
     has_edge = (shown & SHOW_EDGE) != 0
     hops_HB = tl.zeros([H_PAD, BLOCK], tl.float32)
@@ -97,8 +101,12 @@ def list_distances(
     row, column = start + number // size, start + number % size
     x_i, y_i, z_i, element_i = load_atom(coordinates_A3, element_A, row, shows)
     distance, element_j = pair_distance(x_i, y_i, z_i, coordinates_A3, element_A, column, shows)
-    factor = tl.load(mul + element_i + 3, mask=shows, other=0.0) + tl.load(mul + element_j + 515, mask=shows, other=0.0)
-    offset = tl.load(shift + element_i + 3, mask=shows, other=0.0) + tl.load(shift + element_j + 515, mask=shows, other=0.0)
+    factor = tl.load(mul + element_i + FIRST_ELEMENT_ROW, mask=shows, other=0.0) + tl.load(
+        mul + element_j + SECOND_ELEMENT_ROW, mask=shows, other=0.0
+    )
+    offset = tl.load(shift + element_i + FIRST_ELEMENT_ROW, mask=shows, other=0.0) + tl.load(
+        shift + element_j + SECOND_ELEMENT_ROW, mask=shows, other=0.0
+    )
     tl.store(pair_M + place, p, mask=shows)
     tl.store(x_M + place, factor * distance + offset, mask=shows)
 

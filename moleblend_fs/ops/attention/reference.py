@@ -1,4 +1,4 @@
-"""Attention of packed molecules with a bias for every pair of atoms.
+"""Attention in plain torch, a bucket of molecules of similar size at a time.
 
     softmax(q_i . k_j / sqrt(w) + bias_ij) v_j over the tokens j of i's molecule (paper, Eq. 4), softmax in float32 or wider;
     pairs that have the graph token on either side get the graph-token bias instead.
@@ -6,30 +6,12 @@
 Shape legend: T tokens, H heads, w head width, P atom pairs; b, n, N as in `layout`.
 """
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Bucket, Layout
-from moleblend_fs.ops.linear import linear, product
-
-
-def prepare_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> Any:
-    """The bias of a forward pass in the form that its implementation reads in every layer: for `attention`, nothing else.
-
-    Args:
-        bias_PH: of pairs of atoms.
-        graph_bias_H: of all pairs that have the graph token on either side.
-    """
-    if uses_triton("attention", bias_PH.device, bias_PH.dtype):
-        from moleblend_fs.ops.kernels import attention as kernels
-
-        return kernels.prepare_bias(bias_PH, graph_bias_H, layout)
-    return bucket_bias(bias_PH, graph_bias_H, layout)
+from moleblend_fs.ops.linear import product
 
 
 def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[Tensor]:
@@ -45,7 +27,7 @@ def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[T
     return result
 
 
-class _AttentionLinear(torch.autograd.Function):
+class AttentionLinear(torch.autograd.Function):
     """`attention_linear` with its gradient written out: nothing of size n x n is saved (but which weights were dropped), the
     attention output is computed again, and each token's gradient is written once, where autograd would sum zeros over buckets.
     """
@@ -121,58 +103,3 @@ def _gather(qkv_T3Hw: Tensor, bucket: Bucket) -> tuple[Tensor, Tensor, Tensor]:
 
 def _drop(x: Tensor, keep: Tensor | None, dropout: float) -> Tensor:
     return x if keep is None else torch.ops.aten.native_dropout_backward(x, keep, 1 / (1 - dropout))
-
-
-def attention(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float) -> Tensor:
-    """Attention output, (T, H w).
-
-    Args:
-        qkv_T3Hw: (T, 3, H, w) queries, keys and values.
-        bias: `prepare_bias` of this batch.
-        dropout: probability of dropping an attention weight; 0 in evaluation.
-    """
-    if isinstance(bias, list):
-        return _AttentionLinear.apply(qkv_T3Hw, None, None, layout, dropout, *bias)
-    from moleblend_fs.ops.kernels import attention as kernels
-
-    return kernels.attention(qkv_T3Hw, bias, layout, dropout)
-
-
-def attention_linear(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float, layer: nn.Linear) -> Tensor:
-    """`layer` of the attention output, (T, d). The reference does not keep the attention output for the backward pass; the
-    kernels do, whose own backward pass reads it."""
-    if isinstance(bias, list):
-        return _AttentionLinear.apply(qkv_T3Hw, layer.weight, layer.bias, layout, dropout, *bias)
-    return linear(attention(qkv_T3Hw, bias, layout, dropout), layer.weight, layer.bias)
-
-
-def atom_forces(
-    q_AHw: Tensor, k_AHw: Tensor, value_AH3: Tensor, bias_PH: Tensor, direction_P3: Tensor, layout: Layout, dropout: float
-) -> Tensor:
-    """Attention over atoms, weighted by unit displacements: sum_hj p_hij u_ij,a s_hj,a, shape (A, 3).
-
-    Args:
-        q_AHw: queries (scaled). k_AHw: keys.
-        value_AH3: s, every value already projected to its share of the output for each axis a.
-        bias_PH: the encoder's bias. direction_P3: u, unit displacement of every pair.
-        dropout: on the probabilities.
-    """
-    if uses_triton("attention", q_AHw.device, bias_PH.dtype):
-        from moleblend_fs.ops.kernels import atom_forces as kernels
-
-        return kernels.atom_forces(q_AHw, k_AHw, value_AH3, bias_PH, direction_P3, layout, dropout)
-    parts = []
-    for bucket in layout.buckets:
-        b, n = bucket.atoms.shape
-        atoms = bucket.atoms.reshape(-1)
-        q, k, s = (x.index_select(0, atoms).view(b, n, *x.shape[1:]).transpose(1, 2) for x in (q_AHw, k_AHw, value_AH3))
-        pairs = bucket.pairs.reshape(-1)
-        bias = bias_PH.index_select(0, pairs).view(b, n, n, -1).permute(0, 3, 1, 2)
-        logits = (q @ k.transpose(2, 3) + bias).masked_fill(~bucket.pair_exists.any(dim=1)[:, None, None, :], float("-inf"))
-        probabilities = F.dropout(torch.softmax(logits, dim=-1, dtype=bias.dtype), dropout)
-        direction = direction_P3.index_select(0, pairs).view(b, n, n, 3)
-        # sum over heads first: (b, n, n) per axis, never (n, n, d)
-        weight = torch.stack([torch.einsum("bhij,bhj->bij", probabilities, s[..., a].to(bias.dtype)) for a in range(3)], dim=-1)
-        force = (weight * direction).sum(dim=2).reshape(b * n, 3)
-        parts.append(force.index_select(0, bucket.atom_places))
-    return torch.cat(parts).index_select(0, layout.atom_order)

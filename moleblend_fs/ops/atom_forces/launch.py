@@ -1,11 +1,10 @@
-"""Attention over atoms weighted by unit displacements, by Triton kernels: the same as `ops.attention.atom_forces`.
+"""Attention over atoms weighted by unit displacements, by Triton kernels: the same as `reference`.
 
     force_ia = sum_hj softmax_j(q_hi . k_hj + bias_hij) u_ija s_hja
 
 Shape legend: A atoms, P atom pairs, B molecules, H heads, w head width.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,16 +13,16 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.kernels.atom_forces_parts import forces_backward_columns, forces_backward_rows, forces_forward
-from moleblend_fs.ops.kernels.attention_parts import PRESET_WIDTHS, draw_seed, dropout_keep, dropout_threshold
-from moleblend_fs.ops.kernels.common import TRITON_TYPES, Variant, dot_precision, dot_precisions
+from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
+from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_threshold
+from moleblend_fs.ops.kernel_variant import dot_precision
 from moleblend_fs.ops.layout import Layout
 
 # One head of the model calls this once a step: one shape for all molecules. A warp takes 16 rows; TF32 needs more registers.
 BLOCK, STEP, WARPS = 32, 16, {"ieee": 2, "tf32": 4}
 
 
-def _constants(dtype: torch.dtype, width: int) -> dict[str, Any]:
+def constants_of(dtype: torch.dtype, width: int) -> dict[str, Any]:
     block_w = max(16, triton.next_power_of_2(width))
     return {"W": width, "BLOCK": BLOCK, "STEP": STEP, "BLOCK_W": block_w, "PRECISION": dot_precision(dtype)}
 
@@ -31,7 +30,7 @@ def _constants(dtype: torch.dtype, width: int) -> dict[str, Any]:
 def _run(kernel: Any, q: Tensor, members: Tensor, capacity: int, data: Sequence[Any], counts: Sequence[Any], random: Sequence[Any]):
     _, heads, width = q.shape
     blocks = triton.cdiv(capacity - 1, BLOCK)
-    options = {**_constants(q.dtype, width), "num_warps": WARPS[dot_precision(q.dtype)], "num_stages": 1}
+    options = {**constants_of(q.dtype, width), "num_warps": WARPS[dot_precision(q.dtype)], "num_stages": 1}
     kernel[(len(members) * heads * blocks,)](*data, members, *counts, blocks, *random, **options)
 
 
@@ -100,7 +99,7 @@ def _(d_force, force, logsumexp, q, k, value, bias, direction, tokens, pairs, mo
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(value), torch.empty_like(bias)
 
 
-class _AtomForces(torch.autograd.Function):
+class AtomForces(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q_AHw, k_AHw, value_AH3, bias_PH, direction_P3, layout, dropout, seed):
         bias_HP, direction_3P = bias_PH.t().to(torch.float32).contiguous(), direction_P3.t().to(torch.float32).contiguous()
@@ -136,84 +135,4 @@ def atom_forces(
         dropout: probability of dropping an attention weight.
     """
     seed = draw_seed() if dropout > 0 else (0, 0)
-    return _AtomForces.apply(q_AHw, k_AHw, value_AH3, bias_PH, direction_P3.detach(), layout, dropout, seed)
-
-
-def dense_forces(
-    q_AHw: Tensor,
-    k_AHw: Tensor,
-    value_AH3: Tensor,
-    bias_PH: Tensor,
-    direction_P3: Tensor,
-    layout: Layout,
-    keep: Sequence[Tensor] | None = None,
-    dropout: float = 0.0,
-) -> Tensor:
-    """What the kernels compute, one molecule at a time in plain torch, to test them: (A, 3).
-
-    Args:
-        keep: `dropout_keep`, of tokens; None keeps all weights.
-    """
-    outputs = []
-    for number, n in enumerate(layout.sizes.tolist()):
-        atoms = slice(int(layout.atom_starts[number]), int(layout.atom_starts[number]) + n)
-        pairs = slice(int(layout.pair_starts[number]), int(layout.pair_starts[number]) + n * n)
-        logits = torch.einsum("ihw,jhw->hij", q_AHw[atoms], k_AHw[atoms]) + bias_PH[pairs].view(n, n, -1).permute(2, 0, 1)
-        weights = torch.softmax(logits, dim=2)
-        if keep is not None:
-            weights = weights * keep[number][:, 1:, 1:] / (1 - dropout)
-        outputs.append(torch.einsum("hij,ija,jha->ia", weights, direction_P3[pairs].view(n, n, 3), value_AH3[atoms]))
-    return torch.cat(outputs)
-
-
-def self_test(device: torch.device) -> None:
-    """Compare the kernels with `dense_forces` on a device, in float32, with dropout.
-
-    Raises:
-        RuntimeError: if output or a gradient is off by more than rounding can explain, with the figures.
-    """
-    random = torch.Generator().manual_seed(0)
-    layout, heads, width, dropout, seed = Layout(torch.tensor([1, 9, 40]), device), 2, 24, 0.2, (123, -45)
-    A, P = layout.num_total_atoms, layout.num_pairs
-    shapes = ((A, heads, width), (A, heads, width), (A, heads, 3), (P, heads), (P, 3), (A, 3))
-    with torch.enable_grad():
-        *given, direction, upstream = (torch.randn(shape, generator=random).to(device) for shape in shapes)
-        ours_in = [x.requires_grad_() for x in (0.3 * given[0], *given[1:])]
-        exact = [x.detach().double().requires_grad_() for x in ours_in]
-        ours = _AtomForces.apply(*ours_in, direction, layout, dropout, seed)
-        keep = dropout_keep(seed, layout, heads, dropout)
-        theirs = dense_forces(exact[0], exact[1], exact[2], exact[3], direction.double(), layout, keep, dropout)
-        ours_d = torch.autograd.grad(ours, ours_in, upstream)
-        theirs_d = torch.autograd.grad(theirs, exact, upstream.double())
-    tolerance = 1e-2 if torch.backends.cuda.matmul.allow_tf32 else 1e-4
-    names = ("forces", "d q", "d k", "d value", "d bias")
-    errors = {
-        name: float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max())
-        for name, a, b in zip(names, (ours, *ours_d), (theirs, *theirs_d), strict=True)
-    }
-    if not max(errors.values()) <= tolerance:
-        figures = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-        raise RuntimeError(f"atom_forces kernels on {device} are off by more than {tolerance:g} of the largest value: {figures}")
-
-
-def variants() -> list[Variant]:
-    """All configurations that can be launched at the presets' head widths."""
-    found = []
-    for (dtype, short), width in itertools.product(TRITON_TYPES.items(), PRESET_WIDTHS):
-        kernels = (forces_forward, forces_backward_rows, forces_backward_columns)
-        for kernel, products in itertools.product(kernels, dot_precisions(dtype)):
-            constants = {**_constants(dtype, width), "PRECISION": products}
-            signature = {name: _type(name, short) for name in kernel.arg_names if name not in constants}
-            numbers = short if products == "ieee" else products
-            found.append(Variant(f"atom_{kernel.__name__}/{numbers}/{BLOCK}x{width}", kernel, signature, constants, WARPS[products], 1))
-    return found
-
-
-def _type(argument: str, dtype: str) -> str:
-    if argument.removeprefix("d_") in ("q_ptr", "k_ptr", "value_ptr"):
-        return f"*{dtype}"
-    if argument in ("tokens_ptr", "pairs_ptr"):
-        return "*i64"
-    if argument == "molecules_ptr":
-        return "*i32"
-    return "*fp32" if argument.endswith("_ptr") else "fp32" if argument == "keep_scale" else "i32"
+    return AtomForces.apply(q_AHw, k_AHw, value_AH3, bias_PH, direction_P3.detach(), layout, dropout, seed)

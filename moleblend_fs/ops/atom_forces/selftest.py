@@ -1,0 +1,70 @@
+"""The kernels of `atom_forces` against plain torch, on the device where they are to run.
+
+Shape legend: A atoms, P atom pairs, H heads, w head width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moleblend_fs.ops.atom_forces.launch import AtomForces
+from moleblend_fs.ops.attention.kernel_parts import dropout_keep
+from moleblend_fs.ops.layout import Layout
+
+
+def dense_forces(
+    q_AHw: Tensor,
+    k_AHw: Tensor,
+    value_AH3: Tensor,
+    bias_PH: Tensor,
+    direction_P3: Tensor,
+    layout: Layout,
+    keep: Sequence[Tensor] | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """What the kernels compute, one molecule at a time in plain torch, to test them: (A, 3).
+
+    Args:
+        keep: `dropout_keep`, of tokens; None keeps all weights.
+    """
+    outputs = []
+    for number, n in enumerate(layout.sizes.tolist()):
+        atoms = slice(int(layout.atom_starts[number]), int(layout.atom_starts[number]) + n)
+        pairs = slice(int(layout.pair_starts[number]), int(layout.pair_starts[number]) + n * n)
+        logits = torch.einsum("ihw,jhw->hij", q_AHw[atoms], k_AHw[atoms]) + bias_PH[pairs].view(n, n, -1).permute(2, 0, 1)
+        weights = torch.softmax(logits, dim=2)
+        if keep is not None:
+            weights = weights * keep[number][:, 1:, 1:] / (1 - dropout)
+        outputs.append(torch.einsum("hij,ija,jha->ia", weights, direction_P3[pairs].view(n, n, 3), value_AH3[atoms]))
+    return torch.cat(outputs)
+
+
+def self_test(device: torch.device) -> None:
+    """Compare the kernels with `dense_forces` on a device, in float32, with dropout.
+
+    Raises:
+        RuntimeError: if output or a gradient is off by more than rounding can explain, with the figures.
+    """
+    random = torch.Generator().manual_seed(0)
+    layout, heads, width, dropout, seed = Layout(torch.tensor([1, 9, 40]), device), 2, 24, 0.2, (123, -45)
+    A, P = layout.num_total_atoms, layout.num_pairs
+    shapes = ((A, heads, width), (A, heads, width), (A, heads, 3), (P, heads), (P, 3), (A, 3))
+    with torch.enable_grad():
+        *given, direction, upstream = (torch.randn(shape, generator=random).to(device) for shape in shapes)
+        ours_in = [x.requires_grad_() for x in (0.3 * given[0], *given[1:])]
+        exact = [x.detach().double().requires_grad_() for x in ours_in]
+        ours = AtomForces.apply(*ours_in, direction, layout, dropout, seed)
+        keep = dropout_keep(seed, layout, heads, dropout)
+        theirs = dense_forces(exact[0], exact[1], exact[2], exact[3], direction.double(), layout, keep, dropout)
+        ours_d = torch.autograd.grad(ours, ours_in, upstream)
+        theirs_d = torch.autograd.grad(theirs, exact, upstream.double())
+    tolerance = 1e-2 if torch.backends.cuda.matmul.allow_tf32 else 1e-4
+    names = ("forces", "d q", "d k", "d value", "d bias")
+    errors = {
+        name: float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max())
+        for name, a, b in zip(names, (ours, *ours_d), (theirs, *theirs_d), strict=True)
+    }
+    if not max(errors.values()) <= tolerance:
+        figures = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
+        raise RuntimeError(f"atom_forces kernels on {device} are off by more than {tolerance:g} of the largest value: {figures}")

@@ -1,0 +1,55 @@
+"""Attention of packed molecules with a bias for every pair of atoms.
+
+    softmax(q_i . k_j / sqrt(w) + bias_ij) v_j over the tokens j of i's molecule (paper, Eq. 4), softmax in float32 or wider;
+    pairs that have the graph token on either side get the graph-token bias instead.
+
+Shape legend: T tokens, H heads, w head width, P atom pairs; see `ops.layout`.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from moleblend_fs.ops.attention.reference import AttentionLinear, bucket_bias
+from moleblend_fs.ops.dispatch import uses_triton
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import linear
+
+__all__ = ["attention", "attention_linear", "bucket_bias", "prepare_bias"]
+
+
+def prepare_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> Any:
+    """The bias of a forward pass in the form that its implementation reads in every layer: for `attention`, nothing else.
+
+    Args:
+        bias_PH: of pairs of atoms.
+        graph_bias_H: of all pairs that have the graph token on either side.
+    """
+    if uses_triton("attention", bias_PH.device, bias_PH.dtype):
+        from moleblend_fs.ops.attention import launch
+
+        return launch.prepare_bias(bias_PH, graph_bias_H, layout)
+    return bucket_bias(bias_PH, graph_bias_H, layout)
+
+
+def attention(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float) -> Tensor:
+    """Attention output, (T, H w).
+
+    Args:
+        qkv_T3Hw: (T, 3, H, w) queries, keys and values.
+        bias: `prepare_bias` of this batch.
+        dropout: probability of dropping an attention weight; 0 in evaluation.
+    """
+    if isinstance(bias, list):
+        return AttentionLinear.apply(qkv_T3Hw, None, None, layout, dropout, *bias)
+    from moleblend_fs.ops.attention import launch
+
+    return launch.attention(qkv_T3Hw, bias, layout, dropout)
+
+
+def attention_linear(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float, layer: nn.Linear) -> Tensor:
+    """`layer` of the attention output, (T, d). The reference does not keep the attention output for the backward pass; the
+    kernels do, whose own backward pass reads it."""
+    if isinstance(bias, list):
+        return AttentionLinear.apply(qkv_T3Hw, layer.weight, layer.bias, layout, dropout, *bias)
+    return linear(attention(qkv_T3Hw, bias, layout, dropout), layer.weight, layer.bias)

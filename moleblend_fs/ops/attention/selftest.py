@@ -1,0 +1,67 @@
+"""The attention kernels against plain torch, on the device where they are to run.
+
+Shape legend: T tokens, P atom pairs, H heads, w head width.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moleblend_fs.ops.atom_forces import selftest as atom_forces
+from moleblend_fs.ops.attention.kernel_parts import dropout_keep
+from moleblend_fs.ops.attention.launch import apply_attention, prepare_bias
+from moleblend_fs.ops.layout import Layout
+
+
+def dense_attention(
+    qkv_T3Hw: Tensor, bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout, keep: Sequence[Tensor] | None = None, dropout: float = 0.0
+) -> Tensor:
+    """What the kernels compute, one molecule at a time in plain torch, to test them: (T, H w).
+
+    Args:
+        keep: `dropout_keep`; None keeps all weights.
+    """
+    heads, width = qkv_T3Hw.shape[2:]
+    outputs = []
+    for number, n in enumerate(layout.sizes.tolist()):
+        token, pair = int(layout.token_starts[number]), int(layout.pair_starts[number])
+        q, k, v = qkv_T3Hw[token : token + n + 1].permute(1, 2, 0, 3).unbind(0)
+        inner = bias_PH[pair : pair + n * n].view(n, n, heads).permute(2, 0, 1)
+        graph = graph_bias_H.view(heads, 1, 1)
+        bias = torch.cat([graph.expand(-1, 1, n + 1), torch.cat([graph.expand(-1, n, 1), inner], dim=2)], dim=1)
+        weights = torch.softmax(q @ k.transpose(1, 2) * width**-0.5 + bias, dim=2)
+        if keep is not None:
+            weights = weights * keep[number] / (1 - dropout)
+        outputs.append((weights @ v).transpose(0, 1).reshape(n + 1, heads * width))
+    return torch.cat(outputs)
+
+
+def self_test(device: torch.device) -> None:
+    """Compare the kernels with `dense_attention` on a device, in float32, with dropout; then those of `atom_forces`.
+
+    Raises:
+        RuntimeError: if output or a gradient is off by more than rounding can explain, with the figures.
+    """
+    random = torch.Generator().manual_seed(0)
+    layout = Layout(torch.tensor([1, 9, 22, 40, 70]), device)
+    heads, width, dropout = 3, 24, 0.2
+    shapes = ((layout.num_tokens, 3, heads, width), (layout.num_pairs, heads), (heads,), (layout.num_tokens, heads * width))
+    with torch.enable_grad():
+        *given, upstream = (torch.randn(shape, generator=random).to(device).requires_grad_() for shape in shapes)
+        seed = (12345, -678)
+        ours = apply_attention(given[0], prepare_bias(given[1], given[2], layout), layout, dropout, seed)
+        exact = [x.detach().double().requires_grad_() for x in given]
+        theirs = dense_attention(exact[0], exact[1], exact[2], layout, dropout_keep(seed, layout, heads, dropout), dropout)
+        ours_d = torch.autograd.grad(ours, given, upstream)
+        theirs_d = torch.autograd.grad(theirs, exact, upstream.double())
+    names = ("output", "d qkv", "d bias", "d graph bias")
+    tolerance = 1e-2 if torch.backends.cuda.matmul.allow_tf32 else 1e-4
+    errors = {
+        name: float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max())
+        for name, a, b in zip(names, (ours, *ours_d), (theirs, *theirs_d), strict=True)
+    }
+    if not max(errors.values()) <= tolerance:
+        figures = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
+        raise RuntimeError(f"attention kernels on {device} are off by more than {tolerance:g} of the largest value: {figures}")
+    atom_forces.self_test(device)

@@ -1,1 +1,0 @@
-"""Triton kernels, one module per op; imported only where `dispatch` chooses them."""

@@ -1,0 +1,41 @@
+"""Attention bias of the relations that each pair shows, and the atoms' 3D features.
+
+The three depictions (SPD, edge, distance) are those of Graphormer (Ying et al. 2021) and Transformer-M (Luo et al. 2023).
+Shape legend: A atoms, P pairs, H heads, K Gaussians.
+"""
+
+from torch import Tensor
+
+from moleblend_fs.ops.dispatch import uses_triton
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.relation_bias.reference import LookedUpBias, distance_bias
+from moleblend_fs.ops.relation_bias.weights import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD, DistanceWeights, RelationWeights
+
+__all__ = ["SHOW_DISTANCE", "SHOW_EDGE", "SHOW_SPD", "DistanceWeights", "RelationWeights", "relation_bias"]
+
+
+def relation_bias(
+    shown_P: Tensor,
+    spd_P: Tensor,
+    path_P5: Tensor,
+    atom_distance_A: Tensor,
+    coordinates_A3: Tensor,
+    element_A: Tensor,
+    weights: RelationWeights,
+    layout: Layout,
+) -> tuple[Tensor, Tensor]:
+    """The bias of every pair, (P, H): the sum of the depictions that it shows; and the atoms' Gaussian sums, (A, K).
+
+    Args:
+        shown_P: uint8, bits of `SHOW_SPD` and the others.
+        spd_P, path_P5: shortest path distances and bond classes along the paths, as in the records.
+        atom_distance_A: (A,) bool, atoms whose 3D feature is asked for.
+        coordinates_A3: Angstrom, noise included.
+        element_A: the atomic-number feature.
+    """
+    if uses_triton("relation_bias", shown_P.device, weights.mul.dtype):
+        from moleblend_fs.ops.relation_bias import autograd
+
+        return autograd.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout)
+    bias = LookedUpBias.apply(shown_P, spd_P, path_P5, weights.spd_table, weights.hop_table)
+    return distance_bias(bias, shown_P, atom_distance_A, coordinates_A3, element_A, weights.distance, layout)
