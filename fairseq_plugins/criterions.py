@@ -249,14 +249,14 @@ class PropertyPrediction(BatchCriterion):
         ready = self.ready(sample, device)
         batch = ready.batch
         prediction = model(batch, ready.shown, ready.layout).properties
-        mean, std = (torch.tensor(values).to(device, non_blocking=True) for values in (about.mean, about.std))
+        mean, std = (torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True) for values in (about.mean, about.std))
         scaled = (batch.labels - mean) / std
         total = property_loss(prediction, scaled, batch.has_label, task.kind, str(task.cfg.regression_loss)).reshape(1)
         loss = self.combine(total, ready.counts, [1.0])
         log = self.logged(ready, [total, ready.counts])
         if not self.training:
             labels = torch.where(batch.has_label, batch.labels, float("nan"))
-            log["prediction"] = (prediction.float() * std + mean).cpu().numpy()
+            log["prediction"] = (prediction.double() * std + mean).cpu().numpy()
             log["label"] = labels.cpu().numpy()
         return loss, self.take_sample_size(), log
 

@@ -113,7 +113,7 @@ def graph_from_mol(
         spd=spd,
         path_bonds=path_bonds,
         coordinates=None if coordinates is None else np.ascontiguousarray(coordinates, dtype=np.float32),
-        labels=np.asarray(labels, dtype=np.float32),
+        labels=np.asarray(labels, dtype=np.float64),
         smiles=smiles,
         scaffold=scaffold,
         split=split,

@@ -28,7 +28,7 @@ class MoleculeBatch:
         has_coordinates: (B,) bool.
         spd: (P,) uint8, shortest path distance; 255 where there is no path.
         path_bonds: (P, 5) uint8, bond classes along the path; 0 past its end.
-        labels: (B, L) float32; 0 where `has_label` is false.
+        labels: (B, L) float64, as in the record: they are scaled before they are rounded; 0 where `has_label` is false.
         has_label: (B, L) bool.
     """
 
@@ -75,7 +75,7 @@ def collate(records: Sequence[bytes], conformer_draw: int = 0) -> MoleculeBatch:
     def join(section: int) -> bytearray:
         return bytearray().join([r[a:b] for r, a, b in zip(raw, cuts[section], cuts[section + 1], strict=True)])
 
-    labels = np.frombuffer(join(0), "<f4").reshape(len(raw), -1)
+    labels = np.frombuffer(join(0), "<f8").reshape(len(raw), -1)
     has_label = ~np.isnan(labels)
     conformers = headers["num_conformers"].astype(np.int64)
     # Fibonacci hashing: the high bits of a product with an odd constant are well mixed.
@@ -97,6 +97,6 @@ def collate(records: Sequence[bytes], conformer_draw: int = 0) -> MoleculeBatch:
         has_coordinates=torch.from_numpy(conformers > 0),
         spd=torch.frombuffer(join(6), dtype=torch.uint8),
         path_bonds=torch.frombuffer(join(7), dtype=torch.uint8).view(-1, MAX_HOPS),
-        labels=torch.from_numpy(np.where(has_label, labels, np.float32(0))),
+        labels=torch.from_numpy(np.where(has_label, labels, 0.0)),
         has_label=torch.from_numpy(has_label),
     )

@@ -10,7 +10,7 @@ from moleblend_fs.data.graph import FEATURISATION_VERSION, LabelSpec
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever a record's bytes or the folder's layout change."""
 
 

@@ -2,7 +2,7 @@
 
 A record is a header followed by sections without padding, deflated (zlib level 1):
 
-    labels f4[L] | coordinates f4[C, n, 3] | bonds u2[m, 2] | bond classes u1[m]
+    labels f8[L] | coordinates f4[C, n, 3] | bonds u2[m, 2] | bond classes u1[m]
     | atom features u1[n, 9] | degree u1[n] | spd u1[n, n] | path bonds u1[n, n, 5] | SMILES utf-8
 """
 
@@ -31,7 +31,7 @@ def section_bounds(headers: np.ndarray) -> np.ndarray:
     n = headers["num_atoms"].astype(np.int64)
     m = headers["num_bonds"].astype(np.int64)
     lengths = [
-        4 * headers["num_labels"].astype(np.int64),
+        8 * headers["num_labels"].astype(np.int64),
         12 * headers["num_conformers"].astype(np.int64) * n,
         4 * m,
         m,
@@ -58,7 +58,7 @@ def encode(graph: MolecularGraph, molecule_id: int) -> bytes:
     header["smiles_bytes"] = len(smiles)
     parts = [
         header.tobytes(),
-        graph.labels.astype("<f4", copy=False).tobytes(),
+        graph.labels.astype("<f8", copy=False).tobytes(),
         b"" if coordinates is None else coordinates.astype("<f4", copy=False).tobytes(),
         graph.bonds.astype("<u2", copy=False).tobytes(),
         graph.bond_classes.astype(np.uint8, copy=False).tobytes(),
@@ -85,7 +85,7 @@ def decode(record: bytes) -> tuple[int, MolecularGraph]:
         spd=np.frombuffer(parts["spd"], np.uint8).reshape(n, n),
         path_bonds=np.frombuffer(parts["path_bonds"], np.uint8).reshape(n, n, MAX_HOPS),
         coordinates=np.frombuffer(parts["coordinates"], "<f4").reshape(conformers, n, 3) if conformers else None,
-        labels=np.frombuffer(parts["labels"], "<f4"),
+        labels=np.frombuffer(parts["labels"], "<f8"),
         smiles=parts["smiles"].decode(),
     )
     return int(header["molecule_id"][0]), graph
@@ -95,5 +95,5 @@ def summary(record: bytes) -> tuple[int, int, np.ndarray]:
     """(atoms, conformers, labels) of one record, without unpacking the rest."""
     raw = zlib.decompress(record)
     header = np.frombuffer(raw, HEADER, count=1)[0]
-    labels = np.frombuffer(raw, "<f4", count=int(header["num_labels"]), offset=HEADER.itemsize)
+    labels = np.frombuffer(raw, "<f8", count=int(header["num_labels"]), offset=HEADER.itemsize)
     return int(header["num_atoms"]), int(header["num_conformers"]), labels

@@ -120,11 +120,11 @@ class Store:
         return self._array(f"split_{name}")
 
     def labels(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """(len(indices), L) float32, NaN where missing."""
+        """(len(indices), L) float64, NaN where missing."""
         from moleblend_fs.data.batch import collate
 
         batch = collate(self.records(indices))
-        return np.where(batch.has_label.numpy(), batch.labels.numpy(), np.float32("nan"))
+        return np.where(batch.has_label.numpy(), batch.labels.numpy(), np.nan)
 
     def _array(self, name: str) -> np.ndarray:
         path = self.path / f"{name}.npy"

@@ -272,17 +272,13 @@ class _Scan(NamedTuple):
 def label_statistics(labels: np.ndarray) -> tuple[LabelStatistics | None, ...]:
     """Statistics of each column of (molecules, L) labels over its present values, in float64; None for an empty column."""
     result: list[LabelStatistics | None] = []
-    for column in labels.T.astype(np.float64):
+    for column in labels.T:
         present = column[~np.isnan(column)]
-        result.append(
-            LabelStatistics(
-                count=len(present),
-                mean=float(present.mean()),
-                std=float(present.std()),
-                min=float(present.min()),
-                max=float(present.max()),
-            )
-            if len(present)
-            else None
-        )
+        if len(present) == 0:
+            result.append(None)
+            continue
+        low, high = float(present.min()), float(present.max())
+        # Equal values have no spread; the mean of many may be off by a last digit, which would become one.
+        mean, std = (low, 0.0) if low == high else (float(present.mean()), float(present.std()))
+        result.append(LabelStatistics(count=len(present), mean=mean, std=std, min=low, max=high))
     return tuple(result)

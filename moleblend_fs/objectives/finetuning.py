@@ -18,7 +18,8 @@ def property_loss(prediction_BK: Tensor, label_BK: Tensor, present_BK: Tensor, k
     Classification: binary cross-entropy of logits. Regression, on scaled labels: "mse" or "mae".
     """
     prediction = prediction_BK.float() if prediction_BK.dtype in (torch.float16, torch.bfloat16) else prediction_BK
-    label = label_BK.to(prediction.dtype)
+    # Zero where missing: a scaled placeholder may be infinite in float32, and 0 times infinity is not 0 in the gradient.
+    label = torch.where(present_BK, label_BK, 0).to(prediction.dtype)
     if kind == "classification":
         each = F.binary_cross_entropy_with_logits(prediction, label, reduction="none")
     elif loss == "mae":

@@ -19,7 +19,7 @@ SMILES = ["c1ccccc1O", "CC(=O)[O-].[Na+]", "C", "C1CC1C#N", "F/C=C/F", "C[N+](C)
 
 def graph(smiles: str, label: float):
     mol = Chem.MolFromSmiles(smiles)
-    return graph_from_mol(mol, smiles=smiles, labels=np.array([label, np.nan], dtype=np.float32))
+    return graph_from_mol(mol, smiles=smiles, labels=np.array([label, np.nan]))
 
 
 @pytest.fixture

@@ -15,6 +15,6 @@ def random_graph(rng, n, labels=2, conformers=1):
         spd=rng.integers(0, 256, (n, n)).astype(np.uint8),
         path_bonds=rng.integers(0, 61, (n, n, 5)).astype(np.uint8),
         coordinates=rng.normal(size=(conformers, n, 3)).astype(np.float32) if conformers else None,
-        labels=rng.normal(size=labels).astype(np.float32),
+        labels=rng.normal(size=labels),
         smiles="C" * n + "é",
     )

@@ -39,7 +39,7 @@ def test_batch_is_the_molecules_end_to_end(sizes, labels, conformers):
     np.testing.assert_array_equal(batch.labels, np.nan_to_num(wanted))
     assert batch.labels.shape == (len(sizes), labels)
     kinds = {name: getattr(batch, name).dtype for name in ("num_atoms", "atom_features", "coordinates", "spd", "labels", "has_label")}
-    assert list(kinds.values()) == [torch.int64, torch.uint8, torch.float32, torch.uint8, torch.float32, torch.bool]
+    assert list(kinds.values()) == [torch.int64, torch.uint8, torch.float32, torch.uint8, torch.float64, torch.bool]
 
 
 def test_conformer_draws():

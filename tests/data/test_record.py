@@ -31,8 +31,8 @@ def test_section_bounds_of_many_headers():
     headers["num_atoms"], headers["num_bonds"] = (3, 500), (2, 499)
     headers["num_labels"], headers["num_conformers"], headers["smiles_bytes"] = 1, 2, 7
     lengths = np.diff(section_bounds(headers), axis=1)
-    assert lengths[0].tolist() == [4, 72, 8, 2, 27, 3, 9, 45, 7]
-    assert lengths[1].tolist() == [4, 12_000, 1996, 499, 4500, 500, 250_000, 1_250_000, 7]
+    assert lengths[0].tolist() == [8, 72, 8, 2, 27, 3, 9, 45, 7]
+    assert lengths[1].tolist() == [8, 12_000, 1996, 499, 4500, 500, 250_000, 1_250_000, 7]
 
 
 def test_bond_classes_are_checked():

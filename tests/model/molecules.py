@@ -35,7 +35,7 @@ def graph(smiles: str, seed: int = 0, *, coordinates: bool = True, labels: Seque
     points = np.random.default_rng(seed).normal(scale=2.0, size=(1, mol.GetNumAtoms(), 3))
     points -= points[:, :1]
     made = graph_from_mol(
-        mol, smiles=smiles, labels=np.array(labels, dtype=np.float32), coordinates=points.astype(np.float32) if coordinates else None
+        mol, smiles=smiles, labels=np.array(labels, dtype=np.float64), coordinates=points.astype(np.float32) if coordinates else None
     )
     assert isinstance(made, MolecularGraph)
     return made

@@ -24,8 +24,8 @@ PRESENT = [[True, False], [True, True], [False, True]]
     ],
 )
 def test_only_labels_that_are_present_count(kind, loss, each):
-    z, y, there = torch.tensor(PREDICTION, requires_grad=True), torch.tensor(LABEL), torch.tensor(PRESENT)
-    total = property_loss(z, torch.where(there, y, 1e6), there, kind, loss)
+    z, y, there = torch.tensor(PREDICTION, requires_grad=True), torch.tensor(LABEL, dtype=torch.float64), torch.tensor(PRESENT)
+    total = property_loss(z, torch.where(there, y, 1e60), there, kind, loss)
     expected = sum(each(PREDICTION[i][k], LABEL[i][k]) for i in range(3) for k in range(2) if PRESENT[i][k])
     assert float(total.detach()) == pytest.approx(expected, rel=1e-6)
     total.backward()
