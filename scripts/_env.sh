@@ -1,10 +1,11 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: finds a Python, makes .venv once, installs what is missing, puts .venv first on PATH.
 #
 #   ensure_environment EXTRA...     the extras of setup.py that the caller needs
 #
 # PYTHON   interpreter to make .venv with (default: the first fit one of python3, python3.12, python3.11)
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
 STAMP="$VENV/.moleblend-installed"
 TRITON=3.6.0 # of benchmarks/kernel_resources.csv
@@ -64,8 +65,8 @@ is_installed() {
 }
 
 ensure_environment() {
-    local python extras
-    cd "$ROOT" || exit 1
+    local python extras caller="$PWD"
+    cd -- "$ROOT" || exit 1
     if ! is_installed "$@"; then
         if [ ! -x "$VENV/bin/python" ]; then
             python="$(find_python)" || exit 1
@@ -86,5 +87,6 @@ ensure_environment() {
         fi
         { environment_key; printf '%s\n' $extras; } >"$STAMP"
     fi
+    cd -- "$caller" || exit 1
     export PATH="$VENV/bin:$PATH"
 }

@@ -19,7 +19,7 @@
 # Exit code: the launcher's; but 0, or MOLEBLEND_PREEMPTED_EXIT, where a signal stopped the training and everything was saved.
 # --dry-run prints the command and the settings that go with it, and starts nothing.
 set -euo pipefail
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 LAUNCHER="${LAUNCHER:-torchrun}"
 NODES="${NODES:-1}"
 PORT=29500
@@ -65,8 +65,14 @@ by_deepspeed() {
         if [ -n "${NODE_RANK:-}" ]; then
             COMMAND+=(--no_ssh --node_rank "$NODE_RANK")
         else
-            mapfile -t HOSTS < <(sed -n 's/^[[:space:]]*\([^#[:space:]]\+\)[[:space:]].*slots=.*/\1/p' "$HOSTFILE" | head -n "$NODES")
+            mapfile -t HOSTS < <(sed -n 's/^[[:space:]]*\([^#[:space:]]\+\)[[:space:]].*slots=.*/\1/p' <"$HOSTFILE" | head -n "$NODES")
             [ "${#HOSTS[@]}" = "$NODES" ] || fail "NODES=$NODES, but HOSTFILE=$HOSTFILE has ${#HOSTS[@]} lines \"HOST slots=N\""
+            local host
+            for host in "${HOSTS[@]}"; do
+                # Words of other kinds would be options of ssh, or be read by a shell.
+                [[ "$host" =~ ^[A-Za-z0-9_]([A-Za-z0-9_.@-]*[A-Za-z0-9_])?$ ]] || fail "HOSTFILE=$HOSTFILE: \"$host\" is no name of a host"
+            done
+            [[ "$PWD" =~ ^[A-Za-z0-9_./,:@%+=-]+$ ]] || fail "deepspeed does not quote this folder's name on other hosts: $PWD; start from another one"
             COMMAND+=(--no_ssh_check) # reachable does the same for all of the hosts
         fi
     fi
@@ -97,7 +103,7 @@ reachable() {
             "(Debian: apt-get install openssh-client pdsh); without it, run this on every host with NODE_RANK set, or use torchrun"
     done
     for host in "${HOSTS[@]}"; do
-        said="$(ssh -o BatchMode=yes -o ConnectTimeout=15 "$host" true 2>&1 </dev/null)" ||
+        said="$(ssh -o BatchMode=yes -o ConnectTimeout=15 -- "$host" true 2>&1 </dev/null)" ||
             fail "$host, of HOSTFILE=$HOSTFILE, cannot be reached by ssh without a password: $said"
     done
 }
@@ -112,7 +118,7 @@ save_folder() {
         esac
         shift
     done
-    echo "$folder"
+    printf '%s\n' "$folder"
 }
 
 # tell PID SIGNAL: passes a signal on. deepspeed would leave behind what it started, so that everything there gets a SIGTERM; on other
@@ -121,7 +127,7 @@ tell() {
     local host told="" each='cd /proc; for p in [0-9]*; do ! grep -qszFx "MOLEBLEND_LAUNCH=%s" $p/environ || kill -%s $p && echo $p; done'
     # shellcheck disable=SC2059
     for host in "${HOSTS[@]}"; do
-        told+="$(ssh -o BatchMode=yes -o ConnectTimeout=15 "$host" "$(printf "$each" "$LAUNCH" "$2")" </dev/null || true)"
+        told+="$(ssh -o BatchMode=yes -o ConnectTimeout=15 -- "$host" "$(printf "$each" "$LAUNCH" "$2")" </dev/null || true)"
     done
     [ -z "$told" ] || return 0
     if [ "$LAUNCHER" = deepspeed ]; then kill -TERM -- "-$1"; else kill "-$2" "$1"; fi 2>/dev/null || true
@@ -143,7 +149,7 @@ supervise() {
     while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
     wait "$child" || code=$?
     while kill -0 -- "-$child" 2>/dev/null; do sleep 0.2; done
-    if [ "$code" != 0 ] && [ -f "$marker" ] && [ "$(stat -c %Y "$marker")" -ge "$begun" ]; then
+    if [ "$code" != 0 ] && [ -f "$marker" ] && [ "$(stat -c %Y -- "$marker")" -ge "$begun" ]; then
         echo "launch.sh: $(cat "$marker"); the same command goes on from there"
         code="${MOLEBLEND_PREEMPTED_EXIT:-0}"
     fi
@@ -184,7 +190,9 @@ esac
 # Many processes on a host share its cores; torchrun says the same, srun does not.
 SETTINGS+=("OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}")
 WORDS=("$@")
-[[ " $* " == *" --user-dir "* ]] || WORDS+=(--user-dir "$ROOT/moleblend_fs")
+USER_DIR=(--user-dir "$ROOT/moleblend_fs")
+for word; do [[ "$word" != --user-dir && "$word" != --user-dir=* ]] || USER_DIR=(); done
+WORDS+=("${USER_DIR[@]}")
 if [ "${#HOSTS[@]}" = 0 ]; then COMMAND+=("${WORDS[@]}"); else on_hosts; fi
 
 if [ -n "$dry" ]; then

@@ -6,6 +6,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
 ensure_environment chem report qm9 distributed dev
+cd -- "$ROOT"
 if [ "${1:-}" = --cluster ]; then
     shift
     export MOLEBLEND_CLUSTER=1

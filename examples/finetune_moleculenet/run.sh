@@ -15,9 +15,14 @@
 #
 # OPTIONs are passed on to fairseq-train.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
-SETS="bace bbbp clintox esol freesolv hiv lipo muv sider tox21 toxcast"
 NAME="${1:-}"
-[[ " $SETS " == *" $NAME "* && -n "$NAME" ]] || { echo "usage: run.sh NAME [OPTION...], NAME one of: $SETS" >&2; exit 2; }
+case "$NAME" in
+bace | bbbp | clintox | esol | freesolv | hiv | lipo | muv | sider | tox21 | toxcast) ;;
+*)
+    echo "usage: run.sh NAME [OPTION...], NAME one of: bace bbbp clintox esol freesolv hiv lipo muv sider tox21 toxcast" >&2
+    exit 2
+    ;;
+esac
 shift
 DATA="${DATA:-data/moleculenet}"
 PRETRAINED="${PRETRAINED:-runs/pretrain_qm9/checkpoint_best.pt}"
@@ -31,14 +36,20 @@ hiv) EPOCHS="${EPOCHS:-5}" BATCH="${BATCH:-128}" ;;
 muv) EPOCHS="${EPOCHS:-20}" BATCH="${BATCH:-128}" ;;
 *) EPOCHS="${EPOCHS:-40}" BATCH="${BATCH:-32}" ;;
 esac
-FILE="$(ls "$DATA/$NAME".csv "$DATA/$NAME".csv.gz 2>/dev/null | head -n 1 || true)"
-if [ -z "$FILE" ] && [ ! -f "$STORE/manifest.json" ]; then
+whole EPOCHS BATCH
+paths DATA PRETRAINED OUT STORE
+FILE="$DATA/$NAME.csv"
+[ -f "$FILE" ] || FILE+=.gz
+if [ ! -f "$FILE" ] && [ ! -f "$STORE/manifest.json" ]; then
     echo "no $DATA/$NAME.csv or $DATA/$NAME.csv.gz; say where the files are: DATA=FOLDER $0 $NAME" >&2
     exit 2
 fi
-preprocess "$STORE" moleculenet "$FILE" --name "$NAME" $([ "$CONFORMERS" = 0 ] || echo "--conformers $CONFORMERS")
+MORE=()
+[ "$CONFORMERS" = 0 ] || MORE=(--conformers "$CONFORMERS")
+preprocess "$STORE" moleculenet "$FILE" --name "$NAME" "${MORE[@]}"
 [ "${ONLY:-}" != store ] || exit 0
 TRAIN_MOLECULES="$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["splits"]["train"]["molecules"])' "$STORE/manifest.json")"
+whole TRAIN_MOLECULES
 UPDATES=$((EPOCHS * ((TRAIN_MOLECULES + BATCH - 1) / BATCH)))
 
 # finetune SEED VARIANT [OPTION...]

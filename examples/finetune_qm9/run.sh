@@ -17,6 +17,8 @@ STORE="${STORE:-runs/data/qm9}"
 PRETRAINED="${PRETRAINED:-runs/pretrain_qm9/checkpoint_best.pt}"
 OUT="${OUT:-runs/finetune_qm9}"
 UPDATES="${UPDATES:-2000}"
+whole UPDATES
+paths STORE PRETRAINED OUT
 variant=pretrained
 START=(--finetune-from-model "$PRETRAINED")
 if [ "$PRETRAINED" = none ]; then

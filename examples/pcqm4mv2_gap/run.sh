@@ -12,6 +12,8 @@ STORE="${STORE:-runs/data/pcqm4mv2}"
 PRETRAINED="${PRETRAINED:-runs/pretrain_pcqm4mv2/checkpoint_best.pt}"
 OUT="${OUT:-runs/pcqm4mv2_gap}"
 UPDATES="${UPDATES:-300000}"
+whole UPDATES
+paths STORE PRETRAINED OUT
 START=(--finetune-from-model "$PRETRAINED")
 [ "$PRETRAINED" != none ] || START=()
 

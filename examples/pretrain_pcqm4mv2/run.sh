@@ -16,18 +16,23 @@ STORE="${STORE:-runs/data/pcqm4mv2}"
 OUT="${OUT:-runs/pretrain_pcqm4mv2}"
 GPUS="${GPUS:-$(python -c 'import torch; print(max(1, torch.cuda.device_count()))')}"
 BATCH="${BATCH:-1024}"
-ACCUMULATE=$((${GLOBAL_BATCH:-4096} / (BATCH * GPUS)))
+GLOBAL_BATCH="${GLOBAL_BATCH:-4096}"
+whole GPUS BATCH GLOBAL_BATCH
+paths STORE OUT
+ACCUMULATE=$((GLOBAL_BATCH / (BATCH * GPUS)))
 PRECISION="${PRECISION:-bf16}"
-if [ $((ACCUMULATE * BATCH * GPUS)) -ne "${GLOBAL_BATCH:-4096}" ]; then
-    echo "GLOBAL_BATCH=${GLOBAL_BATCH:-4096} must be a multiple of BATCH x GPUS = $BATCH x $GPUS; choose another BATCH" >&2
+if [ $((ACCUMULATE * BATCH * GPUS)) -ne "$GLOBAL_BATCH" ]; then
+    echo "GLOBAL_BATCH=$GLOBAL_BATCH must be a multiple of BATCH x GPUS = $BATCH x $GPUS; choose another BATCH" >&2
     exit 2
 fi
+HALF=()
+[ "$PRECISION" = fp32 ] || HALF=("--$PRECISION")
 
 preprocess "$STORE" pcqm4mv2 "${IN:-data/pcqm4mv2}"
 train "$OUT" "$STORE" --task moleblend --criterion blend_then_predict --arch "moleblend_${ARCH:-base}" \
     --batch-size "$BATCH" --update-freq "$ACCUMULATE" --distributed-world-size "$GPUS" \
     --max-update "${UPDATES:-1000000}" --seed "${SEED:-1}" --num-workers "${WORKERS:-8}" \
-    $([ "$PRECISION" = fp32 ] || echo "--$PRECISION") \
+    "${HALF[@]}" \
     --blend-ratio 0.2,0.2,0.6 --noise-scale 0.2 \
     --optimizer adam --adam-betas '(0.9, 0.999)' --adam-eps 1e-8 --weight-decay 0 --clip-norm 5 \
     --lr "${LR:-1e-5}" --lr-scheduler cosine --warmup-updates "${WARMUP:-100000}" \

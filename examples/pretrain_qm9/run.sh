@@ -12,6 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 STORE="${STORE:-runs/data/qm9}"
 OUT="${OUT:-runs/pretrain_qm9}"
 UPDATES="${UPDATES:-600}"
+paths STORE OUT
 
 preprocess "$STORE" qm9 "${IN:-qm9pack}"
 train "$OUT" "$STORE" --task moleblend --criterion blend_then_predict --arch "moleblend_${ARCH:-small}" \

@@ -12,6 +12,8 @@ OUT="${OUT:-runs/quickstart}"
 ARCH="${ARCH:-tiny}"
 PRETRAIN_UPDATES="${PRETRAIN_UPDATES:-1000}"
 FINETUNE_UPDATES="${FINETUNE_UPDATES:-600}"
+whole PRETRAIN_UPDATES FINETUNE_UPDATES
+paths OUT
 STORE="$OUT/qm9"
 started=$SECONDS
 
@@ -24,7 +26,7 @@ pretrain() {
 
 # finetune INPUTS VARIANT [OPTION...]
 finetune() {
-    local inputs="$1" variant="$2" run="$OUT/gap_${1}_$2"
+    local inputs="$1" run="$OUT/gap_${1}_$2"
     shift 2
     train "$run" "$STORE" --task moleblend_finetune --criterion property_prediction --arch "moleblend_$ARCH" \
         --targets gap --inputs "$inputs" --regression-loss mae --batch-size 64 --max-update "$FINETUNE_UPDATES" --seed 1 --num-workers 0 \
@@ -33,13 +35,20 @@ finetune() {
     [ -f "$run/test.json" ] || moleblend evaluate "$run/checkpoint_best.pt" "$STORE" --split test --json "$run/test.json" >/dev/null
 }
 
+from_scratch() {
+    finetune 2d scratch
+    finetune 2d+3d scratch
+}
+START=(--finetune-from-model "$OUT/pretrain/checkpoint_best.pt")
+pretrained_2d() { finetune 2d pretrained "${START[@]}"; }
+pretrained_3d() { finetune 2d+3d pretrained "${START[@]}"; }
+
 echo "== 1/4  molecules -> $STORE"
-preprocess "$STORE" qm9 examples/quickstart/qm9_sample.csv.xz
+preprocess "$STORE" qm9 "$ROOT/examples/quickstart/qm9_sample.csv.xz"
 echo "== 2/4  pretraining by blend-then-predict; beside it, the HOMO-LUMO gap from scratch"
-both pretrain "finetune 2d scratch; finetune 2d+3d scratch"
+both pretrain from_scratch
 echo "== 3/4  the HOMO-LUMO gap from the pretrained weights"
-START="--finetune-from-model '$OUT/pretrain/checkpoint_best.pt'"
-both "finetune 2d pretrained $START" "finetune 2d+3d pretrained $START"
+both pretrained_2d pretrained_3d
 echo "== 4/4  report"
 moleblend report "$OUT" --output "$OUT/report.html" --title "MoleBlend quickstart: 4,000 molecules of QM9"
 echo "done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s; open $OUT/report.html"

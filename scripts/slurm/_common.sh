@@ -1,8 +1,9 @@
+# shellcheck shell=bash
 # Sourced by the scripts of this folder. Each of them is both: run on a login node it submits itself; as a job it does the work.
 
 set -euo pipefail
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
 SCRIPT="$ROOT/scripts/slurm/${SCRIPT_NAME:?}"
 IN_JOB=
 [[ "$0" != */slurm_script ]] || IN_JOB=1
@@ -37,9 +38,13 @@ job_options() {
     [ -z "${TIME:-}" ] || OPTIONS+=(--time="$TIME")
     [ -z "${CPUS:-}" ] || OPTIONS+=(--cpus-per-task="$CPUS")
     [ -z "${MEM:-}" ] || OPTIONS+=(--mem="$MEM")
-    # shellcheck disable=SC2206
-    OPTIONS+=(${SBATCH_OPTIONS:-})
+    local more
+    read -r -d '' -a more <<<"${SBATCH_OPTIONS:-}" || true
+    OPTIONS+=("${more[@]}")
 }
+
+# output PATH: a path as sbatch reads it, to whom % begins a pattern.
+output() { printf '%s' "${1//%/%%}"; }
 
 # submit WHAT OPTION... -- ARGUMENT...: submits this script; the job's number is in JOB. With DRY_RUN it prints the command instead.
 submit() {
@@ -64,7 +69,7 @@ submit() {
 
 # activate: commands of the environment first on PATH.
 activate() {
-    local module
+    local module modules
     if [ -n "${MODULES:-}" ]; then
         if ! command -v module >/dev/null; then
             for module in /etc/profile.d/modules.sh /etc/profile.d/lmod.sh /usr/share/lmod/lmod/init/bash; do
@@ -73,7 +78,8 @@ activate() {
             done
         fi
         command -v module >/dev/null || fail "MODULES=$MODULES, but there is no command module on $(hostname)"
-        for module in $MODULES; do module load "$module"; done
+        read -r -d '' -a modules <<<"$MODULES" || true
+        for module in "${modules[@]}"; do module load "$module"; done
     fi
     # shellcheck disable=SC1090
     [ -z "${SETUP:-}" ] || source "$SETUP"

@@ -7,7 +7,7 @@
 # validation score is marked; the test split takes no part in that choice. Writes OUT/results.csv, a line for each task.
 # Exit code 1 if a task failed, did not end, or never began.
 set -euo pipefail
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)"
 case "${1:-}" in
 -h | --help | "") sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; [ -n "${1:-}" ] && exit || exit 2 ;;
 esac

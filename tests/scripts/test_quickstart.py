@@ -23,7 +23,7 @@ def quickstart(out: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "quick start"  # with a space, as in people's folders
+    out = tmp_path_factory.mktemp("runs") / """it's a "quick" $(touch marker);start *"""  # as people's folders may be called, and worse
     return out, quickstart(out)
 
 
@@ -31,6 +31,7 @@ def finished(tmp_path_factory):
 def test_quickstart_ends_with_a_table_and_a_report(finished):
     out, done = finished
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(out.parent.rglob("marker"))
     for inputs in ("2d", "2d+3d"):
         row = re.search(rf"gap_{re.escape(inputs)} +test +gap +MAE +meV +([\d.,]+) +([\d.,]+) +([\d.,]+)\n", done.stdout)
         assert row is not None, done.stdout
