@@ -22,9 +22,11 @@ import torch.distributed as dist
 from fairseq import checkpoint_utils, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import meters
 from omegaconf import DictConfig, open_dict
 from torch.distributed.constants import default_pg_timeout
 
+from fairseq_plugins import resuming
 from fairseq_plugins.memory import check_states
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
 from moleblend_fs.distributed import saving, shards, watchdog
@@ -40,6 +42,7 @@ RENDEZVOUS = "moleblend"
 
 _fairseq_call_main = distributed_utils.call_main
 _fairseq_save_checkpoint = checkpoint_utils.save_checkpoint
+_fairseq_load_checkpoint = checkpoint_utils.load_checkpoint
 
 
 def install() -> None:
@@ -47,6 +50,7 @@ def install() -> None:
     distributed_utils.call_main = call_main
     utils.clip_grad_norm_ = clip_grad_norm_
     checkpoint_utils.save_checkpoint = save_checkpoint
+    checkpoint_utils.load_checkpoint = load_checkpoint
     with contextlib.suppress(RuntimeError):  # it is registered already
         dist.register_rendezvous_handler(RENDEZVOUS, meet)
     # fairseq copies a new checkpoint to its other names byte by byte: killed meanwhile, it leaves half a checkpoint_last.pt.
@@ -280,6 +284,7 @@ def save_checkpoint(cfg: DictConfig, trainer: Any, epoch_itr: Any, val_loss: Any
         UserError: (on all ranks) it did not.
     """
     path, failure = None, None
+    trainer.validation_due = val_loss is None and resuming.validates_here(trainer, epoch_itr)
     try:
         path = _fairseq_save_checkpoint(cfg, trainer, epoch_itr, val_loss)
     except UserError as error:
@@ -288,6 +293,20 @@ def save_checkpoint(cfg: DictConfig, trainer: Any, epoch_itr: Any, val_loss: Any
     if trainer.is_data_parallel_master:
         shards.remove_unnamed(cfg.save_dir)
     return path
+
+
+def load_checkpoint(cfg: DictConfig, trainer: Any, **options: Any) -> tuple[Any, Any]:
+    """fairseq's; then the validation that a signal cut short is done, and a run that is complete is not trained on (see `resuming`)."""
+    extra_state, epoch_itr = _fairseq_load_checkpoint(cfg, trainer, **options)
+    if extra_state is not None and not cfg.reset_optimizer and not cfg.reset_meters:
+        resuming.take_up(trainer, extra_state)
+    return extra_state, epoch_itr
+
+
+def without_unknown_meters(saved: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Saved metrics without those that fairseq does not know: it makes meters again by the names of its own classes (0.12), and
+    our first checkpoints hold another."""
+    return {name: [entry for entry in entries if hasattr(meters, entry[2])] for name, entries in saved.items()}
 
 
 @contextlib.contextmanager

@@ -206,10 +206,14 @@ class BlendThenPredict(BatchCriterion):
         log_throughput(logs)
 
 
-class PredictionMeter(meters.Meter):
-    """Collects predictions and labels, for scores that are no means over batches."""
+class PredictionMeter(meters.MetersDict._DerivedMeter):
+    """Collects predictions and labels, for scores that are no means over batches.
+
+    Of the kind that fairseq leaves out of its checkpoints: it makes those that it finds there again from classes of its own.
+    """
 
     def __init__(self) -> None:
+        super().__init__(lambda _: float(sum(len(p) for p in self.predictions)))
         self.reset()
 
     def reset(self) -> None:
@@ -219,10 +223,6 @@ class PredictionMeter(meters.Meter):
     def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
         self.predictions.append(prediction)
         self.labels.append(label)
-
-    @property
-    def smoothed_value(self) -> float:
-        return float(sum(len(p) for p in self.predictions))
 
 
 @register_criterion("property_prediction", dataclass=CriterionConfig)

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from fairseq import checkpoint_utils, utils
+from fairseq.logging import metrics
 from fairseq.optim import FP16Optimizer
 from fairseq.trainer import Trainer
 from omegaconf import open_dict
 from torch import Tensor
 
-from fairseq_plugins.compat import empty_batches_first, loaded_state_through
+from fairseq_plugins import resuming
+from fairseq_plugins.compat import empty_batches_first, loaded_state_through, without_unknown_meters
 from fairseq_plugins.memory import check_memory
 from fairseq_plugins.options import optimizer_name
 from fairseq_plugins.stats import DeferredStats
@@ -60,6 +62,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
     Attributes:
         update_batches: batches of an update over all processes, by epoch as --update-freq is; kept when the number of
             processes changes.
+        validation_due: whether the checkpoint being saved lacks the score of a validation that a signal cut short or left out.
     """
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None):
@@ -76,6 +79,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         self.loaded_weights: dict[str, Tensor] | None = None
         self.asked_ranks: tuple[Tensor, torch.cuda.Event] | None = None
         self.epoch_iterator: Any = None
+        self.validation_due = False
         self.ledger = Ledger.from_environment(self.data_parallel_rank)
         if self.is_data_parallel_master:
             unmark(cfg.checkpoint.save_dir)
@@ -106,6 +110,12 @@ class MoleBlendTrainer(DeferredStats, Trainer):
                 self.cfg.optimization.max_update = self.get_num_updates()
                 self.cfg.dataset.disable_validation = True
         return output
+
+    def begin_valid_epoch(self, epoch: int) -> None:
+        """Forget earlier validations: fairseq would keep their predictions for as long as the run lasts."""
+        super().begin_valid_epoch(epoch)
+        for name in metrics.get_meters("valid") or ():
+            metrics.reset_meter("valid", name)
 
     def valid_step(self, sample: Any, raise_oom: bool = False) -> Any:
         """One validation batch. After a signal the rest of validation is left out: a checkpoint without a score is saved."""
@@ -175,6 +185,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         state["cfg"]["optimization"]["update_freq"] = self.update_freq
         state["extra_state"]["moleblend"] = checkpoint.describe(self._model_config, getattr(self.task, "finetuned", None))
         state["extra_state"]["update"] = {"update_freq": self.update_freq, "batches": self.update_batches}
+        state["extra_state"].update(resuming.to_save(self))
         return state
 
     @property
@@ -236,6 +247,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
     def _take_over(self, filename: str, state: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint as this run's optimizer and number of processes need it."""
         self.loaded_weights = dict(state["model"])
+        state["extra_state"]["metrics"] = without_unknown_meters(state["extra_state"].get("metrics", {}))
         history, content = state["optimizer_history"][-1], state.get("last_optimizer_state")
         if content is not None and not self.cfg.checkpoint.reset_optimizer:
             if (history["optimizer_name"] in ADAMS) != self.adam:

@@ -1,0 +1,106 @@
+"""What fairseq forgets when a run goes on: validations that a signal left out, patience, and that a run was complete."""
+
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import fairseq_cli.train
+from fairseq import checkpoint_utils
+from omegaconf import open_dict
+
+logger = logging.getLogger(__name__)
+
+NO_EPOCH = -1
+"""A --max-epoch that no epoch is within; 0 is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a checkpoint was saved, as fairseq asks its epoch iterator.
+
+    Attributes:
+        epoch: that was being trained. ended: whether it was at its end.
+        state: of the iterator, to be saved again.
+    """
+
+    epoch: int
+    ended: bool
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> "Position":
+        """From an iterator's state, which tells of the epoch to come where one has ended."""
+        ended = state["iterations_in_epoch"] == 0
+        return cls(state["epoch"] - ended, ended, state)
+
+    def end_of_epoch(self) -> bool:
+        return self.ended
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.state
+
+
+def entry() -> Any:
+    """The module that runs training: fairseq keeps the count of --patience at one of its functions."""
+    modules = (sys.modules.get(name) for name in ("__main__", "__mp_main__"))
+    return next((module for module in modules if hasattr(module, "should_stop_early")), fairseq_cli.train)
+
+
+def validates_here(trainer: Any, epoch_itr: Any) -> bool:
+    """Whether fairseq would validate after this update (`validate_and_save` of 0.12), had no signal come."""
+    dataset, checkpoint, updates = trainer.cfg.dataset, trainer.cfg.checkpoint, trainer.get_num_updates()
+    max_update, disabled = trainer.asked
+    if disabled or updates < dataset.validate_after_updates:
+        return False
+
+    def every(interval: int) -> bool:
+        return interval > 0 and updates > 0 and updates % interval == 0
+
+    ended = epoch_itr.end_of_epoch()
+    due = epoch_itr.epoch % dataset.validate_interval == 0 if ended else every(checkpoint.save_interval_updates)
+    return due or every(dataset.validate_interval_updates) or (max_update > 0 and updates >= max_update)
+
+
+def to_save(trainer: Any) -> dict[str, Any]:
+    """What `take_up` reads."""
+    early = entry().should_stop_early
+    patience = {name: getattr(early, name) for name in ("best", "num_runs") if hasattr(early, name)}
+    return {"validation_due": trainer.validation_due, "patience": patience}
+
+
+def take_up(trainer: Any, extra_state: dict[str, Any]) -> None:
+    """Go on as the run would have gone on without the stop.
+
+    Args:
+        trainer: with the checkpoint's weights.
+        extra_state: of the checkpoint, as fairseq loaded it.
+    """
+    early = entry().should_stop_early
+    for name, value in extra_state.get("patience", {}).items():
+        setattr(early, name, value)
+    stop = False
+    if extra_state.get("validation_due") and not trainer.cfg.dataset.disable_validation:
+        stop = _validate(trainer, Position.of(extra_state["train_iterator"]))
+    updates, last = trainer.get_num_updates(), trainer.cfg.optimization.max_update or math.inf
+    if updates >= last:
+        logger.info("update %d of --max-update %d is done: nothing is left to train", updates, last)
+        stop = True
+    if stop:
+        with open_dict(trainer.cfg):
+            trainer.cfg.optimization.max_epoch = NO_EPOCH
+
+
+def _validate(trainer: Any, position: Position) -> bool:
+    """Validate and save with the score; whether --patience is over."""
+    cfg, running = trainer.cfg, trainer.epoch_iterator
+    logger.info("validating after update %d, which an earlier run was stopped before or in", trainer.get_num_updates())
+    trainer.epoch_iterator = position  # another signal saves there
+    try:
+        losses = entry().validate(cfg, trainer, trainer.task, position, cfg.dataset.valid_subset.split(","))
+        stop = entry().should_stop_early(cfg, losses[0])
+        checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, position, losses[0])
+    finally:
+        trainer.epoch_iterator = running
+    return stop
