@@ -1,7 +1,5 @@
 """Uni-Mol's LMDB files: conformers, matched atoms, and a pickle that can do no harm."""
 
-import collections
-import os
 import pickle
 
 import lmdb
@@ -14,7 +12,6 @@ from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.restricted_pickle import loads
 from moleblend_fs.sources.unimol_lmdb import UniMolLmdb
 
 SMILES = ("CCO", "CC(=O)N", "c1ccccc1O", "C", "CC(C)C#N")
@@ -114,36 +111,6 @@ def test_records_without_hydrogens(tmp_path):
     [(_, raw)] = open_source(path).rows(0)
     assert open_source(path).parse(raw).coordinates.shape == (2, 5, 3)
     assert "lacks hydrogens" in open_source(path, hydrogens=True).parse(raw).reason
-
-
-class Attack:
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize("function", [os.system, open, eval, getattr, __import__, np.load, np.lib.format.open_memmap])
-def test_malicious_pickles_are_refused(tmp_path, function):
-    victim = tmp_path / "owned"
-    data = pickle.dumps({"smi": "C", "target": Attack(function, str(victim))})
-    with pytest.raises(UserError, match=r"record 3: refused, its pickle asks for [\w.]+; only plain containers"):
-        loads(data, "a.lmdb, record 3")
-    assert not victim.exists()
-
-
-def test_only_plain_data_are_admitted():
-    plain = {"a": [1, 2.5, None, True, "x", b"y", {1, 2}, (3,)], "b": np.arange(6, dtype=np.float32).reshape(2, 3), "c": np.float64(2)}
-    for protocol in (2, 3, 4, 5):
-        for value in (plain, np.asfortranarray(plain["b"]), np.array(["x", "yy"]), np.array([[1], "x"], dtype=object)):
-            found = loads(pickle.dumps(value, protocol=protocol), "here")
-            assert pickle.dumps(found, protocol=4) == pickle.dumps(pickle.loads(pickle.dumps(value, protocol=protocol)), protocol=4)
-    for value in (collections.Counter(), np.random.default_rng(), lmdb.Error, pickle.loads):
-        with pytest.raises(UserError, match="refused"):
-            loads(pickle.dumps(value), "here")
-    with pytest.raises(ValueError, match="damaged"):
-        loads(pickle.dumps(plain)[:-7], "here")
 
 
 def test_damaged_files(tmp_path):
