@@ -3,7 +3,6 @@
 Shape legend: B molecules, A atoms in all, P = sum of n_b^2 ordered atom pairs (row-major per molecule), L labels.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.graph import MAX_HOPS
-from moleblend_fs.data.record import HEADER, section_bounds
+from moleblend_fs.data.record import HEADER, damaged, inflate, section_bounds
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,10 +65,13 @@ def collate(records: Sequence[bytes], conformer_draw: int = 0) -> MoleculeBatch:
         conformer_draw: 0 for the first conformer of each molecule; any other number (an epoch, say) draws one of its
             conformers by a hash of the number and the molecule's id.
     """
-    raw = [zlib.decompress(record) for record in records]
+    raw = [inflate(record) for record in records]
     headers = np.frombuffer(b"".join([r[: HEADER.itemsize] for r in raw]), HEADER)
     num_atoms = headers["num_atoms"].astype(np.int64)
     bounds = section_bounds(headers)
+    lengths = np.array([len(r) for r in raw])
+    if (wrong := np.flatnonzero((bounds[:, -1] != lengths) | (headers["num_labels"] != headers["num_labels"][:1]))).size:
+        raise damaged(records[int(wrong[0])], "its parts do not fit together, or are not those of its neighbours")
     cuts = bounds.T.tolist()
 
     def join(section: int) -> bytearray:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from moleblend_fs.data.graph import FEATURISATION_VERSION, LabelSpec
+from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 
+MEND = "copy the store again, or run `moleblend preprocess` again"
 FORMAT_VERSION = 2
 """Raised whenever a record's bytes or the folder's layout change."""
 
@@ -77,24 +79,42 @@ class Manifest:
     def load(cls, path: Path) -> "Manifest":
         """Read and check a manifest; UserError if it is unreadable or of another version."""
         try:
-            raw = json.loads(path.read_text())
+            raw = read_json(path)
             found = (raw["format_version"], raw["featurisation_version"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not a readable store manifest ({error}); run `moleblend preprocess` again") from error
+        except (*READING, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: not a readable store manifest ({error}); copy it again, or run `moleblend preprocess` again"
+            ) from error
         if found != (FORMAT_VERSION, FEATURISATION_VERSION):
             raise UserError(
                 f"{path.parent}: store of format {found[0]}, featurisation {found[1]}; this version reads format "
                 f"{FORMAT_VERSION}, featurisation {FEATURISATION_VERSION}. Run `moleblend preprocess` again on its source."
             )
         try:
-            raw["labels"] = tuple(LabelSpec(**label) for label in raw["labels"])
-            raw["splits"] = {name: SplitInfo(**info) for name, info in raw["splits"].items()}
-            raw["statistics"] = {
-                name: tuple(None if s is None else LabelStatistics(**s) for s in per_label) for name, per_label in raw["statistics"].items()
-            }
-            return cls(**raw)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: damaged store manifest ({error}); run `moleblend preprocess` again") from error
+            manifest = from_json(cls, raw)
+            manifest._check()
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: damaged store manifest ({error}); {MEND}") from error
+        return manifest
+
+    def _check(self) -> None:
+        """ValueError if what it says contradicts itself."""
+        counts = {
+            "molecules": self.molecules,
+            "failures": self.failures,
+            "conformers": self.conformers,
+            "records_bytes": self.records_bytes,
+        }
+        sizes = {f"split {name}": info.molecules for name, info in self.splits.items()}
+        for name, count in {**counts, **sizes, "molecules_with_3d": self.molecules_with_3d}.items():
+            if count < 0 or (name in sizes and count > self.molecules):
+                raise ValueError(f"{name}: {count} of {self.molecules} molecules")
+        if self.molecules_with_3d > min(self.molecules, self.conformers) or self.molecules == 0:
+            raise ValueError(f"{self.molecules} molecules, {self.molecules_with_3d} of them with {self.conformers} conformers")
+        if strange := [name for name in self.splits if not name or "/" in name or "\0" in name]:
+            raise ValueError(f"a split named {strange[0]!r}")
+        if self.statistics.keys() != self.splits.keys() or any(len(s) != len(self.labels) for s in self.statistics.values()):
+            raise ValueError("statistics of other splits or labels than it has")
 
     def label_index(self, name: str) -> int:
         """Position of a label; UserError names the labels that there are."""

@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 
 from moleblend_fs.data.graph import MAX_HOPS, MolecularGraph
+from moleblend_fs.errors import UserError
 
 HEADER = np.dtype(
     [
@@ -24,6 +25,35 @@ HEADER = np.dtype(
 )
 MAX_ATOMS = 65_535
 SECTIONS = ("labels", "coordinates", "bonds", "bond_classes", "atom_features", "degree", "spd", "path_bonds", "smiles")
+
+
+class StoredRecord(bytes):
+    """A record that knows where it lies, for messages about its damage."""
+
+    where: str
+
+    @classmethod
+    def at(cls, where: str, content: bytes) -> "StoredRecord":
+        record = cls(content)
+        record.where = where
+        return record
+
+
+def inflate(record: bytes) -> bytes:
+    """A record unpacked; UserError if its bytes are not those that were written."""
+    try:
+        raw = zlib.decompress(record)
+    except zlib.error as error:
+        raise damaged(record, str(error)) from error
+    if len(raw) < HEADER.itemsize:
+        raise damaged(record, f"{len(raw)} bytes")
+    return raw
+
+
+def damaged(record: bytes, reason: str) -> UserError:
+    """The error for a record that is not as it was written."""
+    where = getattr(record, "where", "a record")
+    return UserError(f"{where}: damaged ({reason}); copy the store again, or run `moleblend preprocess` again")
 
 
 def section_bounds(headers: np.ndarray) -> np.ndarray:
@@ -73,9 +103,11 @@ def encode(graph: MolecularGraph, molecule_id: int) -> bytes:
 
 def decode(record: bytes) -> tuple[int, MolecularGraph]:
     """The (molecule_id, graph) of one record; for looking at molecules. Batches use `collate.collate`."""
-    raw = zlib.decompress(record)
+    raw = inflate(record)
     header = np.frombuffer(raw, HEADER, count=1)
     bounds = section_bounds(header)[0].tolist()
+    if bounds[-1] != len(raw):
+        raise damaged(record, f"{len(raw)} bytes instead of {bounds[-1]}")
     parts = {name: raw[a:b] for name, a, b in zip(SECTIONS, bounds, bounds[1:], strict=False)}
     n, conformers = int(header["num_atoms"][0]), int(header["num_conformers"][0])
     graph = MolecularGraph(
@@ -93,7 +125,7 @@ def decode(record: bytes) -> tuple[int, MolecularGraph]:
 
 def summary(record: bytes) -> tuple[int, int, np.ndarray]:
     """(atoms, conformers, labels) of one record, without unpacking the rest."""
-    raw = zlib.decompress(record)
+    raw = inflate(record)
     header = np.frombuffer(raw, HEADER, count=1)[0]
     labels = np.frombuffer(raw, "<f8", count=int(header["num_labels"]), offset=HEADER.itemsize)
     return int(header["num_atoms"]), int(header["num_conformers"]), labels

@@ -11,17 +11,18 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import lmdb
-
 from moleblend_fs.data.graph import FEATURISATION_VERSION, Failure, LabelSpec
+from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.splits import Splitter
+from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.data.writer import TABLES, EncodedMolecule, StoreWriter, full_disk_told, read_tables
 from moleblend_fs.errors import UserError
 
@@ -76,12 +77,6 @@ class StorePlan:
     splitter: Splitter
     versions: dict[str, str]
     featurisation: int = FEATURISATION_VERSION
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> "StorePlan":
-        labels = tuple(LabelSpec(**label) for label in raw["labels"])
-        splitter = Splitter(**raw["splitter"] | {"fractions": tuple(raw["splitter"]["fractions"])})
-        return cls(**raw | {"labels": labels, "splitter": splitter})
 
     def request(self) -> dict[str, Any]:
         """What a resumed run must agree in."""
@@ -171,15 +166,11 @@ def merge_shards(out: str | os.PathLike, *, keep: bool = False) -> Manifest:
     infos = _read_infos(folder)
     plan = infos[0].plan
     counts = [_Count() for _ in infos]
-    environments = [
-        lmdb.open(str(ShardNumber(index, len(infos)).path(out) / TABLES), subdir=False, readonly=True, lock=False, max_dbs=3)
-        for index in range(len(infos))
-    ]
-    try:
+    paths = [ShardNumber(index, len(infos)).path(out) for index in range(len(infos))]
+    with ExitStack() as files:
+        shards = [files.enter_context(LmdbFile(path / TABLES, mend=f"delete {path} and make it again")) for path in paths]
         with StoreWriter(out, plan.request() | {"merged shards": len(infos)}) as writer, full_disk_told(out):
-            merged = heapq.merge(
-                *(count(read_tables(tables)) for count, tables in zip(counts, environments, strict=True)), key=itemgetter(0)
-            )
+            merged = heapq.merge(*(count(read_tables(tables)) for count, tables in zip(counts, shards, strict=True)), key=itemgetter(0))
             rows = (list(results) for _, results in groupby(merged, key=itemgetter(0)))
             while chunk := list(islice(rows, MERGE_CHUNK)):
                 if chunk[-1][0][0] >= writer.next_row:  # else in since before an interruption
@@ -187,9 +178,6 @@ def merge_shards(out: str | os.PathLike, *, keep: bool = False) -> Manifest:
                     writer.add(results, results[-1][0] + 1)
             _check_counts(folder, infos, counts, writer)
             manifest = plan.finish(writer)
-    finally:
-        for environment in environments:
-            environment.close()
     if not keep:
         shutil.rmtree(folder)
     return manifest
@@ -235,9 +223,8 @@ def _read_infos(folder: Path) -> list[ShardInfo]:
 
 def _read_info(path: Path) -> ShardInfo:
     try:
-        raw = json.loads(path.read_text())
-        return ShardInfo(**raw | {"plan": StorePlan.from_json(raw["plan"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return from_json(ShardInfo, read_json(path))
+    except READING as error:
         raise UserError(f"{path}: not a readable shard ({error}); delete its folder and make it again") from error
 
 

@@ -8,15 +8,17 @@ STORE/split_NAME.npy   (n,) int64, molecule indices of a split, in store order
 STORE/failures.csv     row, input, reason of every row that gave no molecule
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import lmdb
 import numpy as np
 
-from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.lmdb_file import LmdbFile
+from moleblend_fs.data.manifest import MEND, Manifest
+from moleblend_fs.data.record import StoredRecord
 from moleblend_fs.errors import UserError
 
 RECORDS, MANIFEST, FAILURES = "records.lmdb", "manifest.json", "failures.csv"
@@ -27,28 +29,20 @@ def key(index: int) -> bytes:
     return index.to_bytes(8, "big")
 
 
-_readers: dict[Path, tuple[lmdb.Environment, lmdb.Transaction]] = {}
+_readers: dict[Path, LmdbFile] = {}
 
 
-def _reader(path: Path) -> lmdb.Transaction:
-    """A read transaction on a finished record file, one per process and file (LMDB allows no second).
-
-    A finished file never changes and is opened without locks, so that a handle is only a memory map: it may be used after a fork.
-    """
+def _reader(path: Path) -> LmdbFile:
+    """A finished record file, opened once in each process; it never changes, and may be used after a fork."""
     if path not in _readers:
-        try:
-            environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
-        except lmdb.Error as error:
-            raise UserError(f"{path}: not a readable LMDB file ({error}); run `moleblend preprocess` again") from error
-        _readers[path] = (environment, environment.begin())
-    return _readers[path][1]
+        _readers[path] = LmdbFile(path, mend=MEND)
+    return _readers[path]
 
 
 def forget(path: Path) -> None:
     """Close a record file's reader, for whoever is about to replace the file."""
-    if (entry := _readers.pop(path, None)) is not None:
-        entry[1].abort()
-        entry[0].close()
+    if (reader := _readers.pop(path, None)) is not None:
+        reader.close()
 
 
 class Store:
@@ -73,6 +67,7 @@ class Store:
         if not (self.path / MANIFEST).is_file():
             raise UserError(f"{self.path}: not a store (no {MANIFEST}); make one with `moleblend preprocess`")
         self.manifest = Manifest.load(self.path / MANIFEST)
+        self._split_arrays: dict[str, np.ndarray] = {}
         records = self.path / RECORDS
         size = records.stat().st_size if records.is_file() else -1
         if size != self.manifest.records_bytes:
@@ -80,7 +75,8 @@ class Store:
                 f"{records}: {'missing' if size < 0 else f'{size} bytes'}, but the manifest says {self.manifest.records_bytes}; "
                 "the copy is incomplete: copy it again, or run `moleblend preprocess` again"
             )
-        _reader(records)  # an unreadable file fails here, not in a worker
+        if (entries := _reader(records).main.entries) != len(self):  # an unreadable file fails here, not in a worker
+            raise UserError(f"{records}: {entries} records, but the manifest says {len(self)}; {MEND}")
 
     def __len__(self) -> int:
         return self.manifest.molecules
@@ -91,22 +87,25 @@ class Store:
 
     def records(self, indices: Iterable[int]) -> list[bytes]:
         """Bytes of several molecules, in the order asked for."""
-        get = _reader(self.path / RECORDS).get
-        keys = [key(int(index)) for index in indices]
-        values = [get(k) for k in keys]
-        if None in values:
-            raise UserError(f"{self.path}: no molecule {int.from_bytes(keys[values.index(None)])}; the store has {len(self)}")
-        return values  # type: ignore[return-value]
+        path = self.path / RECORDS
+        get = _reader(path).get
+        result: list[bytes] = []
+        for index in map(int, indices):
+            value = get(key(index)) if 0 <= index < len(self) else None
+            if value is None:
+                raise UserError(f"{self.path}: no molecule {index}; the store has {len(self)}")
+            result.append(StoredRecord.at(f"{path}, molecule {index}", value))
+        return result
 
     @cached_property
     def num_atoms(self) -> np.ndarray:
         """(N,) uint16, atoms of every molecule."""
-        return self._array("num_atoms")
+        return self._array("num_atoms", "<u2", len(self))
 
     @cached_property
     def source_row(self) -> np.ndarray:
         """(N,) int64, row of the source."""
-        return self._array("source_row")
+        return self._array("source_row", "<i8", len(self))
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -114,10 +113,17 @@ class Store:
         return tuple(self.manifest.splits)
 
     def split(self, name: str) -> np.ndarray:
-        """(n,) int64, molecule indices of a split."""
+        """(n,) int64, molecule indices of a split; UserError unless they are the ones that the manifest has the hash of."""
         if name not in self.manifest.splits:
             raise UserError(f"{self.path}: no split {name!r}; it has: {', '.join(self.splits) or 'none'}")
-        return self._array(f"split_{name}")
+        if name not in self._split_arrays:
+            about = self.manifest.splits[name]
+            indices = self._array(f"split_{name}", "<i8", about.molecules)
+            strange = len(indices) and (indices.min() < 0 or indices.max() >= len(self))
+            if strange or split_hash(self.source_row[indices]) != about.sha256:
+                raise UserError(f"{self.path / f'split_{name}.npy'}: other molecules than the split {name!r} of the manifest has; {MEND}")
+            self._split_arrays[name] = indices
+        return self._split_arrays[name]
 
     def labels(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """(len(indices), L) float64, NaN where missing."""
@@ -126,9 +132,21 @@ class Store:
         batch = collate(self.records(indices))
         return np.where(batch.has_label.numpy(), batch.labels.numpy(), np.nan)
 
-    def _array(self, name: str) -> np.ndarray:
+    def _array(self, name: str, dtype: str, length: int) -> np.ndarray:
         path = self.path / f"{name}.npy"
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); copy the store again, or run `moleblend preprocess` again") from error
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # which compares the header with the file's size
+        except Exception as error:  # a damaged header is evaluated, and can raise nearly anything
+            raise UserError(f"{path}: cannot be read ({error}); {MEND}") from error
+        if array.dtype != np.dtype(dtype) or array.shape != (length,):
+            raise UserError(
+                f"{path}: {array.dtype} of shape {array.shape}, but the manifest says {length} values of {np.dtype(dtype)}; {MEND}"
+            )
+        result = np.array(array)  # in memory: a file that is cut while it is mapped ends the process
+        result.flags.writeable = False
+        return result
+
+
+def split_hash(rows: np.ndarray) -> str:
+    """SHA-256 of a split's source rows, sorted."""
+    return hashlib.sha256(np.sort(rows).astype("<i8").tobytes()).hexdigest()

@@ -7,27 +7,32 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import lmdb
 import numpy as np
 
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
+from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import LabelStatistics, Manifest, SplitInfo
 from moleblend_fs.data.record import encode, summary
 from moleblend_fs.data.splits import Splitter
-from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key
+from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key, split_hash
+from moleblend_fs.data.typed_json import from_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 
-MAP_BYTES = 1 << 40
-"""Address space reserved for a store being written; the file itself grows as needed."""
+MAP_BYTES, MAP_GROWTH = 1 << 26, 1 << 30
+"""Address space for a file being written, at first, and the most that it grows by at a time. Where it is limited (ulimit -v), LMDB
+cannot have as much as the largest store might need."""
 
 COPY_CHUNK = 4096
+T = TypeVar("T")
 
 TABLES = "work.lmdb"
 TABLE_NAMES = (b"records", b"rows", b"failures")
@@ -70,24 +75,40 @@ class StoreWriter:
             raise UserError(f"{self.path} exists already; choose another OUT, or delete it first")
         self.partial.mkdir(parents=True, exist_ok=True)
         self._lock()
-        self._environment = lmdb.open(
-            str(self.partial / TABLES), subdir=False, map_size=MAP_BYTES, max_dbs=3, writemap=False, metasync=False
-        )
-        self._records, self._rows, self._failures = (self._environment.open_db(name) for name in TABLE_NAMES)
-        wanted = json.dumps(request, sort_keys=True)
+        try:
+            self._open()
+            self._take_up(json.dumps(request, sort_keys=True))
+        except BaseException:
+            self._lock_file.close()
+            raise
+
+    def _open(self) -> None:
+        tables = self.partial / TABLES
+        if tables.exists() and tables.stat().st_size:
+            with LmdbFile(tables, mend=f"delete {self.partial} to begin anew") as left_behind:
+                left_behind.check()
+        (self.partial / f"{TABLES}-lock").unlink(missing_ok=True)
+        with full_disk_told(self.path):
+            self._environment = lmdb.open(str(tables), subdir=False, map_size=MAP_BYTES, max_dbs=3, writemap=False, metasync=False)
+            self._records, self._rows, self._failures = (self._environment.open_db(name) for name in TABLE_NAMES)
+
+    def _take_up(self, wanted: str) -> None:
+        """Begin, or find where an earlier run for the same request stopped."""
         with self._environment.begin(write=True) as transaction:
             found = transaction.get(b"request")
             if found is None:
                 transaction.put(b"request", wanted.encode())
                 transaction.put(b"next_row", b"0")
                 transaction.put(b"rows_read", b"0")
-            elif found.decode() != wanted:
+            elif found != wanted.encode():
                 raise UserError(
-                    f"{self.partial} was begun with other options or inputs ({found.decode()}); "
+                    f"{self.partial} was begun with other options or inputs ({found.decode(errors='replace')}); "
                     "give the same ones to resume it, or delete it to begin anew"
                 )
-            self.next_row = int(transaction.get(b"next_row") or 0)
-            self.rows_read = int(transaction.get(b"rows_read") or 0)
+            try:
+                self.next_row, self.rows_read = (int(transaction.get(name) or 0) for name in (b"next_row", b"rows_read"))
+            except ValueError as error:
+                raise UserError(f"{self.partial / TABLES}: damaged ({error}); delete {self.partial} to begin anew") from error
             self.molecules = transaction.stat(self._records)["entries"]
             self.failures = transaction.stat(self._failures)["entries"]
 
@@ -113,20 +134,29 @@ class StoreWriter:
             next_row: where a resumed run begins.
             rows_read: see the class.
         """
+        results = list(results)
+        self.molecules, self.failures = write_growing(
+            self._environment, lambda transaction: self._put(transaction, results, next_row, rows_read)
+        )
+        self.next_row, self.rows_read = next_row, rows_read
+
+    def _put(
+        self, transaction: lmdb.Transaction, results: list[tuple[int, EncodedMolecule | Failure]], next_row: int, rows_read: int
+    ) -> tuple[int, int]:
+        """Molecules and failures that there are afterwards."""
         molecules, failures = self.molecules, self.failures
-        with self._environment.begin(write=True) as transaction:
-            for row, result in results:
-                if isinstance(result, Failure):
-                    transaction.put(key(row), json.dumps(asdict(result)).encode(), db=self._failures)
-                    failures += 1
-                else:
-                    about = json.dumps([row, result.split, result.scaffold])
-                    transaction.put(key(molecules), result.record, db=self._records, append=True)
-                    transaction.put(key(molecules), about.encode(), db=self._rows, append=True)
-                    molecules += 1
-            transaction.put(b"next_row", str(next_row).encode())
-            transaction.put(b"rows_read", str(rows_read).encode())
-        self.next_row, self.rows_read, self.molecules, self.failures = next_row, rows_read, molecules, failures
+        for row, result in results:
+            if isinstance(result, Failure):
+                transaction.put(key(row), json.dumps(asdict(result)).encode(), db=self._failures)
+                failures += 1
+            else:
+                about = json.dumps([row, result.split, result.scaffold])
+                transaction.put(key(molecules), result.record, db=self._records, append=True)
+                transaction.put(key(molecules), about.encode(), db=self._rows, append=True)
+                molecules += 1
+        transaction.put(b"next_row", str(next_row).encode())
+        transaction.put(b"rows_read", str(rows_read).encode())
+        return molecules, failures
 
     def finish(
         self,
@@ -159,10 +189,7 @@ class StoreWriter:
             molecules_with_3d=int((scan.conformers > 0).sum()),
             labels=labels,
             split=splitter.describe(),
-            splits={
-                name: SplitInfo(molecules=len(indices), sha256=hashlib.sha256(np.sort(rows[indices]).astype("<i8").tobytes()).hexdigest())
-                for name, indices in splits.items()
-            },
+            splits={name: SplitInfo(molecules=len(indices), sha256=split_hash(rows[indices])) for name, indices in splits.items()},
             statistics={name: label_statistics(scan.labels[indices]) for name, indices in splits.items()},
             records_sha256=scan.sha256,
             records_bytes=(self.partial / RECORDS).stat().st_size,
@@ -179,7 +206,8 @@ class StoreWriter:
 
     def results(self) -> Iterator[tuple[int, "EncodedMolecule | Failure"]]:
         """All that was added, see `read_tables`."""
-        return read_tables(self._environment)
+        with LmdbFile(self.partial / TABLES) as tables:
+            yield from read_tables(tables)
 
     def seal(self, name: str, text: str) -> None:
         """End as a shard: the working tables stay as they are, beside a file that says what they hold."""
@@ -199,15 +227,13 @@ class StoreWriter:
         digest = hashlib.sha256()
         out = lmdb.open(str(target), subdir=False, map_size=MAP_BYTES, lock=False, sync=False)
         with self._environment.begin(db=self._records) as transaction:
-            cursor = transaction.cursor()
-            pairs = iter(cursor.iternext())
-            for start in range(0, self.molecules, COPY_CHUNK):
-                with out.begin(write=True) as write:
-                    for index, (k, record) in enumerate(itertools.islice(pairs, COPY_CHUNK), start):
-                        write.put(k, record, append=True)
-                        digest.update(record)
-                        num_atoms[index], conformers[index], row_labels = summary(record)
-                        labels.append(row_labels)
+            pairs = iter(transaction.cursor().iternext())
+            while chunk := list(itertools.islice(pairs, COPY_CHUNK)):
+                write_growing(out, partial(_append, chunk))
+                for _, record in chunk:
+                    digest.update(record)
+                    num_atoms[len(labels)], conformers[len(labels)], row_labels = summary(record)
+                    labels.append(row_labels)
         out.sync(True)
         out.close()
         return _Scan(num_atoms, conformers, np.stack(labels), digest.hexdigest())
@@ -229,26 +255,43 @@ class StoreWriter:
         return self.partial / FAILURES
 
 
-def read_tables(environment: lmdb.Environment) -> Iterator[tuple[int, EncodedMolecule | Failure]]:
+def write_growing(environment: lmdb.Environment, action: Callable[[lmdb.Transaction], T]) -> T:
+    """What an action within one transaction gives; done again with a larger map where the file does not fit into the present one."""
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                return action(transaction)
+        except lmdb.MapFullError:
+            size = environment.info()["map_size"]
+            environment.set_mapsize(size + min(size, MAP_GROWTH))
+
+
+def _append(pairs: list[tuple[bytes, bytes]], transaction: lmdb.Transaction) -> None:
+    for name, value in pairs:
+        transaction.put(name, value, append=True)
+
+
+def read_tables(tables: LmdbFile) -> Iterator[tuple[int, EncodedMolecule | Failure]]:
     """What was added to working tables, by source row; a molecule comes before the note on it."""
-    records, rows, failures = (environment.open_db(name) for name in TABLE_NAMES)
-    with environment.begin() as transaction:
-        failed = iter(transaction.cursor(db=failures))
-        waiting = next(failed, None)
-        pairs = zip(
-            transaction.cursor(db=records).iternext(keys=False, values=True),
-            transaction.cursor(db=rows).iternext(keys=False, values=True),
-            strict=True,
-        )
-        for record, about in pairs:
-            row, split, scaffold = json.loads(about)
-            while waiting is not None and int.from_bytes(waiting[0]) < row:
-                yield int.from_bytes(waiting[0]), Failure(**json.loads(waiting[1]))
-                waiting = next(failed, None)
-            yield row, EncodedMolecule(record=record, split=split, scaffold=scaffold)
-        while waiting is not None:
-            yield int.from_bytes(waiting[0]), Failure(**json.loads(waiting[1]))
-            waiting = next(failed, None)
+    records, rows, failed = (tables.items(tables.table(name)) for name in TABLE_NAMES)
+    failures = ((int.from_bytes(name), _parse(tables, Failure, value)) for name, value in failed)
+    waiting = next(failures, None)
+    for (_, record), (_, about) in itertools.zip_longest(records, rows, fillvalue=(b"", b"")):
+        row, split, scaffold = _parse(tables, tuple[int, str | None, str | None], about)
+        while waiting is not None and waiting[0] < row:
+            yield waiting
+            waiting = next(failures, None)
+        yield row, EncodedMolecule(record=record, split=split, scaffold=scaffold)
+    while waiting is not None:
+        yield waiting
+        waiting = next(failures, None)
+
+
+def _parse(tables: LmdbFile, kind: Any, value: bytes) -> Any:
+    try:
+        return from_json(kind, json.loads(value))
+    except (ValueError, RecursionError) as error:
+        raise tables.damaged(f"an entry {value[:40]!r}: {error}") from error
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def test_damaged_stores_are_refused(tmp_path):
     make(tmp_path / "junk")
     records = tmp_path / "junk" / "records.lmdb"
     records.write_bytes(b"junk" * (records.stat().st_size // 4))
-    with pytest.raises(UserError, match="not a readable LMDB file"):
+    with pytest.raises(UserError, match="not an LMDB file"):
         Store(tmp_path / "junk")
 
 
