@@ -83,8 +83,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         self.ledger = Ledger.from_environment(self.data_parallel_rank)
         if self.is_data_parallel_master:
             unmark(cfg.checkpoint.save_dir)
-            for path in saving.remove_unfinished(cfg.checkpoint.save_dir):
-                logger.warning("removed %s, which an earlier run did not finish writing", path)
+            saving.remove_unfinished(cfg.checkpoint.save_dir)
             shards.remove_unnamed(cfg.checkpoint.save_dir)
 
     # Updates

@@ -14,9 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from moleblend_fs.errors import UserError
+
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_VARIABLE = "MOLEBLEND_PREEMPTED_EXIT"
 MARKER = "preempted"
+WORD = "stopped by signal "
+"""What the marker begins with."""
 
 
 class Preemption:
@@ -94,9 +98,27 @@ def only_parent_ends_me(worker: int = 0) -> None:
 
 def mark(folder: str, updates: int) -> None:
     """Leave word that the run has been stopped."""
-    Path(folder, MARKER).write_text(f"stopped by signal {preemption.received} after {updates} updates\n")
+    Path(folder, MARKER).write_text(f"{WORD}{preemption.received} after {updates} updates\n")
+
+
+def is_marker(path: Path) -> bool:
+    """Whether `mark` wrote this file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(WORD)) == WORD.encode()
+    except OSError:
+        return False
+
+
+def check_marker(folder: str) -> None:
+    """UserError where something else has the name that `mark` would write to."""
+    path = Path(folder, MARKER)
+    if path.exists() and not is_marker(path):
+        raise UserError(f"{path} was not left by training, which needs that name to say that a signal stopped it; move it elsewhere")
 
 
 def unmark(folder: str) -> None:
-    """Remove the word."""
-    Path(folder, MARKER).unlink(missing_ok=True)
+    """Remove the word, and nothing else of that name."""
+    path = Path(folder, MARKER)
+    if is_marker(path):
+        path.unlink(missing_ok=True)

@@ -2,7 +2,10 @@
 
 import contextlib
 import errno
+import logging
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +16,13 @@ import torch.distributed as dist
 
 from moleblend_fs.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 TEMPORARY = ".unfinished"
-"""What a file's name ends with while it is written."""
+"""What a file's name ends with while it is written, after eight random digits that no other file has."""
+_UNFINISHED = re.compile(rf".+\.pt\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}")
+_ARCHIVE = b"PK\x03\x04"
+"""What torch's files begin with."""
 
 
 @contextlib.contextmanager
@@ -25,7 +33,7 @@ def whole_or_absent(path: str | os.PathLike) -> Iterator[Path]:
         UserError: the disk is full, or the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}{TEMPORARY}")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         yield temporary
         flush(temporary)
@@ -94,9 +102,26 @@ def raise_on_all(failure: str | None) -> None:
         raise UserError("; ".join(dict.fromkeys(filter(None, failures))))
 
 
+def is_torch_file(path: Path) -> bool:
+    """Whether this is a file that torch wrote, or began to write and wrote nothing of; no link to one."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_ARCHIVE)) in (b"", _ARCHIVE)
+    except OSError:
+        return False
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether `whole_or_absent` was writing this file: by its name and by what it holds."""
+    return _UNFINISHED.fullmatch(path.name) is not None and is_torch_file(path)
+
+
 def remove_unfinished(folder: str | os.PathLike) -> list[Path]:
-    """Remove what a killed process left under temporary names."""
-    found = sorted(Path(folder).glob(f"*{TEMPORARY}"))
+    """Remove what a killed process left under temporary names, and nothing else that ends like them; each is logged."""
+    found = sorted(path for path in Path(folder).glob(f"*{TEMPORARY}") if is_unfinished(path))
     for path in found:
         path.unlink(missing_ok=True)
+        logger.warning("removed %s, which an earlier run did not finish writing", path)
     return found

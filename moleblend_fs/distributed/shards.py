@@ -4,9 +4,12 @@
     optimizer/00001200-5f3a9c/0-of-4.pt           moments of process 0: pieces of parameters, by name
 
 A folder is written before any checkpoint names it and removed after none does, so that each checkpoint under its final name is
-complete. Any number of processes reads it, each only the pieces that it needs.
+complete. Any number of processes reads it, each only the pieces that it needs. What else lies beside these folders or in them is
+never touched.
 """
 
+import logging
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +26,11 @@ from moleblend_fs.distributed.adam_state import MOMENTS, AdamState
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.checkpoint import read_torch_file
 
+logger = logging.getLogger(__name__)
+
 FOLDER = "optimizer"
+_NAME = re.compile(r"\d{8,}-[0-9a-f]{6}")
+_FILE = re.compile(r"\d+-of-\d+\.pt")
 
 
 @dataclass(frozen=True)
@@ -150,16 +157,41 @@ def _covered(pieces: Iterable[Piece]) -> int:
     return stop
 
 
-def remove_unnamed(save_dir: str) -> None:
-    """Remove folders that no checkpoint names: of deleted checkpoints, and of a save that was killed."""
-    folders = {path.name: path for path in Path(save_dir, FOLDER).glob("*")}
+def is_ours(folder: Path) -> bool:
+    """Whether `write` made a folder and nobody else put anything into it: by its name, and by names and contents of its files."""
+    if folder.is_symlink() or not folder.is_dir() or _NAME.fullmatch(folder.name) is None:
+        return False
+    return all(
+        saving.is_unfinished(path) or (_FILE.fullmatch(path.name) is not None and saving.is_torch_file(path)) for path in folder.iterdir()
+    )
+
+
+def remove_unnamed(save_dir: str) -> list[Path]:
+    """Remove folders that `write` made and no checkpoint names: of deleted checkpoints, and of a save that was killed; each is logged.
+
+    A checkpoint counts under any name, and also in a folder within this one, to where somebody has put it aside.
+    """
+    folders = {path.name: path for path in Path(save_dir, FOLDER).glob("*") if is_ours(path)}
     if not folders:
-        return
-    for checkpoint in Path(save_dir).glob("*.pt"):
+        return []
+    top = Path(save_dir)
+    for path in [*top.glob("*"), *top.glob("*/*")]:
+        named = path.suffix == ".pt" and path.parent == top
+        if not path.is_file() or path.parent.name == FOLDER or not (named or saving.is_torch_file(path)):
+            continue
         try:
-            content = read_torch_file(checkpoint)
+            folders.pop(named_folder(path), None)
         except UserError:
-            return  # what it names is not known
-        folders.pop((content.get("last_optimizer_state") or {}).get("shards", ""), None)
+            if named:
+                return []  # it might name any of them
     for folder in folders.values():
         shutil.rmtree(folder, ignore_errors=True)
+        logger.info("removed %s: optimizer state that no checkpoint names", folder)
+    return list(folders.values())
+
+
+def named_folder(checkpoint: Path) -> str:
+    """The folder that a checkpoint names, "" for none."""
+    content = read_torch_file(checkpoint)
+    stored = content.get("last_optimizer_state")
+    return stored.get("shards", "") if isinstance(stored, dict) else ""

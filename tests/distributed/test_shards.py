@@ -6,20 +6,21 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from moleblend_fs.distributed import saving, shards
+from moleblend_fs.distributed import preemption, saving, shards
 from moleblend_fs.distributed.adam_state import MOMENTS
 from moleblend_fs.distributed.shards import FOLDER, Piece
 from moleblend_fs.errors import UserError
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, launch, run, zero
 
+TAG = "00000007-5f3a9c"
 SHAPES = {"a": torch.Size((2, 3)), "b": torch.Size((5,)), "c": torch.Size((1,))}
 WHOLE = {key: {name: torch.rand(shape) for name, shape in SHAPES.items()} for key in MOMENTS}
 
 
 def written(save_dir, cuts: list[dict[str, tuple[int, int]]]) -> dict:
     """A folder of as many files as `cuts`, which say what part of each parameter a file has; and what names it."""
-    folder = save_dir / FOLDER / "tag"
+    folder = save_dir / FOLDER / TAG
     folder.mkdir(parents=True)
     for rank, cut in enumerate(cuts):
         pieces = {
@@ -27,7 +28,7 @@ def written(save_dir, cuts: list[dict[str, tuple[int, int]]]) -> dict:
             for name, (start, stop) in cut.items()
         }
         saving.save(pieces, folder / shards.file_name(rank, len(cuts)))
-    return {"shards": "tag", "ranks": len(cuts), "step": 7, "options": {"lr": 0.1}, "loss_scale": None}
+    return {"shards": TAG, "ranks": len(cuts), "step": 7, "options": {"lr": 0.1}, "loss_scale": None}
 
 
 TWO = [{"a": (0, 6), "b": (0, 1)}, {"b": (1, 5), "c": (0, 1)}]
@@ -51,7 +52,7 @@ def test_any_piece_of_any_cut(tmp_path, cuts):
 
 def test_files_that_are_not_there_and_parameters_that_are_others(tmp_path):
     named = written(tmp_path, TWO)
-    last = tmp_path / FOLDER / "tag" / "1-of-2.pt"
+    last = tmp_path / FOLDER / TAG / "1-of-2.pt"
     checkpoint = str(tmp_path / "checkpoint_last.pt")
     with pytest.raises(UserError, match="other parameters"):
         shards.read(checkpoint, named, {**SHAPES, "d": torch.Size((1,))})
@@ -76,10 +77,73 @@ def test_only_what_no_checkpoint_names_is_removed(tmp_path):
     (tmp_path / "other.pt").unlink()
     shards.remove_unnamed(str(tmp_path))
     assert not left_over.exists()
-    assert (tmp_path / FOLDER / "tag").exists()
+    assert (tmp_path / FOLDER / TAG).exists()
     (tmp_path / "checkpoint_best.pt").unlink()
     shards.remove_unnamed(str(tmp_path))
-    assert not (tmp_path / FOLDER / "tag").exists()
+    assert not (tmp_path / FOLDER / TAG).exists()
+
+
+def test_nothing_of_the_users_is_removed(tmp_path, caplog):
+    """Folders of other names, with anything else in them, of links; and those of checkpoints that were renamed or put aside."""
+    caplog.set_level("INFO")
+    mine = tmp_path / FOLDER
+    torch_file = tmp_path / "elsewhere" / "weights.pt"
+    torch_file.parent.mkdir()
+    saving.save({}, torch_file)
+    kept = {
+        "anything/notes.txt": b"notes",
+        "00000001-aaaaaa/notes.txt": b"notes",
+        "00000002-bbbbbb/0-of-1.pt": b"text under our name",
+        "00000003-cccccc/0-of-1.pt": torch_file.read_bytes(),
+        "00000003-cccccc/more/0-of-1.pt": torch_file.read_bytes(),
+        "20260101-120000.bak/0-of-1.pt": torch_file.read_bytes(),
+        "notes.txt": b"notes",
+    }
+    for name, content in kept.items():
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_bytes(content)
+    (mine / "00000004-dddddd").symlink_to(torch_file.parent)
+    ours = ["00000005-eeeeee", "00000006-ffffff", "00000007-abcdef"]
+    for name in ours:
+        (mine / name).mkdir()
+        saving.save({}, mine / name / "0-of-1.pt")
+    saving.save({"last_optimizer_state": {"shards": ours[1]}}, tmp_path / "checkpoint_last.pt.bak")
+    (tmp_path / "aside").mkdir()
+    saving.save({"last_optimizer_state": {"shards": ours[2]}}, tmp_path / "aside" / "checkpoint_best.pt")
+    assert shards.remove_unnamed(str(tmp_path)) == [mine / ours[0]]
+    assert not (mine / ours[0]).exists()
+    assert {name: (mine / name).read_bytes() for name in kept} == kept
+    assert (mine / "00000004-dddddd" / "weights.pt").exists()
+    assert all((mine / name / "0-of-1.pt").exists() for name in ours[1:])
+    assert [str(mine / ours[0]) in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_only_our_own_unfinished_files_are_removed(tmp_path, caplog):
+    users = ["thesis.unfinished", "checkpoint_best.pt.unfinished", "checkpoint_last.pt.0123abcd.unfinished", "x.pt.0123abcd.unfinished"]
+    for name in users[:3]:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / users[3]).mkdir()
+    with saving.whole_or_absent(tmp_path / "checkpoint_last.pt") as temporary:
+        torch.save({"a": 1}, temporary)
+        killed, content = temporary, temporary.read_bytes()
+    (tmp_path / "checkpoint_last.pt").unlink()
+    killed.write_bytes(content[:-20])  # what a kill in the middle leaves
+    assert saving.remove_unfinished(tmp_path) == [killed]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(users)
+    assert str(killed) in caplog.text
+
+
+def test_a_file_named_as_the_word_of_a_stop_is_not_touched(tmp_path):
+    preemption.mark(str(tmp_path), 3)
+    preemption.check_marker(str(tmp_path))
+    preemption.unmark(str(tmp_path))
+    users = tmp_path / preemption.MARKER
+    assert not users.exists()
+    users.write_text("my list of those who were preempted")
+    preemption.unmark(str(tmp_path))
+    assert users.exists()
+    with pytest.raises(UserError, match="preempted was not left by training"):
+        preemption.check_marker(str(tmp_path))
 
 
 def test_one_process_writes_for_itself(tmp_path):
