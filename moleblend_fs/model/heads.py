@@ -93,9 +93,10 @@ class NoiseHead(nn.Module):
         if target is None:
             return prediction
         noise_A3, noisy_A = target
-        prediction = at_least_float32(prediction)
+        # Before the cosine: 0 times NaN would be NaN, in the gradient too.
+        prediction = torch.where(noisy_A.unsqueeze(1), at_least_float32(prediction), 0)
         loss = 1 - F.cosine_similarity(prediction, noise_A3.to(prediction.dtype), dim=1)
-        return (loss * noisy_A).sum()
+        return torch.where(noisy_A, loss, 0).sum()
 
     def _predict(self, x_Ad: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout) -> Tensor:
         atoms, d = x_Ad.shape

@@ -20,7 +20,9 @@ SMALLEST_CLASS = 16
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Molecules of similar size, padded to N tokens; padded places point at 0 and are masked.
+    """Molecules of similar size, padded to N tokens; padded places point at the first place of their own molecule and are masked.
+
+    What they read is multiplied by 0, and 0 times another molecule's NaN would be NaN.
 
     Attributes:
         pair_bounds: b + 1 numbers, where each molecule's share of pair_places begins.
@@ -197,10 +199,9 @@ class Layout:
         token_exists = token <= size
         atom_exists = atom < size
         pair_exists = atom_exists[:, :, None] & atom_exists[:, None, :]
-        tokens = np.where(token_exists, self.token_starts[members, None] + token, 0)
-        atoms = np.where(atom_exists, self.atom_starts[members, None] + atom, 0)
-        pairs = self.pair_starts[members, None, None] + atom[:, None] * size[:, :, None] + atom
-        pairs = np.where(pair_exists, pairs, 0)
+        tokens = self.token_starts[members, None] + np.where(token_exists, token, 0)
+        atoms = self.atom_starts[members, None] + np.where(atom_exists, atom, 0)
+        pairs = self.pair_starts[members, None, None] + np.where(pair_exists, atom[:, None] * size[:, :, None] + atom, 0)
         token_places = np.flatnonzero(token_exists)
         arrays = (
             tokens,

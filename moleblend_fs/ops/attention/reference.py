@@ -67,7 +67,7 @@ class AttentionLinear(torch.autograd.Function):
             logits = torch.baddbmm(pair_bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=scale)
             probabilities = logits.sub_(logsumexp).exp_()
             d_o = d_out.index_select(0, bucket.tokens.reshape(-1)).view(b, N, heads, width)
-            # Padded queries repeat token 0: their part of the gradient is not asked for.
+            # Padded queries repeat their molecule's graph token: their part of the gradient is not asked for.
             d_o = (d_o * bucket.token_exists[:, :, None, None]).transpose(1, 2).reshape(b * heads, N, width).to(v.dtype)
             weights = _drop(probabilities, keep, ctx.dropout)
             if out is not None:

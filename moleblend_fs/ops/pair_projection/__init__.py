@@ -32,7 +32,7 @@ def pair_cross_entropy(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bi
 def pair_cosine(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P3: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
-    """sum over pairs of weight * (1 - cos(z, target)), a scalar in float32 or wider."""
+    """sum over pairs of weight * (1 - cos(z, target)), a scalar in float32 or wider; 0 for a weight of 0, whatever z and target are."""
     if uses_triton("pair_projection", left_Am.device, left_Am.dtype):
         from moleblend_fs.ops.pair_projection import autograd
 
@@ -43,7 +43,7 @@ def pair_cosine(
 def pair_smooth_l1(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
-    """sum over pairs of weight * SmoothL1(z, target), a scalar in float32 or wider; C = 1."""
+    """sum over pairs of weight * SmoothL1(z, target), a scalar in float32 or wider; 0 for a weight of 0, as above; C = 1."""
     if uses_triton("pair_projection", left_Am.device, left_Am.dtype):
         from moleblend_fs.ops.pair_projection import autograd
 
