@@ -91,9 +91,10 @@ def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **k
 
 
 def tell(error: UserError) -> None:
-    """Print a user's mistake and end the process."""
+    """Print a user's mistake (once, where all ranks make it together) and end the process."""
     logging.shutdown()
-    print(f"moleblend: error: {error}", file=sys.stderr, flush=True)
+    if not (isinstance(error, saving.SharedError) and dist.is_initialized() and dist.get_rank() > 0):
+        print(f"moleblend: error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 

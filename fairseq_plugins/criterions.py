@@ -12,6 +12,7 @@ from fairseq.logging import meters, metrics
 from omegaconf import II
 from torch import Tensor
 
+from fairseq_plugins import nonfinite
 from fairseq_plugins.selection import SCORE_NAMES
 from fairseq_plugins.tasks import FinetuningTask, PretrainingTask
 from moleblend_fs.data.batch import MoleculeBatch
@@ -64,6 +65,10 @@ class BatchCriterion(FairseqCriterion):
     An update is all micro-batches of all ranks. The trainer announces it with `begin_update`; every micro-batch then
     contributes sum / (count over the update). So a global batch has one loss and one gradient, however it is split, and
     there is nothing left for fairseq to divide by: the `sample_size` of an update is 1, on every rank.
+
+    Attributes:
+        update_sums: what was logged of each micro-batch of the update so far.
+        computes_parts: whether this rank can run the model alone, to find out which molecule is at fault (not under ZeRO 3).
     """
 
     def __init__(self, task: Any, seed: int):
@@ -72,6 +77,8 @@ class BatchCriterion(FairseqCriterion):
         self.update: Tensor | None = None
         self.sample_size = 1.0
         self.prepared: dict[int, Prepared] = {}
+        self.update_sums: list[Tensor] = []
+        self.computes_parts = True
 
     def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
         """Everything of a micro-batch that needs no model."""
@@ -80,6 +87,7 @@ class BatchCriterion(FairseqCriterion):
     def begin_update(self, samples: list[dict[str, Any]], device: torch.device) -> None:
         """Count an update's targets over its micro-batches and all ranks; empty samples (a rank that ran out) count nothing."""
         self.sample_size = 1.0
+        self.update_sums = []
         self.prepared = {id(sample["batch"]): self.prepare(sample, device) for sample in samples if sample}
         counts = [prepared.counts for prepared in self.prepared.values()]
         self.update = torch.stack(counts).sum(dim=0) if counts else torch.zeros(self.losses, dtype=torch.float64, device=device)
@@ -92,9 +100,27 @@ class BatchCriterion(FairseqCriterion):
         self.prepared = {}
 
     @property
+    def loss_names(self) -> list[str]:
+        """What the losses are called in messages."""
+        raise NotImplementedError
+
+    @property
     def losses(self) -> int:
         """How many losses there are."""
+        return len(self.loss_names)
+
+    def compute(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, float, dict[str, Any]]:
+        """(loss, its sample size, logged sums; in evaluation also predictions) of one micro-batch."""
         raise NotImplementedError
+
+    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, float, dict[str, Any]]:
+        """`compute`; what is not finite in a batch of validation goes along with what is logged, so that all ranks hear of it."""
+        loss, sample_size, log = self.compute(model, sample)
+        if self.training:
+            self.update_sums.append(log["sums"])
+        elif not bool(log["sums"].isfinite().all()) or not np.isfinite(log.get("prediction", 0.0)).all():
+            log["unsound"] = nonfinite.find(self, model if self.computes_parts else None, [sample], log["sums"])
+        return loss, sample_size, log
 
     def ready(self, sample: dict[str, Any], device: torch.device) -> Prepared:
         """The micro-batch as `begin_update` prepared it, or prepared now."""
@@ -155,8 +181,8 @@ class BlendThenPredict(BatchCriterion):
     task: PretrainingTask
 
     @property
-    def losses(self) -> int:
-        return len(self.task.blend.predict)
+    def loss_names(self) -> list[str]:
+        return [f"{LOSS_NAMES[name]} loss" for name in self.task.blend.predict]
 
     def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
         batch, config = sample["batch"].to(device), self.task.blend
@@ -165,8 +191,7 @@ class BlendThenPredict(BatchCriterion):
         targets = targets_of(batch, layout, shown, noise, config)
         return Prepared(batch, layout, shown, targets, count_targets(targets, layout, config))
 
-    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, float, dict[str, Any]]:
-        """(loss, its sample size, logged sums) of one micro-batch."""
+    def compute(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, float, dict[str, Any]]:
         config = self.task.blend
         ready = self.ready(sample, next(model.parameters()).device)
         assert ready.targets is not None
@@ -231,7 +256,9 @@ class PropertyPrediction(BatchCriterion):
 
     task: FinetuningTask
 
-    losses = 1
+    @property
+    def loss_names(self) -> list[str]:
+        return ["cross-entropy" if self.task.kind == "classification" else f"{self.task.cfg.regression_loss} loss"]
 
     def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
         batch = sample["batch"].to(device)
@@ -242,8 +269,7 @@ class PropertyPrediction(BatchCriterion):
             shown = show_all(batch, layout, self.task.finetuned.inputs)
         return Prepared(batch, layout, shown, None, batch.has_label.sum().double().reshape(1))
 
-    def forward(self, model: Any, sample: dict[str, Any], reduce: bool = True) -> tuple[Tensor, float, dict[str, Any]]:
-        """(loss, its sample size, logged sums; in evaluation also predictions) of one micro-batch."""
+    def compute(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, float, dict[str, Any]]:
         device = next(model.parameters()).device
         task, about = self.task, self.task.finetuned
         ready = self.ready(sample, device)

@@ -50,6 +50,7 @@ class DeepSpeedTrainer(MoleBlendTrainer):
             optimizer = DeepSpeedOptimizer(self.cfg.optimizer, [p for p in self._model.parameters() if p.requires_grad])
             device_id = self.cfg.distributed_training.device_id
             config = engine_config(options, sum(parameter.numel() for parameter in self._model.parameters()))
+            self.get_criterion().computes_parts = options.stage < 3
             engine = build_engine(self._model, optimizer.optimizer, config, local_rank=device_id)
             optimizer.engine, optimizer.restore = engine, self._restore
             self._optimizer, self.engine_model = optimizer, EngineModel(engine, self._model)

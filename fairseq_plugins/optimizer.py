@@ -74,7 +74,7 @@ class DeepSpeedOptimizer(FairseqOptimizer):
 
         Raises:
             OverflowError: fp16 gradients are not finite; the step was left out and the loss scale lowered.
-            RuntimeError: other gradients are not finite.
+            FloatingPointError: other gradients are not finite, or the loss scale cannot be lowered any more; there was no step.
         """
         zero = self.zero
         true_scale = zero.loss_scale
@@ -82,14 +82,17 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         ratio = zero.loss_scale / true_scale
         try:
             self.engine.step()
+        except Exception as error:
+            if "loss scale already at minimum" in str(error):  # a plain Exception in DeepSpeed 0.19
+                raise FloatingPointError(str(error)) from error
+            raise
         finally:
             zero.loss_scale = zero.loss_scale / ratio
-        norm = torch.as_tensor(float(self.engine.get_global_grad_norm()))
-        if self.engine.fp16_enabled() and zero.overflow:
-            raise OverflowError(f"loss scale is now {zero.loss_scale}")
-        if not torch.isfinite(norm):
-            raise RuntimeError("gradients are not finite; the last checkpoint is from before this update")
-        return norm
+        if zero.overflow:
+            if self.engine.fp16_enabled():
+                raise OverflowError(f"loss scale is now {zero.loss_scale}")
+            raise FloatingPointError("gradients are not finite")  # found by ZeRO itself, in bfloat16
+        return torch.as_tensor(float(self.engine.get_global_grad_norm()))
 
     def step(self, closure: Any = None, scale: float = 1.0, groups: Any = None) -> None:
         """Done in `clip_grad_norm`."""

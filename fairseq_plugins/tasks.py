@@ -2,9 +2,11 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, List, Optional  # noqa: UP035
 
+import numpy as np
 from fairseq.data import iterators
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
@@ -12,6 +14,7 @@ from omegaconf import II, MISSING
 
 from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
 from fairseq_plugins.selection import check_metric, check_validation
+from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.batching import BatchBudget
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
@@ -69,6 +72,12 @@ class StoreTask(FairseqTask):
         if len(indices) == 0:
             raise UserError(f"{self.store.path}: split {split!r} is empty; choose others with --train-subset and --valid-subset")
         self.datasets[split] = StoreDataset(self.store, indices, self.label_columns())
+
+    def batch_of(self, molecules: Sequence[int]) -> MoleculeBatch:
+        """A batch of some molecules of the training split, given by their ids."""
+        rows = np.asarray(self.store.source_row)
+        dataset = self.datasets[self.cfg.train_subset]
+        return dataset.collater(self.store.records(np.flatnonzero(np.isin(rows, molecules))))["batch"]
 
     def begin_epoch(self, epoch: int, model: Any) -> None:
         """Called before every epoch, also of a resumed run."""

@@ -97,8 +97,11 @@ class MoleBlendTrainer(DeferredStats, Trainer):
             raise UserError(f"criterion {type(criterion).__name__} is not one of this package's")
         criterion.train()
         criterion.begin_update(samples, self.device)
+        self.samples = samples
         try:
             output = super().train_step(samples, raise_oom)
+            if output is None:
+                self.check_left_out()
         finally:
             criterion.end_update()
         if self.ledger is not None:
@@ -172,9 +175,13 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         logger.info("saved checkpoint %s", filename)
         return filename
 
+    def consolidate_optimizer(self) -> None:
+        """The one call before a save that all ranks make."""
+        self.check_updates()
+        super().consolidate_optimizer()
+
     def state_dict(self) -> dict[str, Any]:
         """fairseq's state with float32 weights and Adam's state by parameter, and what rebuilds the model without fairseq."""
-        self.check_gradients()
         state = super().state_dict()
         state["model"] = self.weights_to_save()
         if self.adam and "last_optimizer_state" in state:

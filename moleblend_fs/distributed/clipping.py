@@ -37,8 +37,10 @@ def clip_grad_norm_(parameters: Any, max_norm: float, aggregate_norm_fn: Any = N
     return norm
 
 
-def clip_in_zero(zero: Any, device: torch.device) -> None:
+def clip_in_zero(zero: Any, device: torch.device, *, fp16: bool) -> None:
     """Let ZeRO (of any stage) compute norms and clip as above. Its methods for that are replaced on this one object.
+
+    A norm that is not finite raises a FloatingPointError (on all processes) before the step, but in fp16, where the step is left out.
 
     Args:
         device: the model's, where processes exchange; gradients may be in host memory.
@@ -47,6 +49,8 @@ def clip_in_zero(zero: Any, device: torch.device) -> None:
     def scaled_norm() -> Tensor:
         squares = sum_of_squares(gradient_pieces(zero)).to(device)
         dist.all_reduce(squares, group=zero.dp_process_group)
+        if not fp16 and not bool(squares.isfinite()):
+            raise FloatingPointError(f"the sum of the gradients' squares is {float(squares)}")
         return squares.sqrt()
 
     def multiply(gradients: Iterable[Tensor], norm: Tensor) -> None:

@@ -187,7 +187,7 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
     except ValueError as error:  # pydantic's refusals are ValueErrors
         raise UserError(f"DeepSpeed refuses the configuration: {error}") from error
     reduce_in_one_order(engine.optimizer, model)
-    clip_in_zero(engine.optimizer, device)
+    clip_in_zero(engine.optimizer, device, fp16=engine.fp16_enabled())
     return engine
 
 

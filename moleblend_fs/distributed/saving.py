@@ -25,6 +25,10 @@ _ARCHIVE = b"PK\x03\x04"
 """What torch's files begin with."""
 
 
+class SharedError(UserError):
+    """An error that all ranks raise together, with the same message: one of them tells it."""
+
+
 @contextlib.contextmanager
 def whole_or_absent(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name to write under; afterwards the file takes its final name, or is removed if anything went wrong.
@@ -92,14 +96,14 @@ def raise_on_all(failure: str | None) -> None:
     """Let all ranks, which all call this, know whether one of them could not write: the others would go on, and fail elsewhere.
 
     Raises:
-        UserError: (on all ranks) one could not.
+        SharedError: (on all ranks) one could not.
     """
     failures = [failure]
     if dist.is_initialized():
         failures *= dist.get_world_size()
         dist.all_gather_object(failures, failure)
     if any(failures):
-        raise UserError("; ".join(dict.fromkeys(filter(None, failures))))
+        raise SharedError("; ".join(dict.fromkeys(filter(None, failures))))
 
 
 def is_torch_file(path: Path) -> bool:

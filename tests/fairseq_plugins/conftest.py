@@ -31,14 +31,14 @@ def write_labelled(path, molecules, kinds) -> Store:
     return write_graphs(path, rows, tuple(LabelSpec(name=name, unit="", kind=kind) for name, kind in kinds.items()))
 
 
-def write_graphs(path, rows, labels) -> Store:
-    """A store of (graph, split)."""
+def write_graphs(path, rows, labels, source_rows=None) -> Store:
+    """A store of (graph, split), from rows 0, 1, ... of a source or those given."""
     results = []
-    for row, (made, split) in enumerate(rows):
+    for row, (made, split) in zip(source_rows or range(len(rows)), rows, strict=True):
         made.split = split
         results.append((row, EncodedMolecule.from_graph(made, row)))
     with StoreWriter(path, {"in": "test"}) as writer:
-        writer.add(results, next_row=len(results))
+        writer.add(results, next_row=results[-1][0] + 1)
         writer.finish(
             source="test",
             options={},

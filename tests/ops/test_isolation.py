@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.ops import dispatch
-from moleblend_fs.ops.attention import atom_forces, attention, prepare_bias
+from moleblend_fs.ops.atom_forces import atom_forces
+from moleblend_fs.ops.attention import attention, prepare_bias
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection import pair_cosine, pair_cross_entropy, pair_smooth_l1
 
