@@ -2,13 +2,13 @@
 
 import logging
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
+from fairseq_plugins.options import engine_options, on_cpu, optimizer_name, our_options
 from moleblend_fs.distributed import host_memory
 from moleblend_fs.distributed.engine import engine_config
 from moleblend_fs.distributed.estimate import BUCKET, GIB, LIVE, Batch, Memory, Setup, estimate, judge, parameter_sizes
@@ -33,8 +33,7 @@ def check_states(cfg: Any) -> None:
     _before_model = host_memory.resident()
     if os.environ.get(VARIABLE) == "0" or optimizer_name(cfg) not in ("adam", "deepspeed") or not cfg.model._name.startswith("moleblend"):
         return
-    size = {name: value for name, value in cfg.model.items() if name in {field.name for field in fields(ModelConfig)}}
-    config = ModelConfig(**size, heads=HEADS)
+    config = our_options(ModelConfig, cfg.model, heads=HEADS)
     sizes = parameter_sizes(config)
     build = 4 * sum(sizes)
     if build > (left := left_on_host(cfg)):

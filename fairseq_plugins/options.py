@@ -1,6 +1,11 @@
-"""What fairseq's configuration says, in our terms."""
+"""Options between fairseq and us: its dataclasses made of ours, and what its configuration says, in our terms."""
+
+import dataclasses
+import functools
+from typing import Any, List, TypeVar, get_origin  # noqa: UP035
 
 import torch
+from fairseq.dataclass import ChoiceEnum
 from omegaconf import DictConfig
 
 from moleblend_fs.distributed.engine import EngineOptions
@@ -28,3 +33,47 @@ def engine_options(cfg: DictConfig) -> EngineOptions:
         fp16_init_scale=int(cfg.common.fp16_init_scale),
         user_file=cfg.optimizer.deepspeed_config,
     )
+
+
+Options = TypeVar("Options")
+
+
+def fairseq_dataclass(name: str, module: str, ours: type, base: type) -> Any:
+    """fairseq's dataclass of our options: the same names, defaults, helps and choices, those of a `base` before them.
+
+    Args:
+        name, module: where the new class will be found: it is pickled for processes that are started.
+        ours: a dataclass; what is no `option` of it stays off the command line.
+        base: a dataclass of fairseq's kind.
+    """
+    found: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(ours):
+        if "help" not in field.metadata:
+            continue
+        kind: Any = field.type
+        default: Any = field.default
+        metadata = {"help": field.metadata["help"]}
+        if get_origin(kind) is tuple:
+            # fairseq reads the annotation as text and knows only typing's names.
+            made: Any = dataclasses.field(default_factory=functools.partial(list, default), metadata=metadata)
+            found.append((field.name, List[float], made))  # noqa: UP006
+            continue
+        if field.metadata["choices"]:
+            kind = ChoiceEnum(list(field.metadata["choices"]))
+        found.append((field.name, kind, dataclasses.field(default=default, metadata=metadata)))
+    return dataclasses.make_dataclass(name, found, bases=(base,), namespace={"__module__": module})
+
+
+def our_options(ours: type[Options], cfg: Any, **others: Any) -> Options:
+    """Our dataclass of what fairseq read.
+
+    Args:
+        others: fields that are no options.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(ours):  # type: ignore[arg-type]
+        if "help" not in field.metadata:
+            continue
+        value = getattr(cfg, field.name)
+        values[field.name] = tuple(value) if get_origin(field.type) is tuple else str(value) if field.metadata["choices"] else value
+    return ours(**values, **others)

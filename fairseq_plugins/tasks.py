@@ -1,10 +1,9 @@
 """The two tasks: pretraining and finetuning on the splits of a store."""
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, List, Optional  # noqa: UP035
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 from fairseq.data import iterators
@@ -13,6 +12,7 @@ from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
 from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
+from fairseq_plugins.options import fairseq_dataclass, our_options
 from fairseq_plugins.selection import check_metric, check_validation
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.batching import BatchBudget
@@ -58,7 +58,7 @@ class StoreTask(FairseqTask):
         self.store = Store(cfg.data)
         self.epoch = 1
 
-    def model_config(self, size: dict[str, Any]) -> ModelConfig:
+    def model_config(self, cfg: Any) -> ModelConfig:
         """The model's configuration: its size from the command line, its heads from the task."""
         raise NotImplementedError
 
@@ -151,49 +151,26 @@ class StoreTask(FairseqTask):
         return criterion.training
 
 
-@dataclass
-class PretrainingConfig(StoreTaskConfig):
-    blend_ratio: List[float] = field(  # noqa: UP006  fairseq reads the annotation as text
-        default_factory=lambda: [0.2, 0.2, 0.6],
-        metadata={"help": "probabilities of showing SPD, edge and 3D distance for a pair, e.g. 0.2,0.2,0.6"},
-    )
-    mask_ratio: float = field(
-        default=0.0, metadata={"help": "share of pairs that show no relation (single-modality masking: --blend-ratio 1,0,0)"}
-    )
-    predict_pairs: ChoiceEnum(["all", "hidden"]) = field(  # type: ignore[valid-type]
-        default="all", metadata={"help": "predict a relation for all pairs, or only where it is not shown"}
-    )
-    geometry_target: ChoiceEnum(["displacement", "distance"]) = field(  # type: ignore[valid-type]
-        default="displacement", metadata={"help": "3D target: direction of r_j - r_i by its cosine, or |r_i - r_j| by Smooth-L1"}
-    )
-    noise_scale: float = field(default=0.2, metadata={"help": "standard deviation of the coordinate noise, Angstrom"})
-    spd_weight: float = field(default=0.1, metadata={"help": "weight of the shortest-path loss; 0: not predicted"})
-    edge_weight: float = field(default=0.1, metadata={"help": "weight of the bond-type loss; 0: not predicted"})
-    geometry_weight: float = field(default=0.5, metadata={"help": "weight of the 3D loss; 0: not predicted"})
-    noise_weight: float = field(default=6.0, metadata={"help": "weight of the noisy-nodes loss; 0: not predicted"})
+PretrainingConfig = fairseq_dataclass("PretrainingConfig", __name__, BlendConfig, StoreTaskConfig)
 
 
 @register_task("moleblend", dataclass=PretrainingConfig)
 class PretrainingTask(StoreTask):
     """Blend-then-predict on the training split; the validation split is blended the same way every time."""
 
-    cfg: PretrainingConfig
+    cfg: Any
 
-    def __init__(self, cfg: PretrainingConfig):
+    def __init__(self, cfg: StoreTaskConfig):
         super().__init__(cfg)
-        options = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(BlendConfig)}
-        options["blend_ratio"] = tuple(options["blend_ratio"])
-        for name in ("predict_pairs", "geometry_target"):
-            options[name] = str(options[name])
-        self.blend = BlendConfig(**options)
+        self.blend = our_options(BlendConfig, cfg)
         if self.store.manifest.molecules_with_3d == 0 and (self.blend.geometry_weight > 0 or self.blend.noise_weight > 0):
             raise UserError(
                 f"{self.store.path} has no 3D structures, but 3D targets are asked for; "
                 "set --geometry-weight 0 --noise-weight 0, or preprocess a source with structures (or with --conformers)"
             )
 
-    def model_config(self, size: dict[str, Any]) -> ModelConfig:
-        return ModelConfig(**size, heads=self.blend.predict)
+    def model_config(self, cfg: Any) -> ModelConfig:
+        return our_options(ModelConfig, cfg, heads=self.blend.predict)
 
 
 @dataclass
@@ -294,8 +271,8 @@ class FinetuningTask(StoreTask):
     def label_columns(self) -> list[int]:
         return self.columns
 
-    def model_config(self, size: dict[str, Any]) -> ModelConfig:
-        return ModelConfig(**size, heads=("property",), tasks=len(self.columns))
+    def model_config(self, cfg: Any) -> ModelConfig:
+        return our_options(ModelConfig, cfg, heads=("property",), tasks=len(self.columns))
 
     @property
     def selection_metric(self) -> tuple[str, bool]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.options import option
 
 HEADS = ("spd", "edge", "displacement", "distance", "noise", "property")
 """Heads that a model can carry; all but "property" belong to pretraining."""
@@ -10,39 +11,27 @@ HEADS = ("spd", "edge", "displacement", "distance", "noise", "property")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Size and regularisation of the encoder and its heads (spec of the base model: paper, section 4.1 and release).
+    """Size and regularisation of the encoder and its heads; the defaults are the base model's (paper, section 4.1 and release).
 
     Attributes:
-        layers: transformer blocks.
-        embed_dim: width d of an atom's representation.
-        ffn_dim: hidden width of the feed-forward part.
-        attention_heads: heads H; divides embed_dim.
-        gaussians: Gaussians K of the distance depiction.
-        pair_dim: width m of each side of the outer-product projection.
-        hidden_3d: width between the outer product and the three displacement outputs.
-        dropout: on the outputs of each block's two branches.
-        attention_dropout: on attention probabilities, the noise head's too.
-        activation_dropout: after the feed-forward activation.
-        drop_path: stochastic depth per molecule at the last block, rising linearly from 0 at the first.
         heads: which of `HEADS` the model carries.
         tasks: outputs of the property head.
-        checkpoint_layers: how many blocks, from the first, are recomputed in the backward pass instead of keeping their activations.
     """
 
-    layers: int = 12
-    embed_dim: int = 768
-    ffn_dim: int = 768
-    attention_heads: int = 32
-    gaussians: int = 128
-    pair_dim: int = 32
-    hidden_3d: int = 256
-    dropout: float = 0.0
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.1
-    drop_path: float = 0.1
+    layers: int = option(12, "transformer blocks")
+    embed_dim: int = option(768, "width of an atom's representation")
+    ffn_dim: int = option(768, "hidden width of the feed-forward part")
+    attention_heads: int = option(32, "attention heads; must divide --embed-dim")
+    gaussians: int = option(128, "Gaussians of the distance encoding")
+    pair_dim: int = option(32, "width of each side of the outer-product projection")
+    hidden_3d: int = option(256, "width between the outer product and the 3D outputs")
+    dropout: float = option(0.0, "dropout of the outputs of each block's two branches")
+    attention_dropout: float = option(0.1, "dropout of attention probabilities, the noise head's too")
+    activation_dropout: float = option(0.1, "dropout after the feed-forward activation")
+    drop_path: float = option(0.1, "stochastic depth per molecule at the last block, rising linearly from 0 at the first")
     heads: tuple[str, ...] = ()
     tasks: int = 1
-    checkpoint_layers: int = 0
+    checkpoint_layers: int = option(0, "blocks, from the first, that are recomputed in the backward pass: less memory, more time")
 
     def __post_init__(self) -> None:
         for name in ("layers", "embed_dim", "ffn_dim", "attention_heads", "gaussians", "pair_dim", "hidden_3d", "tasks"):
@@ -64,10 +53,12 @@ class ModelConfig:
         return replace(self, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, drop_path=0.0)
 
 
+SIZE = ("layers", "embed_dim", "ffn_dim", "attention_heads", "gaussians", "pair_dim", "hidden_3d")
+"""What a shipped size sets."""
 PRESETS: dict[str, dict[str, int]] = {
     "tiny": {"layers": 3, "embed_dim": 64, "ffn_dim": 64, "attention_heads": 4, "gaussians": 32, "pair_dim": 16, "hidden_3d": 64},
     "small": {"layers": 6, "embed_dim": 256, "ffn_dim": 256, "attention_heads": 8, "gaussians": 64, "pair_dim": 32, "hidden_3d": 128},
-    "base": {"layers": 12, "embed_dim": 768, "ffn_dim": 768, "attention_heads": 32, "gaussians": 128, "pair_dim": 32, "hidden_3d": 256},
+    "base": {name: getattr(ModelConfig, name) for name in SIZE},
     "large": {"layers": 24, "embed_dim": 1024, "ffn_dim": 1024, "attention_heads": 32, "gaussians": 128, "pair_dim": 32, "hidden_3d": 256},
     "huge": {"layers": 40, "embed_dim": 2048, "ffn_dim": 2048, "attention_heads": 64, "gaussians": 128, "pair_dim": 32, "hidden_3d": 256},
 }

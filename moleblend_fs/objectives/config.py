@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.options import option
+
+PREDICT_PAIRS = ("all", "hidden")
+GEOMETRY_TARGETS = ("displacement", "distance")
 
 TARGETS = ("spd", "edge", "displacement", "distance", "noise")
 """What pretraining can predict; the model's heads and outputs have the same names."""
@@ -13,26 +17,21 @@ LOSS_NAMES = {"spd": "spd", "edge": "edge", "displacement": "displacement", "dis
 
 @dataclass(frozen=True, kw_only=True)
 class BlendConfig:
-    """Blend-then-predict, and every single-modality objective of the same machine (paper, Tables 3, 4 and 7).
+    """Blend-then-predict, and every single-modality objective of the same machine (paper, Tables 3, 4 and 7)."""
 
-    Attributes:
-        blend_ratio: probabilities of showing SPD, edge and distance for a pair; sum to 1.
-        mask_ratio: share of pairs that show nothing, e.g. with blend_ratio (1, 0, 0) for SPD mask-then-predict.
-        predict_pairs: "all" pairs, or only those that do not show the predicted relation ("hidden").
-        geometry_target: "displacement" r_j - r_i by its cosine, or "distance" |r_i - r_j| by Smooth-L1.
-        noise_scale: standard deviation of the coordinate noise, Angstrom.
-        spd_weight, edge_weight, geometry_weight, noise_weight: loss weights; what weighs 0 is not predicted.
-    """
-
-    blend_ratio: tuple[float, float, float] = (0.2, 0.2, 0.6)
-    mask_ratio: float = 0.0
-    predict_pairs: str = "all"
-    geometry_target: str = "displacement"
-    noise_scale: float = 0.2
-    spd_weight: float = 0.1
-    edge_weight: float = 0.1
-    geometry_weight: float = 0.5
-    noise_weight: float = 6.0
+    blend_ratio: tuple[float, float, float] = option(
+        (0.2, 0.2, 0.6), "probabilities of showing SPD, edge and 3D distance for a pair, e.g. 0.2,0.2,0.6"
+    )
+    mask_ratio: float = option(0.0, "share of pairs that show no relation (single-modality masking: --blend-ratio 1,0,0)")
+    predict_pairs: str = option("all", "predict a relation for all pairs, or only where it is not shown", PREDICT_PAIRS)
+    geometry_target: str = option(
+        "displacement", "3D target: direction of r_j - r_i by its cosine, or |r_i - r_j| by Smooth-L1", GEOMETRY_TARGETS
+    )
+    noise_scale: float = option(0.2, "standard deviation of the coordinate noise, Angstrom")
+    spd_weight: float = option(0.1, "weight of the shortest-path loss; 0: not predicted")
+    edge_weight: float = option(0.1, "weight of the bond-type loss; 0: not predicted")
+    geometry_weight: float = option(0.5, "weight of the 3D loss; 0: not predicted")
+    noise_weight: float = option(6.0, "weight of the noisy-nodes loss; 0: not predicted")
 
     def __post_init__(self) -> None:
         if len(self.blend_ratio) != 3 or min(self.blend_ratio) < 0 or abs(sum(self.blend_ratio) - 1) > 1e-6:
@@ -42,9 +41,9 @@ class BlendConfig:
             )
         if not 0 <= self.mask_ratio < 1:
             raise UserError(f"--mask-ratio must lie in [0, 1), got {self.mask_ratio}")
-        if self.predict_pairs not in ("all", "hidden"):
+        if self.predict_pairs not in PREDICT_PAIRS:
             raise UserError(f"--predict-pairs must be all or hidden, got {self.predict_pairs!r}")
-        if self.geometry_target not in ("displacement", "distance"):
+        if self.geometry_target not in GEOMETRY_TARGETS:
             raise UserError(f"--geometry-target must be displacement or distance, got {self.geometry_target!r}")
         for name in ("noise_scale", "spd_weight", "edge_weight", "geometry_weight", "noise_weight"):
             if getattr(self, name) < 0:

@@ -1,0 +1,97 @@
+"""The command line's options are those of our dataclasses: defaults, helps and choices, through fairseq's own parser."""
+
+import dataclasses
+import pickle
+import typing
+
+import pytest
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+from fairseq_plugins.model import MoleBlendModelConfig
+from fairseq_plugins.options import our_options
+from fairseq_plugins.tasks import PretrainingConfig
+from moleblend_fs.model.config import PRESETS, SIZE, ModelConfig
+from moleblend_fs.objectives.config import BlendConfig
+
+COMMAND = ("STORE", "--user-dir", "moleblend_fs", "--task", "moleblend", "--criterion", "blend_then_predict", "--optimizer", "adam")
+OTHERS = {
+    BlendConfig: {
+        "blend_ratio": (0.5, 0.25, 0.25),
+        "mask_ratio": 0.25,
+        "predict_pairs": "hidden",
+        "geometry_target": "distance",
+        "noise_scale": 0.7,
+        "spd_weight": 0.3,
+        "edge_weight": 0.0,
+        "geometry_weight": 1.5,
+        "noise_weight": 2.0,
+    },
+    ModelConfig: {
+        "layers": 5,
+        "embed_dim": 96,
+        "ffn_dim": 33,
+        "attention_heads": 6,
+        "gaussians": 9,
+        "pair_dim": 11,
+        "hidden_3d": 13,
+        "dropout": 0.3,
+        "attention_dropout": 0.2,
+        "activation_dropout": 0.4,
+        "drop_path": 0.05,
+        "checkpoint_layers": 2,
+    },
+}
+
+
+def parsed(*words):
+    return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), [*COMMAND, *words]))
+
+
+def flags(given):
+    words = []
+    for name, value in given.items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words += [f"--{name.replace('_', '-')}", text]
+    return words
+
+
+def test_defaults_are_those_of_the_objective():
+    assert our_options(BlendConfig, parsed("--arch", "moleblend_base").task) == BlendConfig()
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_an_architecture_is_its_preset_with_the_defaults_of_the_model(size):
+    assert our_options(ModelConfig, parsed("--arch", f"moleblend_{size}").model) == ModelConfig(**PRESETS[size])
+
+
+def test_base_is_the_default():
+    assert set(PRESETS["base"]) == set(SIZE)
+    assert ModelConfig(**PRESETS["base"]) == ModelConfig()
+
+
+def test_every_option_given_arrives():
+    """No two share a value, and none is at its default, so that a mixed-up or lost one is seen."""
+    cfg = parsed("--arch", "moleblend_tiny", *flags(OTHERS[BlendConfig]), *flags(OTHERS[ModelConfig]))
+    for ours, part in ((BlendConfig, cfg.task), (ModelConfig, cfg.model)):
+        given = OTHERS[ours]
+        assert set(given) == {f.name for f in dataclasses.fields(ours) if "help" in f.metadata}
+        assert all(getattr(ours(), name) != value for name, value in given.items())
+        assert our_options(ours, part) == ours(**given)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(PretrainingConfig, BlendConfig), (MoleBlendModelConfig, ModelConfig)])
+def test_helps_are_the_same_and_the_class_can_be_pickled(theirs, ours):
+    made = {f.name: f for f in dataclasses.fields(theirs)}
+    for field in dataclasses.fields(ours):
+        if "help" in field.metadata:
+            assert made[field.name].metadata["help"] == field.metadata["help"]
+            if typing.get_origin(field.type) is not tuple:
+                assert made[field.name].default == field.default
+    assert pickle.loads(pickle.dumps(theirs())) == theirs()
+
+
+def test_other_choices_are_refused_by_the_parser(capsys):
+    with pytest.raises(SystemExit):
+        parsed("--arch", "moleblend_tiny", "--predict-pairs", "some")
+    assert "--predict-pairs" in capsys.readouterr().err
