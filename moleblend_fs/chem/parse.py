@@ -37,8 +37,21 @@ def rdkit_messages() -> Iterator[list[str]]:
         logger.handlers, logger.propagate = handlers, propagate
 
 
+EXTENSION = re.compile(r"\|[^|]*\|")
+"""What CXSMILES adds after a blank: labels, coordinates, radicals, enhanced stereochemistry."""
+
+
 def parse_smiles(smiles: str) -> Chem.Mol | Failure:
-    """A sanitised molecule, atoms in the order of the SMILES, hydrogens implicit."""
+    """A sanitised molecule, atoms in the order of the SMILES, hydrogens implicit.
+
+    Of text after a blank, which RDKit takes for a name, only an extension of CXSMILES is accepted: a molecule is read whole or not at all.
+    """
+    head, *rest = smiles.split(maxsplit=1)[:2] or [""]
+    if "\x00" in smiles or (rest and not EXTENSION.fullmatch(rest[0].rstrip())):
+        text = rest[0][:80] if rest else smiles[:80]
+        return Failure(input=smiles, reason=f"Trailing text after the SMILES: {text!r}; a molecule must be one SMILES without blanks")
+    if not head:
+        return Failure(input=smiles, reason="no SMILES")
     return _parse(Chem.MolFromSmiles, smiles, shown=smiles)
 
 

@@ -13,7 +13,8 @@ from moleblend_fs.data.shards import ShardNumber
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources import moleculenet, pcqm4mv2, qm9, sdf, tables, unimol_lmdb
-from moleblend_fs.sources.base import Source, csv_header
+from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.labels import parse_label
 from moleblend_fs.sources.run import preprocess, preprocess_shard
 
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.output} exists already; choose another OUT, or delete it first")
     shard = None if args.shard is None else ShardNumber.parse(args.shard)
     source: Source = args.open(args)
+    for note in source.notes:
+        print(f"note: {note}", flush=True)
     begin = time.monotonic()
     if shard is not None:
         info = preprocess_shard(source, args.output, shard, workers=args.workers, limit=args.limit, progress=not args.no_progress)
@@ -202,21 +205,24 @@ def _add_unimol(parser: argparse.ArgumentParser) -> None:
 
 def _add_csv(parser: argparse.ArgumentParser) -> None:
     def open_source(args: argparse.Namespace) -> Source:
-        path = Path(args.input)
-        header = csv_header(path)
+        table = Table(Path(args.input), [[args.smiles_column]])
         args.split = args.split or ("prescribed" if args.split_column else "random")
         if (args.split == "prescribed") != (args.split_column is not None):
             raise UserError("--split prescribed and --split-column NAME go together")
         return tables.CsvSource(
-            path,
+            table,
             smiles_column=args.smiles_column,
-            labels=[parse_label(text, header) for text in args.label],
+            labels=[parse_label(text, table.header) for text in args.label],
             build=_build(args),
             splitter=_splitter(args),
             split_column=args.split_column,
         )
 
-    _common(parser, "CSV file with a header, perhaps packed (.gz, .xz, .bz2)", open_source)
+    _common(
+        parser,
+        "table as text, with a header; commas, tabs or semicolons between cells; perhaps packed (.gz, .xz, .bz2, .zip)",
+        open_source,
+    )
     parser.add_argument("--smiles-column", default="smiles", metavar="NAME", help="column of SMILES (default %(default)s)")
     _add_labels(parser, "a column")
     parser.add_argument("--split-column", metavar="NAME", help="column that says train, valid or test")
@@ -231,7 +237,7 @@ def _add_labels(parser: argparse.ArgumentParser, what: str) -> None:
         action="append",
         default=[],
         metavar="NAME[:KIND[:UNIT]]",
-        help=f"{what} to learn; KIND is regression (default) or classification; may be given several times",
+        help=f"{what} to learn; KIND, regression or classification, must be said where all values are 0 and 1; may be given several times",
     )
 
 

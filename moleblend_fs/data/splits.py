@@ -1,7 +1,8 @@
 """Splits: which molecules train, which select the model, which test it. Deterministic given their options."""
 
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,65 @@ import numpy as np
 from moleblend_fs.errors import UserError
 
 TRAIN, VALID, TEST = "train", "valid", "test"
+USUAL = {
+    **dict.fromkeys(("train", "training", "trn"), TRAIN),
+    **dict.fromkeys(("valid", "val", "validation", "dev", "development"), VALID),
+    **dict.fromkeys(("test", "testing", "tst"), TEST),
+}
+"""Usual spellings, in lower case, of the three splits."""
+LONGEST_NAME = 100
+MOST_SPLITS = 100
+FORBIDDEN = re.compile(r"[\x00-\x1f\x7f/\\,]")
+"""A split names a file, and fairseq separates several by commas."""
+
+
+def check_split_name(name: str, where: str) -> None:
+    """UserError for what cannot be the name of a split."""
+    if FORBIDDEN.search(name) or name in (".", "..") or len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise UserError(
+            f"{where} has the split {name[:40]!r}{'...' if len(name) > 40 else ''}; a split's name may have at most {LONGEST_NAME} bytes "
+            "and no slash, backslash, comma or control character"
+        )
+
+
+class SplitNames:
+    """From the texts of a column of splits to names: usual spellings stand for train, valid and test.
+
+    Spellings are merged where that is certain: of "valid" and "dev" in one column, each keeps its name.
+
+    Args:
+        where: the column, for messages.
+        found: its different texts.
+
+    Attributes:
+        note: what was renamed, in one sentence; "" for nothing.
+
+    Raises:
+        UserError: a text cannot be a split's name, or there are so many that the column is another one.
+    """
+
+    def __init__(self, where: str, found: Iterable[str]):
+        names = sorted({text.strip() for text in found} - {""})
+        if len(names) > MOST_SPLITS:
+            raise UserError(f"{where} has {len(names)} different values, such as {names[0][:40]!r}; is it the column of splits?")
+        for name in names:
+            check_split_name(name, where)
+        spellings: dict[str, set[str]] = defaultdict(set)
+        for name in names:
+            if (lower := name.lower()) in USUAL:
+                spellings[USUAL[lower]].add(lower)
+        self._names = {}
+        for name in names:
+            usual = USUAL.get(name.lower(), "")
+            certain = usual and (len(spellings[usual]) == 1 or name.lower() == usual)
+            self._names[name] = usual if certain else name
+        renamed = [f"{name!r} as {new!r}" for name, new in self._names.items() if name != new]
+        self.note = f"{where}: {', '.join(renamed)}" if renamed else ""
+
+    def __call__(self, text: str) -> str | None:
+        """The split's name; None for an empty text."""
+        text = text.strip()
+        return self._names.get(text, text) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

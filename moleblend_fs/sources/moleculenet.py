@@ -8,7 +8,7 @@ from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.base import csv_header
+from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.tables import CsvSource
 
 SMILES_COLUMNS = ("smiles", "mol")
@@ -72,7 +72,8 @@ def open_moleculenet(path: Path, *, set_name: str | None, build: BuildOptions, s
     if set_name not in SETS:
         raise UserError(f"{path}: which MoleculeNet set is this? Give --name, one of: {', '.join(SETS)}")
     info = SETS[set_name]
-    header = csv_header(path)
+    table = Table(path, [SMILES_COLUMNS])
+    header = table.header
     smiles = next((name for name in SMILES_COLUMNS if name in header), None)
     if smiles is None:
         raise UserError(f"{path}: no column of SMILES (smiles or mol); the file has: {', '.join(header[:20])}")
@@ -83,7 +84,7 @@ def open_moleculenet(path: Path, *, set_name: str | None, build: BuildOptions, s
     if not columns:
         raise UserError(f"{path}: no label column for {set_name}; the file has only: {', '.join(header)}")
     return MoleculeNet(
-        path,
+        table,
         smiles_column=smiles,
         labels=[LabelSpec(name=label, unit=info.unit, kind=info.kind) for label in columns],
         columns=list(columns.values()),

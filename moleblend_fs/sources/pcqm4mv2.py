@@ -15,7 +15,8 @@ from moleblend_fs.chem.parse import parse_molblock, parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.base import Source, column_indices, csv_header, read_csv
+from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.delimited import Table, column_indices, full_rows
 from moleblend_fs.sources.labels import read_labels
 from moleblend_fs.sources.sdf_records import sdf_records
 
@@ -61,7 +62,9 @@ class PCQM4Mv2(Source):
                 raise UserError(
                     f"{path}: no {SDF} here; fetch it with --download (or from {SDF_ARCHIVE}), or go without it: --no-structures"
                 )
-        column_indices(self._table, csv_header(self._table), ["smiles", "homolumogap"])
+        wanted = ["smiles", "homolumogap"]
+        self._read = Table(self._table, [[name] for name in wanted])
+        self._columns = column_indices(self._table, self._read.header, wanted)
         self._rows = sum(map(len, read_split_dict(self._split_file).values()))
 
     def files(self) -> list[Path]:
@@ -76,11 +79,11 @@ class PCQM4Mv2(Source):
     def rows(self, start: int) -> Iterator[tuple[int, Row]]:
         split_of = self._split_of_rows()
         records = iter(()) if self._sdf is None else sdf_records(self._sdf, int((split_of[:start] == 0).sum()))
-        lines = read_csv(self._table)
-        smiles, gap = column_indices(self._table, next(lines), ["smiles", "homolumogap"])
+        lines = (line for line in full_rows(self._read) if line is not None)
+        smiles, gap = self._columns
         row = start - 1
         for row, line in islice(enumerate(lines), start, None):
-            if row >= len(split_of) or len(line) <= max(smiles, gap):
+            if row >= len(split_of):
                 raise UserError(f"{self._table}: row {row} is damaged, or not in {self._split_file.name}; fetch the release again")
             record = None
             if self._sdf is not None and split_of[row] == 0:

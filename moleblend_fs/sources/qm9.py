@@ -19,8 +19,11 @@ from moleblend_fs.chem.parse import parse_molblock, parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.base import Source, column_indices, csv_header, read_csv, read_lines
+from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.delimited import Table, column_indices, full_rows
+from moleblend_fs.sources.labels import read_number
 from moleblend_fs.sources.sdf_records import sdf_records
+from moleblend_fs.sources.text import TextFile
 
 HARTREE_IN_MEV = 27_211.386245981
 """CODATA 2022: 1 Hartree = 27.211386245981(30) eV."""
@@ -114,13 +117,20 @@ class QM9(Source):
         try:
             mol, xyz = self.structure(raw)
             numbers = numbers_of(mol)
-            labels = labels_in_units([float(text or "nan") for text in raw.targets], numbers)
+            labels = labels_in_units([_target(text, target) for text, target in zip(raw.targets, TARGETS, strict=True)], numbers)
         except ValueError as error:
             return Failure(input=raw.shown, reason=str(error))
         if not self.hydrogens:
             mol, xyz = Chem.RemoveHs(mol), xyz[numbers != 1]
         smiles = raw.smiles or Chem.MolToSmiles(Chem.RemoveHs(mol))
         return graph_from_mol(mol, smiles=smiles, labels=labels, coordinates=xyz[None])
+
+
+def _target(text: str, target: Target) -> float:
+    try:
+        return read_number(text)
+    except ValueError as error:
+        raise ValueError(f"{target.name} {error}") from error
 
 
 def labels_in_units(targets: list[float], numbers: np.ndarray) -> np.ndarray:
@@ -159,10 +169,11 @@ class QM9Table(QM9):
 
     def __init__(self, tables: list[Path], *, hydrogens: bool, splitter: Splitter, size: int | None = None):
         super().__init__(hydrogens=hydrogens, splitter=splitter)
-        self._tables, self._size = tables, size
+        self._tables, self._size, self._blank = tables, size, 0
         self._wanted = ["SMILES", "Elements", "XYZ_Ang", *(t.column for t in TARGETS)]
-        for table in tables:
-            column_indices(table, csv_header(table), self._wanted)
+        self._read = [Table(table, [[name] for name in self._wanted]) for table in tables]
+        self._places = [column_indices(table.path, table.header, self._wanted) for table in self._read]
+        self.notes = tuple(table.note for table in self._read if table.note)
 
     def files(self) -> list[Path]:
         return self._tables
@@ -174,16 +185,16 @@ class QM9Table(QM9):
         return islice(enumerate(self._rows()), start, None)
 
     def _rows(self) -> Iterator[_TableRow]:
-        for table in self._tables:
-            lines = read_csv(table)
-            header = next(lines)
-            smiles, elements, positions, *targets = column_indices(table, header, self._wanted)
-            for line in lines:
-                if len(line) != len(header):
-                    raise UserError(
-                        f"{table}: a row has {len(line)} columns, the header {len(header)}; the file is damaged, fetch it again"
-                    )
-                yield _TableRow(line[smiles], line[smiles], line[elements], line[positions], [line[t] for t in targets])
+        self._blank = 0
+        for table, (smiles, elements, positions, *targets) in zip(self._read, self._places, strict=True):
+            for line in full_rows(table):
+                if line is None:
+                    self._blank += 1
+                else:
+                    yield _TableRow(line[smiles], line[smiles], line[elements], line[positions], [line[t] for t in targets])
+
+    def left_out(self) -> dict[str, int]:
+        return {"blank": self._blank}
 
     def structure(self, raw: _TableRow) -> tuple[Chem.Mol, np.ndarray]:
         numbers = atomic_numbers(raw.elements.translate(_PUNCTUATION).split(","))
@@ -222,33 +233,45 @@ class QM9Sdf(QM9):
         super().__init__(hydrogens=hydrogens, splitter=splitter)
         self._sdf, self._table = sdf, table
         self._excluded_file = sdf.with_name("uncharacterized.txt")
-        column_indices(table, csv_header(table), [t.name for t in TARGETS])
+        names = [t.name for t in TARGETS]
+        self._read = Table(table, [[name] for name in names])
+        self._targets = column_indices(table, self._read.header, names)
+        self._smiles = column_indices(table, self._read.header, ["smiles"])[0] if "smiles" in self._read.header else None
+        self._blank = 0
+        self.notes = (self._read.note,) if self._read.note else ()
 
     def files(self) -> list[Path]:
         return [path for path in (self._sdf, self._table, self._excluded_file) if path.is_file()]
 
     def rows(self, start: int) -> Iterator[tuple[int, _SdfRow]]:
-        lines = read_csv(self._table)
-        header = next(lines)
-        targets = column_indices(self._table, header, [t.name for t in TARGETS])
-        smiles = header.index("smiles") if "smiles" in header else None
         excluded = self._excluded()
         records = sdf_records(self._sdf, start)
-        for row, line in islice(enumerate(lines), start, None):
+        for row, line in islice(enumerate(self._lines()), start, None):
             block = next(records, None)
             if block is None:
                 raise UserError(f"{self._sdf}: has {row} records, {self._table.name} has more; fetch both files again")
-            text = "" if smiles is None else line[smiles]
+            text = "" if self._smiles is None else line[self._smiles]
             name = block.split("\n", 1)[0].strip() or f"record {row + 1}"
-            yield row, _SdfRow(text or name, text, block, [line[t] for t in targets], row + 1 in excluded)
+            yield row, _SdfRow(text or name, text, block, [line[t] for t in self._targets], row + 1 in excluded)
         if next(records, None) is not None:
             raise UserError(f"{self._sdf}: has more records than {self._table.name} has rows; fetch both files again")
+
+    def _lines(self) -> Iterator[list[str]]:
+        self._blank = 0
+        for line in full_rows(self._read):
+            if line is None:
+                self._blank += 1
+            else:
+                yield line
+
+    def left_out(self) -> dict[str, int]:
+        return {"blank": self._blank}
 
     def _excluded(self) -> set[int]:
         """Numbers, from 1, of the molecules that failed the data set's own consistency check."""
         if not self._excluded_file.is_file():
             return set()
-        first = (line.split()[0] for line in read_lines(self._excluded_file) if line.strip())
+        first = (line.split()[0] for line in TextFile(self._excluded_file).lines() if line.strip())
         return {int(word) for word in first if word.isdigit()}
 
     def structure(self, raw: _SdfRow) -> tuple[Chem.Mol, np.ndarray]:

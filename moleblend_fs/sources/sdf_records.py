@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.base import read_blocks
+from moleblend_fs.sources.packed import read_blocks
 
 END = b"\n$$$$"
 MAX_RECORD = 64 << 20

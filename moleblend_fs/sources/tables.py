@@ -1,5 +1,6 @@
 """A user's own molecules: CSV files and lists of SMILES."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -7,13 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
+from moleblend_fs.chem.parse import EXTENSION
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
-from moleblend_fs.data.splits import Splitter
+from moleblend_fs.data.splits import SplitNames, Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.base import Source, build_options, column_indices, csv_header, read_blocks, read_csv, read_lines
-from moleblend_fs.sources.labels import read_labels
+from moleblend_fs.sources.base import Source, build_options
+from moleblend_fs.sources.delimited import Row, Table, column_indices, decimal_commas
+from moleblend_fs.sources.labels import ColumnSurvey, read_labels
+from moleblend_fs.sources.text import TextFile
 
 ROWS_WITH_CONFORMERS = 8
+SURVEY_ROWS = 4096
+"""Rows that are surveyed at a time."""
 
 
 class SmilesRow(NamedTuple):
@@ -51,20 +57,25 @@ class SmilesSource(Source):
 
 
 class CsvSource(SmilesSource):
-    """A CSV file with a column of SMILES.
+    """A table with a column of SMILES.
+
+    It is read twice: before any molecule is made, to count its rows and to see what its labels and splits are.
 
     Args:
-        path: CSV file, perhaps packed (.gz, .xz, .bz2).
+        table: text file with cells separated by commas, tabs, semicolons or bars, perhaps packed; or a `Table` made of one.
         smiles_column: name of the column with SMILES.
         labels: label columns; `columns` gives their names in the file where these differ.
         split_column: column with each row's split, or None.
+
+    Raises:
+        UserError: a column is missing or stands there twice, labels need a kind or another coding, a split's name cannot be one.
     """
 
     name = "csv"
 
     def __init__(
         self,
-        path: Path,
+        table: Path | Table,
         *,
         smiles_column: str,
         labels: Sequence[LabelSpec],
@@ -74,34 +85,69 @@ class CsvSource(SmilesSource):
         split_column: str | None = None,
     ):
         super().__init__(labels, build, splitter)
-        self.path = path
+        self._table = table if isinstance(table, Table) else Table(table, [[smiles_column]])
         wanted = [smiles_column, *(columns or [label.name for label in labels]), *([split_column] if split_column else [])]
-        header = csv_header(path)
-        self._smiles, *self._cells = column_indices(path, header, wanted)
+        self._smiles, *self._cells = column_indices(self._table.path, self._table.header, wanted)
         self._split = self._cells.pop() if split_column else None
-        self._width = len(header)
         self._columns = wanted
+        self._blank = 0
+        self._commas = decimal_commas(self._table, self._cells)
+        self._count, self.labels, self._splits = self._survey()
+        commas = [label.name for label, comma in zip(self.labels, self._commas, strict=True) if comma]
+        comma_note = f"{self._table.path}: numbers with decimal commas in {', '.join(commas)}" if commas else ""
+        self.notes = tuple(note for note in (self._table.note, comma_note, self._splits.note) if note)
+
+    def _survey(self) -> tuple[int, tuple[LabelSpec, ...], SplitNames]:
+        """(rows without the blank ones, labels with their kinds, how splits are named)."""
+        width, count = len(self._table.header), 0
+        survey, splits = ColumnSurvey(self.labels, self._table.path), Counter[str]()
+        rows = (row.cells for row in self._table.rows() if row.cells)
+        while chunk := list(islice(rows, SURVEY_ROWS)):
+            count += len(chunk)
+            whole = [cells for cells in chunk if len(cells) == width]
+            if not survey.settled:
+                survey.add([self._label_cells(cells) for cells in whole])
+            if self._split is not None:
+                splits.update(cells[self._split].strip() for cells in whole)
+        return count, survey.settle(), SplitNames(f"{self._table.path}: column {self._columns[-1]!r}", splits)
 
     def files(self) -> list[Path]:
-        return [self.path]
+        return [self._table.path]
 
     def num_rows(self) -> int | None:
-        # Line ends within quotes are counted too: good enough for a progress bar.
-        return sum(block.count(b"\n") for block in read_blocks(self.path)) - 1
+        return self._count
 
     def options(self) -> dict[str, Any]:
         return super().options() | {"columns": self._columns}
 
-    def rows(self, start: int) -> Iterator[tuple[int, SmilesRow]]:
-        # Row 0 is the first after the header.
-        return islice(enumerate(map(self._row, islice(read_csv(self.path), 1, None))), start, None)
+    def left_out(self) -> dict[str, int]:
+        return {"blank": self._blank}
 
-    def _row(self, line: list[str]) -> SmilesRow:
-        if len(line) != self._width:
-            return SmilesRow(",".join(line)[:200], [], problem=f"the row has {len(line)} columns, the header {self._width}")
-        split = None if self._split is None else line[self._split].strip() or None
+    def rows(self, start: int) -> Iterator[tuple[int, SmilesRow]]:
+        # Row 0 is the first after the header that is not blank.
+        self._blank = row = 0
+        for line in self._table.rows():
+            if not line.cells:
+                self._blank += 1
+                continue
+            if row >= start:
+                yield row, self._row(line)
+            row += 1
+        if row != self._count:
+            raise UserError(f"{self._table.path}: {self._count} rows at first, {row} now; it was changed meanwhile: run the command again")
+
+    def _label_cells(self, cells: list[str]) -> list[str]:
+        """The cells of the labels, with decimal points."""
+        return [cells[c].replace(",", ".") if comma else cells[c] for c, comma in zip(self._cells, self._commas, strict=True)]
+
+    def _row(self, line: Row) -> SmilesRow:
+        cells, width = line.cells, len(self._table.header)
+        if line.problem or len(cells) != width:
+            problem = line.problem or f"the row has {len(cells)} columns, the header {width}"
+            return SmilesRow(",".join(cells)[:200], [], problem=problem)
+        split = None if self._split is None else self._splits(cells[self._split])
         problem = "no split given" if self._split is not None and split is None else ""
-        return SmilesRow(line[self._smiles].strip(), [line[c] for c in self._cells], split, problem)
+        return SmilesRow(cells[self._smiles].strip(), self._label_cells(cells), split, problem)
 
 
 class SmilesFile(SmilesSource):
@@ -111,18 +157,25 @@ class SmilesFile(SmilesSource):
 
     def __init__(self, path: Path, *, build: BuildOptions, splitter: Splitter):
         super().__init__((), build, splitter)
-        self.path = path
-        first = next(read_lines(path), None)
-        if first is None:
+        self._text = TextFile(path)
+        self._blank = 0
+        self.notes = (self._text.note(),) if self._text.notes else ()
+        if next(self._text.lines(), None) is None:
             raise UserError(f"{path}: the file is empty")
-        if "\x00" in first or "\ufffd" in first:
-            raise UserError(f"{path}: not a text file of SMILES")
 
     def files(self) -> list[Path]:
-        return [self.path]
+        return [self._text.path]
+
+    def left_out(self) -> dict[str, int]:
+        return {"blank or comment": self._blank}
 
     def rows(self, start: int) -> Iterator[tuple[int, SmilesRow]]:
-        for row, line in islice(enumerate(read_lines(self.path)), start, None):
-            words = line.split(maxsplit=1)
-            if words and not words[0].startswith("#"):
-                yield row, SmilesRow(words[0], [])
+        self._blank = 0
+        for row, line in enumerate(self._text.lines()):
+            words = line.lstrip("\ufeff").split(maxsplit=1)
+            if not words or words[0].startswith("#"):
+                self._blank += 1
+            elif row >= start:
+                # What follows a blank is the name, unless it is an extension of CXSMILES.
+                extension = EXTENSION.match(words[1]) if len(words) > 1 else None
+                yield row, SmilesRow(words[0] + (f" {extension[0]}" if extension else ""), [])

@@ -1,7 +1,7 @@
 """Uni-Mol's LMDB files: pickled dicts with `smi`, `target`, `atoms` and `coordinates` (a list of conformers)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +55,7 @@ class UniMolLmdb(Source):
             self.splitter = splitter
         self.build = build
         self._counts = [_count(file) for file in self._files]
-        self.labels = tuple(labels) if labels else self._default_labels()
+        self.labels = tuple(replace(label, kind=label.kind or "regression") for label in labels) if labels else self._default_labels()
 
     def _default_labels(self) -> tuple[LabelSpec, ...]:
         for _, row in self.rows(0):

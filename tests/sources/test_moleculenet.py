@@ -43,7 +43,7 @@ def test_every_shared_file(shared, name):
     for row, raw in source.rows(0):
         graph = source.parse(raw)
         if not isinstance(graph, Failure):
-            cells = np.array([float(cell or "nan") for cell in raw.labels], dtype=np.float32)
+            cells = np.array([float(cell or "nan") for cell in raw.labels])
             np.testing.assert_array_equal(graph.labels, cells)
             seen += 1
         if row == 60:
@@ -75,7 +75,7 @@ def test_deepchems_own_columns(tmp_path, file):
         stream.write(f"{header}\n{row}\n")
     source = open_set(path)
     [(_, raw)] = source.rows(0)
-    np.testing.assert_array_equal(source.parse(raw).labels, np.array(labels, dtype=np.float32))
+    np.testing.assert_array_equal(source.parse(raw).labels, np.array(labels))
 
 
 def test_bad_rows_are_failures(tmp_path):

@@ -11,7 +11,7 @@ from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.labels import parse_label
+from moleblend_fs.sources.labels import UNSAID, parse_label
 from moleblend_fs.sources.sdf import SdfSource
 from moleblend_fs.sources.sdf_records import sdf_properties, sdf_records
 from moleblend_fs.sources.tables import CsvSource, SmilesFile
@@ -46,7 +46,7 @@ def test_csv_messages(tmp_path):
     with pytest.raises(UserError, match="named twice"):
         csv_source(path, labels=("y", "y"))
     (tmp_path / "b.csv").write_bytes(bytes(range(256)) * 20)
-    with pytest.raises(UserError, match="not a CSV file"):
+    with pytest.raises(UserError, match="not a text file"):
         csv_source(tmp_path / "b.csv")
     (tmp_path / "c.csv.gz").write_bytes(b"smiles,y\nCCO,1\n")
     with pytest.raises(UserError, match="damaged"):
@@ -59,7 +59,7 @@ def test_csv_messages(tmp_path):
 
 
 def test_labels_on_the_command_line():
-    assert parse_label("gap") == LabelSpec(name="gap", kind="regression", unit="")
+    assert parse_label("gap") == LabelSpec(name="gap", kind=UNSAID, unit="")
     assert parse_label("gap:regression:eV") == LabelSpec(name="gap", kind="regression", unit="eV")
     assert parse_label("tox:classification") == LabelSpec(name="tox", kind="classification", unit="")
     assert parse_label("a:b", columns=["a:b"]).name == "a:b"
