@@ -24,6 +24,7 @@ from fairseq_plugins.compat import empty_batches_first, loaded_state_through, wi
 from fairseq_plugins.memory import check_memory
 from fairseq_plugins.options import optimizer_name
 from fairseq_plugins.stats import DeferredStats
+from moleblend_fs.data.torch_file import ADMITTED
 from moleblend_fs.distributed import saving, shards, watchdog
 from moleblend_fs.distributed.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
 from moleblend_fs.distributed.ledger import Ledger
@@ -233,7 +234,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         if Path(filename).is_file():
             self._check_model(filename)
         # fairseq's older optimizers (sgd, adagrad, ...) leave a Namespace in the checkpoint.
-        with torch.serialization.safe_globals(checkpoint.ADMITTED), loaded_state_through(partial(self._take_over, filename)):
+        with torch.serialization.safe_globals(ADMITTED), loaded_state_through(partial(self._take_over, filename)):
             extra_state = super().load_checkpoint(filename, *args, **kwargs)
         for name, master in self._masters().items():
             if self.loaded_weights is not None:

@@ -1,24 +1,18 @@
 """Model checkpoints: a folder of safetensors weights and a JSON config; fairseq's and the reference release's files are read too."""
 
-import argparse
 import dataclasses
 import json
 import os
-import pickle
-import re
-import zipfile
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from moleblend_fs.data.torch_file import read_torch
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.model.config import ModelConfig
@@ -28,15 +22,6 @@ from moleblend_fs.model.published import ROOT, convert_weights, infer_config
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FAIRSEQ_PREFIX = "model."
 """What our parameters' names begin with inside a fairseq checkpoint."""
-ADMITTED: list[Any] = [
-    argparse.Namespace,
-    OrderedDict,
-    np.dtype,
-    np.float64(0).__reduce__()[0],
-    np.dtypes.Float64DType,
-    np.dtypes.Int64DType,
-]
-"""What a checkpoint may hold besides tensors and plain containers: none of it runs code when it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,27 +141,14 @@ def convert(weights: Mapping[str, Tensor], where: str) -> Checkpoint:
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
-    """A torch file's dictionary, through torch's restricted unpickler.
-
-    Admits plain containers, tensors, numpy numbers and argparse.Namespace (in which fairseq keeps old configurations). Tensors
-    stay on the disk until they are used.
+    """A torch file's dictionary; see `read_torch`.
 
     Raises:
-        UserError: no such file, no torch file, or one that asks for anything else.
+        UserError: no such file, no torch file, damaged, or one that asks for more than tensors and plain data.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    try:
-        with torch.serialization.safe_globals(ADMITTED):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
-        what = f"it asks for {refused.group(1)}" if refused else "it holds what torch's own checkpoints do not"
-        raise UserError(
-            f"{path}: refused, since reading it could run code ({what}). Convert it where it was made, from a source you trust."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a readable torch checkpoint ({error})") from error
+    content = read_torch(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint (holds a {type(content).__name__})")
     return content

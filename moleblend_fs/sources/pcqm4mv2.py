@@ -130,19 +130,18 @@ class PCQM4Mv2(Source):
 
 def read_split_dict(path: Path) -> dict[str, np.ndarray]:
     """The four splits of `split_dict.pt` as (n,) int64, admitting tensors and NumPy arrays only."""
-    import torch  # here, so that the workers need not load it
+    from moleblend_fs.data.torch_file import read_torch  # here, so that the workers need not load torch
 
-    reconstruct = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
-    admitted = [reconstruct, (reconstruct, "numpy.core.multiarray._reconstruct"), np.ndarray, np.dtype, type(np.dtype(np.int64))]
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; fetch the release again with --download")
     try:
-        with torch.serialization.safe_globals(admitted):
-            raw = torch.load(path, weights_only=True, map_location="cpu")
-        return {name: np.asarray(raw[name], dtype=np.int64) for name in SPLITS}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; fetch the release again with --download") from error
-    except Exception as error:  # torch raises its own and pickle's errors for damaged and for refused content
-        reason = str(error).strip().split("\n")[-1][:300]
-        raise UserError(f"{path}: not OGB's split file, or damaged ({type(error).__name__}: {reason}); fetch the release again") from error
+        raw = read_torch(path)
+        splits = {name: np.asarray(raw[name]) for name in SPLITS}
+        if strange := [name for name, rows in splits.items() if rows.ndim != 1 or rows.dtype.kind not in "iu"]:
+            raise ValueError(f"split {strange[0]} is no list of rows")
+        return {name: rows.astype(np.int64) for name, rows in splits.items()}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}: not OGB's split file, or damaged ({error}); fetch the release again") from error
 
 
 def download(root: Path) -> None:
