@@ -299,6 +299,7 @@ class PropertyPrediction(BatchCriterion):
                 metrics.log_derived(name, lambda m, name=name: self._score(m["_predictions"], name))
 
     def _score(self, meter: PredictionMeter, name: str) -> float:
-        per_target = scores(np.concatenate(meter.predictions), np.concatenate(meter.labels), self.task.finetuned.targets, self.task.kind)
+        prediction, label = np.concatenate(meter.predictions), np.concatenate(meter.labels)
+        per_target = scores(prediction, label, self.task.finetuned.targets, self.task.kind, only=(name,))
         value = average(per_target, name)
         return float("nan") if value is None else value

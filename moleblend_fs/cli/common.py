@@ -1,11 +1,17 @@
-"""Options that several commands share."""
+"""What the commands that run a model share: options, and checks before they begin."""
 
 import argparse
+from pathlib import Path
 
+import numpy as np
 import torch
 
+from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.predict import Runner
+
+ROWS_NAMED = 10
+"""Source rows that a message names, at most."""
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,4 +26,42 @@ def runner(arguments: argparse.Namespace) -> Runner:
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU is visible to torch; use --device cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"--device {device}: torch cannot use it ({str(error).splitlines()[0]}); use --device cpu") from error
+    if arguments.workers < 0:
+        raise UserError(f"--workers must not be negative, got {arguments.workers}")
+    if arguments.max_tokens < 1:
+        raise UserError(f"--max-tokens must be at least 1, got {arguments.max_tokens}")
     return Runner(device=device, tokens=arguments.max_tokens, workers=arguments.workers)
+
+
+def molecules_of(store: Store, split: str | None) -> np.ndarray:
+    """Indices of a split's molecules, in the store's order; of all molecules, by their rows in the source, without a split.
+
+    Raises:
+        UserError: there is no such split, or it is empty.
+    """
+    if split is None:
+        return np.argsort(store.source_row, kind="stable")
+    indices = np.asarray(store.split(split))
+    if len(indices) == 0:
+        others = ", ".join(f"{name} {info.molecules}" for name, info in store.manifest.splits.items())
+        raise UserError(f"split {split!r} of {store.path} is empty ({others}); choose another --split, or split the store in another way")
+    return indices
+
+
+def check_output(output: Path | None, *inputs: str | Path) -> None:
+    """UserError if writing a file would overwrite what the command reads: an input file, or anything in an input folder."""
+    for given in inputs if output is not None else ():
+        place, source = output.resolve(), Path(given).resolve()  # type: ignore[union-attr]
+        if place == source or (source.is_dir() and source in place.parents and place.exists()):
+            raise UserError(f"{output} would overwrite what is read from {given}; choose another name for the output")
+
+
+def named_rows(rows: np.ndarray) -> str:
+    """Some source rows, for a message: "row 3", "rows 1, 4, 5 and 7 more"."""
+    named = ", ".join(map(str, rows[:ROWS_NAMED].tolist()))
+    more = f" and {len(rows) - ROWS_NAMED} more" if len(rows) > ROWS_NAMED else ""
+    return f"row{'s' if len(rows) > 1 else ''} {named}{more}"

@@ -1,21 +1,28 @@
 """`moleblend evaluate`: scores of a finetuned checkpoint on a split."""
 
 import argparse
-import json
+import os
+import sys
+import tempfile
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from moleblend_fs.cli.common import add_runner_arguments, runner
+from moleblend_fs.cli.common import add_runner_arguments, check_output, molecules_of, named_rows, runner
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import write_atomically
-from moleblend_fs.inference.checkpoint import FinetunedFor, load
+from moleblend_fs.files import as_json, is_stream, whole_file
+from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, load
+from moleblend_fs.inference.predict import Runner, check_structures, property_head
 from moleblend_fs.objectives.finetuning import shared_kind
-from moleblend_fs.objectives.metrics import average, scores
+from moleblend_fs.objectives.metrics import average, probability, scores
+
+PART = 4096
+"""Molecules whose records are held at a time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,17 +43,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores."""
     checkpoint = load(arguments.checkpoint)
+    about = property_head(checkpoint)
     store = Store(arguments.store)
-    indices = np.asarray(store.split(arguments.split))
-    prediction = runner(arguments).properties(checkpoint, store, indices)
-    about = checkpoint.finetuned
-    assert about is not None
+    check_output(arguments.json, arguments.checkpoint, store.path)
+    indices = molecules_of(store, arguments.split)
+    check_structures(store, about.inputs, "the model was finetuned with", every=True)
+    how = runner(arguments)
     if arguments.ogb_submission is not None:
-        return submit(prediction[:, 0], arguments.split, arguments.ogb_submission)
+        return submit(predict(how, checkpoint, store, indices).values[:, 0], arguments.split, arguments.ogb_submission)
     columns = [store.manifest.label_index(name) for name in about.targets]
-    labels = store.labels(indices)[:, columns].astype(np.float64)
-    if np.isnan(labels).all():
-        raise UserError(f"split {arguments.split!r} of {store.path} has no labels to score against; use `moleblend predict`")
+    # Opened before the work, so that what cannot be written is told at once.
+    with whole_file(arguments.json) if arguments.json is not None else nullcontext() as stream:
+        labels = read_labels(store, indices, columns)
+        if np.isnan(labels).all():
+            raise UserError(f"split {arguments.split!r} of {store.path} has no labels to score against; use `moleblend predict`")
+        predicted = predict(how, checkpoint, store, indices)
+        result = evaluation(arguments, checkpoint, store, predicted, labels)
+        to_stdout = arguments.json is None or not is_stream(arguments.json)
+        with redirect_stdout(sys.stdout if to_stdout else sys.stderr):
+            show(result, about)
+        if stream is not None:
+            write_result(stream, result, store, indices, predicted.values, labels)
+    if arguments.json is not None and to_stdout:
+        print(f"written: {arguments.json}")
+    return 0
+
+
+def read_labels(store: Store, indices: np.ndarray, columns: list[int]) -> np.ndarray:
+    """(molecules, targets) float64, NaN where missing; records are read a part at a time."""
+    parts = [indices[start : start + PART] for start in range(0, len(indices), PART)]
+    return np.concatenate([store.labels(part)[:, columns].astype(np.float64) for part in parts])
+
+
+class Values(NamedTuple):
+    """Predictions of a split.
+
+    Attributes:
+        values: (molecules, targets) in the targets' units; logits for classification.
+        from_2d: molecules whose prediction is from 2D alone although the model reads 3D as well.
+    """
+
+    values: np.ndarray
+    from_2d: int
+
+
+def predict(how: Runner, checkpoint: Checkpoint, store: Store, indices: np.ndarray) -> Values:
+    """Predictions of all molecules; UserError that names those without a finite one, which would make every score wrong."""
+    about = property_head(checkpoint)
+    values, bad, from_2d = [], [np.zeros(0, np.int64)], 0
+    for part in how.properties(checkpoint, store, indices):
+        values.append(part.values)
+        bad.append(part.rows[part.not_finite()])
+        from_2d += int((~part.has_3d).sum()) if about.inputs == "2d+3d" else 0
+    if len(rows := np.concatenate(bad)):
+        raise UserError(
+            f"{checkpoint.about.get('file')}: the model's output is not finite for {len(rows)} of {len(indices)} molecules "
+            f"({named_rows(rows)} of the source): there is no score; `moleblend predict` gives the others' predictions"
+        )
+    return Values(np.concatenate(values), from_2d)
+
+
+def evaluation(
+    arguments: argparse.Namespace, checkpoint: Checkpoint, store: Store, predicted: Values, labels: np.ndarray
+) -> dict[str, Any]:
+    """Everything that is reported but the single predictions."""
+    about = property_head(checkpoint)
     kind = shared_kind(about.kinds, about.targets)
     result: dict[str, Any] = {
         "checkpoint": str(arguments.checkpoint),
@@ -57,30 +118,46 @@ def run(arguments: argparse.Namespace) -> int:
         "inputs": about.inputs,
         "kind": kind,
         "units": dict(zip(about.targets, about.units, strict=True)),
-        "molecules": len(indices),
-        "metrics": scores(prediction, labels, about.targets, kind),
+        "molecules": len(labels),
+        "molecules_from_2d_alone": predicted.from_2d,
+        "metrics": scores(predicted.values, labels, about.targets, kind),
     }
     if kind == "regression":
-        result["baseline"] = scores(training_mean(store, columns, len(indices)), labels, about.targets, kind)
+        result["baseline"] = scores(training_mean(store, about, len(labels)), labels, about.targets, kind)
     if store.manifest.source == "pcqm4mv2" and about.targets == ("homolumogap",):
-        result["ogb"] = official_score(prediction[:, 0], labels[:, 0])
-    show(result, about)
-    if arguments.json is not None:
-        result["predictions"] = [
-            {"id": molecule_id, "smiles": graph.smiles, "target": [None if np.isnan(x) else x for x in label], "prediction": list(row)}
-            for (molecule_id, graph), label, row in zip(
-                (decode(record) for record in store.records(indices)), labels.tolist(), prediction.tolist(), strict=True
-            )
-        ]
-        write_atomically(arguments.json, json.dumps(result, indent=1) + "\n")
-        print(f"written: {arguments.json}")
-    return 0
+        result["ogb"] = official_score(predicted.values[:, 0], labels[:, 0])
+    return result
 
 
-def training_mean(store: Store, columns: list[int], molecules: int) -> np.ndarray:
-    """(molecules, targets) the mean of the training split, the predictor that any model must beat."""
+def write_result(
+    stream: IO[str], result: dict[str, Any], store: Store, indices: np.ndarray, predictions: np.ndarray, labels: np.ndarray
+) -> None:
+    """The scores and every prediction as one JSON object, a molecule a line; predictions of classes are probabilities."""
+    if result["kind"] == "classification":
+        predictions = probability(predictions)
+    head = as_json(result, indent=1).removesuffix("\n}")
+    stream.write(f'{head},\n "predictions": [')
+    for start in range(0, len(indices), PART):
+        part = slice(start, start + PART)
+        for number, (record, label, row) in enumerate(
+            zip(store.records(indices[part]), labels[part].tolist(), predictions[part].tolist(), strict=True), start
+        ):
+            molecule_id, graph = decode(record)
+            entry = {"id": molecule_id, "smiles": graph.smiles, "target": label, "prediction": row}
+            stream.write(f"{',' if number else ''}\n  {as_json(entry)}")
+    stream.write("\n ]\n}\n")
+
+
+def training_mean(store: Store, about: FinetunedFor, molecules: int) -> np.ndarray:
+    """(molecules, targets) the mean of the training labels, the predictor that any model must beat.
+
+    Of the store's training split; where it has none, as a store made for testing, of the labels that the model was trained on.
+    """
     statistics = store.manifest.statistics.get(TRAIN, ())
-    means = [of_label.mean if statistics and (of_label := statistics[c]) is not None else np.nan for c in columns]
+    means = []
+    for name, mean in zip(about.targets, about.mean, strict=True):
+        of_label = statistics[store.manifest.label_index(name)] if statistics else None
+        means.append(mean if of_label is None else of_label.mean)
     return np.tile(means, (molecules, 1))
 
 
@@ -99,7 +176,10 @@ def submit(prediction: np.ndarray, split: str, folder: Path) -> int:
         raise UserError(f"a submission is made of split test-dev or test-challenge, got --split {split}")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        PCQM4Mv2Evaluator().save_test_submission({"y_pred": prediction.astype(np.float32)}, str(folder), split)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".submission.") as unfinished:
+            PCQM4Mv2Evaluator().save_test_submission({"y_pred": prediction.astype(np.float32)}, unfinished, split)
+            for path in Path(unfinished).iterdir():
+                os.replace(path, folder / path.name)
     except AssertionError as error:
         raise UserError(
             f"OGB refuses a submission of {len(prediction)} molecules for {split}: it wants the whole split of the full release"
@@ -111,6 +191,8 @@ def submit(prediction: np.ndarray, split: str, folder: Path) -> int:
 def show(result: dict[str, Any], about: FinetunedFor) -> None:
     """Print a table of scores."""
     print(f"{result['checkpoint']} on {result['split']} of {result['store']}: {result['molecules']} molecules, inputs {result['inputs']}")
+    if result["molecules_from_2d_alone"]:
+        print(f"  {result['molecules_from_2d_alone']} of {result['molecules']} molecules have no 3D structure: scored from 2D alone")
     names = list(next(iter(result["metrics"].values())))
     for target in about.targets:
         row = result["metrics"][target]

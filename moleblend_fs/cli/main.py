@@ -1,12 +1,15 @@
 """The `moleblend` command: one sub-command a module, imported only when it is called for."""
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import sys
 
 from moleblend_fs import __version__
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import told
 
 COMMANDS = {
     "preprocess": "molecules from PCQM4Mv2, QM9, MoleculeNet, Uni-Mol or your own files -> store",
@@ -24,11 +27,37 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; 0 on success, 1 where a check failed, 2 for a user's mistake (a message, no traceback)."""
     argv = sys.argv[1:] if argv is None else argv
+    name = " ".join(["moleblend", *(word for word in argv[:1] if word in COMMANDS)])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
+    try:
+        try:
+            code = run(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a full disk can still be told
+    except UserError as error:
+        return told_and_ended(f"{name}: {error}")
+    except BrokenPipeError:
+        return told_and_ended(None, code=0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return told_and_ended(f"{name}: {where}{told(error)}")
+    except MemoryError as error:
+        return told_and_ended(f"{name}: out of memory{f' ({error})' if str(error) else ''}; free some, or raise the limit (ulimit -v)")
+    except KeyboardInterrupt:
+        return told_and_ended(f"{name}: interrupted", code=130)
+    return code
+
+
+def run(argv: list[str]) -> int:
+    """Find the sub-command's module and run it."""
     parser = argparse.ArgumentParser(prog="moleblend", description="MoleBlend: data, checkpoints and reports around fairseq-train.")
     parser.add_argument("--version", action="version", version=f"moleblend_fs {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((word for word in argv if not word.startswith("-")), None)
-    run = None
+    run_command = None
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         if name == chosen:
@@ -37,23 +66,25 @@ def main(argv: list[str] | None = None) -> int:
             except ModuleNotFoundError as error:
                 if (error.name or "").startswith("moleblend_fs"):
                     raise
-                print(f"moleblend {name}: needs the package {error.name}; pip install 'moleblend-fs[chem]'", file=sys.stderr)
-                return 2
+                raise UserError(f"needs the package {error.name}; pip install 'moleblend-fs[chem]'") from error
             module.add_arguments(command)
-            run = module.run
+            run_command = module.run
     arguments = parser.parse_args(argv)
-    assert run is not None
+    assert run_command is not None
+    return run_command(arguments)
+
+
+def told_and_ended(message: str | None, code: int = 2) -> int:
+    """Print a message on stderr, give up what stdout still holds if it cannot be written, and return the exit code."""
+    if message is not None:
+        with contextlib.suppress(OSError):
+            print(message, file=sys.stderr)
     try:
-        return run(arguments)
-    except UserError as error:
-        print(f"moleblend {chosen}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"moleblend {chosen}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return code
 
 
 if __name__ == "__main__":

@@ -2,24 +2,38 @@
 
 import argparse
 import csv
-import io
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from moleblend_fs.cli.common import add_runner_arguments, runner
-from moleblend_fs.data.record import decode
-from moleblend_fs.data.store import Store
-from moleblend_fs.files import write_atomically
-from moleblend_fs.inference.checkpoint import load
+from moleblend_fs.cli.common import add_runner_arguments, check_output, molecules_of, named_rows, runner
+from moleblend_fs.data.store import FailedRow, Store
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import is_stream, whole_file
+from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, load
+from moleblend_fs.inference.predict import Predicted, Runner, property_head
+from moleblend_fs.objectives.metrics import probability
+
+ROW, SMILES, STATUS = "row", "smiles", "status"
+DIGITS = 7
+"""Digits of the spread of a target's values that are written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    parser.description = (
+        "Write one line for every row of the source that the store was made from, in its order: row, SMILES, a column for each target, and "
+        "a status. It is 'ok', or says that a model of inputs 2d+3d had no 3D structure to go by, or why there is no prediction."
+    )
     parser.add_argument("checkpoint", help="checkpoint: a .pt of fairseq-train, or a folder of `moleblend convert`")
     parser.add_argument("store", help="store made by `moleblend preprocess`, of your own molecules say")
-    parser.add_argument("output", type=Path, help="CSV to write; with --embeddings a .npy of shape (molecules, width)")
-    parser.add_argument("--split", help="only this split; the whole store by default")
+    parser.add_argument("output", type=Path, help="CSV to write; with --embeddings a NumPy file of shape (molecules, width)")
+    parser.add_argument("--split", help="only this split's molecules, in the store's order; the whole source by default")
     parser.add_argument("--embeddings", choices=("2d", "3d", "2d+3d"), help="write graph-token representations from these inputs instead")
     add_runner_arguments(parser)
 
@@ -28,22 +42,155 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the file."""
     checkpoint = load(arguments.checkpoint)
     store = Store(arguments.store)
-    indices = np.arange(len(store)) if arguments.split is None else np.asarray(store.split(arguments.split))
+    check_output(arguments.output, arguments.checkpoint, store.path)
+    indices = molecules_of(store, arguments.split)
+    how = runner(arguments)
     if arguments.embeddings is not None:
-        values = runner(arguments).embeddings(checkpoint, store, indices, arguments.embeddings)
-        np.save(arguments.output, values, allow_pickle=False)
+        said = write_embeddings(arguments.output, how, checkpoint, store, indices, arguments.embeddings)
     else:
-        values = runner(arguments).properties(checkpoint, store, indices)
-        about = checkpoint.finetuned
-        assert about is not None
-        is_class = [kind == "classification" for kind in about.kinds]
-        values = np.where(is_class, 1 / (1 + np.exp(-values)), values)
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(["row", "smiles", *about.targets])
-        for record, row in zip(store.records(indices), values.tolist(), strict=True):
-            molecule_id, graph = decode(record)
-            table.writerow([molecule_id, graph.smiles, *(f"{value:.7g}" for value in row)])
-        write_atomically(arguments.output, text.getvalue())
-    print(f"{len(indices)} molecules: {arguments.output}")
+        said = write_predictions(arguments.output, how, checkpoint, store, indices, whole=arguments.split is None)
+    for line in said:
+        print(f"moleblend predict: {line}", file=sys.stderr)
+    print(f"{len(indices)} molecules: {arguments.output}", file=sys.stderr if is_stream(arguments.output) else sys.stdout)
     return 0
+
+
+def write_embeddings(output: Path, how: Runner, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str) -> list[str]:
+    """An array in NumPy's format, written part by part; returns what is to be said of it."""
+    order = np.sort(indices)  # the store's
+    bad, without_3d = [np.zeros(0, np.int64)], 0
+    parts = how.embeddings(checkpoint, store, order, inputs)
+    with whole_file(output, "wb") as stream:
+        shape = (len(order), checkpoint.config.embed_dim)
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for part in parts:
+            stream.write(part.values.astype("<f4").tobytes())
+            bad.append(part.rows[part.not_finite()])
+            without_3d += int((~part.has_3d).sum())
+        rows = np.concatenate(bad)
+        check_some_finite(len(rows), len(order), "representation", checkpoint)
+    said = [f"the representation is not finite for {named_rows(rows)}"] if len(rows) else []
+    if without_3d and inputs == "2d+3d":
+        said.append(f"{without_3d} of {len(order)} molecules have no 3D structure: their representations are from 2D alone")
+    if store.manifest.failures:
+        said.append(
+            f"line i of the array is row source_row[i] of the source; rows that gave no molecule are listed in {store.path}/failures.csv"
+        )
+    return said
+
+
+def write_predictions(output: Path, how: Runner, checkpoint: Checkpoint, store: Store, indices: np.ndarray, *, whole: bool) -> list[str]:
+    """The table; returns what is to be said of it.
+
+    Args:
+        whole: whether `indices` are all of the store, by source row, so that rows without a molecule have their places between them.
+    """
+    about = property_head(checkpoint)
+    failures = iter(store.failures())
+    parts = how.properties(checkpoint, store, indices)
+    with whole_file(output) as stream:
+        table = Table(stream, about, failures, whole=whole)
+        table.write(parts)
+        check_some_finite(table.not_finite, len(indices), "prediction", checkpoint)
+    return table.said(output)
+
+
+def check_some_finite(bad: int, molecules: int, what: str, checkpoint: Checkpoint) -> None:
+    """UserError where no molecule at all has a finite value: then it is the model that is broken."""
+    if bad == molecules:
+        raise UserError(f"{checkpoint.about.get('file')}: the {what} is not finite for any of {molecules} molecules; nothing was written")
+
+
+def digits_of(mean: float, std: float) -> int:
+    """Significant digits to write of a target's values: those of their spread, and those by which their mean exceeds it."""
+    return DIGITS + (max(0, math.ceil(math.log10(abs(mean) / std))) if mean and std > 0 else 0)
+
+
+@dataclass(kw_only=True)
+class Failures:
+    """failures.csv read alongside molecules that come by ascending source row."""
+
+    lines: Iterator[FailedRow]
+    waiting: FailedRow | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.waiting = next(self.lines, None)
+
+    def up_to(self, row: float) -> Iterator[FailedRow]:
+        """The next lines, as far as they are of this row or an earlier one."""
+        while self.waiting is not None and self.waiting.row <= row:
+            yield self.waiting
+            self.waiting = next(self.lines, None)
+
+
+class Table:
+    """The CSV of predictions, line by line.
+
+    Args:
+        stream: where to. about: the targets. failures: of the store. whole: see `write_predictions`.
+
+    Attributes:
+        rows_failed: lines without a molecule. not_finite, no_structure, from_2d: molecules without a finite prediction, without one for
+            want of a structure, with one from 2D alone that could have been from 2D and 3D.
+    """
+
+    def __init__(self, stream: IO[str], about: FinetunedFor, failures: Iterator[FailedRow], *, whole: bool):
+        self.about, self.whole, self.failures = about, whole, failures
+        self.rows_failed = self.not_finite = self.no_structure = self.from_2d = 0
+        self._write = csv.writer(stream, lineterminator="\n").writerow
+        taken = (ROW, SMILES, STATUS)
+        names = [f"{name} (predicted)" if name in taken else name for name in about.targets]
+        self._write([ROW, SMILES, *names, STATUS])
+        self._is_class = [kind == "classification" for kind in about.kinds]
+        self._digits = [digits_of(mean, std) for mean, std in zip(about.mean, about.std, strict=True)]
+
+    def write(self, parts: Iterable[Predicted]) -> None:
+        """All molecules, and with `whole` all rows that gave none."""
+        failures = Failures(lines=self.failures if self.whole else iter(()))
+        for part in parts:
+            values = np.where(self._is_class, probability(part.values), part.values)
+            bad = part.not_finite().tolist()
+            for row, smiles, has_3d, numbers, is_bad in zip(
+                part.rows.tolist(), part.smiles, part.has_3d.tolist(), values.tolist(), bad, strict=True
+            ):
+                notes = self._failed(failures.up_to(row), until=row)
+                self._molecule(row, smiles, numbers, has_3d=has_3d, finite=not is_bad, notes=notes)
+        self._failed(failures.up_to(math.inf), until=math.inf)
+        if not self.whole:
+            self.rows_failed = sum(1 for _ in self.failures)
+
+    def _failed(self, lines: Iterator[FailedRow], until: float) -> list[str]:
+        """Lines of rows without a molecule; returns what is noted of the row `until`, which has one."""
+        notes = []
+        for line in lines:
+            if line.row == until:
+                notes.append(line.reason)
+                continue
+            self._write([line.row, line.input, *[""] * len(self._digits), f"no molecule: {line.reason}"])
+            self.rows_failed += 1
+        return notes
+
+    def _molecule(self, row: int, smiles: str, numbers: list[float], *, has_3d: bool, finite: bool, notes: list[str]) -> None:
+        status = "ok"
+        if not has_3d and self.about.inputs == "3d":
+            status, self.no_structure = "no prediction: no 3D structure", self.no_structure + 1
+        elif not finite:
+            status, self.not_finite = "no prediction: the model's output is not finite", self.not_finite + 1
+        elif not has_3d and self.about.inputs == "2d+3d":
+            status, self.from_2d = "from 2D alone: no 3D structure", self.from_2d + 1
+        shown = [f"{number:.{digits}g}" if math.isfinite(number) else "" for number, digits in zip(numbers, self._digits, strict=True)]
+        self._write([row, smiles, *shown, "; ".join([status, *notes])])
+
+    def said(self, output: Path) -> list[str]:
+        """What is to be said at the end, a sentence each."""
+        where = f"see the column {STATUS} of {output}"
+        sentences = [
+            (self.rows_failed if self.whole else 0, "rows of the source gave no molecule and have no prediction"),
+            (self.no_structure, "molecules have no 3D structure and no prediction from this model of inputs 3d"),
+            (self.not_finite, "molecules have no prediction, since the model's output is not finite for them"),
+            (self.from_2d, "molecules have no 3D structure: their predictions are from 2D alone"),
+        ]
+        said = [f"{count} {text}; {where}" for count, text in sentences if count]
+        if not self.whole and self.rows_failed:
+            said.append("rows of the source that gave no molecule belong to no split; leave --split out to have them in the table")
+        return said

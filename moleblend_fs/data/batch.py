@@ -53,6 +53,15 @@ class MoleculeBatch:
         """The batch in page-locked memory; torch's DataLoader calls this."""
         return self._map(lambda _, x: x.pin_memory())
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The tensors as arrays, which go from process to process as plain bytes: tensors would take an open file each."""
+        return {f.name: getattr(self, f.name).numpy() for f in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "MoleculeBatch":
+        """The inverse of `to_arrays`."""
+        return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+
     def _map(self, function) -> "MoleculeBatch":
         return MoleculeBatch(**{f.name: function(f.name, getattr(self, f.name)) for f in fields(self)})
 

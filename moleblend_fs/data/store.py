@@ -8,11 +8,14 @@ STORE/split_NAME.npy   (n,) int64, molecule indices of a split, in store order
 STORE/failures.csv     row, input, reason of every row that gave no molecule
 """
 
+import csv
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +25,14 @@ from moleblend_fs.data.record import StoredRecord
 from moleblend_fs.errors import UserError
 
 RECORDS, MANIFEST, FAILURES = "records.lmdb", "manifest.json", "failures.csv"
+
+
+class FailedRow(NamedTuple):
+    """A line of failures.csv: a source row that gave no molecule, or what else is to be said of one that did."""
+
+    row: int
+    input: str
+    reason: str
 
 
 def key(index: int) -> bytes:
@@ -131,6 +142,25 @@ class Store:
 
         batch = collate(self.records(indices))
         return np.where(batch.has_label.numpy(), batch.labels.numpy(), np.nan)
+
+    def failures(self) -> Iterator[FailedRow]:
+        """What failures.csv says, in the order of the source; UserError if the file is damaged, or lacks although there were failures."""
+        path = self.path / FAILURES
+        if not path.is_file():
+            if self.manifest.failures:
+                raise UserError(f"{path}: missing, but the manifest says {self.manifest.failures} failures; {MEND}")
+            return
+        csv.field_size_limit(sys.maxsize)
+        found = 0
+        try:
+            with open(path, newline="", encoding="utf-8") as stream:
+                for line in csv.DictReader(stream, strict=True):
+                    found += 1
+                    yield FailedRow(int(line["row"]), line["input"], line["reason"])
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise UserError(f"{path}: cannot be read ({error}); {MEND}") from error
+        if found != self.manifest.failures:
+            raise UserError(f"{path}: {found} failures, but the manifest says {self.manifest.failures}; {MEND}")
 
     def _array(self, name: str, dtype: str, length: int) -> np.ndarray:
         path = self.path / f"{name}.npy"

@@ -1,20 +1,55 @@
-"""Predictions and representations of the molecules of a store, without fairseq."""
+"""Predictions and representations of the molecules of a store, without fairseq, a window of molecules at a time."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.batching import BatchBudget, make_batches
+from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import Checkpoint
-from moleblend_fs.model.moleblend import Outputs
+from moleblend_fs.files import told
+from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor
+from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.shown import show_all
 from moleblend_fs.ops.layout import Layout
+
+WINDOW = 16_384
+"""Molecules that are sorted by size and held in memory together, whatever the size of the store."""
+ReadOff = Callable[[Outputs, Layout], Tensor]
+"""Outputs of a batch -> (molecules, k) numbers that are asked for."""
+FILES_PER_WORKER = 12
+"""Pipes and files that a loader process opens, here and of its own, with some to spare."""
+LOADER_TIMEOUT = 300
+"""Seconds without a batch after which loader processes are given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """What a model says of some molecules, in the order that was asked for.
+
+    Attributes:
+        rows: (n,) int64, their rows in the source.
+        smiles: (n,) their SMILES.
+        has_3d: (n,) bool, which have a structure.
+        values: (n, k) predictions or representations; NaN where the model's inputs are 3D alone and the molecule has no structure.
+    """
+
+    rows: np.ndarray
+    smiles: list[str]
+    has_3d: np.ndarray
+    values: np.ndarray
+
+    def not_finite(self) -> np.ndarray:
+        """(n,) bool, molecules with a value that is no number."""
+        return ~np.isfinite(self.values).all(axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,80 +60,198 @@ class Runner:
         device: "cpu", "cuda", ...
         tokens: most tokens in a batch.
         workers: loader processes.
+        window: see `WINDOW`.
     """
 
     device: str = "cpu"
     tokens: int = 16_384
     workers: int = 0
+    window: int = WINDOW
 
-    def batches(self, store: Store, indices: np.ndarray) -> Iterator[tuple[np.ndarray, MoleculeBatch]]:
-        """(positions in `indices`, batch), molecules of similar size together."""
-        order = np.argsort(store.num_atoms[indices], kind="stable")
-        sizes = store.num_atoms[indices][order]
-        # A molecule over the budget gets a batch of its own.
-        budget = BatchBudget(tokens=max(self.tokens, int(sizes[-1]) + 1 if len(sizes) else 0))
-        batches = [batch.tolist() for batch in make_batches(order, sizes, budget)]
-        loader = DataLoader(_Records(store, indices), batch_sampler=batches, collate_fn=collate, num_workers=self.workers)
-        yield from zip((np.array(batch) for batch in batches), loader, strict=True)
-
-    def outputs(
-        self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str
-    ) -> Iterator[tuple[np.ndarray, Layout, Outputs]]:
-        """Model outputs of every batch."""
-        model = checkpoint.build().to(self.device)
-        with torch.inference_mode():
-            for positions, batch in self.batches(store, indices):
-                on_device = batch.to(self.device)
-                layout = Layout(batch.num_atoms, self.device)
-                yield positions, layout, model(on_device, show_all(on_device, layout, inputs), layout)
-
-    def properties(self, checkpoint: Checkpoint, store: Store, indices: np.ndarray) -> np.ndarray:
-        """(len(indices), targets) predictions in the targets' units; logits for classification.
+    def properties(self, checkpoint: Checkpoint, store: Store, indices: np.ndarray) -> Iterator[Predicted]:
+        """Float64 predictions in the targets' units; logits for classification.
 
         Raises:
-            UserError: the checkpoint has no property head.
+            UserError: the checkpoint has no property head, weights that are not finite, or inputs that no molecule has.
         """
-        about = checkpoint.finetuned
-        if about is None:
-            raise UserError(f"{checkpoint.about.get('file')}: a pretrained model without a property head; finetune it first")
-        check_structures(store, about.inputs, "the model was finetuned with")
-        result = np.zeros((len(indices), len(about.targets)))
-        for positions, _, outputs in self.outputs(checkpoint, store, indices, about.inputs):
-            assert outputs.properties is not None
-            result[positions] = outputs.properties.double().cpu().numpy()
-        return result * np.array(about.std) + np.array(about.mean)
+        about = property_head(checkpoint)
+        check_structures(store, about.inputs, "the model was finetuned with", every=False)
+        check_weights(checkpoint)
+        mean, std = np.array(about.mean), np.array(about.std)
+        parts = self._run(checkpoint, store, indices, about.inputs, len(about.targets), _properties)
+        return (replace(part, values=part.values * std + mean) for part in parts)
 
-    def embeddings(self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str) -> np.ndarray:
-        """(len(indices), d) float32 representations of the graph token."""
-        check_structures(store, inputs, "what is asked for has")
-        result = np.zeros((len(indices), checkpoint.config.embed_dim), dtype=np.float32)
-        for positions, layout, outputs in self.outputs(checkpoint, store, indices, inputs):
-            result[positions] = outputs.tokens[layout.graph_tokens].float().cpu().numpy()
-        return result
+    def embeddings(self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str) -> Iterator[Predicted]:
+        """(n, d) representations of the graph token; UserError for weights that are not finite, or inputs that a molecule lacks."""
+        check_structures(store, inputs, "what is asked for has", every=True)
+        check_weights(checkpoint)
+        return self._run(checkpoint, store, indices, inputs, checkpoint.config.embed_dim, _graph_tokens)
+
+    def _run(
+        self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str, width: int, read_off: ReadOff
+    ) -> Iterator[Predicted]:
+        """What is read off the model's outputs, window after window."""
+        model = checkpoint.build().to(self.device)
+        batches = self._load(_Records(store, indices, self.tokens, self.window, without_3d=inputs != "3d"))
+        for start in range(0, len(indices), self.window):
+            molecules = min(self.window, len(indices) - start)
+            part = Predicted(
+                rows=np.zeros(molecules, dtype=np.int64),
+                smiles=[""] * molecules,
+                has_3d=np.zeros(molecules, dtype=bool),
+                values=np.full((molecules, width), np.nan),
+            )
+            missing = molecules
+            while missing:
+                read = next(batches)
+                places = read.positions - start
+                missing -= len(places)
+                part.rows[places], part.has_3d[places] = read.rows, read.has_3d
+                for place, text in zip(places.tolist(), read.smiles, strict=True):
+                    part.smiles[place] = text
+                if read.arrays is not None:
+                    part.values[places[read.used]] = self._forward(model, MoleculeBatch.from_arrays(read.arrays), inputs, read_off)
+            yield part
+
+    @torch.inference_mode()
+    def _forward(self, model: MoleBlend, batch: MoleculeBatch, inputs: str, read_off: ReadOff) -> np.ndarray:
+        on_device = batch.to(self.device)
+        layout = Layout(batch.num_atoms, self.device)
+        return read_off(model(on_device, show_all(on_device, layout, inputs), layout), layout).double().cpu().numpy()
+
+    def _load(self, source: "_Records") -> Iterator["_Read"]:
+        """What the loader gives, in the order of the batches; a loader process that fails or hangs is told."""
+        check_open_files(self.workers)
+        loader = DataLoader(
+            source,
+            batch_sampler=source,  # type: ignore[arg-type]
+            collate_fn=source.read,
+            num_workers=self.workers,
+            timeout=LOADER_TIMEOUT if self.workers else 0,
+        )
+        batches = iter(loader)
+        while True:
+            try:
+                read = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError) as error:
+                if not self.workers:
+                    raise
+                reason = str(error).strip().splitlines()[-1]
+                raise UserError(f"a loader process failed ({reason}); fewer --workers need less memory, --workers 0 none") from error
+            if isinstance(read, Exception):
+                raise read
+            yield read
 
 
-def check_structures(store: Store, inputs: str, why: str) -> None:
-    """UserError if a store lacks the structures that some inputs need: any for "2d+3d", all for "3d"."""
+def _properties(outputs: Outputs, layout: Layout) -> Tensor:
+    assert outputs.properties is not None
+    return outputs.properties
+
+
+def _graph_tokens(outputs: Outputs, layout: Layout) -> Tensor:
+    return outputs.tokens[layout.graph_tokens].float()
+
+
+def property_head(checkpoint: Checkpoint) -> FinetunedFor:
+    """What a checkpoint's property head is for; UserError if it has none."""
+    if checkpoint.finetuned is None:
+        raise UserError(f"{checkpoint.about.get('file')}: a pretrained model without a property head; finetune it first")
+    return checkpoint.finetuned
+
+
+def check_weights(checkpoint: Checkpoint) -> None:
+    """UserError that names the weights, or scales of the targets, that are NaN or infinite."""
+    bad = [(name, int((~torch.isfinite(value)).sum()), value.numel()) for name, value in checkpoint.weights.items()]
+    about = checkpoint.finetuned
+    for name in ("mean", "std") if about is not None else ():
+        scales = np.array(getattr(about, name), dtype=np.float64)
+        bad.append((f"the targets' {name}", int((~np.isfinite(scales)).sum()), scales.size))
+    bad = [entry for entry in bad if entry[1]]
+    if bad:
+        name, count, size = bad[0]
+        more = f", and in {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise UserError(
+            f"{checkpoint.about.get('file')}: {count} of {size} numbers in {name}{more} are NaN or infinite: training went wrong before it "
+            "was saved; use an earlier checkpoint, or train again with a smaller --lr"
+        )
+
+
+def check_structures(store: Store, inputs: str, why: str, *, every: bool) -> None:
+    """UserError if a store lacks the structures that some inputs need: any for "2d+3d", for "3d" all where `every` asks for it."""
     manifest = store.manifest
     lacking = manifest.molecules - manifest.molecules_with_3d
     if "3d" in inputs and manifest.molecules_with_3d == 0:
         raise UserError(f"{store.path} has no 3D structures, but {why} inputs {inputs}; preprocess a source with structures")
-    if inputs == "3d" and lacking:
+    if every and inputs == "3d" and lacking:
         raise UserError(f"{lacking} of {manifest.molecules} molecules of {store.path} have no 3D structure, but {why} inputs 3d")
 
 
+def check_open_files(workers: int) -> None:
+    """UserError if loader processes need more open files than the limit leaves; told here, since they themselves could not tell it."""
+    needed, held = FILES_PER_WORKER * workers, []
+    try:
+        for _ in range(needed):
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise UserError(f"--workers {workers} needs {needed} open files more than there are already: {told(error)}") from error
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+class _Read(NamedTuple):
+    """One batch as it comes from a loader process.
+
+    Attributes:
+        positions: places of its molecules in what was asked for. rows, smiles, has_3d: of them, see `Predicted`.
+        used: places in `positions` of the molecules that the model can read. arrays: their batch; None if there is none.
+    """
+
+    positions: np.ndarray
+    rows: np.ndarray
+    smiles: list[str]
+    has_3d: np.ndarray
+    used: np.ndarray
+    arrays: dict[str, np.ndarray] | None
+
+
 class _Records(torch.utils.data.Dataset):
-    """Records by position in `indices`, fetched a batch at a time."""
+    """Batches of a store's molecules: which go together, and reading them.
 
-    def __init__(self, store: Store, indices: np.ndarray):
-        self.store = store
-        self.indices = indices
+    Args:
+        store: where they are. indices: which, in order.
+        tokens: most tokens in a batch. window: molecules of how many neighbours are sorted by size.
+        without_3d: whether the model reads molecules without a structure.
+    """
 
-    def __len__(self) -> int:
-        return len(self.indices)
+    def __init__(self, store: Store, indices: np.ndarray, tokens: int, window: int, *, without_3d: bool):
+        self.store, self.indices, self.tokens, self.window = store, indices, tokens, window
+        self.without_3d = without_3d
 
-    def __getitem__(self, position: int) -> bytes:
-        return self.store.record(int(self.indices[position]))
+    def __iter__(self) -> Iterator[list[int]]:
+        """Places in `indices` of each batch, molecules of similar size together, window after window."""
+        for start in range(0, len(self.indices), self.window):
+            sizes = self.store.num_atoms[self.indices[start : start + self.window]]
+            order = np.argsort(sizes, kind="stable")
+            # A molecule over the budget gets a batch of its own.
+            budget = BatchBudget(tokens=max(self.tokens, int(sizes.max()) + 1))
+            for batch in make_batches(order, sizes[order], budget):
+                yield (start + batch).tolist()
 
-    def __getitems__(self, positions: list[int]) -> list[bytes]:
-        return self.store.records(self.indices[np.asarray(positions)])
+    def __getitems__(self, positions: list[int]) -> list[int]:
+        return positions
+
+    def read(self, positions: Sequence[int]) -> _Read | Exception:
+        """A batch. A mistake or the system's error is returned: raised in a loader process, its message would hold a traceback."""
+        try:
+            places = np.asarray(positions)
+            records = self.store.records(self.indices[places])
+            about = [(row, graph.smiles, graph.coordinates is not None) for row, graph in map(decode, records)]
+        except (UserError, OSError) as error:
+            return error
+        rows, smiles, has_3d = zip(*about, strict=True)
+        used = np.flatnonzero(np.array(has_3d) | self.without_3d)
+        arrays = collate([records[i] for i in used]).to_arrays() if len(used) else None
+        return _Read(places, np.array(rows), list(smiles), np.array(has_3d), used, arrays)

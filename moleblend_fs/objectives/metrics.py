@@ -1,18 +1,56 @@
 """Scores of predictions, as MoleculeNet, QM9 and PCQM4Mv2 report them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from sklearn import metrics
+
+Score = Callable[[np.ndarray, np.ndarray], float | None]
+"""(logits or values, labels; NaN = missing) of one target -> its score, or None where the labels do not define it."""
 
 
-def roc_auc(score: np.ndarray, label: np.ndarray) -> float | None:
-    """Area under the ROC curve of one task over its present labels (NaN = missing); None unless both classes are present."""
+def of_both_classes(function: Callable[[np.ndarray, np.ndarray], float]) -> Score:
+    """A score of (labels, logits) that needs molecules of both classes; NaN where a logit is not finite."""
+
+    def score(logit: np.ndarray, label: np.ndarray) -> float | None:
+        present = ~np.isnan(label)
+        truth, chosen = label[present], logit[present]
+        if len(np.unique(truth)) != 2:
+            return None
+        return float(function(truth, chosen)) if np.isfinite(chosen).all() else float("nan")
+
+    return score
+
+
+def of_decisions(function: Callable[[np.ndarray, np.ndarray], float]) -> Score:
+    """A score of (labels, predicted classes), where a probability over 0.5, that is a logit over 0, is class 1."""
+    return of_both_classes(lambda truth, logit: function(truth, (logit > 0).astype(np.float64)))
+
+
+roc_auc = of_both_classes(metrics.roc_auc_score)
+"""Area under the ROC curve."""
+pr_auc = of_both_classes(metrics.average_precision_score)
+"""Average precision: area under the curve of precision and recall, without interpolation."""
+balanced_accuracy = of_decisions(metrics.balanced_accuracy_score)
+"""Mean of the shares of each class that are predicted right."""
+f1 = of_decisions(metrics.f1_score)
+"""Harmonic mean of precision and recall of class 1."""
+mcc = of_decisions(metrics.matthews_corrcoef)
+"""Matthews' correlation coefficient of labels and predicted classes."""
+
+
+def probability(logit: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logit)), of class 1."""
+    with np.errstate(over="ignore"):  # of very negative logits: 1 / (1 + inf) is right
+        return 1 / (1 + np.exp(-logit))
+
+
+def log_loss(logit: np.ndarray, label: np.ndarray) -> float | None:
+    """Mean of -log(predicted probability of the true class), nats, from the logits, so that it is exact for any; None without labels."""
     present = ~np.isnan(label)
-    truth = label[present]
-    if len(np.unique(truth)) != 2:
-        return None
-    return float(roc_auc_score(truth, score[present]))
+    wrong_way = np.where(label[present] > 0.5, -logit[present], logit[present])
+    with np.errstate(invalid="ignore"):  # of logits that are no numbers: neither is the loss
+        return float(np.logaddexp(0, wrong_way).mean()) if present.any() else None
 
 
 def mae(prediction: np.ndarray, label: np.ndarray) -> float | None:
@@ -36,25 +74,36 @@ def r2(prediction: np.ndarray, label: np.ndarray) -> float | None:
     return float(1 - np.square(prediction[present] - truth).sum() / np.square(truth - truth.mean()).sum())
 
 
-SCORES: dict[str, dict[str, Callable[[np.ndarray, np.ndarray], float | None]]] = {
-    "classification": {"roc_auc": roc_auc},
+SCORES: dict[str, dict[str, Score]] = {
+    "classification": {
+        "roc_auc": roc_auc,
+        "pr_auc": pr_auc,
+        "balanced_accuracy": balanced_accuracy,
+        "f1": f1,
+        "mcc": mcc,
+        "log_loss": log_loss,
+    },
     "regression": {"mae": mae, "rmse": rmse, "r2": r2},
 }
 
 
-def scores(prediction: np.ndarray, label: np.ndarray, names: tuple[str, ...], kind: str) -> dict[str, dict[str, float | None]]:
+def scores(
+    prediction: np.ndarray, label: np.ndarray, names: tuple[str, ...], kind: str, only: Collection[str] | None = None
+) -> dict[str, dict[str, float | None]]:
     """Scores of each target.
 
     Args:
         prediction: (molecules, targets), logits or values in the targets' units.
         label: (molecules, targets), NaN where missing.
         names: the targets. kind: "classification" or "regression".
+        only: compute no others than these.
 
     Returns:
         target -> score name -> value, None where it is not defined.
     """
     columns = zip(names, prediction.astype(np.float64).T, label.astype(np.float64).T, strict=True)
-    return {name: {score: function(p, t) for score, function in SCORES[kind].items()} for name, p, t in columns}
+    chosen = {score: function for score, function in SCORES[kind].items() if only is None or score in only}
+    return {name: {score: function(p, t) for score, function in chosen.items()} for name, p, t in columns}
 
 
 def average(per_target: dict[str, dict[str, float | None]], score: str) -> float | None:

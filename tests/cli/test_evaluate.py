@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
@@ -75,7 +76,7 @@ def test_a_converted_checkpoint_predicts_the_same(gap, qm9_store, tmp_path, caps
     result = evaluated(gap, qm9_store, "test", tmp_path)
     with open(tmp_path / "a.csv") as stream:
         rows = list(csv.DictReader(stream))
-    assert [list(row) for row in rows[:1]] == [["row", "smiles", "gap", "mu"]]
+    assert [list(row) for row in rows[:1]] == [["row", "smiles", "gap", "mu", "status"]]
     for row, expected in zip(rows, result["predictions"], strict=True):
         assert (int(row["row"]), row["smiles"]) == (expected["id"], expected["smiles"])
         assert [float(row["gap"]), float(row["mu"])] == pytest.approx(expected["prediction"], rel=1e-5)
@@ -86,18 +87,30 @@ def test_classification_with_missing_labels(tox21_store, tmp_path, capsys):
     result = evaluated(run, tox21_store, "valid", tmp_path)
     labels = tox21_store.labels(tox21_store.split("valid"))
     prediction = np.array([row["prediction"] for row in result["predictions"]])
+    assert ((prediction > 0) & (prediction < 1)).all(), "probabilities, as `predict` gives them"
     assert np.isnan(labels).any(), "the test needs missing labels"
     expected = [roc_auc(p, y) for p, y in zip(prediction.T, labels.T, strict=True)]
     assert [row["roc_auc"] for row in result["metrics"].values()] == pytest.approx(expected)
     defined = [value for value in expected if value is not None]
+    assert list(result["metrics"]["SR-p53"]) == ["roc_auc", "pr_auc", "balanced_accuracy", "f1", "mcc", "log_loss"]
+    for row, p, y in zip(result["metrics"].values(), prediction.T, labels.T, strict=True):
+        there = ~np.isnan(y)
+        assert row["log_loss"] == pytest.approx(log_loss(y[there], p[there], labels=[0, 1]), rel=1e-6)
+        if row["roc_auc"] is not None:
+            assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y[there], p[there] > 0.5))
+            assert row["pr_auc"] == pytest.approx(average_precision_score(y[there], p[there]))
+        else:
+            assert row["pr_auc"] is row["balanced_accuracy"] is row["f1"] is row["mcc"] is None
     assert len(defined) < 12, "the test needs a task without both classes"
     assert float(run.logged("valid")[-1]["valid_roc_auc"]) == pytest.approx(np.mean(defined), abs=1e-3)
-    assert f"average over {len(defined)} of 12 targets" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"average over {len(defined)} of 12 targets: roc_auc" in said
+    assert "average over 12 of 12 targets: log_loss" in said
     out = tmp_path / "p.csv"
     assert main(["predict", str(run.folder / "checkpoint_last.pt"), str(tox21_store.path), str(out), "--split", "valid"]) == 0
     with open(out) as stream:
         probabilities = np.array([[float(row[name]) for name in result["metrics"]] for row in csv.DictReader(stream)])
-    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-prediction)), rtol=1e-5)
+    np.testing.assert_allclose(probabilities, prediction, rtol=1e-5)
 
 
 @pytest.mark.parametrize("target", ["y", "c"])

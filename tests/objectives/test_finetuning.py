@@ -8,7 +8,7 @@ import torch
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.finetuning import property_loss, shared_kind
-from moleblend_fs.objectives.metrics import average, mae, r2, rmse, roc_auc, scores
+from moleblend_fs.objectives.metrics import average, log_loss, mae, probability, r2, rmse, roc_auc, scores
 
 PREDICTION = [[0.5, -1.0], [2.0, 3.0], [-0.7, 0.1]]
 LABEL = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
@@ -56,10 +56,36 @@ def test_scores_of_tasks_without_both_classes_are_left_out_of_the_average():
     nan = float("nan")
     label = np.array([[1, 1, nan], [0, 1, nan], [1, nan, nan]])
     prediction = np.array([[2.0, 0, 0], [1.0, 0, 0], [3.0, 0, 0]])
-    rows = scores(prediction, label, ("a", "b", "c"), "classification")
+    rows = scores(prediction, label, ("a", "b", "c"), "classification", only=("roc_auc",))
     assert rows == {"a": {"roc_auc": 1.0}, "b": {"roc_auc": None}, "c": {"roc_auc": None}}
     assert average(rows, "roc_auc") == 1.0
     assert average({"b": rows["b"]}, "roc_auc") is None
+
+
+def test_scores_of_decisions_by_counting():
+    """3 true and 1 false positive, 2 false and 4 true negatives; one label is missing."""
+    label = np.array([1, 1, 1, 0, 1, 1, 0, 0, 0, 0, np.nan])
+    logit = np.array([2.0, 0.5, 0.1, 3.0, -0.1, -4.0, -1.0, -2.0, -0.5, -3.0, 9.0])
+    row = scores(logit[:, None], label[:, None], ("a",), "classification")["a"]
+    assert row["balanced_accuracy"] == pytest.approx((3 / 5 + 4 / 5) / 2)
+    assert row["f1"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 2))
+    assert row["mcc"] == pytest.approx((3 * 4 - 1 * 2) / math.sqrt(4 * 5 * 5 * 6))
+    # Positives stand at ranks 2, 3, 4, 5 and 10 of ten.
+    assert row["pr_auc"] == pytest.approx((1 / 2 + 2 / 3 + 3 / 4 + 4 / 5 + 5 / 10) / 5)
+    assert row["roc_auc"] == pytest.approx(pairwise_auc(logit[:10], label[:10]))
+    p = probability(logit[:10])
+    assert row["log_loss"] == pytest.approx(-np.where(label[:10] == 1, np.log(p), np.log(1 - p)).mean())
+
+
+def test_log_loss_is_exact_for_any_logit_and_needs_no_second_class():
+    assert log_loss(np.array([800.0, -800.0]), np.array([0.0, 0.0])) == 400.0
+    assert log_loss(np.array([1.0]), np.array([np.nan])) is None
+    assert probability(np.array([-1000.0, 0.0, 1000.0])).tolist() == [0.0, 0.5, 1.0]
+
+
+def test_a_logit_that_is_no_number_makes_every_score_none():
+    row = scores(np.array([[np.nan], [1.0]]), np.array([[0.0], [1.0]]), ("a",), "classification")["a"]
+    assert all(math.isnan(value) for value in row.values())
 
 
 def test_regression_scores():

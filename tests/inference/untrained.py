@@ -1,0 +1,41 @@
+"""Checkpoints of models that were never trained, for tests of what is done with them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, save
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.moleblend import MoleBlend
+
+
+def untrained(
+    folder: Path,
+    *,
+    targets: Sequence[str] = ("y",),
+    kind: str = "regression",
+    inputs: str = "2d",
+    mean: float = 0.0,
+    std: float = 1.0,
+    change: Callable[[MoleBlend], None] | None = None,
+) -> Path:
+    """A tiny property model with random weights, larger than at the start of training, so that molecules differ.
+
+    Args:
+        change: is given the model before it is saved, to spoil it.
+    """
+    torch.manual_seed(0)
+    size = len(targets)
+    config = ModelConfig(layers=2, embed_dim=16, ffn_dim=16, attention_heads=2, gaussians=8, heads=("property",), tasks=size)
+    model = MoleBlend(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        if change is not None:
+            change(model)
+    about = FinetunedFor(
+        inputs=inputs, targets=tuple(targets), kinds=(kind,) * size, units=("",) * size, mean=(mean,) * size, std=(std,) * size
+    )
+    save(Checkpoint(config=config, weights=model.state_dict(), finetuned=about), folder)
+    return folder
