@@ -17,6 +17,7 @@ from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.labels import parse_label
 from moleblend_fs.sources.run import preprocess, preprocess_shard
+from moleblend_fs.sources.sdf_records import item_names
 
 RESUME = "A run that was stopped goes on where it was when the same command is given again."
 
@@ -206,9 +207,7 @@ def _add_unimol(parser: argparse.ArgumentParser) -> None:
 def _add_csv(parser: argparse.ArgumentParser) -> None:
     def open_source(args: argparse.Namespace) -> Source:
         table = Table(Path(args.input), [[args.smiles_column]])
-        args.split = args.split or ("prescribed" if args.split_column else "random")
-        if (args.split == "prescribed") != (args.split_column is not None):
-            raise UserError("--split prescribed and --split-column NAME go together")
+        _prescribe(args)
         return tables.CsvSource(
             table,
             smiles_column=args.smiles_column,
@@ -243,13 +242,29 @@ def _add_labels(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _add_sdf(parser: argparse.ArgumentParser) -> None:
     def open_source(args: argparse.Namespace) -> Source:
-        labels = [parse_label(text) for text in args.label]
-        return sdf.SdfSource(Path(args.input), labels=labels, build=_build(args), splitter=_splitter(args))
+        path = Path(args.input)
+        names = item_names(path) if args.label else []
+        _prescribe(args)
+        return sdf.SdfSource(
+            path,
+            labels=[parse_label(text, names) for text in args.label],
+            build=_build(args),
+            splitter=_splitter(args),
+            split_item=args.split_column,
+        )
 
-    _common(parser, "SD file, perhaps packed (.gz)", open_source)
+    _common(parser, "SD file, perhaps packed (.gz, .xz, .bz2, .zip)", open_source)
     _add_labels(parser, "a data item")
+    parser.add_argument("--split-column", metavar="NAME", help="data item that says train, valid or test")
     _add_hydrogens(parser, "none")
-    _add_split(parser, "random", ("random", "scaffold", "none"))
+    _add_split(parser, None, ("random", "scaffold", "prescribed", "none"))  # type: ignore[arg-type]
+
+
+def _prescribe(args: argparse.Namespace) -> None:
+    """The split as --split and --split-column together ask for it."""
+    args.split = args.split or ("prescribed" if args.split_column else "random")
+    if (args.split == "prescribed") != (args.split_column is not None):
+        raise UserError("--split prescribed and --split-column NAME go together")
 
 
 def _add_smiles(parser: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ LARGEST, SMALLEST = 1e100, 1e-100
 MOST_CLASSES = 1000
 """Different texts of a classification column after which it is not looked at further."""
 CODED = 0.01
-"""Share of numbers other than 0 and 1 among a class column's values above which several are another coding, not slips."""
+"""Share of a class column's values above which a number other than 0 and 1 that is there more than once is a coding, not a slip."""
 BINARY = 0.9
 """Share of 0, 1, true and false among the values of a column, all other numbers absent, from which it may be one of classes."""
 
@@ -196,7 +196,7 @@ class ColumnSurvey:
 
     def _check_classes(self, what: str, name: str, present: Counter[str], classes: int, measures: Counter[str]) -> None:
         total = sum(present.values())
-        if not classes or sum(measures.values()) > max(1, CODED * total):
+        if not classes or max(measures.values(), default=0) > max(1, CODED * total):
             low = " (where -1 means missing, leave the cell empty)" if "-1" in measures or "-1.0" in measures else ""
             raise UserError(
                 f"{what}; classes must be 0 and 1, true and false, or yes and no: write two classes so{low}, for several make a column of "

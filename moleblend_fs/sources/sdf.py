@@ -13,10 +13,9 @@ from moleblend_fs.chem.featurize import graph_from_mol
 from moleblend_fs.chem.parse import parse_molblock
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
-from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
-from moleblend_fs.sources.labels import read_labels
-from moleblend_fs.sources.sdf_records import sdf_properties, sdf_records
+from moleblend_fs.sources.labels import ColumnSurvey, read_labels
+from moleblend_fs.sources.sdf_records import detected, item_names, item_texts, sdf_items, sdf_records, survey_items
 
 
 class SdfRow(NamedTuple):
@@ -32,40 +31,43 @@ class SdfSource(Source):
     Args:
         path: SD file, perhaps packed.
         labels: data items to read as labels.
+        split_item: data item with each record's split, or None.
         build: hydrogens and scaffold (the structures are the file's own; no conformers are made).
     """
 
     name = "sdf"
 
-    def __init__(self, path: Path, *, labels: Sequence[LabelSpec], build: BuildOptions, splitter: Splitter):
-        self.path, self.build, self.splitter = path, build, splitter
-        self.labels = tuple(labels)
-        first = next(sdf_records(path), None)
-        if first is None:
-            raise UserError(f"{path}: the file is empty")
-        if "M  END" not in first:
-            raise UserError(f"{path}: not an SD file (no 'M  END' in its first record)")
-        there = sdf_properties(first)
-        missing = [label.name for label in labels if label.name not in there]
-        # Records may lack an item, but a label that the first one lacks is far more often a typing error.
-        if missing:
-            raise UserError(f"{path}: no data item {', '.join(map(repr, missing))}; the first record has: {', '.join(there) or 'none'}")
+    def __init__(self, path: Path, *, labels: Sequence[LabelSpec], build: BuildOptions, splitter: Splitter, split_item: str | None = None):
+        self.path, self.build, self.splitter, self._split_item = path, build, splitter, split_item
+        item_names(path)
+        survey = ColumnSurvey(labels, path)
+        self._splits, found = survey_items(path, survey, [label.name for label in labels], split_item)
+        self.labels = survey.settle()
+        self.notes = tuple(note for note in (detected(path), self._splits.note, *found) if note)
 
     def files(self) -> list[Path]:
         return [self.path]
 
     def options(self) -> dict[str, Any]:
-        return build_options(self.build) | {"labels": [asdict(label) for label in self.labels]}
+        options = build_options(self.build) | {"labels": [asdict(label) for label in self.labels]}
+        return options if self._split_item is None else options | {"split item": self._split_item}
 
     def rows(self, start: int) -> Iterator[tuple[int, SdfRow]]:
         for row, record in enumerate(sdf_records(self.path, start), start):
             yield row, SdfRow(record.split("\n", 1)[0].strip() or f"record {row + 1}", record)
 
     def parse(self, raw: SdfRow) -> MolecularGraph | Failure:
-        items = sdf_properties(raw.record)
-        labels = read_labels([items.get(label.name, "") for label in self.labels], self.labels)
+        items, split = sdf_items(raw.record), None
+        try:
+            labels = read_labels(item_texts(items, [label.name for label in self.labels]), self.labels)
+            if self._split_item is not None:
+                split = self._splits(item_texts(items, [self._split_item])[0])
+        except ValueError as error:
+            return Failure(input=raw.name, reason=str(error))
         if isinstance(labels, str):
             return Failure(input=raw.name, reason=labels)
+        if self._split_item is not None and split is None:
+            return Failure(input=raw.name, reason="no split given")
         mol = parse_molblock(raw.record, shown=raw.name, hydrogens=self.build.hydrogens)
         if isinstance(mol, Failure):
             return mol
@@ -78,4 +80,6 @@ class SdfSource(Source):
                 return Failure(input=raw.name, reason="the structure lacks hydrogens; leave out --hydrogens explicit")
         elif self.build.hydrogens:
             mol = Chem.AddHs(mol)
-        return graph_from_mol(mol, smiles=Chem.MolToSmiles(mol), labels=labels, coordinates=xyz, scaffold=scaffold_of(mol, self.build))
+        return graph_from_mol(
+            mol, smiles=Chem.MolToSmiles(mol), labels=labels, coordinates=xyz, scaffold=scaffold_of(mol, self.build), split=split
+        )

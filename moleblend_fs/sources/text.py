@@ -41,7 +41,7 @@ class TextFile:
         self.errors = "strict"
         self.notes: list[str] = []
         first = next(read_blocks(path), b"")
-        self.encoding = _unicode_encoding(path, first) or self._eight_bit()
+        self.encoding = unicode_encoding(path, first) or self._eight_bit()
         if self.encoding == "utf-8-sig":
             self._eight_bit(certain=True)
         if packed := packing(path):
@@ -93,7 +93,7 @@ class TextFile:
         return f"{self.path}: read as {', '.join(self.notes)}" if self.notes else ""
 
 
-def _unicode_encoding(path: Path, start: bytes) -> str | None:
+def unicode_encoding(path: Path, start: bytes) -> str | None:
     """The encoding that a file's first bytes tell: a byte order mark, or the zeros of ASCII in UTF-16; UserError for binary files."""
     for mark, encoding in MARKS:
         if start.startswith(mark):

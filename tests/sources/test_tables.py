@@ -13,7 +13,7 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.labels import UNSAID, parse_label
 from moleblend_fs.sources.sdf import SdfSource
-from moleblend_fs.sources.sdf_records import sdf_properties, sdf_records
+from moleblend_fs.sources.sdf_records import sdf_items, sdf_records
 from moleblend_fs.sources.tables import CsvSource, SmilesFile
 
 PLAIN, RANDOM = BuildOptions(), Splitter(kind="random")
@@ -120,8 +120,8 @@ def test_sd_records_are_cut_at_their_end_marks(tmp_path):
     path = sd_file(tmp_path / "a.sdf", [("C" * (1 + i % 40), {"k": str(i)}) for i in range(600)], mol_3d=False)
     assert path.stat().st_size > 2 << 20  # more than two blocks
     records = list(sdf_records(path))
-    assert [sdf_properties(r)["k"] for r in records] == [str(i) for i in range(600)]
-    assert [sdf_properties(r)["k"] for r in sdf_records(path, 555)] == [str(i) for i in range(555, 600)]
+    assert [sdf_items(r)["k"][0] for r in records] == [str(i) for i in range(600)]
+    assert [sdf_items(r)["k"][0] for r in sdf_records(path, 555)] == [str(i) for i in range(555, 600)]
     windows = tmp_path / "b.sdf"
     windows.write_bytes(path.read_bytes().replace(b"\n", b"\r\n").rstrip().removesuffix(b"$$$$"))
     assert list(sdf_records(windows))[:-1] == records[:-1]
