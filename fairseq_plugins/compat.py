@@ -26,7 +26,7 @@ from fairseq.logging import meters
 from omegaconf import DictConfig, open_dict
 from torch.distributed.constants import default_pg_timeout
 
-from fairseq_plugins import resuming
+from fairseq_plugins import resuming, subsets
 from fairseq_plugins.memory import check_states
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
 from moleblend_fs.distributed import saving, shards, watchdog
@@ -108,6 +108,7 @@ def mend(cfg: DictConfig) -> None:
         check_pretrained(cfg)
         check_restore_file(cfg)
         accept_pair_limit(cfg)
+        tidy_subsets(cfg)
         load_on_all_ranks(cfg)
         infer_world(cfg)
         use_cpu_backends(cfg)
@@ -181,6 +182,14 @@ def accept_pair_limit(cfg: DictConfig) -> None:
         if not cfg.task.get("max_pairs"):
             raise UserError("a batch needs a limit: give --batch-size, --max-tokens or --max-pairs")
         cfg.dataset.batch_size = cfg.dataset.batch_size_valid = sys.maxsize
+
+
+def tidy_subsets(cfg: DictConfig) -> None:
+    """fairseq takes " b" of "a, b" for a name. It also looks for files of unused validation sets beside the data, whose path it splits
+    at each colon; a store has none."""
+    cfg.dataset.train_subset = subsets.tidy(cfg.dataset.train_subset)
+    cfg.dataset.valid_subset = subsets.tidy(cfg.dataset.valid_subset)
+    cfg.dataset.ignore_unused_valid_subsets = True
 
 
 def load_on_all_ranks(cfg: DictConfig) -> None:

@@ -11,12 +11,12 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
+from fairseq_plugins import subsets
 from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
 from fairseq_plugins.options import fairseq_dataclass, our_options
 from fairseq_plugins.selection import check_metric, check_validation
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.batching import BatchBudget
-from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.checkpoint import FinetunedFor
@@ -44,6 +44,8 @@ class StoreTaskConfig(FairseqDataclass):
         },
     )
     train_subset: str = II("dataset.train_subset")
+    valid_subset: str = II("dataset.valid_subset")
+    disable_validation: bool = II("dataset.disable_validation")
 
 
 class StoreTask(FairseqTask):
@@ -57,6 +59,8 @@ class StoreTask(FairseqTask):
         dispatch.configure(cfg.ops)
         self.store = Store(cfg.data)
         self.epoch = 1
+        self.validated: dict[str, StoreDataset] = {}
+        subsets.check(self.store, cfg.train_subset, None if cfg.disable_validation else cfg.valid_subset)
 
     def model_config(self, cfg: Any) -> ModelConfig:
         """The model's configuration: its size from the command line, its heads from the task."""
@@ -67,11 +71,14 @@ class StoreTask(FairseqTask):
         return []
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
-        """Make a split's dataset; UserError names the splits that there are."""
-        indices = self.store.split(split)
-        if len(indices) == 0:
-            raise UserError(f"{self.store.path}: split {split!r} is empty; choose others with --train-subset and --valid-subset")
-        self.datasets[split] = StoreDataset(self.store, indices, self.label_columns())
+        """Make the dataset of a split, or of several; UserError names the splits that there are."""
+        self.datasets[split] = StoreDataset(self.store, subsets.indices(self.store, split), self.label_columns())
+
+    def validation_dataset(self, split: str) -> StoreDataset:
+        """A dataset of its own, also where the split is trained on: fairseq keeps one iterator for each."""
+        if split not in self.validated:
+            self.validated[split] = StoreDataset(self.store, subsets.indices(self.store, split), self.label_columns())
+        return self.validated[split]
 
     def batch_of(self, molecules: Sequence[int]) -> MoleculeBatch:
         """A batch of some molecules of the training split, given by their ids."""
@@ -113,7 +120,7 @@ class StoreTask(FairseqTask):
         """
         if dataset in self.dataset_to_epoch_iter and not disable_iterator_cache:
             return self.dataset_to_epoch_iter[dataset]
-        training = dataset is self.datasets.get(self.cfg.train_subset)
+        training = dataset is self.datasets.get(self.cfg.train_subset) and dataset not in self.validated.values()
         budget = BatchBudget(molecules=max_sentences, tokens=max_tokens, pairs=self.cfg.max_pairs or None)
         plan = BatchPlan(dataset, budget, self.cfg.pool_batches, seed if training else None)
         iterator = epoch_iterator(
@@ -192,8 +199,6 @@ class FinetuningConfig(StoreTaskConfig):
             "regression targets), or the loss"
         },
     )
-    valid_subset: str = II("dataset.valid_subset")
-    disable_validation: bool = II("dataset.disable_validation")
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
     maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
 
@@ -262,10 +267,10 @@ class FinetuningTask(StoreTask):
         """Training mean and standard deviation of a regression target."""
         if self.kind == "classification":
             return self.UNSCALED
-        statistics = self.store.manifest.statistics.get(TRAIN)
-        label = self.store.manifest.labels[column].name
-        if statistics is None or (of_label := statistics[column]) is None:
-            raise UserError(f"label {label!r} has no value in the training split of {self.store.path}")
+        of_label = subsets.statistics(self.store, self.cfg.train_subset, column)
+        if of_label is None:
+            label = self.store.manifest.labels[column].name
+            raise UserError(f"label {label!r} has no value in the training split ({self.cfg.train_subset}) of {self.store.path}")
         return of_label.mean, of_label.std if of_label.std > 0 else 1.0
 
     def label_columns(self) -> list[int]:

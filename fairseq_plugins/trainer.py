@@ -163,6 +163,16 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         check_memory(self)
         return self.epoch_iterator
 
+    def get_valid_iterator(self, subset: str, disable_iterator_cache: bool = False) -> Any:
+        """fairseq's, on a dataset that training does not use."""
+        datasets = self.task.datasets
+        trained_on = datasets.get(subset)
+        datasets[subset] = self.task.validation_dataset(subset)
+        try:
+            return super().get_valid_iterator(subset, disable_iterator_cache)
+        finally:
+            datasets[subset] = trained_on
+
     # Saving
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
