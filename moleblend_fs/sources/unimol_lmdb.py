@@ -1,11 +1,13 @@
 """Uni-Mol's LMDB files: pickled dicts with `smi`, `target`, `atoms` and `coordinates` (a list of conformers)."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lmdb
 import numpy as np
 from rdkit import Chem
 
@@ -14,20 +16,27 @@ from moleblend_fs.chem.featurize import graph_from_mol
 from moleblend_fs.chem.match import atomic_numbers, match_structure, numbers_of, verify
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
+from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
+from moleblend_fs.sources.labels import UNSAID, ColumnSurvey, check_values, read_number
 from moleblend_fs.sources.restricted_pickle import loads
 
 SPLIT_FILES = ("train", "valid", "test")
 MISSING_CLASS = -1.0
 """How Uni-Mol marks a missing class."""
+RECORD = "the record"
+NEEDED = ("smi", "atoms", "coordinates")
+DECIMAL = re.compile(rb"0|[1-9][0-9]{0,17}")
+SURVEYED = 10_000
+"""Records at the beginning of each file that tell how many targets there are, and of what kind."""
 
 
 class Row(NamedTuple):
-    """A pickled record, None where its key is missing; where it stands, for messages; its split."""
+    """A pickled record; where it stands, for messages; its split."""
 
-    value: bytes | None
+    value: bytes
     where: str
     split: str | None
 
@@ -37,7 +46,7 @@ class UniMolLmdb(Source):
 
     Args:
         path: an LMDB file, or a folder with train.lmdb, valid.lmdb, test.lmdb (as many as there are), which give the splits.
-        labels: names, kinds and units of the targets; by default "target", or "target_0", ... (regression).
+        labels: names, kinds and units of the targets, in order, or one that stands for all; by default "target", or "target_0", ...
         build: hydrogens and scaffold; conformers are the file's own.
         splitter: how to split a single file; a folder is split as its files say.
     """
@@ -55,15 +64,26 @@ class UniMolLmdb(Source):
             self.splitter = splitter
         self.build = build
         self._counts = [_count(file) for file in self._files]
-        self.labels = tuple(replace(label, kind=label.kind or "regression") for label in labels) if labels else self._default_labels()
+        self.labels = self._survey(labels)
 
-    def _default_labels(self) -> tuple[LabelSpec, ...]:
-        for _, row in self.rows(0):
-            if row.value is not None:
-                count = len(_targets(_record(row)))
-                names = ["target"] if count == 1 else [f"target_{i}" for i in range(count)]
-                return tuple(LabelSpec(name=name, unit="", kind="regression") for name in names)
-        return ()
+    def _survey(self, asked: Sequence[LabelSpec]) -> tuple[LabelSpec, ...]:
+        """The labels as asked for, with their kinds; UserError if they are not as many as the targets, or need a kind."""
+        found = [targets for file in self._files for _, _, value in islice(_values(file), SURVEYED) if (targets := _targets_if_any(value))]
+        if not found:
+            return tuple(replace(label, kind=label.kind or "regression") for label in asked)
+        count = Counter(map(len, found)).most_common(1)[0][0]
+        specs = _named(asked, count, self._files[0])
+        columns = list(zip(*(row for row in found if len(row) == count), strict=True))
+        marks = [_marks_missing(column, spec) for column, spec in zip(columns, specs, strict=True)]
+        note = f" ({sum(marks)} x -1, Uni-Mol's mark of a missing class, left out)" if sum(marks) else ""
+        survey = ColumnSurvey(specs, f"{self._files[0].parent if len(self._files) > 1 else self._files[0]}{note}")
+        texts = [_texts(column, spec, bool(mark)) for column, spec, mark in zip(columns, specs, marks, strict=True)]
+        survey.add(list(zip(*texts, strict=True)))
+        try:
+            return survey.settle()
+        except UserError as error:
+            hint = f"; for all {count} targets at once, --label target:classification" if count > 1 else ""
+            raise UserError(f"{error}{hint}") from error
 
     def files(self) -> list[Path]:
         return self._files
@@ -75,41 +95,43 @@ class UniMolLmdb(Source):
         return sum(self._counts)
 
     def rows(self, start: int) -> Iterator[tuple[int, Row]]:
-        first = 0
+        row = 0
         for file, count in zip(self._files, self._counts, strict=True):
-            if start < first + count:
+            if start < row + count:
                 split = file.stem if self.splitter.kind == "prescribed" else None
-                for key, value in _values(file, count, max(0, start - first)):
-                    yield first + key, Row(value, f"{file}, record {key}", split)
-            first += count
+                for place, key, value in _values(file, max(0, start - row)):
+                    yield row + place, Row(value, f"{file}, record {key}", split)
+            row += count
 
     def parse(self, raw: Row) -> MolecularGraph | Failure:
-        if raw.value is None:
-            return Failure(input=raw.where, reason="no record of this number")
         try:
-            record = _record(raw)
+            record = _record(raw.value)
+            if missing := [name for name in NEEDED if name not in record]:
+                raise ValueError(f"it has no {', '.join(missing)}")
             smiles = record["smi"]
             labels = self._labels(_targets(record))
-            numbers = atomic_numbers([str(symbol) for symbol in record["atoms"]])
+            numbers = _elements(record["atoms"])
             conformers = np.array([np.asarray(c, dtype=np.float64) for c in record["coordinates"]])
-        except UserError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
+        except UserError as error:
+            return Failure(input=raw.where, reason=str(error).removeprefix(f"{RECORD}: "))
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             return Failure(input=raw.where, reason=f"not one of Uni-Mol's records ({type(error).__name__}: {error})")
         if conformers.shape[1:] != (len(numbers), 3):
             return Failure(input=str(smiles), reason=f"{len(numbers)} atoms, but coordinates of shape {conformers.shape}")
         mol = parse_smiles(str(smiles))
         return mol if isinstance(mol, Failure) else self._graph(mol, str(smiles), labels, numbers, conformers, raw.split)
 
-    def _labels(self, targets: np.ndarray) -> np.ndarray:
+    def _labels(self, targets: Sequence[float]) -> np.ndarray:
+        """Of a record; one without targets is a molecule without labels, as in the test sets of competitions."""
+        if not targets:
+            return np.full(len(self.labels), np.nan)
         if len(targets) != len(self.labels):
             raise ValueError(f"{len(targets)} targets, expected {len(self.labels)}")
-        classes = np.array([label.kind == "classification" for label in self.labels], dtype=bool)
-        targets = np.where(classes & (targets == MISSING_CLASS), np.nan, targets)
-        strange = classes & ~np.isin(targets, (0, 1)) & ~np.isnan(targets)
-        if strange.any():
-            raise ValueError(f"class {targets[strange][0]:g}; a class must be 0, 1 or missing (-1)")
-        return targets
+        classes = np.array([label.kind == "classification" for label in self.labels])
+        values = np.where(classes & (np.array(targets) == MISSING_CLASS), np.nan, targets)
+        if (problem := check_values(values, self.labels)) is not None:
+            raise ValueError(problem)
+        return values
 
     def _graph(
         self, mol: Chem.Mol, smiles: str, labels: np.ndarray, numbers: np.ndarray, conformers: np.ndarray, split: str | None
@@ -148,46 +170,94 @@ def _order(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray | None) -> np.nda
     return match_structure(mol, numbers, xyz)
 
 
-def _record(row: Row) -> dict[str, Any]:
-    assert row.value is not None
-    record = loads(row.value, row.where)
+def _named(asked: Sequence[LabelSpec], count: int, path: Path) -> Sequence[LabelSpec]:
+    """Labels for so many targets."""
+    if len(asked) == count:
+        return asked
+    if len(asked) > 1:
+        raise UserError(
+            f"{path}: its records have {count} targets, but --label is given {len(asked)} times; give it for each, or once for all"
+        )
+    first = asked[0] if asked else LabelSpec(name="target", unit="", kind=UNSAID)
+    return [first] if count == 1 else [replace(first, name=f"{first.name}_{i}") for i in range(count)]
+
+
+def _marks_missing(column: Sequence[float], spec: LabelSpec) -> int:
+    """How often a column says with -1 that a class is missing: where it is of classes, or may be, having nothing but 0 and 1 besides."""
+    may_be = spec.kind == "classification" or (spec.kind == UNSAID and all(v in (MISSING_CLASS, 0, 1) or v != v for v in column))
+    return column.count(MISSING_CLASS) if may_be else 0
+
+
+def _texts(column: Sequence[float], spec: LabelSpec, mark: bool) -> list[str]:
+    """A column as cells of a table; empty where it says nothing of a kind: missing values, and one value only."""
+    if spec.kind == UNSAID and len({value for value in column if value == value}) < 2:
+        return [""] * len(column)
+    return ["" if value != value or (mark and value == MISSING_CLASS) else f"{value:.17g}" for value in column]
+
+
+def _record(value: bytes) -> dict[str, Any]:
+    record = loads(value, RECORD)
     if not isinstance(record, dict):
         raise ValueError(f"a {type(record).__name__}, not a dict")
     return record
 
 
-def _targets(record: dict[str, Any]) -> np.ndarray:
+def _elements(atoms: Any) -> np.ndarray:
+    """Atomic numbers of a record's atoms, which are symbols or numbers."""
+    parts = atoms.tolist() if isinstance(atoms, np.ndarray) else list(atoms)
+    if parts and all(type(part) is int and 0 < part <= 118 for part in parts):
+        return np.array(parts)
+    return atomic_numbers([part.decode() if isinstance(part, bytes) else str(part) for part in parts])
+
+
+def _targets(record: dict[str, Any]) -> list[float]:
+    """The targets of a record, NaN where one is missing; none at all if it has none."""
     target = record.get("target")
-    return np.zeros(0) if target is None else np.asarray(target, dtype=np.float64).reshape(-1)
+    if target is None:
+        return []
+    parts = target.reshape(-1).tolist() if isinstance(target, np.ndarray) else target if isinstance(target, list | tuple) else [target]
+    return [_number(part) for part in parts]
 
 
-def _open(path: Path) -> lmdb.Environment:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+def _number(value: Any) -> float:
+    """One target; arrays and lists of one are taken for what they hold."""
+    if isinstance(value, list | tuple | np.ndarray):
+        (value,) = value
+    if isinstance(value, str):
+        return read_number(value)
+    if value is None:
+        return np.nan
+    if not isinstance(value, int | float | np.number | np.bool_):
+        raise TypeError(f"a target that is a {type(value).__name__}")
+    return float(value)
+
+
+def _targets_if_any(value: bytes) -> list[float]:
+    """Of a pickled record, which may be damaged."""
     try:
-        environment = lmdb.open(str(path), subdir=False, readonly=True, lock=False, readahead=False)
-    except lmdb.Error as error:
-        raise UserError(f"{path}: not an LMDB file ({error})") from error
-    # Reading past the end of a truncated file would kill the process.
-    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if path.stat().st_size < needed:
-        environment.close()
-        raise UserError(f"{path}: {path.stat().st_size} bytes of {needed}; the file is cut short, fetch it again")
-    return environment
+        return _targets(_record(value))
+    except (UserError, TypeError, ValueError, ArithmeticError):
+        return []
 
 
 def _count(path: Path) -> int:
-    with _open(path) as environment:
-        return environment.stat()["entries"]
+    with LmdbFile(path) as file:
+        return file.main.entries
 
 
-def _values(path: Path, count: int, start: int) -> Iterator[tuple[int, bytes | None]]:
-    """(number, record) of a file, from a number on. Keys are decimal numbers; where they are not, LMDB's order counts."""
-    with _open(path) as environment, environment.begin() as transaction:
-        if transaction.get(b"0") is not None:
-            for number in range(start, count):
-                yield number, transaction.get(str(number).encode())
-            return
-        for number, value in enumerate(transaction.cursor().iternext(keys=False, values=True)):
-            if number >= start:
-                yield number, value
+def _values(path: Path, start: int = 0) -> Iterator[tuple[int, str, bytes]]:
+    """(place, key, value) of a file's records from a place on: by number those whose keys are decimal numbers, then in LMDB's order."""
+    with LmdbFile(path) as file:
+        numbers, others = [], []
+        for key in file.keys():  # noqa: SIM118  no dict
+            if DECIMAL.fullmatch(key):
+                numbers.append(int(key))
+            else:
+                others.append(key)
+        numbers.sort()
+        for place in range(start, len(numbers) + len(others)):
+            key = b"%d" % numbers[place] if place < len(numbers) else others[place - len(numbers)]
+            found = file.get(key)
+            if found is None:
+                raise file.damaged(f"key {key!r} is not found where it should be")
+            yield place, key.decode() if key.isascii() and key.decode().isprintable() else key.hex(), found

@@ -9,6 +9,7 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.match import atomic_numbers
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
@@ -56,7 +57,7 @@ def test_conformers_and_targets(tmp_path, protocol, hydrogens):
 
 def test_folder_gives_splits_and_rows_go_on_where_they_were(tmp_path):
     for name, part in (("train", SMILES[:3]), ("valid", SMILES[3:4]), ("test", SMILES[4:])):
-        write(tmp_path / f"{name}.lmdb", [record(s, 1.0) for s in part])
+        write(tmp_path / f"{name}.lmdb", [record(s, 1.5) for s in part])
     source = open_source(tmp_path)
     rows = list(source.rows(0))
     assert [(row, raw.split) for row, raw in rows] == [(0, "train"), (1, "train"), (2, "train"), (3, "valid"), (4, "test")]
@@ -73,12 +74,117 @@ def test_more_than_ten_records_keep_their_numbers(tmp_path):
 
 def test_missing_classes_and_wrong_ones(tmp_path):
     labels = [LabelSpec(name=name, unit="", kind="classification") for name in "ab"]
-    records = [record("CCO", [1, -1]), record("CCO", [0, 3]), record("CCO", [1])]
+    records = [record("CCO", [1, -1]), record("CCO", [0, 3]), record("CCO", [1]), record("CCO", [1, 1])]
     source = open_source(write(tmp_path / "a.lmdb", records), labels)
     results = [source.parse(raw) for _, raw in source.rows(0)]
     np.testing.assert_array_equal(results[0].labels, [1, np.nan])
-    assert "class 3" in results[1].reason
+    assert "label 'b' is 3; a class must be 0, 1 or missing" in results[1].reason
     assert "1 targets, expected 2" in results[2].reason
+
+
+def test_classes_without_a_kind_are_asked_about(tmp_path):
+    """-1 marks a missing class and is no number; where other values are there, it is one."""
+    for name, part in (("train", (0, 1, -1, 1)), ("valid", (-1, 0)), ("test", (1,))):
+        write(tmp_path / f"{name}.lmdb", [record("CCO", float(value)) for value in part])
+    asked = r"\(2 x -1, Uni-Mol's mark of a missing class, left out\): label 'target' has the values .*--label target:classification"
+    with pytest.raises(UserError, match=asked):
+        open_source(tmp_path)
+    source = open_source(tmp_path, [LabelSpec(name="target", unit="", kind="classification")])
+    np.testing.assert_array_equal([source.parse(raw).labels[0] for _, raw in source.rows(0)], [0, 1, np.nan, 1, np.nan, 0, 1])
+    source = open_source(tmp_path, [LabelSpec(name="target", unit="", kind="regression")])
+    assert [source.parse(raw).labels[0] for _, raw in source.rows(0)] == [0, 1, -1, 1, -1, 0, 1]
+    source = open_source(write(tmp_path / "a.lmdb", [record("CCO", value) for value in (0.0, 1.0, -1.0, 0.5)]))
+    assert [source.parse(raw).labels[0] for _, raw in source.rows(0)] == [0, 1, -1, 0.5]
+
+
+def test_one_label_stands_for_all_targets(tmp_path):
+    path = write(tmp_path / "a.lmdb", [record("CCO", np.array([0, 1, -1])), record("CCO", [1, -1, 1])])
+    with pytest.raises(UserError, match="for all 3 targets at once, --label target:classification"):
+        open_source(path)
+    source = open_source(path, [LabelSpec(name="y", unit="", kind="classification")])
+    assert [(label.name, label.kind) for label in source.labels] == [(f"y_{i}", "classification") for i in range(3)]
+    with pytest.raises(UserError, match="3 targets, but --label is given 2 times"):
+        open_source(path, [LabelSpec(name=name, unit="", kind="classification") for name in "ab"])
+
+
+def test_records_without_targets_have_no_labels(tmp_path):
+    """The first one, all of the test set, or all; the others keep theirs."""
+    bare, none = record("CCN", 0), record("CCN", None)
+    del bare["target"]
+    write(tmp_path / "train.lmdb", [bare, *(record("CCO", [0.5 + i, 2.5]) for i in range(3))])
+    write(tmp_path / "test.lmdb", [bare, none])
+    source = open_source(tmp_path)
+    labels = np.array([source.parse(raw).labels for _, raw in source.rows(0)])
+    np.testing.assert_array_equal(labels, [[np.nan] * 2, [0.5, 2.5], [1.5, 2.5], [2.5, 2.5], [np.nan] * 2, [np.nan] * 2])
+    assert open_source(tmp_path / "test.lmdb").labels == ()
+    [(_, raw), _] = open_source(tmp_path / "test.lmdb").rows(0)
+    assert open_source(tmp_path / "test.lmdb").parse(raw).labels.shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [(2, [2]), ("0.25", [0.25]), ([None, "NA"], [np.nan] * 2), (np.float32(0.5), [0.5]), ([[1.5], [2.5]], [1.5, 2.5]), (True, [1])],
+)
+def test_targets_in_many_forms(tmp_path, target, expected):
+    labels = [LabelSpec(name=str(i), unit="", kind="regression") for i in range(len(expected))]
+    source = open_source(write(tmp_path / "a.lmdb", [record("CCO", target)]), labels)
+    np.testing.assert_array_equal(source.parse(next(source.rows(0))[1]).labels, expected)
+
+
+@pytest.mark.parametrize("target", ["1_5", {"a": 1}, [[1, 2]], 1e300, np.inf, 2**127, b"1"])
+def test_targets_that_are_none_are_failures(tmp_path, target):
+    labels = [LabelSpec(name="y", unit="", kind="regression")]
+    source = open_source(write(tmp_path / "a.lmdb", [record("CCO", target), record("CCO", 1.0)]), labels)
+    first, second = (source.parse(raw) for _, raw in source.rows(0))
+    assert isinstance(first, Failure) != (target == 2**127)
+    assert second.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [b"0", b"1", b"3", b"7", b"12"],
+        [b"%06d" % i for i in range(5)],
+        [i.to_bytes(4, "big") for i in range(5)],
+        [b"mol_%d" % i for i in range(5)],
+        [b"1", b"2", b"3", b"4", b"z\xff"],
+    ],
+)
+def test_keys_in_any_form(tmp_path, keys):
+    """Each record is a row of its own, in the order of the keys, and rows go on where they were."""
+    source = open_source(write(tmp_path / "a.lmdb", [record("CCO", 0.5 + i) for i in range(5)], keys=keys))
+    rows = list(source.rows(0))
+    assert [row for row, _ in rows] == list(range(5)) == list(range(source.num_rows()))
+    assert [source.parse(raw).labels[0] for _, raw in rows] == [0.5 + i for i in range(5)]
+    assert list(source.rows(3)) == rows[3:]
+
+
+@pytest.mark.parametrize(
+    "form", [np.array, lambda symbols: np.array(symbols, dtype="S2"), atomic_numbers, lambda symbols: atomic_numbers(symbols).tolist()]
+)
+def test_atoms_in_many_forms(tmp_path, form):
+    item = record("CCO", 0.5)
+    item["atoms"] = form(item["atoms"])
+    source = open_source(write(tmp_path / "a.lmdb", [item]))
+    assert source.parse(next(source.rows(0))[1]).coordinates.shape == (2, 3, 3)
+
+
+def test_an_entry_that_is_no_record_is_a_failure(tmp_path):
+    path = write(tmp_path / "b.lmdb", [record("CCO", 1.5), b"1", 7], keys=[b"0", b"__len__", b"length"])
+    source = open_source(path)
+    results = [source.parse(raw) for _, raw in source.rows(0)]
+    assert [isinstance(result, Failure) for result in results] == [False, True, True]
+    assert [result.input for result in results[1:]] == [f"{path}, record __len__", f"{path}, record length"]
+
+
+def test_a_malicious_record_is_one_failure(tmp_path):
+    data = pickle.dumps(record("CCO", 0.5)).replace(b"f4", b"V8")
+    assert data != pickle.dumps(record("CCO", 0.5))
+    source = open_source(write(tmp_path / "a.lmdb", [data, record("CCO", 1.5), b"cos\nsystem\n(X\x01\x00\x00\x00xtR."]))
+    first, second, third = (source.parse(raw) for _, raw in source.rows(0))
+    assert first.reason.startswith("refused, its pickle asks for an array of dtype 'V8'; only plain containers")
+    assert second.labels.tolist() == [1.5]
+    assert third.reason.startswith("refused, its pickle asks for os.system; only plain containers")
 
 
 def test_shuffled_atoms_are_matched_and_foreign_ones_refused(tmp_path):
