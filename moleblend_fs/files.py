@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import sys
 import tempfile
@@ -39,6 +40,11 @@ def told(error: OSError) -> str:
     reason = error.strerror or str(error)
     hint = HINTS.get(error.errno or 0)
     return f"{reason}; {hint}" if hint else reason
+
+
+def resolved(path: str | os.PathLike) -> Path:
+    """The absolute path without symbolic links; a link that leads to itself stays as it is, for whoever opens it to fail."""
+    return Path(os.path.realpath(path))
 
 
 def _end_of_links(path: Path) -> Path:
@@ -117,6 +123,32 @@ def _open_beside(target: Path, mode: str, options: dict[str, Any]) -> tuple[IO[A
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:30]}.")
     os.fchmod(handle, rights)
     return os.fdopen(handle, mode, **options), Path(temporary)
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A new folder to fill; it has its name when the block ends without an exception, and is removed otherwise.
+
+    Raises:
+        UserError: there is something of that name, or the folder cannot be written.
+    """
+    target = resolved(path)
+    try:
+        if os.path.lexists(target):
+            raise UserError(f"{path} exists already; choose another name, or delete it first")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:30]}."))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({told(error)})") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.rename(temporary, target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno not in NOT_OF_THE_FILE:
+            raise UserError(f"{path}: cannot be written ({told(error)})") from error
+        raise
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:

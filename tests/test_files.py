@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import as_json, is_stream, told, whole_file, write_atomically
+from moleblend_fs.files import as_json, is_stream, told, whole_file, whole_folder, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -125,3 +125,20 @@ def test_json_has_no_nan():
     text = as_json(value)
     assert json.loads(text) == {"a": [None, 1.5, [None, -2]], "b": {"c": None, "d": None}, "e": "NaN"}
     assert "NaN," not in text
+
+
+def test_a_whole_folder_or_none(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("there", "loop"):
+        with pytest.raises(UserError, match=f"{name} exists already"), whole_folder(tmp_path / name):
+            pytest.fail("the work must not begin")
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "new" / "folder") as folder:
+        (folder / "x").touch()
+        raise KeyboardInterrupt
+    assert names(tmp_path / "new") == []
+    with whole_folder(tmp_path / "new" / "folder") as folder:
+        (folder / "x").write_text("1")
+        assert names(tmp_path / "new") == [folder.name] != ["folder"]
+    assert (tmp_path / "new" / "folder" / "x").read_text() == "1"
+    assert stat.S_IMODE((tmp_path / "new" / "folder").stat().st_mode) == 0o755

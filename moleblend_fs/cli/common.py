@@ -8,6 +8,7 @@ import torch
 
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import resolved
 from moleblend_fs.inference.predict import Runner
 
 ROWS_NAMED = 10
@@ -55,7 +56,7 @@ def molecules_of(store: Store, split: str | None) -> np.ndarray:
 def check_output(output: Path | None, *inputs: str | Path) -> None:
     """UserError if writing a file would overwrite what the command reads: an input file, or anything in an input folder."""
     for given in inputs if output is not None else ():
-        place, source = output.resolve(), Path(given).resolve()  # type: ignore[union-attr]
+        place, source = resolved(output), resolved(given)  # type: ignore[arg-type]
         if place == source or (source.is_dir() and source in place.parents and place.exists()):
             raise UserError(f"{output} would overwrite what is read from {given}; choose another name for the output")
 

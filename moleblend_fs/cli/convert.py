@@ -1,6 +1,7 @@
 """`moleblend convert`: any checkpoint -> a folder of safetensors weights and JSON config."""
 
 import argparse
+import os
 from pathlib import Path
 
 from moleblend_fs.errors import UserError
@@ -15,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, write, and say what was and was not understood."""
-    if arguments.output.exists():
+    if os.path.lexists(arguments.output):
         raise UserError(f"{arguments.output} exists already; choose another folder, or delete it first")
     checkpoint = load(arguments.checkpoint)
     not_understood = checkpoint.about.pop("not_understood", [])

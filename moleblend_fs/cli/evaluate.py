@@ -59,13 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"split {arguments.split!r} of {store.path} has no labels to score against; use `moleblend predict`")
         predicted = predict(how, checkpoint, store, indices)
         result = evaluation(arguments, checkpoint, store, predicted, labels)
-        to_stdout = arguments.json is None or not is_stream(arguments.json)
-        with redirect_stdout(sys.stdout if to_stdout else sys.stderr):
-            show(result, about)
         if stream is not None:
             write_result(stream, result, store, indices, predicted.values, labels)
-    if arguments.json is not None and to_stdout:
-        print(f"written: {arguments.json}")
+    # The table for people goes where it does not mix with the JSON.
+    with redirect_stdout(sys.stderr if arguments.json is not None and is_stream(arguments.json) else sys.stdout):
+        show(result, about)
+        if arguments.json is not None:
+            print(f"written: {arguments.json}")
     return 0
 
 

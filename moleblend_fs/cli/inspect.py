@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moleblend_fs.cli.values import seed
 from moleblend_fs.data.graph import MolecularGraph
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import FAILURES, Store
@@ -29,7 +30,7 @@ Row = tuple[object, ...]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", type=Path, help="folder made by `moleblend preprocess`")
     parser.add_argument("--molecules", metavar="K", type=int, default=4, help="how many molecules to show, drawn at random (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="which molecules are drawn (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="which molecules are drawn (default: 0)")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page with pictures of the molecules")
     parser.add_argument("--verify", action="store_true", help="read every record and compare their hash with the manifest's")
 

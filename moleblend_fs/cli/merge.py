@@ -1,6 +1,7 @@
 """`moleblend merge OUT`: the shards that `moleblend preprocess ... OUT --shard I/N` made become one store."""
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     out = Path(args.output)
-    if out.exists():
+    if os.path.lexists(out):
         raise UserError(f"{out} exists already; delete it first to merge again")
     begin = time.monotonic()
     manifest = merge_shards(out, keep=args.keep_shards)

@@ -9,6 +9,7 @@ from pathlib import Path
 from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.conformers import MAX_CONFORMERS, ConformerOptions
 from moleblend_fs.cli.summary import print_summary
+from moleblend_fs.cli.values import seed
 from moleblend_fs.data.shards import ShardNumber
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--workers must be at least 1, got {args.workers}")
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit must be at least 1, got {args.limit}")
-    if Path(args.output).exists():
+    if os.path.lexists(args.output):
         raise UserError(f"{args.output} exists already; choose another OUT, or delete it first")
     shard = None if args.shard is None else ShardNumber.parse(args.shard)
     source: Source = args.open(args)
@@ -97,7 +98,7 @@ def _add_conformers(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--conformers", type=int, default=0, metavar="K", help=f"conformers per molecule, at most {MAX_CONFORMERS} (default: none, 2D only)"
     )
-    group.add_argument("--conformer-seed", type=int, default=0, metavar="SEED", help="seed of the embedding (default 0)")
+    group.add_argument("--conformer-seed", type=seed, default=0, metavar="SEED", help="seed of the embedding (default 0)")
     group.add_argument(
         "--conformer-timeout",
         type=int,
@@ -124,7 +125,7 @@ def _add_split(parser: argparse.ArgumentParser, default: str, kinds: tuple[str, 
     group.add_argument(
         "--split-fractions", default="0.8,0.1,0.1", metavar="F,F,F", help="shares of train, valid and test (default %(default)s)"
     )
-    group.add_argument("--split-seed", type=int, default=0, metavar="SEED", help="seed of the random split (default 0)")
+    group.add_argument("--split-seed", type=seed, default=0, metavar="SEED", help="seed of the random split (default 0)")
 
 
 def _splitter(args: argparse.Namespace) -> Splitter:
@@ -178,7 +179,7 @@ def _add_qm9(parser: argparse.ArgumentParser) -> None:
     )
     _add_hydrogens(parser, "explicit")
     parser.add_argument(
-        "--split-seed", type=int, default=0, metavar="SEED", help="seed of the random split 110,000 : 10,000 : 10,831 (default 0)"
+        "--split-seed", type=seed, default=0, metavar="SEED", help="seed of the random split 110,000 : 10,000 : 10,831 (default 0)"
     )
 
 

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
+from moleblend_fs.cli.values import seed
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import write_atomically
+from moleblend_fs.files import resolved, write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default=None, help="title of the page (default: the folder's name)")
     parser.add_argument("--store", metavar="STORE", type=Path, help="store of the pictured molecule (default: one under RUN_DIR)")
     parser.add_argument("--molecule", metavar="INDEX", type=int, help="the pictured molecule (default: chosen by --seed)")
-    parser.add_argument("--seed", type=int, default=1, help="of the choice and of the pictured blend (default: 1)")
+    parser.add_argument("--seed", type=seed, default=1, help="of the choice and of the pictured blend (default: 1)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.molecule is not None and path is None:
         raise UserError("--molecule needs a --store: none was found under the folder of runs")
     store = None if path is None else Store(path)
-    page = build(runs, title=args.title or args.runs.resolve().name, molecule=args.molecule, store=store, seed=args.seed)
+    page = build(runs, title=args.title or resolved(args.runs).name, molecule=args.molecule, store=store, seed=args.seed)
     write_atomically(args.output, page)
     if runs.evaluations:
         print(as_text(*result_rows(runs.evaluations)) + "\n")

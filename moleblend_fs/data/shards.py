@@ -25,6 +25,7 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.data.writer import TABLES, EncodedMolecule, StoreWriter, full_disk_told, read_tables
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import resolved
 
 SHARD_BLOCK = 256
 """Rows in a row that go to the same shard: few enough to spread easy and hard molecules, and what a worker takes at a time."""
@@ -62,7 +63,7 @@ class ShardNumber:
 
 def shards_folder(out: str | os.PathLike) -> Path:
     """The folder of a store's shards."""
-    path = Path(out).resolve()
+    path = resolved(out)
     return path.with_name(path.name + ".shards")
 
 

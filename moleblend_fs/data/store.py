@@ -23,6 +23,7 @@ from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import MEND, Manifest
 from moleblend_fs.data.record import StoredRecord
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import resolved
 
 RECORDS, MANIFEST, FAILURES = "records.lmdb", "manifest.json", "failures.csv"
 
@@ -66,7 +67,7 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path).resolve()
+        self.path = resolved(path)
         if not self.path.exists():
             partial = self.path.with_name(self.path.name + ".partial")
             hint = (

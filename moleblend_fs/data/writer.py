@@ -25,7 +25,7 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key, split_hash
 from moleblend_fs.data.typed_json import from_json
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import write_atomically
+from moleblend_fs.files import resolved, write_atomically
 
 MAP_BYTES, MAP_GROWTH = 1 << 26, 1 << 30
 """Address space for a file being written, at first, and the most that it grows by at a time. Where it is limited (ulimit -v), LMDB
@@ -69,9 +69,9 @@ class StoreWriter:
     """
 
     def __init__(self, path: str | os.PathLike, request: dict[str, Any]):
-        self.path = Path(path).resolve()
+        self.path = resolved(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
-        if self.path.exists():
+        if os.path.lexists(self.path):
             raise UserError(f"{self.path} exists already; choose another OUT, or delete it first")
         self.partial.mkdir(parents=True, exist_ok=True)
         self._lock()
@@ -89,7 +89,7 @@ class StoreWriter:
                 left_behind.check()
         (self.partial / f"{TABLES}-lock").unlink(missing_ok=True)
         with full_disk_told(self.path):
-            self._environment = lmdb.open(str(tables), subdir=False, map_size=MAP_BYTES, max_dbs=3, writemap=False, metasync=False)
+            self._environment = lmdb.open(os.fsencode(tables), subdir=False, map_size=MAP_BYTES, max_dbs=3, writemap=False, metasync=False)
             self._records, self._rows, self._failures = (self._environment.open_db(name) for name in TABLE_NAMES)
 
     def _take_up(self, wanted: str) -> None:
@@ -225,7 +225,7 @@ class StoreWriter:
         conformers = np.zeros(self.molecules, dtype=np.uint16)
         labels: list[np.ndarray] = []
         digest = hashlib.sha256()
-        out = lmdb.open(str(target), subdir=False, map_size=MAP_BYTES, lock=False, sync=False)
+        out = lmdb.open(os.fsencode(target), subdir=False, map_size=MAP_BYTES, lock=False, sync=False)
         with self._environment.begin(db=self._records) as transaction:
             pairs = iter(transaction.cursor().iternext())
             while chunk := list(itertools.islice(pairs, COPY_CHUNK)):

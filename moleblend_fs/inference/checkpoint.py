@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from moleblend_fs.data.torch_file import read_torch
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import write_atomically
+from moleblend_fs.files import whole_folder, write_atomically
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.published import ROOT, convert_weights, infer_config
@@ -108,14 +109,15 @@ def describe_from_json(content: Mapping[str, Any]) -> tuple[ModelConfig, Finetun
 
 
 def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
-    """Write a checkpoint folder, weights first, so that a folder with a config is whole."""
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, temporary)
-    os.replace(temporary, folder / WEIGHTS)
+    """Write a new checkpoint folder, whole or not at all."""
     content = {**describe(checkpoint.config, checkpoint.finetuned), "about": checkpoint.about}
-    write_atomically(folder / CONFIG, json.dumps(content, indent=1) + "\n")
+    with whole_folder(path) as folder:
+        try:
+            save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, folder / WEIGHTS)
+        except SafetensorError as error:  # of the system's error only the text is left
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error  # noqa: B904
+        write_atomically(folder / CONFIG, json.dumps(content, indent=1) + "\n")
 
 
 def load(path: str | os.PathLike) -> Checkpoint:

@@ -12,6 +12,7 @@ import numpy as np
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.store import MANIFEST
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import resolved
 
 VARIANTS = ("scratch", "pretrained")
 """Runs whose folder names differ only by one of these endings (after "_") are compared side by side."""
@@ -83,7 +84,7 @@ class Runs:
         """Stores under the folder, and those that the evaluations name, as far as they still exist."""
         found = [path.parent for path in sorted(self.folder.rglob(MANIFEST))]
         found += [Path(evaluation.store) for evaluation in self.evaluations]
-        return list(dict.fromkeys(path.resolve() for path in found if (path / MANIFEST).is_file()))
+        return list(dict.fromkeys(resolved(path) for path in found if (path / MANIFEST).is_file()))
 
 
 def find_runs(folder: Path) -> Runs:

@@ -1,0 +1,210 @@
+"""Every sub-command with places that cannot be written and files that cannot be read: a message and exit code 2, never a traceback."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moleblend_fs.cli.main import COMMANDS, main
+from tests.fairseq_plugins.conftest import write_labelled
+from tests.inference.untrained import untrained
+
+COMMAND = str(Path(sys.executable).parent / "moleblend")
+RUNS = {
+    "predict": ("{model}", "{store}", "{out}"),
+    "predict --embeddings": ("{model}", "{store}", "{out}", "--embeddings", "2d"),
+    "evaluate": ("{model}", "{store}", "--split", "test", "--json", "{out}"),
+    "convert": ("{model}", "{out}"),
+    "inspect": ("{store}", "--html", "{out}"),
+    "report": ("{runs}", "--output", "{out}"),
+    "preprocess": ("csv", "{csv}", "{out}", "--workers", "1", "--no-progress"),
+    "merge": ("{out}",),
+    "check-golden": ("{golden}",),
+    "doctor": (),
+}
+"""Command -> its words; {out} is what it writes, all others are what it reads."""
+FOLDERS = ("convert", "preprocess", "merge")
+"""Commands whose output is a folder that must not exist yet."""
+BAD_OUTPUTS = {
+    "a full device": "/dev/full",
+    "a folder": "{tmp}/folder",
+    "below a file": "{tmp}/file/x",
+    "below a device": "/dev/null/x",
+    "where nothing can be made": "/proc/nothing/x",
+    "a name that is too long": "{tmp}/" + "x" * 300,
+    "a path that is too long": "{tmp}/" + "x/" * 3000,
+    "an empty name": "",
+    "a link to itself": "{tmp}/loop",
+    "a folder that is too long": "{tmp}/" + "x" * 300 + "/x",
+}
+ODD_OUTPUTS = ("a:b", "a b", "new\nline", "-dash", "%d{}", "\u00e9\u4e2d", os.fsdecode(b"not\xfftext"))
+BAD_INPUTS: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: None,
+    "an empty file": lambda path: path.write_bytes(b""),
+    "random bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)),
+    "text": lambda path: path.write_text("hello\nworld\n"),
+    "JSON": lambda path: path.write_text('{"model": [NaN], "store": 1, "split": 2, "metrics": 3, "predictions": 4}'),
+    "an empty folder": lambda path: path.mkdir(),
+    "a folder of bad files": lambda path: bad_folder(path),
+    "a device": lambda path: path.symlink_to("/dev/null"),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "below a file": lambda path: path.parent.joinpath("file").touch(),
+}
+
+
+def bad_folder(path: Path) -> None:
+    path.mkdir()
+    for name in (
+        "manifest.json",
+        "config.json",
+        "model.safetensors",
+        "records.lmdb",
+        "test.json",
+        "train.log",
+        "x.jsonl",
+        "split_test.npy",
+    ):
+        (path / name).write_bytes(b'{"store": null, "num_updates": "x"}\n\xff\x00')
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> dict[str, str]:
+    """Inputs that work."""
+    folder = tmp_path_factory.mktemp("given")
+    molecules = [("C" * (i + 1), ("train", "valid", "test")[i % 3], [float(i)]) for i in range(9)]
+    store = write_labelled(folder / "store", molecules, {"y": "regression"})
+    model = untrained(folder / "model")
+    (folder / "in.csv").write_text("smiles,y\nCCO,1\nCCN,2\n")
+    (folder / "runs").mkdir()
+    assert main(["evaluate", str(model), str(store.path), "--json", str(folder / "runs" / "test.json")]) == 0
+    golden = {"golden": str(folder / "missing.npz"), "csv": str(folder / "in.csv"), "runs": str(folder / "runs")}
+    return {"model": str(model), "store": str(store.path), **golden}
+
+
+def run(command: str, places: dict[str, str]) -> int:
+    try:
+        return main([command.split()[0], *(word.format(**places) for word in RUNS[command])])
+    except SystemExit as end:  # of argparse, for words that it does not take
+        return int(end.code or 0)
+
+
+def test_every_command_is_here():
+    assert {name.split()[0] for name in RUNS} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("place", BAD_OUTPUTS)
+@pytest.mark.parametrize("command", [name for name, words in RUNS.items() if "{out}" in words])
+def test_bad_outputs(given, tmp_path, capsys, command, place):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("the user's")
+    (tmp_path / "loop").symlink_to("loop")
+    before = sorted(tmp_path.rglob("*"))
+    assert run(command, given | {"out": BAD_OUTPUTS[place].format(tmp=tmp_path)}) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"moleblend {command.split()[0]}: ")
+    assert "Traceback" not in said.err
+    assert len(said.err.splitlines()[-1]) > 40, "what is wrong, and where"
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is left behind"
+    assert (tmp_path / "file").read_text() == "the user's"
+
+
+@pytest.mark.parametrize("name", ODD_OUTPUTS)
+@pytest.mark.parametrize("command", [name for name, words in RUNS.items() if "{out}" in words and name != "merge"])
+def test_odd_names_of_outputs_are_names(given, tmp_path, capsys, command, name):
+    assert run(command, given | {"out": str(tmp_path / "new" / name)}) == 0
+    assert os.listdir(tmp_path / "new") == [name]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+@pytest.mark.parametrize(
+    ("command", "role"), [(name, word[1:-1]) for name, words in RUNS.items() for word in words if word[0] == "{" and word != "{out}"]
+)
+def test_bad_inputs(given, tmp_path, capsys, command, role, kind):
+    bad = tmp_path / "bad"
+    BAD_INPUTS[kind](bad)
+    bad = tmp_path / "file" / "x" if kind == "below a file" else bad
+    code = run(command, given | {role: str(bad), "out": str(tmp_path / "out")})
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert said.startswith(f"moleblend {command.split()[0]}: ")
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "{model}", "{store}", "{tmp}/o", "--workers", "-1"],
+        ["predict", "{model}", "{store}", "{tmp}/o", "--max-tokens", "0"],
+        ["predict", "{model}", "{store}", "{tmp}/o", "--device", "nonsense"],
+        ["predict", "{model}", "{store}", "{tmp}/o", "--device", "meta"],
+        ["predict", "{model}", "{store}", "{tmp}/o", "--split", "../../etc"],
+        ["evaluate", "{model}", "{store}", "--split", ""],
+        ["evaluate", "{model}", "{store}", "--ogb-submission", "{tmp}/o"],
+        ["inspect", "{store}", "--molecules", "-1"],
+        ["inspect", "{store}", "--seed", "-1"],
+        ["report", "{runs}", "--output", "{tmp}/o", "--store", "{store}", "--molecule", "-1"],
+        ["report", "{runs}", "--output", "{tmp}/o", "--store", "{store}", "--seed", "-1"],
+        ["preprocess", "csv", "{csv}", "{tmp}/o", "--workers", "0"],
+        ["preprocess", "csv", "{csv}", "{tmp}/o", "--split-seed", "-1", "--workers", "1", "--no-progress"],
+        ["preprocess"],
+        ["nonsense"],
+        [],
+    ],
+)
+def test_bad_values(given, tmp_path, capsys, words):
+    try:
+        code = main([word.format(**given, tmp=tmp_path) for word in words])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert "Traceback" not in said
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("command", ["doctor", "inspect", "evaluate"])
+def test_what_cannot_be_printed_is_told(given, tmp_path, command):
+    """The command itself, since what is lost at the end of a process is not seen inside of it."""
+    words = [COMMAND, command.split()[0], *(word.format(**given, out=tmp_path / "out") for word in RUNS[command])]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"moleblend {command}: No space left on device; the disk is full: make room, or choose another place\n"
+    done = subprocess.run([*words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(given):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([COMMAND, "inspect", given["store"]], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["predict", "predict --embeddings", "evaluate", "convert", "inspect", "report"])
+def test_a_full_disk(given, tmp_path, capsys, command):
+    """A file system of 4 kB: the old file stays, and nothing else."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(disk)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        (disk / "filler").write_bytes(b"x" * 4096)
+        out = disk / "out"
+        if command not in FOLDERS:
+            out.touch()
+        assert run(command, given | {"out": str(out)}) == 2
+        assert "the disk is full" in capsys.readouterr().err
+        assert sorted(os.listdir(disk)) == (["filler"] if command in FOLDERS else ["filler", "out"])
+        shutil.rmtree(disk, ignore_errors=True)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
