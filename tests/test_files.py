@@ -133,9 +133,14 @@ def test_a_whole_folder_or_none(tmp_path):
     for name in ("there", "loop"):
         with pytest.raises(UserError, match=f"{name} exists already"), whole_folder(tmp_path / name):
             pytest.fail("the work must not begin")
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "new" / "folder") as folder:
-        (folder / "x").touch()
-        raise KeyboardInterrupt
+
+    def fail() -> None:
+        with whole_folder(tmp_path / "new" / "folder") as folder:
+            (folder / "x").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
     assert names(tmp_path / "new") == []
     with whole_folder(tmp_path / "new" / "folder") as folder:
         (folder / "x").write_text("1")

@@ -6,7 +6,7 @@ from datetime import datetime
 from moleblend_fs import __version__
 from moleblend_fs.data.store import Store
 from moleblend_fs.report import html
-from moleblend_fs.report.results import BASELINE, METRIC_TITLES, METRICS, SINGLE_TARGETS, result_rows
+from moleblend_fs.report.results import BASELINE, METRIC_TITLES, METRICS, OF_UNIT, SINGLE_TARGETS, result_rows
 from moleblend_fs.report.runs import Evaluation, Runs, TrainingLog
 
 PARITY_PANELS = 12
@@ -73,7 +73,7 @@ def finetuning_section(logs: Sequence[TrainingLog], evaluations: Sequence[Evalua
         if curves and not sections:
             name = METRIC_TITLES.get(metric, metric)
             title = f"{name} on the validation split"
-            shown = f"{name} ({unit})" if unit and metric in ("mae", "rmse") else name
+            shown = f"{name} ({unit})" if unit and metric in OF_UNIT else name
             sections.append(html.section("Finetuning", metric_curves(curves, title=title, unit=shown)))
     return sections
 

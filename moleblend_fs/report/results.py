@@ -7,8 +7,19 @@ import numpy as np
 
 from moleblend_fs.report.runs import VARIANTS, Evaluation
 
-METRICS = ("roc_auc", "mae", "rmse")
-METRIC_TITLES = {"roc_auc": "ROC-AUC", "mae": "MAE", "rmse": "RMSE"}
+METRIC_TITLES = {
+    "roc_auc": "ROC-AUC",
+    "pr_auc": "PR-AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "mcc": "MCC",
+    "log_loss": "log loss",
+    "mae": "MAE",
+    "rmse": "RMSE",
+}
+METRICS = tuple(METRIC_TITLES)
+OF_UNIT = ("mae", "rmse")
+"""Metrics that have the target's unit."""
 SINGLE_TARGETS = 3
 """Targets of a run that get rows and parity plots of their own; of more, the average is shown."""
 BASELINE = "mean predictor"
@@ -30,7 +41,7 @@ def result_rows(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list
     for evaluation in evaluations:
         stem, variant = evaluation.variant
         for target, metric, value, baseline in scores(evaluation):
-            unit = evaluation.units.get(target, "") if metric != "roc_auc" else ""
+            unit = evaluation.units.get(target, "") if metric in OF_UNIT else ""
             row = cells.setdefault((stem, evaluation.split, target, METRIC_TITLES[metric], unit), {})
             row[variant] = [value]
             if baseline is not None:
