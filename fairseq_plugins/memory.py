@@ -14,7 +14,7 @@ from moleblend_fs.distributed.engine import engine_config
 from moleblend_fs.distributed.estimate import BUCKET, GIB, LIVE, Batch, Memory, Setup, estimate, judge, parameter_sizes
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import HEADS, ModelConfig
-from moleblend_fs.ops.dispatch import uses_triton
+from moleblend_fs.ops.dispatch import wants_triton
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def check_memory(trainer: Any) -> None:
     if os.environ.get(VARIABLE) == "0" or not trainer.adam:
         return
     sizes = [parameter.numel() for parameter in trainer.get_model().parameters()]
-    setup = replace(setup_of(trainer.cfg, sum(sizes)), kernels=uses_triton("attention", trainer.device))
+    setup = replace(setup_of(trainer.cfg, sum(sizes)), kernels=wants_triton("attention", trainer.device))
     memory = estimate(sizes, trainer.get_model().model.config, largest_batch(trainer.epoch_iterator), setup)
     said = judge_all(trainer.cfg, memory, setup, built=host_memory.resident() - _before_model)
     if trainer.is_data_parallel_master:

@@ -84,7 +84,9 @@ class MoleBlend(nn.Module):
         """Token representations (T, d) and the pairs' attention bias (P, H)."""
         bias, gaussian_sums = self.relations(batch, shown, layout)
         tokens = self.atoms(batch, shown, gaussian_sums, layout)
-        return self.encoder(tokens, prepare_bias(bias, self.relations.graph_bias, layout), layout), bias
+        width = self.config.embed_dim // self.config.attention_heads
+        bias_of_layers = prepare_bias(bias, self.relations.graph_bias, layout, width)
+        return self.encoder(tokens, bias_of_layers, layout), bias
 
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
         """All heads on one packed batch: their predictions, or their losses where there are targets."""

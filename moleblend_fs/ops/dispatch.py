@@ -1,8 +1,9 @@
 """Which implementation of each op runs: `auto`, `triton` or `reference`, for all ops or for one.
 
 The choice comes from the environment variable MOLEBLEND_OPS, else from `configure` (the option --ops), else it is `auto`:
-the Triton kernels on GPUs that can run them, plain torch elsewhere. Before an op's kernels run on a device for the first
-time, they are compared with plain torch there; kernels that give other numbers end the run.
+the Triton kernels on GPUs that they were made for, plain torch elsewhere. Before an op's kernels run on a device for the first
+time with a type and a shape, they are compared with plain torch there: kernels that give other numbers end the run, kernels that do
+not compile are replaced by plain torch under `auto` and end the run under `triton`.
 """
 
 import functools
@@ -22,8 +23,16 @@ IMPLEMENTATIONS = ("auto", "triton", "reference")
 VARIABLE = "MOLEBLEND_OPS"
 LEAST_CAPABILITY = (8, 0)
 """Compute capability from which GPUs have the matrix units for bfloat16 that the kernels use."""
+LAST_CAPABILITY = (9, 0)
+"""The newest that the kernels are compiled for and checked (benchmarks/kernel_resources.csv)."""
+CHOSEN_WITH = {"atom_forces": "attention"}
+"""Ops that follow the choice of another."""
 
-_configured = "auto"
+_configured = "auto"  # of this process, as --ops is
+
+
+class OtherNumbers(RuntimeError):
+    """Kernels and plain torch differ by more than rounding explains."""
 
 
 def configure(choice: str) -> None:
@@ -53,25 +62,51 @@ def parse(choice: str, where: str) -> dict[str, str]:
     return asked
 
 
-def uses_triton(op: str, device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether an op runs its Triton kernels on this device for inputs of this type.
+def wants_triton(op: str, device: torch.device, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether an op is to run its Triton kernels on this device for inputs of this type, unless they turn out not to compile.
 
     Raises:
         UserError: the kernels were asked for and cannot run there.
-        RuntimeError: the kernels give other numbers than plain torch there.
     """
-    variable = os.environ.get(VARIABLE)
-    choice = parse(variable, VARIABLE)[op] if variable else parse(_configured, "--ops")[op]
+    choice = _choice(op)
     if choice == "reference" or (choice == "auto" and device.type != "cuda"):
         return False
     obstacle = _obstacle(device, dtype)
-    if obstacle is None:
-        _tested(op, device)
-        return True
     if choice == "triton":
-        raise UserError(f"the Triton kernels of {op} were asked for but cannot run: {obstacle}; choose auto or reference")
-    _say_once(f"{op}: plain torch on {device}, since {obstacle}")
+        if obstacle is not None:
+            raise UserError(f"the Triton kernels of {op} were asked for but cannot run: {obstacle}; choose auto or reference")
+        return True
+    obstacle = obstacle or _unverified(device)
+    if obstacle is not None:
+        _say_once(f"{op}: plain torch on {device}, since {obstacle}")
+    return obstacle is None
+
+
+def uses_triton(op: str, device: torch.device, dtype: torch.dtype = torch.float32, shape: tuple[int, ...] | None = None) -> bool:
+    """Whether an op runs its Triton kernels on this device for inputs of this type.
+
+    Args:
+        shape: the sizes that the op's kernels are compiled for, see its `selftest`; None for those of the base model.
+
+    Raises:
+        UserError: the kernels were asked for and cannot run there.
+        OtherNumbers: the kernels give other numbers than plain torch there.
+        RuntimeError: the kernels were asked for and do not compile or run.
+    """
+    if not wants_triton(op, device, dtype):
+        return False
+    failure = _tested(op, device, dtype, shape)
+    if failure is None:
+        return True
+    if _choice(op) == "triton":
+        raise RuntimeError(f"the Triton kernels of {op} were asked for and fail on {device} in {dtype}: {failure}") from failure
+    _say_once(f"{op}: plain torch on {device} in {dtype}, since its kernels fail there ({type(failure).__name__}: {failure})")
     return False
+
+
+def _choice(op: str) -> str:
+    variable, op = os.environ.get(VARIABLE), CHOSEN_WITH.get(op, op)
+    return parse(variable, VARIABLE)[op] if variable else parse(_configured, "--ops")[op]
 
 
 def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -82,15 +117,42 @@ def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
         return "triton is not installed (pip install triton)"
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-        return None if capability >= LEAST_CAPABILITY else f"the GPU is sm_{capability[0]}{capability[1]}, older than sm_80"
+        old = torch.version.hip is None and capability < LEAST_CAPABILITY
+        return f"the GPU is {_name(capability)}, older than {_name(LEAST_CAPABILITY)}" if old else None
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
     return f"there is no compiler for {device.type} (TRITON_INTERPRET=1 runs them slowly, for tests)"
 
 
+def _unverified(device: torch.device) -> str | None:
+    """Why kernels that may well run on a device are not used unless they are asked for."""
+    if device.type != "cuda":
+        return None
+    capability = torch.cuda.get_device_capability(device)
+    if torch.version.hip is not None:
+        found = "the GPU is an AMD one"
+    elif capability > LAST_CAPABILITY:
+        found = f"the GPU is {_name(capability)}, newer than {_name(LAST_CAPABILITY)}"
+    else:
+        return None
+    return f"{found}, which the kernels were not checked on; --ops triton (or {VARIABLE}=triton) runs them all the same"
+
+
+def _name(capability: tuple[int, int]) -> str:
+    return f"sm_{capability[0]}{capability[1]}"
+
+
 @functools.cache
-def _tested(op: str, device: torch.device) -> None:
-    importlib.import_module(f"moleblend_fs.ops.{op}.selftest").self_test(device)
+def _tested(op: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, ...] | None) -> Exception | None:
+    """What came up when the kernels were compiled and run for the first time; None if they did. Other numbers are raised."""
+    logger.info("%s: compiling and checking the kernels for %s on %s (Triton keeps them for later runs)", op, dtype, device)
+    try:
+        importlib.import_module(f"moleblend_fs.ops.{op}.selftest").self_test(device, dtype, shape)
+    except (OtherNumbers, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # Triton's and LLVM's are of many classes
+        return error
+    return None
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """What the kernel modules share."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -42,3 +43,18 @@ def dot_precision(dtype: torch.dtype) -> str:
 def dot_precisions(dtype: torch.dtype) -> tuple[str, ...]:
     """All that `dot_precision` may say."""
     return ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
+
+
+Op = TypeVar("Op", bound=Callable[..., Any])
+
+
+def on_its_device(op: Op) -> Op:
+    """Run an op with the GPU of its first tensor as the current one: Triton launches on the current GPU, whatever the tensors are on."""
+
+    @functools.wraps(op)
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        first = next(value for value in (*arguments, *options.values()) if isinstance(value, torch.Tensor))
+        with torch.cuda.device_of(first):
+            return op(*arguments, **options)
+
+    return guarded  # type: ignore[return-value]

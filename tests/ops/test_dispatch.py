@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.objectives.config import BlendConfig
+from moleblend_fs.objectives.draw import draw_blend
+from moleblend_fs.objectives.pretraining import targets_of
 from moleblend_fs.ops import dispatch
+from moleblend_fs.ops.layout import Layout
+from tests.model.molecules import batch_of, graph
 
 CPU = torch.device("cpu")
 
@@ -48,7 +55,7 @@ def test_kernels_that_cannot_run_are_an_error_only_where_they_were_asked_for(mon
 
 
 def test_float64_is_computed_by_plain_torch(monkeypatch):
-    monkeypatch.setattr(dispatch, "_tested", lambda op, device: None)
+    monkeypatch.setattr(dispatch, "_tested", lambda *_: None)
     assert dispatch._obstacle(torch.device("cpu"), torch.float64) == "they compute in float32, and the inputs are float64"
     dispatch.configure("triton")
     with pytest.raises(UserError, match="float64"):
@@ -82,5 +89,102 @@ def test_kernels_that_give_other_numbers_end_the_run(op, monkeypatch):
 
     monkeypatch.setattr(kernels, entry, wrong)
     for _ in range(2):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(dispatch.OtherNumbers):
             dispatch.uses_triton(op, device)
+
+
+def gpu(monkeypatch, capability, hip=None):
+    """A GPU as far as the choice looks at it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    dispatch._say_once.cache_clear()
+    return torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "reason"),
+    [
+        ((7, 5), None, "sm_75, older than sm_80"),
+        ((10, 0), None, "sm_100, newer than sm_90, which the kernels were not checked on; --ops triton"),
+        ((12, 0), None, "sm_120, newer than sm_90"),
+        ((9, 4), "6.4", "an AMD one, which the kernels were not checked on"),
+    ],
+)
+def test_auto_takes_kernels_only_on_gpus_that_they_were_checked_on(capability, hip, reason, monkeypatch, caplog):
+    pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
+    monkeypatch.setattr(dispatch, "_tested", lambda *_: None)
+    device = gpu(monkeypatch, capability, hip)
+    assert not any(dispatch.uses_triton("attention", device) for _ in range(2))
+    assert [record.message for record in caplog.records] == [next(m for m in caplog.messages if reason in m)]
+    dispatch.configure("triton")
+    if capability < dispatch.LEAST_CAPABILITY:
+        with pytest.raises(UserError, match="older than sm_80"):
+            dispatch.uses_triton("attention", device)
+    else:
+        assert dispatch.uses_triton("attention", device)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0)])
+def test_auto_takes_kernels_from_sm_80_to_sm_90(capability, monkeypatch):
+    pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
+    monkeypatch.setattr(dispatch, "_tested", lambda *_: None)
+    assert dispatch.uses_triton("attention", gpu(monkeypatch, capability))
+
+
+def test_kernels_that_do_not_compile_are_replaced_under_auto_and_end_the_run_where_they_were_asked_for(monkeypatch, caplog):
+    pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
+    device = gpu(monkeypatch, (9, 0))
+    tried = []
+
+    def fails(device, dtype, shape):
+        tried.append((dtype, shape))
+        raise ValueError("no such instruction")
+
+    monkeypatch.setattr(importlib.import_module("moleblend_fs.ops.attention.selftest"), "self_test", fails)
+    assert not any(dispatch.uses_triton("attention", device, torch.bfloat16, (4, 16)) for _ in range(2))
+    assert tried == [(torch.bfloat16, (4, 16))]  # once, for what is to run
+    assert sum("plain torch on cuda:1" in m and "no such instruction" in m for m in caplog.messages) == 1
+    dispatch.configure("triton")
+    with pytest.raises(RuntimeError, match=r"asked for and fail on cuda:1 in torch\.bfloat16: no such instruction"):
+        dispatch.uses_triton("attention", device, torch.bfloat16, (4, 16))
+
+
+def test_the_model_has_its_own_sizes_checked(monkeypatch):
+    """Type, heads, widths and Gaussians of the model that runs."""
+    monkeypatch.setenv(dispatch.VARIABLE, "triton")
+    monkeypatch.setattr(dispatch, "_obstacle", lambda *_: None)
+    checked = set()
+
+    def note(op, device, dtype, shape):
+        checked.add((op, dtype, shape))
+        return ValueError("not here")
+
+    monkeypatch.setattr(dispatch, "_tested", note)
+    monkeypatch.setattr(dispatch, "_choice", lambda op: "auto")
+    monkeypatch.setattr(dispatch, "wants_triton", lambda *_: True)
+    config = ModelConfig(
+        layers=1, embed_dim=24, ffn_dim=8, attention_heads=3, gaussians=5, pair_dim=4, hidden_3d=6, heads=BlendConfig().predict
+    )
+    model = MoleBlend(config).to(torch.bfloat16)
+    batch = batch_of([graph("CCO", 0)])
+    layout = Layout(batch.num_atoms, "cpu")
+    blend = BlendConfig()
+    shown, noise = draw_blend(batch, layout, blend, seed=1, epoch=1)
+    model(batch, shown, layout, targets_of(batch, layout, shown, noise, blend))
+    assert checked == {
+        ("relation_bias", torch.float32, (3, 5)),
+        ("attention", torch.bfloat16, (3, 8)),
+        ("atom_forces", torch.bfloat16, (3, 8)),
+        ("pair_projection", torch.bfloat16, (4,)),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("op", "shape"), [("attention", (2, 16)), ("atom_forces", (2, 16)), ("relation_bias", (4, 32)), ("pair_projection", (16,))]
+)
+def test_self_tests_in_half_precision(op, shape, dtype):
+    """They pass, with the sizes of a shipped model."""
+    pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
+    device = torch.device("cuda") if torch.cuda.is_available() else CPU
+    importlib.import_module(f"moleblend_fs.ops.{op}.selftest").self_test(device, dtype, shape)

@@ -21,8 +21,7 @@ def atom_forces(
         bias_PH: the encoder's bias. direction_P3: u, unit displacement of every pair.
         dropout: on the probabilities.
     """
-    # Chosen together with attention, whose dropout and places it shares.
-    if uses_triton("attention", q_AHw.device, bias_PH.dtype):
+    if uses_triton("atom_forces", q_AHw.device, q_AHw.dtype, tuple(q_AHw.shape[1:])):
         from moleblend_fs.ops.atom_forces import launch
 
         return launch.atom_forces(q_AHw, k_AHw, value_AH3, bias_PH, direction_P3, layout, dropout)

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_threshold
-from moleblend_fs.ops.kernel_variant import dot_precision
+from moleblend_fs.ops.kernel_variant import dot_precision, on_its_device
 from moleblend_fs.ops.layout import Layout
 
 # One head of the model calls this once a step: one shape for all molecules. A warp takes 16 rows; TF32 needs more registers.
@@ -35,6 +35,7 @@ def _run(kernel: Any, q: Tensor, members: Tensor, capacity: int, data: Sequence[
 
 
 @torch.library.custom_op("moleblend::atom_forces_forward", mutates_args=())
+@on_its_device
 def forward(
     q: Tensor,
     k: Tensor,
@@ -65,6 +66,7 @@ def _(q, k, value, bias, direction, tokens, pairs, molecules, capacities, dropou
 
 
 @torch.library.custom_op("moleblend::atom_forces_backward", mutates_args=())
+@on_its_device
 def backward(
     d_force: Tensor,
     force: Tensor,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moleblend_fs.ops.atom_forces.launch import AtomForces
 from moleblend_fs.ops.attention.kernel_parts import dropout_keep
+from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.layout import Layout
 
 
@@ -40,31 +41,29 @@ def dense_forces(
     return torch.cat(outputs)
 
 
-def self_test(device: torch.device) -> None:
-    """Compare the kernels with `dense_forces` on a device, in float32, with dropout.
+def self_test(device: torch.device, dtype: torch.dtype = torch.float32, shape: tuple[int, ...] | None = None) -> None:
+    """Compare the kernels with `dense_forces` on a device, with dropout.
+
+    Args:
+        dtype: of queries, keys and values; bias and directions are float32.
+        shape: heads and their width.
 
     Raises:
-        RuntimeError: if output or a gradient is off by more than rounding can explain, with the figures.
+        OtherNumbers: output or a gradient is off by more than rounding can explain, with the figures.
     """
     random = torch.Generator().manual_seed(0)
-    layout, heads, width, dropout, seed = Layout(torch.tensor([1, 9, 40]), device), 2, 24, 0.2, (123, -45)
+    layout, (heads, width), dropout, seed = Layout(torch.tensor([1, 9, 40]), device), shape or (2, 24), 0.2, (123, -45)
     A, P = layout.num_total_atoms, layout.num_pairs
     shapes = ((A, heads, width), (A, heads, width), (A, heads, 3), (P, heads), (P, 3), (A, 3))
     with torch.enable_grad():
-        *given, direction, upstream = (torch.randn(shape, generator=random).to(device) for shape in shapes)
-        ours_in = [x.requires_grad_() for x in (0.3 * given[0], *given[1:])]
-        exact = [x.detach().double().requires_grad_() for x in ours_in]
-        ours = AtomForces.apply(*ours_in, direction, layout, dropout, seed)
+        q, k, value, bias, direction, upstream = (torch.randn(size, generator=random).to(device) for size in shapes)
+        given = [*(x.to(dtype).requires_grad_() for x in (width**-0.5 * q, k, value)), bias.requires_grad_()]
+        exact = [x.detach().double().requires_grad_() for x in given]
+        ours = AtomForces.apply(*given, direction, layout, dropout, seed)
         keep = dropout_keep(seed, layout, heads, dropout)
         theirs = dense_forces(exact[0], exact[1], exact[2], exact[3], direction.double(), layout, keep, dropout)
-        ours_d = torch.autograd.grad(ours, ours_in, upstream)
+        ours_d = torch.autograd.grad(ours, given, upstream)
         theirs_d = torch.autograd.grad(theirs, exact, upstream.double())
-    tolerance = 1e-2 if torch.backends.cuda.matmul.allow_tf32 else 1e-4
     names = ("forces", "d q", "d k", "d value", "d bias")
-    errors = {
-        name: float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max())
-        for name, a, b in zip(names, (ours, *ours_d), (theirs, *theirs_d), strict=True)
-    }
-    if not max(errors.values()) <= tolerance:
-        figures = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-        raise RuntimeError(f"atom_forces kernels on {device} are off by more than {tolerance:g} of the largest value: {figures}")
+    what = f"atom_forces kernels on {device} in {dtype}, {heads} heads of {width}"
+    compare(what, names, (ours, *ours_d), (theirs, *theirs_d), tolerance_of(dtype))

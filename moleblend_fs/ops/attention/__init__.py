@@ -18,14 +18,16 @@ from moleblend_fs.ops.linear import linear
 __all__ = ["attention", "attention_linear", "bucket_bias", "prepare_bias"]
 
 
-def prepare_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> Any:
+def prepare_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout, width: int | None = None) -> Any:
     """The bias of a forward pass in the form that its implementation reads in every layer: for `attention`, nothing else.
 
     Args:
         bias_PH: of pairs of atoms.
-        graph_bias_H: of all pairs that have the graph token on either side.
+        graph_bias_H: of all pairs that have the graph token on either side, in the type of queries and keys.
+        width: of a head; the kernels are checked for it before they run.
     """
-    if uses_triton("attention", bias_PH.device, bias_PH.dtype):
+    shape = None if width is None else (bias_PH.shape[1], width)
+    if uses_triton("attention", bias_PH.device, graph_bias_H.dtype, shape):
         from moleblend_fs.ops.attention import launch
 
         return launch.prepare_bias(bias_PH, graph_bias_H, layout)

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_threshold
 from moleblend_fs.ops.attention.kernels_long import backward_columns_long, backward_rows_long, forward_long
 from moleblend_fs.ops.attention.kernels_short import backward_short, forward_short
-from moleblend_fs.ops.kernel_variant import dot_precision
+from moleblend_fs.ops.kernel_variant import dot_precision, on_its_device
 from moleblend_fs.ops.layout import Layout
 
 LONGER = 0
@@ -152,6 +152,7 @@ def _run(kernel: Any, launch: Launch, qkv: Tensor, programs: int, *arguments: An
 
 
 @torch.library.custom_op("moleblend::attention_forward", mutates_args=())
+@on_its_device
 def attention_forward(
     qkv: Tensor,
     bias: Tensor,
@@ -188,6 +189,7 @@ def _(qkv, bias, graph_bias, tokens, pairs, molecules, capacities, dropout, seed
 
 
 @torch.library.custom_op("moleblend::attention_backward", mutates_args=("d_bias", "d_graph"))
+@on_its_device
 def attention_backward(
     d_out: Tensor,
     out: Tensor,

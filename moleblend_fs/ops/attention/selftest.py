@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moleblend_fs.ops.atom_forces import selftest as atom_forces
 from moleblend_fs.ops.attention.kernel_parts import dropout_keep
 from moleblend_fs.ops.attention.launch import apply_attention, prepare_bias
+from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.layout import Layout
 
 
@@ -37,31 +37,29 @@ def dense_attention(
     return torch.cat(outputs)
 
 
-def self_test(device: torch.device) -> None:
-    """Compare the kernels with `dense_attention` on a device, in float32, with dropout; then those of `atom_forces`.
+def self_test(device: torch.device, dtype: torch.dtype = torch.float32, shape: tuple[int, ...] | None = None) -> None:
+    """Compare the kernels with `dense_attention` on a device, with dropout, on molecules of all size classes.
+
+    Args:
+        dtype: of queries, keys and values; the bias is float32.
+        shape: heads and their width.
 
     Raises:
-        RuntimeError: if output or a gradient is off by more than rounding can explain, with the figures.
+        OtherNumbers: output or a gradient is off by more than rounding can explain, with the figures.
     """
     random = torch.Generator().manual_seed(0)
     layout = Layout(torch.tensor([1, 9, 22, 40, 70]), device)
-    heads, width, dropout = 3, 24, 0.2
+    (heads, width), dropout, seed = shape or (3, 24), 0.2, (12345, -678)
     shapes = ((layout.num_tokens, 3, heads, width), (layout.num_pairs, heads), (heads,), (layout.num_tokens, heads * width))
     with torch.enable_grad():
-        *given, upstream = (torch.randn(shape, generator=random).to(device).requires_grad_() for shape in shapes)
-        seed = (12345, -678)
+        qkv, bias, graph, upstream = (torch.randn(size, generator=random).to(device) for size in shapes)
+        given = [qkv.to(dtype).requires_grad_(), bias.requires_grad_(), graph.to(dtype).requires_grad_()]
+        upstream = upstream.to(dtype)
         ours = apply_attention(given[0], prepare_bias(given[1], given[2], layout), layout, dropout, seed)
         exact = [x.detach().double().requires_grad_() for x in given]
         theirs = dense_attention(exact[0], exact[1], exact[2], layout, dropout_keep(seed, layout, heads, dropout), dropout)
         ours_d = torch.autograd.grad(ours, given, upstream)
         theirs_d = torch.autograd.grad(theirs, exact, upstream.double())
     names = ("output", "d qkv", "d bias", "d graph bias")
-    tolerance = 1e-2 if torch.backends.cuda.matmul.allow_tf32 else 1e-4
-    errors = {
-        name: float((a.detach().double() - b.detach()).abs().max() / b.detach().abs().max())
-        for name, a, b in zip(names, (ours, *ours_d), (theirs, *theirs_d), strict=True)
-    }
-    if not max(errors.values()) <= tolerance:
-        figures = ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
-        raise RuntimeError(f"attention kernels on {device} are off by more than {tolerance:g} of the largest value: {figures}")
-    atom_forces.self_test(device)
+    what = f"attention kernels on {device} in {dtype}, {heads} heads of {width}"
+    compare(what, names, (ours, *ours_d), (theirs, *theirs_d), tolerance_of(dtype))

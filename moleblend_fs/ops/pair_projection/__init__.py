@@ -22,7 +22,7 @@ def pair_cross_entropy(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bi
         bias_C: C = K * classes.
         target_PK: (P, K) int8 classes; negative ones do not count.
     """
-    if uses_triton("pair_projection", left_Am.device, left_Am.dtype):
+    if uses_triton("pair_projection", left_Am.device, left_Am.dtype, (left_Am.shape[1],)):
         from moleblend_fs.ops.pair_projection import autograd
 
         return autograd.pair_cross_entropy(left_Am, right_Am, weight_Cmm, bias_C, target_PK, layout)
@@ -33,7 +33,7 @@ def pair_cosine(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P3: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
     """sum over pairs of weight * (1 - cos(z, target)), a scalar in float32 or wider; 0 for a weight of 0, whatever z and target are."""
-    if uses_triton("pair_projection", left_Am.device, left_Am.dtype):
+    if uses_triton("pair_projection", left_Am.device, left_Am.dtype, (left_Am.shape[1],)):
         from moleblend_fs.ops.pair_projection import autograd
 
         return autograd.pair_cosine(left_Am, right_Am, weight_Cmm, bias_C, target_P3, weight_P, layout)
@@ -44,7 +44,7 @@ def pair_smooth_l1(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
     """sum over pairs of weight * SmoothL1(z, target), a scalar in float32 or wider; 0 for a weight of 0, as above; C = 1."""
-    if uses_triton("pair_projection", left_Am.device, left_Am.dtype):
+    if uses_triton("pair_projection", left_Am.device, left_Am.dtype, (left_Am.shape[1],)):
         from moleblend_fs.ops.pair_projection import autograd
 
         return autograd.pair_smooth_l1(left_Am, right_Am, weight_Cmm, bias_C, target_P, weight_P, layout)

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from moleblend_fs.ops.kernel_variant import dot_precision
+from moleblend_fs.ops.kernel_variant import dot_precision, on_its_device
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection import kernels as jit
 
@@ -153,6 +153,7 @@ def _run(name: str, inputs: list[Tensor], plan: Plan, with_grad: bool, constexpr
 
 
 @torch.library.custom_op("moleblend::pair_cross_entropy", mutates_args=())
+@on_its_device
 def cross_entropy_op(
     left: Tensor, right: Tensor, weight: Tensor, bias: Tensor, target: Tensor, tiles: Tensor, strips: Tensor, with_grad: bool
 ) -> Sums:
@@ -162,6 +163,7 @@ def cross_entropy_op(
 
 
 @torch.library.custom_op("moleblend::pair_geometry", mutates_args=())
+@on_its_device
 def geometry_op(
     left: Tensor,
     right: Tensor,

@@ -33,7 +33,7 @@ def relation_bias(
         coordinates_A3: Angstrom, noise included.
         element_A: the atomic-number feature.
     """
-    if uses_triton("relation_bias", shown_P.device, weights.mul.dtype):
+    if uses_triton("relation_bias", shown_P.device, weights.mul.dtype, (weights.spd_table.shape[1], len(weights.means))):
         from moleblend_fs.ops.relation_bias import autograd
 
         return autograd.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout)

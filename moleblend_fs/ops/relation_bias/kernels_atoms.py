@@ -58,7 +58,7 @@ def load_rows(atom, exists, atom_molecule, cu_atoms, cu_pairs):
     return first, size, tl.load(cu_pairs + molecule, mask=exists, other=0).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_atoms"])
 def sum_gaussians(
     wants_A,
     coordinates_A3,
@@ -100,7 +100,7 @@ def sum_gaussians(
     tl.store(sums_AK + atom.to(tl.int64)[:, None] * K + k[None, :], sums_RK, mask=exists[:, None] & (k < K)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_atoms"])
 def sum_gaussians_gradients(
     d_sums_AK,
     wants_A,
@@ -160,7 +160,7 @@ def sum_gaussians_gradients(
     tl.store(into + K_PAD, tl.sum(second_RK, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_atoms"])
 def element_gradients(
     d_x_P,
     coordinates_A3,

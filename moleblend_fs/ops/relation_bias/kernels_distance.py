@@ -47,7 +47,7 @@ def load_bias_gradients(d_bias_HP, pair, valid, num_pairs, H: tl.constexpr, H_PA
     return tl.load(at, mask=valid[:, None] & (h < H)[None, :], other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def add_distance_bias(
     bias_HP,
     pair_M,
@@ -91,7 +91,7 @@ def add_distance_bias(
         tile += tl.num_programs(0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def distance_gradients(
     d_bias_HP,
     pair_M,
@@ -146,7 +146,7 @@ def distance_gradients(
     tl.store(into + K_PAD, second_K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def weight_gradients(
     d_bias_HP,
     pair_M,

@@ -24,7 +24,7 @@ GROUP: tl.constexpr = tl.constexpr(64)
 SPD_GROUPS: tl.constexpr = tl.constexpr(4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def look_up(
     shown_P,
     spd_P,
@@ -62,7 +62,7 @@ def look_up(
     tl.store(bias_HP + h.to(tl.int64) * num_pairs + p[None, :], bias_HB, mask=exists[None, :] & (h < H))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "num_molecules", "search_steps"])
 def list_distances(
     shown_P,
     counts,
@@ -111,7 +111,7 @@ def list_distances(
     tl.store(x_M + place, factor * distance + offset, mask=shows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs"])
 def table_gradients(
     d_bias_HP,
     shown_P,

@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 
 from moleblend_fs.data.graph import MAX_HOPS
+from moleblend_fs.ops.kernel_variant import on_its_device
 from moleblend_fs.ops.relation_bias import kernels_atoms as atoms
 from moleblend_fs.ops.relation_bias import kernels_distance as distance
 from moleblend_fs.ops.relation_bias import kernels_tables as tables
@@ -107,6 +108,7 @@ def _launches_for(weights: Sequence[Tensor], precision: str) -> dict[str, Launch
 
 
 @torch.library.custom_op("moleblend::relation_bias", mutates_args=())
+@on_its_device
 def relation_bias_forward(
     shown_P: Tensor,
     spd_P: Tensor,
@@ -160,6 +162,7 @@ def _(shown_P, spd_P, path_P5, wants_A, coordinates_A3, element_A, weights, atom
 
 
 @torch.library.custom_op("moleblend::relation_bias_backward", mutates_args=())
+@on_its_device
 def relation_bias_backward(
     d_bias_HP: Tensor | None,
     d_sums_AK: Tensor | None,

@@ -279,3 +279,21 @@ def test_variants_are_named_once():
     assert len(names) == len(set(names))
     for variant in variants.variants():
         assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name
+
+
+def test_launches_are_on_the_gpu_of_the_tensors(device, monkeypatch):
+    """Triton launches on the current GPU, which may be another one: every op makes that of its tensors current."""
+    asked = []
+
+    class Guard(torch.cuda.device_of):
+        def __init__(self, tensor):
+            asked.append(tensor.data_ptr())
+            super().__init__(tensor)
+
+    monkeypatch.setattr(torch.cuda, "device_of", Guard)
+    layout = Layout(torch.tensor([3, 5]), device)
+    qkv, bias, graph, _ = inputs(layout, 2, 16)
+    out = launch.attention(qkv, launch.prepare_bias(bias, graph, layout), layout, 0.0)
+    assert asked == [qkv.data_ptr()]
+    out.sum().backward()
+    assert len(asked) == 2
