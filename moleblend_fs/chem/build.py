@@ -6,7 +6,7 @@ import numpy as np
 from rdkit import Chem
 
 from moleblend_fs.chem.conformers import ConformerOptions, embed
-from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.featurize import MAX_ATOMS, graph_from_mol, size_failure
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.chem.scaffold import murcko_scaffold
 from moleblend_fs.data.graph import Failure, MolecularGraph
@@ -22,11 +22,13 @@ class BuildOptions:
         hydrogens: whether hydrogens are atoms of the graph.
         scaffold: Bemis-Murcko scaffold to keep for a scaffold split: None, "plain", or "chiral" (with stereochemistry).
         conformers: structures to make.
+        max_atoms: molecules of more atoms, as they would be stored, are failures.
     """
 
     hydrogens: bool = False
     scaffold: str | None = None
     conformers: ConformerOptions = NO_CONFORMERS
+    max_atoms: int = MAX_ATOMS
 
 
 def scaffold_of(mol: Chem.Mol, options: BuildOptions) -> str | None:
@@ -42,6 +44,8 @@ def graph_from_smiles(smiles: str, *, labels: np.ndarray, options: BuildOptions,
     mol = parse_smiles(smiles)
     if isinstance(mol, Failure):
         return mol
+    if (too_large := size_failure(mol, smiles, options.max_atoms)) is not None:  # before anything that takes long
+        return too_large
     kept, note, coordinates = mol, None, None
     if options.hydrogens or options.conformers.count:
         full = Chem.AddHs(mol)
@@ -60,4 +64,5 @@ def graph_from_smiles(smiles: str, *, labels: np.ndarray, options: BuildOptions,
         scaffold=scaffold_of(mol, options),
         split=split,
         note=note,
+        max_atoms=options.max_atoms,
     )

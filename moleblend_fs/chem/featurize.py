@@ -80,6 +80,12 @@ def bond_arrays(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
     return np.array(ends, dtype=np.uint16).reshape(-1, 2), np.array(classes, dtype=np.uint8)
 
 
+def size_failure(mol: Chem.Mol, shown: str, max_atoms: int) -> Failure | None:
+    """The failure of a molecule without atoms or with too many."""
+    n = mol.GetNumAtoms()
+    return None if 1 <= n <= max_atoms else Failure(input=shown, reason=f"{n} atoms; a molecule must have 1 to {max_atoms}")
+
+
 def graph_from_mol(
     mol: Chem.Mol,
     *,
@@ -89,6 +95,7 @@ def graph_from_mol(
     scaffold: str | None = None,
     split: str | None = None,
     note: str | None = None,
+    max_atoms: int = MAX_ATOMS,
 ) -> MolecularGraph | Failure:
     """The graph of a sanitised molecule; atoms in the molecule's own order.
 
@@ -99,11 +106,11 @@ def graph_from_mol(
         smiles, scaffold, split, note: kept as they are, see `MolecularGraph`.
 
     Returns:
-        A failure for a molecule without atoms, or with more than `MAX_ATOMS`.
+        A failure for a molecule without atoms, or with more than `max_atoms`.
     """
+    if (wrong_size := size_failure(mol, smiles, max_atoms)) is not None:
+        return wrong_size
     n = mol.GetNumAtoms()
-    if not 1 <= n <= MAX_ATOMS:
-        return Failure(input=smiles, reason=f"{n} atoms; a molecule must have 1 to {MAX_ATOMS}")
     bonds, classes = bond_arrays(mol)
     spd, path_bonds = shortest_paths(n, bonds, classes)
     return MolecularGraph(

@@ -70,16 +70,22 @@ def _parse(read: Callable[[str], Chem.Mol | None], text: str, *, shown: str) -> 
     try:
         mol = read(text)
         error = ""
-    except (RuntimeError, ValueError) as caught:  # RDKit's invariant violations, and strings that are not UTF-8
+    except Exception as caught:  # RDKit's invariant violations, strings that are not UTF-8
         mol, error = None, str(caught)
     if mol is None:
         with rdkit_messages() as messages:  # rare, so that reading a second time to hear why costs nothing
             try:
                 read(text)
-            except (RuntimeError, ValueError) as caught:
-                error = error or str(caught)
+            except Exception as caught:  # RDKit cuts its messages to length, perhaps within a character, and fails over that
+                error = error or _foreign_character(text) or str(caught)
         return Failure(input=shown, reason="RDKit: " + _one_line([*messages, error]))
     return mol
+
+
+def _foreign_character(text: str) -> str:
+    """Where a text leaves ASCII, which neither SMILES nor the atoms of a mol block do; "" where it does not."""
+    place = next((i for i, character in enumerate(text) if not character.isascii()), None)
+    return "" if place is None else f"character {text[place]!r} at position {place + 1} is not ASCII"
 
 
 def _one_line(messages: list[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.conformers import MAX_CONFORMERS, ConformerOptions
+from moleblend_fs.chem.featurize import MAX_ATOMS
 from moleblend_fs.cli.summary import print_summary
 from moleblend_fs.cli.values import seed
 from moleblend_fs.data.shards import ShardNumber
@@ -19,6 +20,7 @@ from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.labels import parse_label
 from moleblend_fs.sources.run import preprocess, preprocess_shard
 from moleblend_fs.sources.sdf_records import item_names
+from moleblend_fs.sources.workers import ROW_TIMEOUT
 
 RESUME = "A run that was stopped goes on where it was when the same command is given again."
 
@@ -49,18 +51,21 @@ def run(args: argparse.Namespace) -> int:
     if os.path.lexists(args.output):
         raise UserError(f"{args.output} exists already; choose another OUT, or delete it first")
     shard = None if args.shard is None else ShardNumber.parse(args.shard)
+    if not args.row_timeout > 0:
+        raise UserError(f"--row-timeout must be above 0 seconds, got {args.row_timeout}")
     source: Source = args.open(args)
     for note in source.notes:
         print(f"note: {note}", flush=True)
     begin = time.monotonic()
+    how = {"workers": args.workers, "limit": args.limit, "row_timeout": args.row_timeout, "progress": not args.no_progress}
     if shard is not None:
-        info = preprocess_shard(source, args.output, shard, workers=args.workers, limit=args.limit, progress=not args.no_progress)
+        info = preprocess_shard(source, args.output, shard, **how)
         print(
             f"{shard.path(args.output)}: shard {shard} with {info.molecules:,} molecules and {info.failures:,} failures from {info.rows:,} "
             f"of {info.source_rows:,} rows in {time.monotonic() - begin:.1f} s; with all shards there: moleblend merge {args.output}"
         )
         return 0
-    manifest = preprocess(source, args.output, workers=args.workers, limit=args.limit, progress=not args.no_progress)
+    manifest = preprocess(source, args.output, **how)
     print_summary(manifest, Path(args.output), time.monotonic() - begin)
     return 0
 
@@ -80,6 +85,13 @@ def _common(parser: argparse.ArgumentParser, where: str, open_source: Callable[[
         metavar="I/N",
         help="only the I-th of N parts (I from 0), into OUT.shards/; when all N are there, `moleblend merge OUT` makes the store",
     )
+    parser.add_argument(
+        "--row-timeout",
+        type=float,
+        default=ROW_TIMEOUT,
+        metavar="SECONDS",
+        help="time limit for a row, besides that for its conformers; one that takes longer is listed in failures.csv (default %(default)g)",
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     parser.set_defaults(open=open_source)
 
@@ -90,6 +102,16 @@ def _add_hydrogens(parser: argparse.ArgumentParser, default: str) -> None:
         choices=("explicit", "none"),
         default=default,
         help="whether hydrogens are atoms of the graph (default %(default)s)",
+    )
+
+
+def _add_max_atoms(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-atoms",
+        type=int,
+        default=MAX_ATOMS,
+        metavar="N",
+        help="larger molecules are listed in failures.csv; time and memory grow with the square (default, and most: %(default)s)",
     )
 
 
@@ -150,10 +172,12 @@ def _build(args: argparse.Namespace) -> BuildOptions:
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not 1 <= args.max_atoms <= MAX_ATOMS:
+        raise UserError(f"--max-atoms must lie in 1 to {MAX_ATOMS}, got {args.max_atoms}")
     scaffold = None
     if args.split == "scaffold":
         scaffold = "chiral" if args.split_chirality else "plain"
-    return BuildOptions(hydrogens=args.hydrogens == "explicit", scaffold=scaffold, conformers=conformers)
+    return BuildOptions(hydrogens=args.hydrogens == "explicit", scaffold=scaffold, conformers=conformers, max_atoms=args.max_atoms)
 
 
 def _add_pcqm4mv2(parser: argparse.ArgumentParser) -> None:
@@ -190,6 +214,7 @@ def _add_moleculenet(parser: argparse.ArgumentParser) -> None:
     _common(parser, "CSV file of the set (DeepChem's, or one with smiles and label columns), perhaps packed", open_source)
     parser.add_argument("--name", choices=list(moleculenet.SETS), help="which set it is; by default told from the file's name")
     _add_hydrogens(parser, "none")
+    _add_max_atoms(parser)
     _add_split(parser, "scaffold", ("scaffold", "random", "none"))
     _add_conformers(parser)
 
@@ -202,6 +227,7 @@ def _add_unimol(parser: argparse.ArgumentParser) -> None:
     _common(parser, "LMDB file, or folder with train.lmdb, valid.lmdb, test.lmdb (which then are the splits)", open_source)
     _add_labels(parser, "a target, in the order of the file,")
     _add_hydrogens(parser, "none")
+    _add_max_atoms(parser)
     _add_split(parser, "random", ("random", "scaffold", "none"))
 
 
@@ -227,6 +253,7 @@ def _add_csv(parser: argparse.ArgumentParser) -> None:
     _add_labels(parser, "a column")
     parser.add_argument("--split-column", metavar="NAME", help="column that says train, valid or test")
     _add_hydrogens(parser, "none")
+    _add_max_atoms(parser)
     _add_split(parser, None, ("random", "scaffold", "prescribed", "none"))  # type: ignore[arg-type]
     _add_conformers(parser)
 
@@ -258,6 +285,7 @@ def _add_sdf(parser: argparse.ArgumentParser) -> None:
     _add_labels(parser, "a data item")
     parser.add_argument("--split-column", metavar="NAME", help="data item that says train, valid or test")
     _add_hydrogens(parser, "none")
+    _add_max_atoms(parser)
     _add_split(parser, None, ("random", "scaffold", "prescribed", "none"))  # type: ignore[arg-type]
 
 
@@ -274,5 +302,6 @@ def _add_smiles(parser: argparse.ArgumentParser) -> None:
 
     _common(parser, 'text file with one "SMILES name" a line, perhaps packed (.gz)', open_source)
     _add_hydrogens(parser, "none")
+    _add_max_atoms(parser)
     _add_split(parser, "random", ("random", "scaffold", "none"))
     _add_conformers(parser)

@@ -7,6 +7,8 @@ import io
 import itertools
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +20,7 @@ import lmdb
 import numpy as np
 
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
+from moleblend_fs.data.left_behind import LeftBehind, refuse_foreign_folder, why_begin_anew
 from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import LabelStatistics, Manifest, SplitInfo
 from moleblend_fs.data.record import encode, summary
@@ -61,7 +64,7 @@ class StoreWriter:
 
     Args:
         path: the new store; must not exist.
-        request: what was asked for, as JSON values. A resumed run must ask for the same.
+        request: what was asked for, as JSON values. A resumed run must ask for the same; see `left_behind` for what happens otherwise.
 
     Attributes:
         next_row: first source row that is not yet in.
@@ -73,11 +76,12 @@ class StoreWriter:
         self.partial = self.path.with_name(self.path.name + ".partial")
         if os.path.lexists(self.path):
             raise UserError(f"{self.path} exists already; choose another OUT, or delete it first")
+        refuse_foreign_folder(self.partial, {TABLES, f"{TABLES}-lock", "lock"})
         self.partial.mkdir(parents=True, exist_ok=True)
         self._lock()
         try:
             self._open()
-            self._take_up(json.dumps(request, sort_keys=True))
+            self._take_up(request)
         except BaseException:
             self._lock_file.close()
             raise
@@ -92,25 +96,32 @@ class StoreWriter:
             self._environment = lmdb.open(os.fsencode(tables), subdir=False, map_size=MAP_BYTES, max_dbs=3, writemap=False, metasync=False)
             self._records, self._rows, self._failures = (self._environment.open_db(name) for name in TABLE_NAMES)
 
-    def _take_up(self, wanted: str) -> None:
+    def _take_up(self, request: dict[str, Any]) -> None:
         """Begin, or find where an earlier run for the same request stopped."""
         with self._environment.begin(write=True) as transaction:
-            found = transaction.get(b"request")
-            if found is None:
-                transaction.put(b"request", wanted.encode())
-                transaction.put(b"next_row", b"0")
-                transaction.put(b"rows_read", b"0")
-            elif found != wanted.encode():
-                raise UserError(
-                    f"{self.partial} was begun with other options or inputs ({found.decode(errors='replace')}); "
-                    "give the same ones to resume it, or delete it to begin anew"
-                )
             try:
                 self.next_row, self.rows_read = (int(transaction.get(name) or 0) for name in (b"next_row", b"rows_read"))
+                self._seconds = float(transaction.get(b"seconds") or 0)
             except ValueError as error:
                 raise UserError(f"{self.partial / TABLES}: damaged ({error}); delete {self.partial} to begin anew") from error
             self.molecules = transaction.stat(self._records)["entries"]
             self.failures = transaction.stat(self._failures)["entries"]
+            found = transaction.get(b"request")
+            why = "" if found is None else why_begin_anew(LeftBehind(self.partial, found, self.molecules, self._seconds), request)
+            if why is not None:
+                self._begin(transaction, json.dumps(request, sort_keys=True))
+        self._opened = time.monotonic()
+        if why:
+            print(why, file=sys.stderr)
+
+    def _begin(self, transaction: lmdb.Transaction, request: str) -> None:
+        for table in (self._records, self._rows, self._failures):
+            transaction.drop(table, delete=False)
+        transaction.put(b"request", request.encode())
+        for name in (b"next_row", b"rows_read", b"seconds"):
+            transaction.put(name, b"0")
+        self.next_row = self.rows_read = self.molecules = self.failures = 0
+        self._seconds = 0.0
 
     def _lock(self) -> None:
         self._lock_file = open(self.partial / "lock", "w")  # noqa: SIM115  held until the store is closed
@@ -156,6 +167,7 @@ class StoreWriter:
                 molecules += 1
         transaction.put(b"next_row", str(next_row).encode())
         transaction.put(b"rows_read", str(rows_read).encode())
+        transaction.put(b"seconds", f"{self._seconds + time.monotonic() - self._opened:.1f}".encode())
         return molecules, failures
 
     def finish(

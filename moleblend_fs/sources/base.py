@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.featurize import MAX_ATOMS
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 
@@ -26,6 +27,7 @@ class Source(ABC):
         splitter: how the store is split.
         chunk_rows: rows that go to a worker, and into the store, at a time.
         notes: what was found out about the input that its user should be told, a sentence each.
+        extra_seconds: what a row may take besides the time limit for rows, because of a time limit of its own.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Source(ABC):
     splitter: Splitter
     chunk_rows: int = 256
     notes: tuple[str, ...] = ()
+    extra_seconds: float = 0.0
 
     @abstractmethod
     def files(self) -> list[Path]:
@@ -49,6 +52,10 @@ class Source(ABC):
     @abstractmethod
     def parse(self, raw: Any) -> MolecularGraph | Failure:
         """The graph of one row. Bad rows are failures, not exceptions."""
+
+    def shown(self, raw: Any) -> str:
+        """What failures.csv gives as the input of a row that `parse` did not come back from."""
+        return str(raw[0] if isinstance(raw, tuple) and raw else raw)[:200]
 
     def num_rows(self) -> int | None:
         """Number of rows where that is known without reading everything."""
@@ -80,4 +87,5 @@ def identify(files: Sequence[Path]) -> dict[str, str]:
 def build_options(build: BuildOptions) -> dict[str, Any]:
     """Build options as JSON values."""
     conformers = asdict(build.conformers) if build.conformers.count else None
-    return {"hydrogens": "explicit" if build.hydrogens else "none", "conformers": conformers}
+    limit = {} if build.max_atoms == MAX_ATOMS else {"max_atoms": build.max_atoms}
+    return {"hydrogens": "explicit" if build.hydrogens else "none", "conformers": conformers} | limit

@@ -42,7 +42,7 @@ class SmilesSource(Source):
         self.build = build
         self.splitter = splitter
         if build.conformers.count:
-            self.chunk_rows = ROWS_WITH_CONFORMERS
+            self.chunk_rows, self.extra_seconds = ROWS_WITH_CONFORMERS, float(build.conformers.timeout)
 
     def options(self) -> dict[str, Any]:
         return build_options(self.build) | {"labels": [asdict(label) for label in self.labels]}

@@ -91,6 +91,9 @@ class UniMolLmdb(Source):
     def options(self) -> dict[str, Any]:
         return build_options(self.build) | {"labels": [asdict(label) for label in self.labels]}
 
+    def shown(self, raw: Row) -> str:
+        return raw.where
+
     def num_rows(self) -> int | None:
         return sum(self._counts)
 

@@ -83,7 +83,9 @@ BAD = {  # words -> what the message must say
     "no sd file": (["sdf", "{tmp}/a.csv", "{tmp}/o"], "not an SD file"),
     "nothing": (["smiles", "{tmp}/bad.smi", "{tmp}/o"], "no molecule could be read"),
     "limit": (["smiles", "{tmp}/a.smi", "{tmp}/o", "--limit", "0"], "--limit"),
-    "other input": (["smiles", "{tmp}/a.smi", "{tmp}/begun"], "other options or inputs"),
+    "row timeout": (["smiles", "{tmp}/a.smi", "{tmp}/o", "--row-timeout", "0"], "--row-timeout must be above 0"),
+    "max atoms": (["smiles", "{tmp}/a.smi", "{tmp}/o", "--max-atoms", "5000"], "--max-atoms must lie in 1 to 4096"),
+    "a folder of theirs": (["smiles", "{tmp}/a.smi", "{tmp}/begun"], "no half-made store"),
 }
 
 
@@ -93,9 +95,7 @@ def test_bad_input_exits_with_2_and_a_message(tmp_path, capsys, case):
     (tmp_path / "a.smi").write_text("CCO\n")
     (tmp_path / "bad.smi").write_text("C1CC\n")
     (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"smiles,y\n" * 9)[:-9])
-    if case == "other input":
-        (tmp_path / "begun").with_suffix(".smi").write_text("C1CC\n")
-        assert run("smiles", tmp_path / "begun.smi", tmp_path / "begun") == 2  # leaves begun.partial
+    (tmp_path / "begun.partial" / "thesis").mkdir(parents=True)
     words, message = BAD[case]
     assert run(*(word.format(tmp=tmp_path) for word in words)) == 2
     output = capsys.readouterr()

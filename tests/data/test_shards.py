@@ -91,25 +91,28 @@ class Stop(Exception):
     pass
 
 
-def stopping_at(source, last):
+def stopping_at(monkeypatch, source, last):
     """The source, ending with an exception at a row."""
+    rows = type(source).rows
 
-    def rows(start):
-        for row, raw in type(source).rows(source, start):
+    def some_rows(source, start):
+        for row, raw in rows(source, start):
             if row == last:
                 raise Stop
             yield row, raw
 
-    source.rows = rows
+    monkeypatch.setattr(type(source), "rows", some_rows)
     return source
 
 
-def test_interrupted_shard_goes_on(qm9_sample, tmp_path):
+def test_interrupted_shard_goes_on(qm9_sample, tmp_path, monkeypatch):
     """The count of the source's rows is right although a resumed run does not read them from the beginning."""
     preprocess(open_qm9(str(qm9_sample)), tmp_path / "whole", limit=1500, progress=False)
     out, number = tmp_path / "merged", ShardNumber(1, 2)
-    with pytest.raises(Stop):
-        preprocess_shard(stopping_at(open_qm9(str(qm9_sample)), 1100), out, number, limit=1500, progress=False)
+    with monkeypatch.context() as patch:
+        source = stopping_at(patch, open_qm9(str(qm9_sample)), 1100)
+        with pytest.raises(Stop):
+            preprocess_shard(source, out, number, limit=1500, progress=False)
     assert [p.name for p in shards_folder(out).iterdir()] == ["1-of-2.partial"]
     infos = in_shards(open_qm9(str(qm9_sample)), out, 2, limit=1500)
     assert [(info.rows, info.source_rows) for info in infos] == [(768, 1500), (732, 1500)]

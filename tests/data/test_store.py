@@ -94,7 +94,8 @@ def test_two_writers_of_one_store_are_refused(tmp_path):
 
 
 def test_other_request_is_refused(tmp_path):
-    StoreWriter(tmp_path / "s", REQUEST).__exit__()
+    with StoreWriter(tmp_path / "s", REQUEST) as writer:
+        writer.add([(0, EncodedMolecule(record=b"x", split=None, scaffold=None))], 1)
     with pytest.raises(UserError, match="other options or inputs"):
         StoreWriter(tmp_path / "s", {"source": "else"})
 

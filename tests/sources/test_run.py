@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 
+import lmdb
 import numpy as np
 import pytest
 
@@ -16,13 +18,16 @@ from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.data.batch import collate
 from moleblend_fs.data.graph import Failure, MolecularGraph
 from moleblend_fs.data.record import decode
+from moleblend_fs.data.shards import StorePlan
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.base import Source, identify
+from moleblend_fs.sources.base import identify
 from moleblend_fs.sources.qm9 import open_qm9
-from moleblend_fs.sources.run import preprocess
-from moleblend_fs.sources.tables import SmilesFile
+from moleblend_fs.sources.run import _Reader, preprocess
+from moleblend_fs.sources.tables import SmilesFile, SmilesRow
+from moleblend_fs.sources.workers import Chunk, WorkerPool
+from tests.sources.hostile import Deadly, Hanging, Hostile, Raising, Unborn
 
 MOLEBLEND = [sys.executable, "-m", "moleblend_fs.cli.main"]
 
@@ -61,9 +66,7 @@ def test_workers_make_no_difference_to_conformers(tmp_path):
 
 def next_row(partial):
     """The row to resume from, as the work file has it (it may be in the middle of being written)."""
-    import lmdb
-
-    if not (partial / "work.lmdb").exists():
+    if not (partial / "work.lmdb").exists() or (partial / "work.lmdb").stat().st_size == 0:
         return 0
     with lmdb.open(str(partial / "work.lmdb"), subdir=False, readonly=True, lock=False, max_dbs=3) as environment, environment.begin() as t:
         return int(t.get(b"next_row") or 0)
@@ -84,7 +87,7 @@ def test_killed_and_resumed_equals_uninterrupted(reference, qm9_sample, tmp_path
             time.sleep(0.002)
         if kind == signal.SIGKILL:
             process.kill()
-        else:
+        elif process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to workers as well
         _, errors = process.communicate(timeout=60)
         assert "Traceback" not in errors
@@ -118,21 +121,22 @@ def _arguments(pid):
         return ""
 
 
-def test_resuming_with_other_options_or_input_is_refused(qm9_sample, tmp_path):
+def test_resuming_with_other_options_or_input_is_refused(qm9_sample, tmp_path, monkeypatch):
     source = open_qm9(str(qm9_sample))
 
     class Stop(Exception):
         pass
 
-    def broken(start):
-        for row, raw in type(source).rows(source, start):
-            if row == 600:
-                raise Stop
-            yield row, raw
+    def two_chunks(reader, size):
+        yield from islice(whole(reader, size), 2)
+        raise Stop
 
-    source.rows = broken
+    whole = _Reader.chunks
+    monkeypatch.setattr(_Reader, "chunks", two_chunks)
     with pytest.raises(Stop):
         preprocess(source, tmp_path / "s", progress=False)
+    monkeypatch.undo()
+    assert next_row(tmp_path / "s.partial") == 512  # what was read before is in
     with pytest.raises(UserError, match="other options or inputs"):
         preprocess(open_qm9(str(qm9_sample), hydrogens=False), tmp_path / "s", progress=False)
     with pytest.raises(UserError, match="other options or inputs"):
@@ -140,32 +144,136 @@ def test_resuming_with_other_options_or_input_is_refused(qm9_sample, tmp_path):
     preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", progress=False)
 
 
-class Murder(Source):
-    """A source whose 300th row kills the worker that reads it."""
-
-    name = "murder"
-    labels = ()
-    splitter = Splitter(kind="none")
-
-    def files(self):
-        return []
-
-    def options(self):
-        return {}
-
-    def rows(self, start):
-        return ((i, i) for i in range(start, 1000))
-
-    def parse(self, raw):
-        if raw == 300:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return Failure(input=str(raw), reason="none")
+def failed_rows(store):
+    with open(store / "failures.csv") as stream:
+        return {int(line["row"]): line["reason"] for line in csv.DictReader(stream)}
 
 
-def test_dead_worker_is_reported_and_progress_kept(tmp_path):
-    with pytest.raises(UserError, match="a worker process died"):
-        preprocess(Murder(), tmp_path / "s", workers=2, progress=False)
-    assert (tmp_path / "s.partial").is_dir()
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_row_that_kills_its_process_costs_itself_alone(tmp_path, workers):
+    manifest = preprocess(Deadly(), tmp_path / "s", workers=workers, progress=False)
+    failed = failed_rows(tmp_path / "s")
+    assert set(failed) == set(Deadly.deeds)
+    for row, how in ((0, "SIGKILL"), (17, "SIGSEGV"), (18, "SIGSEGV"), (150, "exit code 3"), (299, "SIGKILL")):
+        assert failed[row] == f"the process that worked on it died ({how}), and so did a second one"
+    assert Store(tmp_path / "s").source_row.tolist() == [row for row in range(300) if row not in failed]
+    assert (manifest.molecules, manifest.failures) == (295, 5)
+
+
+def test_processes_killed_from_outside_cost_nothing(tmp_path):
+    """While they work or wait, as the system does when memory is short."""
+    rows = []
+    with WorkerPool(Hostile(), 2) as pool:
+        chunks = (Chunk([(i, i) for i in range(first, first + 10)], first + 10, first + 10) for first in range(0, 300, 10))
+        for number, (_, results) in enumerate(pool.results(chunks)):
+            if number in (3, 4, 20):
+                os.kill(pool._workers[number % 2].process.pid, signal.SIGKILL)
+            rows += results
+    assert [row for row, _ in rows] == list(range(300))
+    assert not [result for _, result in rows if isinstance(result, Failure)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_row_that_hangs_costs_itself_alone(tmp_path, workers):
+    preprocess(Hanging(), tmp_path / "s", workers=workers, row_timeout=1.5, progress=False)
+    reason = "took more than 1.5 s; see --row-timeout"
+    assert failed_rows(tmp_path / "s") == {5: reason, 260: reason}
+
+
+def test_whatever_a_row_raises_is_its_failure(tmp_path):
+    preprocess(Raising(), tmp_path / "s", progress=False)
+    failed = failed_rows(tmp_path / "s")
+    assert set(failed) == set(Raising.deeds)
+    assert failed[1] == "SystemError: error return without exception set"
+    assert failed[2] == "not enough memory for this row"
+    assert failed[3].startswith("RecursionError: ")
+    assert failed[4] == "SystemExit: 1"
+    assert failed[5] == "a message"
+    assert failed[6] == "OSError: two lines ?"
+    assert failed[7] == "IndexError: list index out of range"
+
+
+def test_processes_that_cannot_begin_end_the_run_with_a_message(tmp_path):
+    with pytest.raises(UserError, match=r"worker processes die before they have done anything \(exit code 7\); what was stored is kept"):
+        preprocess(Unborn(), tmp_path / "s", progress=False)
+
+
+def test_a_script_without_a_guard_for_its_main_module(tmp_path):
+    """Worker processes do not run the script again."""
+    (tmp_path / "a.smi").write_text("CCO\nCCN\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from moleblend_fs.chem.build import BuildOptions\nfrom moleblend_fs.data.splits import Splitter\n"
+        "from moleblend_fs.sources.run import preprocess\nfrom moleblend_fs.sources.tables import SmilesFile\nfrom pathlib import Path\n"
+        "source = SmilesFile(Path('a.smi'), build=BuildOptions(), splitter=Splitter(kind='none'))\n"
+        "print(preprocess(source, 'store', progress=False).molecules)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+
+
+def test_a_message_that_rdkit_cuts_within_a_character_is_that_rows_failure(tmp_path):
+    bad = ("C)" + "C" * 43 + "\u2013", "\uff23", "C\u00e9" * 300)
+    preprocess(smiles_source(tmp_path / "a.smi", text="\n".join(["CCO", *bad, "CCC"])), tmp_path / "s", progress=False)
+    failed = failed_rows(tmp_path / "s")
+    assert set(failed) == {1, 2, 3}
+    assert all(reason.startswith("RDKit: ") for reason in failed.values())
+    assert Store(tmp_path / "s").source_row.tolist() == [0, 4]
+
+
+def test_molecules_above_the_limit_of_atoms_are_listed(tmp_path):
+    source = smiles_source(tmp_path / "a.smi", text="CCO\nCCCCCC\n")
+    source.build = BuildOptions(max_atoms=5)
+    preprocess(source, tmp_path / "s", progress=False)
+    assert failed_rows(tmp_path / "s") == {1: "6 atoms; a molecule must have 1 to 5"}
+    assert source.options()["max_atoms"] == 5
+    source.build = BuildOptions(max_atoms=5, hydrogens=True)
+    assert source.parse(SmilesRow("CCO", [])).reason == "9 atoms; a molecule must have 1 to 5"
+
+
+def half_made(source, out, monkeypatch, seconds=10.0):
+    """What a run leaves behind that stored its two molecules and was stopped before it was done, after so much work."""
+    with monkeypatch.context() as patch:
+        patch.setattr(StorePlan, "finish", lambda self, writer: (_ for _ in ()).throw(UserError("stopped")))
+        with pytest.raises(UserError, match="stopped"):
+            preprocess(source, out, progress=False)
+    with lmdb.open(f"{out}.partial/work.lmdb", subdir=False, max_dbs=3) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"seconds", str(seconds).encode())
+
+
+def test_a_mended_file_is_read_anew_where_nothing_worth_keeping_is_lost(tmp_path, monkeypatch, capsys):
+    path, out = tmp_path / "a.smi", tmp_path / "s"
+    with pytest.raises(UserError, match="no molecule could be read"):
+        preprocess(smiles_source(path, text="C1CC\nfoo\n"), out, progress=False)
+    half_made(smiles_source(path, text="CCO\nCCN\n"), out, monkeypatch)
+    assert capsys.readouterr().err == f"{out}.partial holds no molecule: begun anew\n"
+    manifest = preprocess(smiles_source(path, text="CCO\nCCC\nCCCC\n"), out, progress=False)
+    assert (manifest.molecules, manifest.failures) == (3, 0)
+    assert capsys.readouterr().err == f"a.smi changed since {out}.partial was begun, which holds 2 molecules of before: begun anew\n"
+    assert [decode(record)[1].smiles for record in map(Store(out).record, range(3))] == ["CCO", "CCC", "CCCC"]
+
+
+def test_much_work_is_kept_with_a_word_on_what_to_do(tmp_path, monkeypatch):
+    path, out = tmp_path / "a.smi", tmp_path / "s"
+    before = "CCO\nCCN\n"
+    half_made(smiles_source(path, text=before), out, monkeypatch, seconds=1200)
+    with pytest.raises(
+        UserError, match=r"a\.smi changed since .* 2 molecules \(20 minutes of work\).*Put that back to resume, delete the folder"
+    ):
+        preprocess(smiles_source(path, text="CCO\n"), out, progress=False)
+    other = smiles_source(path, text=before)
+    other.build = BuildOptions(hydrogens=True)
+    with pytest.raises(UserError, match=r'other options or inputs \(options: .*"none".* then, .*"explicit".* now\).*delete it to begin'):
+        preprocess(other, out, progress=False)
+    assert preprocess(smiles_source(path, text=before), out, progress=False).molecules == 2
+
+
+def test_a_folder_of_the_users_is_not_taken_for_a_half_made_store(tmp_path):
+    (tmp_path / "s.partial").mkdir()
+    (tmp_path / "s.partial" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"s\.partial is no half-made store.*'notes\.txt'"):
+        preprocess(smiles_source(tmp_path / "a.smi"), tmp_path / "s", progress=False)
+    assert [path.name for path in (tmp_path / "s.partial").iterdir()] == ["notes.txt"]
 
 
 def test_full_disk_is_reported_and_mended(reference, qm9_sample, tmp_path):
