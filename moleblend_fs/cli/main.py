@@ -14,6 +14,7 @@ from moleblend_fs.files import told
 COMMANDS = {
     "preprocess": "molecules from PCQM4Mv2, QM9, MoleculeNet, Uni-Mol or your own files -> store",
     "merge": "put shards of a large source, made by preprocess --shard I/N, together to a store",
+    "train": "fairseq-train with our tasks, models and criterions, from any folder; all of its options",
     "inspect": "show what is inside a store",
     "evaluate": "score a finetuned checkpoint on a split of a store",
     "predict": "predict properties of the molecules of a store, as CSV",
@@ -53,6 +54,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> int:
     """Find the sub-command's module and run it."""
+    if argv[:1] == ["train"]:
+        from moleblend_fs.cli import train  # whose options fairseq's parser reads
+
+        train.run(argv[1:])
     parser = argparse.ArgumentParser(prog="moleblend", description="MoleBlend: data, checkpoints and reports around fairseq-train.")
     parser.add_argument("--version", action="version", version=f"moleblend_fs {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
