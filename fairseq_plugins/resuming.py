@@ -63,6 +63,24 @@ def validates_here(trainer: Any, epoch_itr: Any) -> bool:
     return due or every(dataset.validate_interval_updates) or (max_update > 0 and updates >= max_update)
 
 
+def forget(extra_state: dict[str, Any], differing: frozenset[str]) -> None:
+    """Leave out of a checkpoint's state what means nothing where a run goes on with something else.
+
+    Args:
+        differing: topics of `comparison.TOPICS`. A score of another target or validation split is no best score of this run, and
+            a place among other molecules no place in its epoch.
+    """
+    if not differing:
+        return
+    for name in ("best", "patience", "validation_due"):
+        extra_state.pop(name, None)
+    logger.warning("the best score so far was of something else: the next validation begins anew")
+    position = extra_state["train_iterator"]
+    if differing & {"records", "splits"} and position["iterations_in_epoch"]:
+        extra_state["train_iterator"] = {**position, "iterations_in_epoch": 0}
+        logger.warning("epoch %d begins anew", position["epoch"])
+
+
 def to_save(trainer: Any) -> dict[str, Any]:
     """What `take_up` reads."""
     early = entry().should_stop_early

@@ -18,8 +18,10 @@ from fairseq_plugins.selection import check_metric, check_validation
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.batching import BatchBudget
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.checkpoint import FinetunedFor
+from moleblend_fs.inference.comparison import TOPICS, Purpose, Use, parse_allowed
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import MODALITIES
 from moleblend_fs.objectives.config import BlendConfig
@@ -43,6 +45,13 @@ class StoreTaskConfig(FairseqDataclass):
             "or a list such as attention=reference,relation_bias=triton; the variable MOLEBLEND_OPS has precedence"
         },
     )
+    allow_differences: str = field(
+        default="",
+        metadata={
+            "help": "what may differ between this run and the checkpoint that it starts from or goes on from, separated by commas: "
+            f"{', '.join(TOPICS)}; the message that refuses names what differs"
+        },
+    )
     train_subset: str = II("dataset.train_subset")
     valid_subset: str = II("dataset.valid_subset")
     disable_validation: bool = II("dataset.disable_validation")
@@ -57,10 +66,22 @@ class StoreTask(FairseqTask):
     def __init__(self, cfg: StoreTaskConfig):
         super().__init__(cfg)
         dispatch.configure(cfg.ops)
+        self.allowed = parse_allowed(cfg.allow_differences)
         self.store = Store(cfg.data)
         self.epoch = 1
         self.validated: dict[str, StoreDataset] = {}
         subsets.check(self.store, cfg.train_subset, None if cfg.disable_validation else cfg.valid_subset)
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What checkpoints say of the store and its splits."""
+        return TrainedOn.of(self.store.manifest, train_subset=self.cfg.train_subset, valid_subset=self.cfg.valid_subset)
+
+    def use(self, purpose: Purpose) -> Use:
+        """What this run does with a checkpoint, to be compared with what that was trained on."""
+        inputs = "" if self.finetuned is None else self.finetuned.inputs
+        name = str(self.store.path)
+        return Use(purpose=purpose, store=self.trained_on, name=name, inputs=inputs, run=self.finetuned, allowed=self.allowed)
 
     def model_config(self, cfg: Any) -> ModelConfig:
         """The model's configuration: its size from the command line, its heads from the task."""

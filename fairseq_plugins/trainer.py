@@ -32,6 +32,7 @@ from moleblend_fs.distributed.preemption import mark, preemption, unmark
 from moleblend_fs.distributed.shards import Shards
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference import checkpoint
+from moleblend_fs.inference.comparison import Purpose, compare, shortened
 from moleblend_fs.model.config import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
     Attributes:
         update_batches: batches of an update over all processes, by epoch as --update-freq is; kept when the number of
             processes changes.
+        differing: what a checkpoint that is gone on from was trained on and this run is not, as it is meant to.
         validation_due: whether the checkpoint being saved lacks the score of a validation that a signal cut short or left out.
     """
 
@@ -81,6 +83,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         self.asked_ranks: tuple[Tensor, torch.cuda.Event] | None = None
         self.epoch_iterator: Any = None
         self.validation_due = False
+        self.differing: frozenset[str] = frozenset()
         self.ledger = Ledger.from_environment(self.data_parallel_rank)
         if self.is_data_parallel_master:
             unmark(cfg.checkpoint.save_dir)
@@ -200,7 +203,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
             state["optimizer_history"][-1]["optimizer_name"] = ADAMS[0]
         state["cfg"]["optimization"]["max_update"], state["cfg"]["dataset"]["disable_validation"] = self.asked
         state["cfg"]["optimization"]["update_freq"] = self.update_freq
-        state["extra_state"]["moleblend"] = checkpoint.describe(self._model_config, getattr(self.task, "finetuned", None))
+        state["extra_state"]["moleblend"] = checkpoint.describe(self._model_config, self.task.finetuned, self.task.trained_on)
         state["extra_state"]["update"] = {"update_freq": self.update_freq, "batches": self.update_batches}
         state["extra_state"].update(resuming.to_save(self))
         return state
@@ -253,17 +256,29 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         return extra_state
 
     def _check_model(self, filename: str) -> None:
+        """UserError if a checkpoint is of another model, or was trained on something else, so that this run cannot go on from it."""
         found = checkpoint.load(filename)
-        if found.config.heads != self._model_config.heads or found.config.tasks != self._model_config.tasks:
+        if found.config.heads != self._model_config.heads:
             raise UserError(
                 f"{filename}: a checkpoint with heads {found.config.heads}, but this run has {self._model_config.heads}; "
                 "choose another --save-dir, or give it as --finetune-from-model"
             )
+        checkpoint.check_architecture(self._model_config, found)
+        self.differing = self._compare(found, "resume")
         checkpoint.check_shapes(self.get_model().model, found.weights, filename)
+
+    def _compare(self, found: checkpoint.Checkpoint, purpose: Purpose) -> frozenset[str]:
+        """Tell how a checkpoint fits this run; what differs as it is meant to. UserError if anything else does."""
+        comparison = compare(found, self.task.use(purpose))
+        if self.is_data_parallel_master:
+            for line in comparison.lines:
+                logger.warning(line)
+        return comparison.differing
 
     def _take_over(self, filename: str, state: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint as this run's optimizer and number of processes need it."""
         self.loaded_weights = dict(state["model"])
+        resuming.forget(state["extra_state"], self.differing)
         state["extra_state"]["metrics"] = without_unknown_meters(state["extra_state"].get("metrics", {}))
         history, content = state["optimizer_history"][-1], state.get("last_optimizer_state")
         if content is not None and not self.cfg.checkpoint.reset_optimizer:
@@ -318,11 +333,26 @@ class MoleBlendTrainer(DeferredStats, Trainer):
 
     def _load_pretrained(self, filename: str) -> None:
         found = checkpoint.load(filename)
-        missing = checkpoint.load_weights(self.get_model().model, found.weights, where=filename, strict=False)
+        checkpoint.check_architecture(self._model_config, found)
+        self._compare(found, "finetune")
+        weights = self._with_fitting_head(found)
+        missing = checkpoint.load_weights(self.get_model().model, weights, where=filename, strict=False)
         body = sorted(name for name in missing if not name.startswith("heads."))
         logger.info("pretrained weights from %s (%s)", filename, found.about.get("format", "checkpoint folder"))
         if body:
             logger.warning("not in the checkpoint, left at their initial values: %s", ", ".join(body))
+
+    def _with_fitting_head(self, found: checkpoint.Checkpoint) -> dict[str, Tensor]:
+        """Weights without a property head of another size, which begins at random instead."""
+        here, there = self._model_config, found.config
+        if "property" not in here.heads or "property" not in there.heads:
+            return found.weights
+        was = "" if found.finetuned is None else f" for {shortened(found.finetuned.targets)}"
+        if here.tasks == there.tasks:
+            logger.info("the property head goes on from the checkpoint's%s", was)
+            return found.weights
+        logger.info("the property head begins at random: it has %d outputs, the checkpoint's has %d%s", here.tasks, there.tasks, was)
+        return {name: value for name, value in found.weights.items() if not name.startswith("heads.property.")}
 
     def _all_gather_list_sync(self, logging_outputs: list[Any], *extra_stats_to_sum: Any, ignore: bool = False) -> Any:
         """fairseq's buffers hold 16 kB per rank; a batch's predictions may be larger."""

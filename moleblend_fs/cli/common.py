@@ -1,14 +1,18 @@
 """What the commands that run a model share: options, and checks before they begin."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
+from moleblend_fs.inference.checkpoint import Checkpoint
+from moleblend_fs.inference.comparison import FLAG, FLAG_HELP, Purpose, Use, compare, parse_allowed
 from moleblend_fs.inference.predict import Runner
 
 ROWS_NAMED = 10
@@ -20,6 +24,22 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--max-tokens", type=int, default=16_384, help="most tokens in a batch (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
+
+
+def add_comparison_argument(parser: argparse.ArgumentParser) -> None:
+    """What may differ between what a checkpoint was trained on and the store."""
+    parser.add_argument(FLAG, default="", metavar="LIST", help=FLAG_HELP)
+
+
+def compare_with_store(
+    checkpoint: Checkpoint, store: Store, arguments: argparse.Namespace, purpose: Purpose, *, inputs: str, split: str = ""
+) -> None:
+    """Tell on stderr how a checkpoint fits a store; UserError where it does not. See `comparison.Use`."""
+    allowed = parse_allowed(arguments.allow_differences)
+    trained_on = TrainedOn.of(store.manifest)
+    use = Use(purpose=purpose, store=trained_on, name=str(store.path), inputs=inputs, split=split, allowed=allowed)
+    for line in compare(checkpoint, use).lines:
+        print(f"moleblend {arguments.command}: {line}", file=sys.stderr)
 
 
 def runner(arguments: argparse.Namespace) -> Runner:

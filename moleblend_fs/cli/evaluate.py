@@ -10,13 +10,22 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from moleblend_fs.cli.common import add_runner_arguments, check_output, molecules_of, named_rows, runner
+from moleblend_fs.cli.common import (
+    add_comparison_argument,
+    add_runner_arguments,
+    check_output,
+    compare_with_store,
+    molecules_of,
+    named_rows,
+    runner,
+)
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, is_stream, whole_file
 from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, load
+from moleblend_fs.inference.comparison import label_factors
 from moleblend_fs.inference.predict import Runner, check_structures, property_head
 from moleblend_fs.objectives.finetuning import shared_kind
 from moleblend_fs.objectives.metrics import average, probability, scores
@@ -37,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="PCQM4Mv2: write the official submission file of split test-dev or test-challenge into FOLDER instead of scoring",
     )
+    add_comparison_argument(parser)
     add_runner_arguments(parser)
 
 
@@ -47,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(arguments.store)
     check_output(arguments.json, arguments.checkpoint, store.path)
     indices = molecules_of(store, arguments.split)
+    compare_with_store(checkpoint, store, arguments, "evaluate", inputs=about.inputs, split=arguments.split)
     check_structures(store, about.inputs, "the model was finetuned with", every=True)
     how = runner(arguments)
     if arguments.ogb_submission is not None:
@@ -54,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     columns = [store.manifest.label_index(name) for name in about.targets]
     # Opened before the work, so that what cannot be written is told at once.
     with whole_file(arguments.json) if arguments.json is not None else nullcontext() as stream:
-        labels = read_labels(store, indices, columns)
+        labels = read_labels(store, indices, columns) * label_factors(about, store.manifest.labels)
         if np.isnan(labels).all():
             raise UserError(f"split {arguments.split!r} of {store.path} has no labels to score against; use `moleblend predict`")
         predicted = predict(how, checkpoint, store, indices)
@@ -149,15 +160,15 @@ def write_result(
 
 
 def training_mean(store: Store, about: FinetunedFor, molecules: int) -> np.ndarray:
-    """(molecules, targets) the mean of the training labels, the predictor that any model must beat.
+    """(molecules, targets) the mean of the training labels in the model's units, the predictor that any model must beat.
 
     Of the store's training split; where it has none, as a store made for testing, of the labels that the model was trained on.
     """
     statistics = store.manifest.statistics.get(TRAIN, ())
     means = []
-    for name, mean in zip(about.targets, about.mean, strict=True):
+    for name, mean, factor in zip(about.targets, about.mean, label_factors(about, store.manifest.labels), strict=True):
         of_label = statistics[store.manifest.label_index(name)] if statistics else None
-        means.append(mean if of_label is None else of_label.mean)
+        means.append(mean if of_label is None else of_label.mean * factor)
     return np.tile(means, (molecules, 1))
 
 

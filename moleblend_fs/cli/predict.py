@@ -11,7 +11,15 @@ from typing import IO
 
 import numpy as np
 
-from moleblend_fs.cli.common import add_runner_arguments, check_output, molecules_of, named_rows, runner
+from moleblend_fs.cli.common import (
+    add_comparison_argument,
+    add_runner_arguments,
+    check_output,
+    compare_with_store,
+    molecules_of,
+    named_rows,
+    runner,
+)
 from moleblend_fs.data.store import FailedRow, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, whole_file
@@ -35,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", type=Path, help="CSV to write; with --embeddings a NumPy file of shape (molecules, width)")
     parser.add_argument("--split", help="only this split's molecules, in the store's order; the whole source by default")
     parser.add_argument("--embeddings", choices=("2d", "3d", "2d+3d"), help="write graph-token representations from these inputs instead")
+    add_comparison_argument(parser)
     add_runner_arguments(parser)
 
 
@@ -44,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     store = Store(arguments.store)
     check_output(arguments.output, arguments.checkpoint, store.path)
     indices = molecules_of(store, arguments.split)
+    inputs = arguments.embeddings or property_head(checkpoint).inputs
+    compare_with_store(checkpoint, store, arguments, "embed" if arguments.embeddings else "predict", inputs=inputs)
     how = runner(arguments)
     if arguments.embeddings is not None:
         said = write_embeddings(arguments.output, how, checkpoint, store, indices, arguments.embeddings)

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moleblend_fs.data.torch_file import read_torch
+from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_folder, write_atomically
-from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architecture_options
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.published import ROOT, convert_weights, infer_config
 
@@ -52,12 +53,14 @@ class Checkpoint:
         config: its size and heads.
         weights: its parameters; may lack those of modalities that the file never had.
         finetuned: what its property head is for, or None.
+        trained_on: the store that it was trained on; None where the file does not say.
         about: where it comes from.
     """
 
     config: ModelConfig
     weights: dict[str, Tensor]
     finetuned: FinetunedFor | None = None
+    trained_on: TrainedOn | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> MoleBlend:
@@ -67,14 +70,27 @@ class Checkpoint:
         return model.eval()
 
 
+def check_architecture(here: ModelConfig, found: Checkpoint) -> None:
+    """UserError with the options that fit if a checkpoint's encoder has another size, or heads that both have."""
+    heads = set(here.heads) & set(found.config.heads) - {"property"}
+    names = SIZE if heads else tuple(name for name in SIZE if name not in HEAD_SIZES)
+    differing = [name for name in names if getattr(here, name) != getattr(found.config, name)]
+    if differing:
+        there = ", ".join(f"--{name.replace('_', '-')} {getattr(found.config, name)}" for name in differing)
+        run = ", ".join(str(getattr(here, name)) for name in differing)
+        raise UserError(
+            f"{found.about.get('file', 'checkpoint')}: a checkpoint of another architecture: {there} there, {run} here; "
+            f"what fits is {architecture_options(found.config, names)}"
+        )
+
+
 def check_shapes(model: MoleBlend, weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The model's own parameters; UserError if any has another shape in `weights`."""
     own = model.state_dict()
     for name, value in weights.items():
         if name in own and own[name].shape != value.shape:
             raise UserError(
-                f"{where}: a checkpoint of another architecture: {name} is {tuple(value.shape)} there, {tuple(own[name].shape)} here; "
-                "choose the --arch that it was trained with"
+                f"{where}: a checkpoint of another architecture: {name} is {tuple(value.shape)} there, {tuple(own[name].shape)} here"
             )
     return own
 
@@ -93,24 +109,32 @@ def load_weights(model: MoleBlend, weights: Mapping[str, Tensor], *, where: str,
     return missing
 
 
-def describe(config: ModelConfig, finetuned: FinetunedFor | None) -> dict[str, Any]:
+def describe(config: ModelConfig, finetuned: FinetunedFor | None, trained_on: TrainedOn | None) -> dict[str, Any]:
     """A model's description as JSON values."""
-    return {"config": dataclasses.asdict(config), "finetuned": None if finetuned is None else dataclasses.asdict(finetuned)}
+    return {
+        "config": dataclasses.asdict(config),
+        "finetuned": None if finetuned is None else dataclasses.asdict(finetuned),
+        "trained_on": None if trained_on is None else trained_on.to_json(),
+    }
 
 
-def describe_from_json(content: Mapping[str, Any]) -> tuple[ModelConfig, FinetunedFor | None]:
-    """The inverse of `describe`."""
+def describe_from_json(content: Mapping[str, Any]) -> tuple[ModelConfig, FinetunedFor | None, TrainedOn | None]:
+    """The inverse of `describe`; earlier versions did not write what a model was trained on."""
 
     def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
         return {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in fields.items()}
 
-    finetuned = content["finetuned"]
-    return ModelConfig(**tuples(content["config"])), None if finetuned is None else FinetunedFor(**tuples(finetuned))
+    finetuned, trained_on = content["finetuned"], content.get("trained_on")
+    return (
+        ModelConfig(**tuples(content["config"])),
+        None if finetuned is None else FinetunedFor(**tuples(finetuned)),
+        None if trained_on is None else TrainedOn.from_json(trained_on),
+    )
 
 
 def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     """Write a new checkpoint folder, whole or not at all."""
-    content = {**describe(checkpoint.config, checkpoint.finetuned), "about": checkpoint.about}
+    content = {**describe(checkpoint.config, checkpoint.finetuned, checkpoint.trained_on), "about": checkpoint.about}
     with whole_folder(path) as folder:
         try:
             save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, folder / WEIGHTS)
@@ -160,21 +184,24 @@ def _load_folder(folder: Path) -> Checkpoint:
     try:
         content = json.loads((folder / CONFIG).read_text())
         weights = load_file(folder / WEIGHTS)
-        config, finetuned = describe_from_json(content)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        config, finetuned, trained_on = describe_from_json(content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(f"{folder}: not a checkpoint folder ({CONFIG} and {WEIGHTS} are needed): {error}") from error
-    return Checkpoint(config=config, weights=weights, finetuned=finetuned, about={**content["about"], "file": str(folder)})
+    return Checkpoint(
+        config=config, weights=weights, finetuned=finetuned, trained_on=trained_on, about={**content["about"], "file": str(folder)}
+    )
 
 
 def _from_fairseq(path: Path, content: dict[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
     try:
         about = content["extra_state"]["moleblend"]
-        config, finetuned = describe_from_json(about)
-    except (KeyError, TypeError) as error:
+        config, finetuned, trained_on = describe_from_json(about)
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: neither a MoleBlend checkpoint nor one of the reference release") from error
     return Checkpoint(
         config=config,
         weights={name.removeprefix(FAIRSEQ_PREFIX): value for name, value in weights.items()},
         finetuned=finetuned,
+        trained_on=trained_on,
         about={"file": str(path), "format": "fairseq", "updates": content["optimizer_history"][-1]["num_updates"]},
     )

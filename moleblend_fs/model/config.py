@@ -63,3 +63,16 @@ PRESETS: dict[str, dict[str, int]] = {
     "huge": {"layers": 40, "embed_dim": 2048, "ffn_dim": 2048, "attention_heads": 64, "gaussians": 128, "pair_dim": 32, "hidden_3d": 256},
 }
 """The shipped sizes; "base" is the paper's, "huge" has a billion parameters."""
+HEAD_SIZES = ("pair_dim", "hidden_3d")
+"""Of `SIZE`, what only pretraining's heads depend on."""
+
+
+def architecture_options(config: ModelConfig, names: tuple[str, ...] = SIZE) -> str:
+    """The shortest options of fairseq-train that give a model these sizes: an --arch, and what is not as it has it."""
+
+    def differing(size: str) -> list[str]:
+        return [name for name in names if PRESETS[size][name] != getattr(config, name)]
+
+    nearest = min(PRESETS, key=lambda size: len(differing(size)))
+    others = [f"--{name.replace('_', '-')} {getattr(config, name)}" for name in differing(nearest)]
+    return " ".join([f"--arch moleblend_{nearest}", *others])

@@ -70,8 +70,8 @@ def cases(qm9_store, tox21_store, awkward_store, tmp_path_factory) -> dict[str, 
             [damaged(qm9_store, folder / "cut", truncate), *pretrain],
             ["cut/records.lmdb", "the manifest says", "copy it again"],
         ),
-        "no LMDB": ([damaged(qm9_store, folder / "zero", overwrite), *pretrain], ["zero/records.lmdb: not a readable LMDB file", make]),
-        "featurisation": ([damaged(qm9_store, folder / "old", older), *pretrain], ["old: store of format 1, featurisation 0", make]),
+        "no LMDB": ([damaged(qm9_store, folder / "zero", overwrite), *pretrain], ["zero/records.lmdb: not an LMDB file", make]),
+        "featurisation": ([damaged(qm9_store, folder / "old", older), *pretrain], ["old: store of format 2, featurisation 0", make]),
         "ratio": ([qm9, *pretrain, "--blend-ratio", "0.2,0.2,0.5"], ["--blend-ratio", "sum to 1", "0.9"]),
         "target": ([qm9, *finetune, "--targets", "gap,colour"], ["no label 'colour'", "it has: alpha, gap"]),
         "mixed kinds": ([mixed, *finetune], ["y (regression), c (classification)", "--targets"]),
@@ -91,12 +91,16 @@ def cases(qm9_store, tox21_store, awkward_store, tmp_path_factory) -> dict[str, 
         ),
         "another architecture": (
             [qm9, *pretrain, "--embed-dim", "32", f"--save-dir={folder / 'wider'}"],
-            ["checkpoint_last.pt: a checkpoint of another architecture", "(16,) there, (32,) here"],
+            [
+                "checkpoint_last.pt: a checkpoint of another architecture",
+                "--embed-dim 16 there, 32 here",
+                "--arch moleblend_tiny --layers 2",
+            ],
         ),
         "another task": ([qm9, *finetune, f"--save-dir={folder / 'wider'}"], ["checkpoint_last.pt", "heads", "--finetune-from-model"]),
         "pretrained of another width": (
             [qm9, *finetune, "--embed-dim", "32", "--finetune-from-model", source],
-            [f"{source}: a checkpoint of another architecture", "--arch"],
+            [f"{source}: a checkpoint of another architecture", "--arch moleblend_tiny --layers 2 --embed-dim 16"],
         ),
         "no pretrained": ([qm9, *finetune, "--finetune-from-model", str(folder / "gone.pt")], ["gone.pt: no such checkpoint"]),
         "no checkpoint": ([qm9, *finetune, "--finetune-from-model", str(folder / "text.pt")], ["text.pt: "]),
@@ -110,7 +114,7 @@ def cases(qm9_store, tox21_store, awkward_store, tmp_path_factory) -> dict[str, 
 
 def unlabelled(path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | {"labels": []}))
+    (path / "manifest.json").write_text(json.dumps(manifest | {"labels": [], "statistics": {key: [] for key in manifest["statistics"]}}))
 
 
 AS_COMMANDS = ("no store", "another architecture", "malicious", "fp16", "too small a budget", "two processes")
