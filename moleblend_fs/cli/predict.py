@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="checkpoint: a .pt of fairseq-train, or a folder of `moleblend convert`")
     parser.add_argument("store", help="store made by `moleblend preprocess`, of your own molecules say")
     parser.add_argument("output", type=Path, help="CSV to write; with --embeddings a NumPy file of shape (molecules, width)")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        metavar="FILE",
+        help="the table, list of SMILES or SD file that the store was made from: its columns (names, titles) stand in each line as well",
+    )
     parser.add_argument("--split", help="only this split's molecules, in the store's order; the whole source by default")
     parser.add_argument("--embeddings", choices=("2d", "3d", "2d+3d"), help="write graph-token representations from these inputs instead")
     add_comparison_argument(parser)
@@ -49,9 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the file."""
+    if arguments.embeddings is not None and arguments.source is not None:
+        raise UserError("--source goes with predictions, --embeddings writes an array without text; leave one of them out")
     checkpoint = load(arguments.checkpoint)
     store = Store(arguments.store)
-    check_output(arguments.output, arguments.checkpoint, store.path)
+    check_output(arguments.output, arguments.checkpoint, store.path, *([] if arguments.source is None else [arguments.source]))
     indices = molecules_of(store, arguments.split)
     inputs = arguments.embeddings or property_head(checkpoint).inputs
     compare_with_store(checkpoint, store, arguments, "embed" if arguments.embeddings else "predict", inputs=inputs)
@@ -59,7 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.embeddings is not None:
         said = write_embeddings(arguments.output, how, checkpoint, store, indices, arguments.embeddings)
     else:
-        said = write_predictions(arguments.output, how, checkpoint, store, indices, whole=arguments.split is None)
+        carried = NOTHING_CARRIED if arguments.source is None else read_carried(arguments.source, store)
+        said = write_predictions(arguments.output, how, checkpoint, store, indices, carried, whole=arguments.split is None)
     for line in said:
         print(f"moleblend predict: {line}", file=sys.stderr)
     print(f"{len(indices)} molecules: {arguments.output}", file=sys.stderr if is_stream(arguments.output) else sys.stdout)
@@ -90,17 +99,39 @@ def write_embeddings(output: Path, how: Runner, checkpoint: Checkpoint, store: S
     return said
 
 
-def write_predictions(output: Path, how: Runner, checkpoint: Checkpoint, store: Store, indices: np.ndarray, *, whole: bool) -> list[str]:
+class Carried(NamedTuple):
+    """Columns of the source: their names, and (source row, cells) by ascending row."""
+
+    names: list[str]
+    cells: Iterator[tuple[int, list[str]]]
+
+
+NOTHING_CARRIED = Carried([], iter(()))
+
+
+def read_carried(path: Path, store: Store) -> Carried:
+    """The columns of the file that a store was made from."""
+    try:
+        from moleblend_fs.sources.carried import carried_columns
+    except ModuleNotFoundError as error:
+        raise UserError(f"--source needs the package {error.name}: pip install 'moleblend-fs[chem]'") from error
+    return Carried(*carried_columns(path, store.manifest))
+
+
+def write_predictions(
+    output: Path, how: Runner, checkpoint: Checkpoint, store: Store, indices: np.ndarray, carried: Carried = NOTHING_CARRIED, *, whole: bool
+) -> list[str]:
     """The table; returns what is to be said of it.
 
     Args:
+        carried: columns of the source that stand in each line as well.
         whole: whether `indices` are all of the store, by source row, so that rows without a molecule have their places between them.
     """
     about = property_head(checkpoint)
     failures = iter(store.failures())
     parts = how.properties(checkpoint, store, indices)
     with whole_file(output) as stream:
-        table = Table(stream, about, failures, whole=whole)
+        table = Table(stream, about, failures, carried, whole=whole)
         table.write(parts)
         check_some_finite(table.not_finite, len(indices), "prediction", checkpoint)
     return table.said(output)
@@ -138,20 +169,21 @@ class Table:
     """The CSV of predictions, line by line.
 
     Args:
-        stream: where to. about: the targets. failures: of the store. whole: see `write_predictions`.
+        stream: where to. about: the targets. failures: of the store. carried, whole: see `write_predictions`.
 
     Attributes:
         rows_failed: lines without a molecule. not_finite, no_structure, from_2d: molecules without a finite prediction, without one for
             want of a structure, with one from 2D alone that could have been from 2D and 3D.
     """
 
-    def __init__(self, stream: IO[str], about: FinetunedFor, failures: Iterator[FailedRow], *, whole: bool):
-        self.about, self.whole, self.failures = about, whole, failures
+    def __init__(self, stream: IO[str], about: FinetunedFor, failures: Iterator[FailedRow], carried: Carried, *, whole: bool):
+        self.about, self.whole, self.failures, self.carried = about, whole, failures, carried
         self.rows_failed = self.not_finite = self.no_structure = self.from_2d = 0
         self._write = csv.writer(stream, lineterminator="\n").writerow
-        taken = (ROW, SMILES, STATUS)
-        names = [f"{name} (predicted)" if name in taken else name for name in about.targets]
-        self._write([ROW, SMILES, *names, STATUS])
+        own = (ROW, SMILES, STATUS)
+        names = [f"{name} (source)" if name in own else name for name in carried.names]
+        targets = [f"{name} (predicted)" if name in (*own, *names) else name for name in about.targets]
+        self._write([ROW, SMILES, *names, *targets, STATUS])
         self._is_class = [kind == "classification" for kind in about.kinds]
         self._digits = [digits_of(mean, std) for mean, std in zip(about.mean, about.std, strict=True)]
 
@@ -177,7 +209,7 @@ class Table:
             if line.row == until:
                 notes.append(line.reason)
                 continue
-            self._write([line.row, line.input, *[""] * len(self._digits), f"no molecule: {line.reason}"])
+            self._write([line.row, line.input, *self._cells(line.row), *[""] * len(self._digits), f"no molecule: {line.reason}"])
             self.rows_failed += 1
         return notes
 
@@ -190,7 +222,16 @@ class Table:
         elif not has_3d and self.about.inputs == "2d+3d":
             status, self.from_2d = "from 2D alone: no 3D structure", self.from_2d + 1
         shown = [f"{number:.{digits}g}" if math.isfinite(number) else "" for number, digits in zip(numbers, self._digits, strict=True)]
-        self._write([row, smiles, *shown, "; ".join([status, *notes])])
+        self._write([row, smiles, *self._cells(row), *shown, "; ".join([status, *notes])])
+
+    def _cells(self, row: int) -> list[str]:
+        """The source's cells of a row, found by reading on to it; asked for by ascending rows."""
+        if not self.carried.names:
+            return []
+        for number, cells in self.carried.cells:
+            if number == row:
+                return cells
+        raise UserError(f"the source has no row {row}; was it changed while it was read?")
 
     def said(self, output: Path) -> list[str]:
         """What is to be said at the end, a sentence each."""

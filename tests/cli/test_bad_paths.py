@@ -145,6 +145,8 @@ def test_bad_inputs(given, tmp_path, capsys, command, role, kind):
         ["predict", "{model}", "{store}", "{tmp}/o", "--device", "nonsense"],
         ["predict", "{model}", "{store}", "{tmp}/o", "--device", "meta"],
         ["predict", "{model}", "{store}", "{tmp}/o", "--split", "../../etc"],
+        ["predict", "{model}", "{store}", "{tmp}/o", "--embeddings", "2d", "--source", "{csv}"],
+        ["predict", "{model}", "{store}", "{tmp}/o", "--source", "{csv}"],
         ["evaluate", "{model}", "{store}", "--split", ""],
         ["evaluate", "{model}", "{store}", "--ogb-submission", "{tmp}/o"],
         ["inspect", "{store}", "--molecules", "-1"],

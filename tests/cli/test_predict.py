@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.cli.predict import write_predictions
@@ -74,6 +75,42 @@ def test_rows_of_a_table_come_out_as_they_went_in(tmp_path, capsys):
     said = capsys.readouterr()
     assert said.out == f"4 molecules: {tmp_path}/out.csv\n"
     assert "3 rows of the source gave no molecule and have no prediction; see the column status of" in said.err
+
+
+@pytest.mark.parametrize("kind", ["csv", "smiles", "sdf"])
+def test_the_sources_own_identifiers_are_carried(tmp_path, kind):
+    smiles = ("CCO", "not_a_smiles", "c1ccccc1", "CC(C)=O")
+    path, names, options = tmp_path / f"in.{kind}", ["name"], []
+    if kind == "csv":
+        path.write_text('id,smiles,y,remark\nX0,CCO,1,\n\nX1,not_a_smiles,2,"a, b"\nX2,c1ccccc1,3,c\nX3,CC(C)=O,4,d\n')
+        names, options = ["id", "smiles (source)", "y", "remark"], ["--label", "y:regression"]
+    elif kind == "smiles":
+        path.write_text("# a list\nCCO X0\nnot_a_smiles\tX1\n\nc1ccccc1 X2\nCC(C)=O X3\n")
+    else:
+        blocks = [Chem.MolToMolBlock(mol) if (mol := Chem.MolFromSmiles(s)) else "\n\n\nnonsense\nM  END\n" for s in smiles]
+        path.write_text("$$$$\n".join(f"X{i}{block}" for i, block in enumerate(blocks)))
+        names = ["title"]
+    store = preprocessed(tmp_path / "store", kind, str(path), "--split", "none", *options)
+    lines = predicted(untrained(tmp_path / "model"), store, tmp_path / "out.csv", "--source", str(path))
+    assert list(lines[0]) == ["row", "smiles", *names, "y (predicted)" if kind == "csv" else "y", "status"]
+    assert [line[names[0]] for line in lines] == ["X0", "X1", "X2", "X3"]
+    assert [line["status"] == "ok" for line in lines] == [True, False, True, True]
+    if kind == "csv":
+        assert [line["remark"] for line in lines] == ["", "a, b", "c", "d"]
+        assert [line["smiles (source)"] for line in lines] == list(smiles)
+    lines = predicted(tmp_path / "model", store, tmp_path / "split.csv", "--source", str(path), "--split", "train")
+    assert [line[names[0]] for line in lines] == ["X0", "X2", "X3"]
+
+
+def test_another_source_than_the_stores_is_refused(mixed, tmp_path, capsys):
+    (tmp_path / "in.csv").write_text("smiles\nCCO\n")
+    store = preprocessed(tmp_path / "store", "csv", str(tmp_path / "in.csv"), "--split", "none")
+    (tmp_path / "in.csv").write_text("smiles\nCCN\n")
+    words = ["predict", str(untrained(tmp_path / "model")), str(store.path), str(tmp_path / "out.csv"), "--source"]
+    for given, message in ((tmp_path / "in.csv", "not the file that the store was made from; it was in.csv"), (tmp_path, "no such file")):
+        assert main([*words, str(given)]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_statuses_of_a_model_of_both_inputs(mixed, tmp_path, capsys):
