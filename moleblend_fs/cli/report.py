@@ -1,12 +1,17 @@
 """`moleblend report`: one self-contained page about a folder of runs."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moleblend_fs.cli.values import seed
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved, write_atomically
+
+if TYPE_CHECKING:
+    from moleblend_fs.report.runs import Runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +35,26 @@ def run(args: argparse.Namespace) -> int:
     from moleblend_fs.report.runs import find_runs
 
     runs = find_runs(args.runs)
-    path = args.store or next(iter(runs.stores), None)
-    if args.molecule is not None and path is None:
+    store = open_store(args.store, runs)
+    if args.molecule is not None and store is None:
         raise UserError("--molecule needs a --store: none was found under the folder of runs")
-    store = None if path is None else Store(path)
     page = build(runs, title=args.title or resolved(args.runs).name, molecule=args.molecule, store=store, seed=args.seed)
     write_atomically(args.output, page)
     if runs.evaluations:
         print(as_text(*result_rows(runs.evaluations)) + "\n")
+    for note in runs.notes:
+        print(f"note: {note}", file=sys.stderr)
     print(f"written: {args.output}")
     return 0
+
+
+def open_store(asked: Path | None, runs: "Runs") -> Store | None:
+    """The store of the pictured molecule; one that was not asked for may be damaged, and is told."""
+    if asked is not None:
+        return Store(asked)
+    for path in runs.stores:
+        try:
+            return Store(path)
+        except UserError as error:
+            runs.notes.append(f"no picture of a molecule of it: {error}")
+    return None

@@ -127,5 +127,7 @@ def summary(record: bytes) -> tuple[int, int, np.ndarray]:
     """(atoms, conformers, labels) of one record, without unpacking the rest."""
     raw = inflate(record)
     header = np.frombuffer(raw, HEADER, count=1)[0]
+    if len(raw) < HEADER.itemsize + 8 * int(header["num_labels"]):
+        raise damaged(record, f"{len(raw)} bytes")
     labels = np.frombuffer(raw, "<f8", count=int(header["num_labels"]), offset=HEADER.itemsize)
     return int(header["num_atoms"]), int(header["num_conformers"]), labels

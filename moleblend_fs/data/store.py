@@ -21,7 +21,7 @@ import numpy as np
 
 from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import MEND, Manifest
-from moleblend_fs.data.record import StoredRecord
+from moleblend_fs.data.record import StoredRecord, summary
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
 
@@ -89,6 +89,8 @@ class Store:
             )
         if (entries := _reader(records).main.entries) != len(self):  # an unreadable file fails here, not in a worker
             raise UserError(f"{records}: {entries} records, but the manifest says {len(self)}; {MEND}")
+        if (labels := len(summary(self.record(0))[2])) != len(self.manifest.labels):
+            raise UserError(f"{records}: {labels} labels in a record, but the manifest says {len(self.manifest.labels)}; {MEND}")
 
     def __len__(self) -> int:
         return self.manifest.molecules
@@ -157,6 +159,8 @@ class Store:
             with open(path, newline="", encoding="utf-8") as stream:
                 for line in csv.DictReader(stream, strict=True):
                     found += 1
+                    if None in line or None in line.values():
+                        raise ValueError(f"line {found + 1} has not three columns")
                     yield FailedRow(int(line["row"]), line["input"], line["reason"])
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
             raise UserError(f"{path}: cannot be read ({error}); {MEND}") from error

@@ -23,7 +23,7 @@ from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.left_behind import LeftBehind, refuse_foreign_folder, why_begin_anew
 from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import LabelStatistics, Manifest, SplitInfo
-from moleblend_fs.data.record import encode, summary
+from moleblend_fs.data.record import StoredRecord, encode, summary
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key, split_hash
 from moleblend_fs.data.typed_json import from_json
@@ -218,7 +218,7 @@ class StoreWriter:
 
     def results(self) -> Iterator[tuple[int, "EncodedMolecule | Failure"]]:
         """All that was added, see `read_tables`."""
-        with LmdbFile(self.partial / TABLES) as tables:
+        with LmdbFile(self.partial / TABLES, mend=f"delete {self.partial} to begin anew") as tables:
             yield from read_tables(tables)
 
     def seal(self, name: str, text: str) -> None:
@@ -244,25 +244,27 @@ class StoreWriter:
                 write_growing(out, partial(_append, chunk))
                 for _, record in chunk:
                     digest.update(record)
-                    num_atoms[len(labels)], conformers[len(labels)], row_labels = summary(record)
+                    num_atoms[len(labels)], conformers[len(labels)], row_labels = summary(
+                        StoredRecord.at(f"{self.partial / TABLES}, molecule {len(labels)}", record)
+                    )
                     labels.append(row_labels)
         out.sync(True)
         out.close()
         return _Scan(num_atoms, conformers, np.stack(labels), digest.hexdigest())
 
     def _about(self) -> tuple[np.ndarray, list[str | None], list[str | None]]:
-        with self._environment.begin(db=self._rows) as transaction:
-            about = [json.loads(value) for value in transaction.cursor().iternext(keys=False, values=True)]
+        with LmdbFile(self.partial / TABLES, mend=f"delete {self.partial} to begin anew") as tables:
+            about = [_parse(tables, tuple[int, str | None, str | None], value) for _, value in tables.items(tables.table(b"rows"))]
         return np.array([a[0] for a in about], dtype=np.int64), [a[1] for a in about], [a[2] for a in about]
 
     def _write_failures(self) -> Path:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["row", "input", "reason"])
-        with self._environment.begin(db=self._failures) as transaction:
-            for k, value in transaction.cursor():
-                failure = json.loads(value)
-                table.writerow([int.from_bytes(k), failure["input"], failure["reason"]])
+        with LmdbFile(self.partial / TABLES, mend=f"delete {self.partial} to begin anew") as tables:
+            for k, value in tables.items(tables.table(b"failures")):
+                failure = _parse(tables, Failure, value)
+                table.writerow([int.from_bytes(k), failure.input, failure.reason])
         write_atomically(self.partial / FAILURES, text.getvalue())
         return self.partial / FAILURES
 

@@ -23,6 +23,7 @@ STYLE: Any = {
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
     "text.color": INK,
+    "text.parse_math": False,
     "axes.edgecolor": "#9aa5b1",
     "axes.labelcolor": SOFT,
     "axes.titlecolor": INK,
@@ -123,7 +124,8 @@ def parity(evaluations: Sequence[Evaluation], target: str, position: int) -> str
     unit = next((e.units[target] for e in evaluations if e.units.get(target)), "")
     pairs = [(e.target[:, position], e.prediction[:, position]) for e in evaluations]
     every = np.concatenate([np.concatenate(pair) for pair in pairs])
-    low, high = np.nanmin(every), np.nanmax(every)
+    present = every[~np.isnan(every)]
+    low, high = (present.min(), present.max()) if len(present) else (0.0, 1.0)
     margin = 0.03 * (high - low or 1.0)
     columns = min(len(evaluations), 4)
     rows = -(-len(evaluations) // columns)

@@ -43,6 +43,8 @@ def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, 
 
         index = choose_molecule(store, seed) if molecule is None else molecule
         body.append(html.section("One molecule as the model sees it", blended_molecule(store, index, seed=seed)))
+    if runs.notes:
+        body.append(html.section("Not read", *(f'<p class="soft">{html.escape(note)}</p>' for note in runs.notes)))
     made = f"{datetime.now():%Y-%m-%d %H:%M}, moleblend_fs {__version__}"
     return html.page(title, f"<code>{html.escape(runs.folder)}</code> &nbsp; {made}", body)
 

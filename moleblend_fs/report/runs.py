@@ -2,21 +2,29 @@
 
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.store import MANIFEST
+from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
 
 VARIANTS = ("scratch", "pretrained")
 """Runs whose folder names differ only by one of these endings (after "_") are compared side by side."""
 
+DAMAGED: dict[str, Any] = {"num_updates": None}
+"""Stands for a line of a log that should be a JSON object."""
+MOST_UPDATES = 2**53
+LARGEST = 1e100
+"""Numbers beyond cannot be drawn."""
+T = TypeVar("T")
 Curve = tuple[np.ndarray, np.ndarray]
 """Updates (n,) and values (n,)."""
 
@@ -78,6 +86,8 @@ class Runs:
     folder: Path
     logs: list[TrainingLog]
     evaluations: list[Evaluation]
+    notes: list[str] = field(default_factory=list)
+    """What could not be read, a sentence for each file."""
 
     @property
     def stores(self) -> list[Path]:
@@ -91,26 +101,43 @@ def find_runs(folder: Path) -> Runs:
     """Read every log (*.log, *.jsonl) and evaluation (*.json) under a folder; files of other kinds are passed over."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder that holds the runs' save folders")
-    logs = [log for path in sorted([*folder.rglob("*.log"), *folder.rglob("*.jsonl")]) if (log := read_log(path, folder))]
-    evaluations = [result for path in sorted(folder.rglob("*.json")) if (result := read_evaluation(path, folder))]
+    notes: list[str] = []
+    logs = [log for path in _files(folder, "*.log", "*.jsonl") if (log := _read(read_log, path, folder, notes)) is not None]
+    evaluations = [result for path in _files(folder, "*.json") if (result := _read(read_evaluation, path, folder, notes)) is not None]
     if not logs and not evaluations:
         raise UserError(
             f"{folder}: neither a training log (fairseq-train --log-format json --log-file RUN/train.log) "
-            "nor a result (moleblend evaluate --json RUN/test.json) was found"
+            f"nor a result (moleblend evaluate --json RUN/test.json) was found{''.join(f'; {note}' for note in notes[:5])}"
         )
     logs.sort(key=lambda log: split_name(log.name))
     evaluations.sort(key=lambda evaluation: evaluation.variant)
-    return Runs(folder=folder, logs=logs, evaluations=evaluations)
+    return Runs(folder=folder, logs=logs, evaluations=evaluations, notes=notes)
 
 
-def read_log(path: Path, root: Path) -> TrainingLog | None:
+def _files(folder: Path, *patterns: str) -> list[Path]:
+    return sorted(path for pattern in patterns for path in folder.rglob(pattern) if not path.is_dir())
+
+
+def _read(read: Callable[[Path, Path, list[str]], T | None], path: Path, folder: Path, notes: list[str]) -> T | None:
+    """What a function makes of a file; None, and a note, where it cannot be read."""
+    try:
+        return read(path, folder, notes)
+    except (UserError, OSError, ValueError, RecursionError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        notes.append(f"{path}: left out, it cannot be read ({str(what)[:200]})")
+        return None
+
+
+def read_log(path: Path, root: Path, notes: list[str] | None = None) -> TrainingLog | None:
     """The curves in one log file, or None if it holds none.
 
     fairseq's log file has plain lines between the JSON ones, and adds one more handler at each epoch, so that lines come
-    once, twice, three times ...; a resumed run appends. Of several values at one update the last is kept.
+    once, twice, three times ...; a resumed run appends. Of several values at one update the last is kept. Lines that are damaged
+    are left out, and counted in a note.
     """
     train: dict[str, dict[int, float]] = {}
     valid: dict[str, dict[int, float]] = {}
+    damaged = 0
     for entry in json_lines(path):
         if "valid_num_updates" in entry:
             updates, kind, prefix = entry["valid_num_updates"], valid, "valid_"
@@ -118,36 +145,47 @@ def read_log(path: Path, root: Path) -> TrainingLog | None:
             updates, kind, prefix = entry["num_updates"], train, ""
         else:
             continue
+        update = number(updates)
+        if update is None or not 0 <= update <= MOST_UPDATES:
+            damaged += 1
+            continue
         for name, text in entry.items():
             value = number(text)
             if name.startswith(prefix) and value is not None:
-                kind.setdefault(name.removeprefix(prefix), {})[int(float(updates))] = value
+                kind.setdefault(clean(name.removeprefix(prefix)), {})[int(update)] = value
+    if damaged and notes is not None:
+        notes.append(f"{path}: {damaged} lines of it are damaged and were left out")
     if not train and not valid:
         return None
     return TrainingLog(name=run_name(path, root), train=curves(train), valid=curves(valid))
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that are JSON objects."""
+    """The lines of a file that are JSON objects; `DAMAGED` in place of those that were."""
     with open(path, errors="replace") as stream:
         for line in stream:
             line = line[line.find("{") :].strip() if "{" in line else ""
             if line.endswith("}"):
                 try:
                     entry = json.loads(line)
-                except ValueError:
-                    continue
+                except (ValueError, RecursionError):
+                    entry = DAMAGED if '_updates"' in line or '"num_updates"' in line else None
                 if isinstance(entry, dict):
                     yield entry
 
 
 def number(text: Any) -> float | None:
-    """A finite number, or None."""
+    """A finite number that can be drawn, or None."""
     try:
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= LARGEST else None
+
+
+def clean(text: str) -> str:
+    """A text that can be written: JSON admits halves of characters."""
+    return text.encode("utf-8", errors="replace").decode()
 
 
 def curves(values: dict[str, dict[int, float]]) -> dict[str, Curve]:
@@ -158,35 +196,65 @@ def curves(values: dict[str, dict[int, float]]) -> dict[str, Curve]:
 def run_name(path: Path, root: Path) -> str:
     """A file's folder relative to the root, or the file's own name at the root itself."""
     folder = path.parent.relative_to(root)
-    return path.stem if folder == Path() else folder.as_posix()
+    return clean(os.fsencode(path.stem if folder == Path() else folder.as_posix()).decode(errors="replace"))
 
 
-def read_evaluation(path: Path, root: Path) -> Evaluation | None:
-    """One result file, or None if the file is some other JSON."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Result:
+    """The parts of a result file that are shown; see `Evaluation`."""
+
+    store: str
+    split: str
+    metrics: dict[str, dict[str, float | None]]
+    predictions: list[dict[str, Any]]
+    baseline: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    units: dict[str, str] | None = None
+
+
+def read_evaluation(path: Path, root: Path, notes: list[str] | None = None) -> Evaluation | None:
+    """One result file, or None if the file is some other JSON.
+
+    Raises:
+        UserError: a result file whose parts are not what they should be.
+    """
     try:
-        raw = json.loads(path.read_text())
-    except ValueError:
-        return None
+        raw = read_json(path)
+    except READING as error:
+        raise UserError(f"not readable as JSON: {error}") from error
     if not isinstance(raw, dict) or not {"store", "split", "metrics", "predictions"} <= set(raw):
         return None
-    rows = raw["predictions"]
+    fields = {name: raw[name] for name in _Result.__dataclass_fields__ if raw.get(name) is not None}
+    result = from_json(_Result, fields)
 
     def column(name: str) -> np.ndarray:
-        return np.array([[math.nan if x is None else x for x in row[name]] for row in rows], dtype=np.float64)
+        values = [[math.nan if (x := number(value)) is None else x for value in row[name]] for row in result.predictions]
+        if any(len(row) != len(result.metrics) for row in values):
+            raise UserError(f"rows of {name!r} of another length than there are metrics")
+        return np.array(values, dtype=np.float64).reshape(-1, len(result.metrics))
 
+    try:
+        target, prediction = column("target"), column("prediction")
+    except (KeyError, TypeError) as error:
+        raise UserError(f"predictions without a target or prediction ({error})") from error
     return Evaluation(
         name=run_name(path, root),
-        store=raw["store"],
-        split=raw["split"],
-        metrics=raw["metrics"],
-        baseline=raw.get("baseline", {}),
-        units=raw.get("units") or units_of(Path(raw["store"])),
-        target=column("target"),
-        prediction=column("prediction"),
+        store=result.store,
+        split=clean(result.split),
+        metrics=_cleaned(result.metrics),
+        baseline=_cleaned(result.baseline),
+        units={clean(name): clean(unit) for name, unit in (result.units or units_of(Path(result.store))).items()},
+        target=target,
+        prediction=prediction,
     )
 
 
+def _cleaned(scores: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
+    return {clean(target): {name: number(value) for name, value in metrics.items()} for target, metrics in scores.items()}
+
+
 def units_of(store: Path) -> dict[str, str]:
-    """Label -> unit of a store; nothing if it has gone."""
-    manifest = store / MANIFEST
-    return {label.name: label.unit for label in Manifest.load(manifest).labels} if manifest.is_file() else {}
+    """Label -> unit of a store; nothing if it has gone, or cannot be read."""
+    try:
+        return {label.name: label.unit for label in Manifest.load(store / MANIFEST).labels}
+    except UserError:
+        return {}
