@@ -7,6 +7,7 @@ look-ups instead of list searches, and without importing ogb. Values outside OGB
 import numpy as np
 from rdkit import Chem
 
+from moleblend_fs.chem.identity import molecule_key
 from moleblend_fs.chem.paths import shortest_paths
 from moleblend_fs.data.graph import NUM_BOND_STEREO, Failure, MolecularGraph
 
@@ -124,5 +125,6 @@ def graph_from_mol(
         smiles=smiles,
         scaffold=scaffold,
         split=split,
+        key=molecule_key(mol),
         note=note,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moleblend_fs.cli.summary import accounts
 from moleblend_fs.cli.values import seed
 from moleblend_fs.data.graph import MolecularGraph
 from moleblend_fs.data.record import decode
@@ -73,6 +74,7 @@ def overview(store: Store) -> list[Row]:
         ("bytes per molecule", f"{manifest.records_bytes / len(store):,.0f} in the file, {record_bytes:,.0f} in the record alone"),
         ("file", f"{manifest.records_bytes / 1e6:,.2f} MB"),
         ("split made by", ", ".join(f"{name} {as_option(value)}" for name, value in manifest.split.items())),
+        *accounts(manifest),
     ]
 
 

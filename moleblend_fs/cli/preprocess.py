@@ -148,6 +148,16 @@ def _add_split(parser: argparse.ArgumentParser, default: str, kinds: tuple[str, 
         "--split-fractions", default="0.8,0.1,0.1", metavar="F,F,F", help="shares of train, valid and test (default %(default)s)"
     )
     group.add_argument("--split-seed", type=seed, default=0, metavar="SEED", help="seed of the random split (default 0)")
+    _add_together(group)
+
+
+def _add_together(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--split-together",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep repeated molecules in one part of a random split, so that none is trained on and tested (default yes)",
+    )
 
 
 def _splitter(args: argparse.Namespace) -> Splitter:
@@ -160,6 +170,7 @@ def _splitter(args: argparse.Namespace) -> Splitter:
         fractions=fractions,  # type: ignore[arg-type]  # the splitter checks their number
         seed=args.split_seed,
         chirality=args.split_chirality,
+        together=args.split_together,
     )
 
 
@@ -193,7 +204,7 @@ def _add_pcqm4mv2(parser: argparse.ArgumentParser) -> None:
 
 def _add_qm9(parser: argparse.ArgumentParser) -> None:
     def open_source(args: argparse.Namespace) -> Source:
-        splitter = Splitter(kind="random", fractions=qm9.SPLITTER.fractions, seed=args.split_seed)
+        splitter = Splitter(kind="random", fractions=qm9.SPLITTER.fractions, seed=args.split_seed, together=args.split_together)
         return qm9.open_qm9(args.input, hydrogens=args.hydrogens == "explicit", splitter=splitter)
 
     _common(
@@ -205,6 +216,7 @@ def _add_qm9(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split-seed", type=seed, default=0, metavar="SEED", help="seed of the random split 110,000 : 10,000 : 10,831 (default 0)"
     )
+    _add_together(parser)
 
 
 def _add_moleculenet(parser: argparse.ArgumentParser) -> None:

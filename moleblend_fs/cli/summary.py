@@ -15,3 +15,12 @@ def print_summary(manifest: Manifest, out: Path, seconds: float) -> None:
     parts = ", ".join(f"{name} {info.molecules:,}" for name, info in manifest.splits.items())
     print(f"  splits    {parts} ({manifest.split['kind']})")
     print(f"  failures  {manifest.failures:,}" + (f", listed in {out / FAILURES}" if manifest.failures else ""))
+    for name, text in accounts(manifest):
+        print(f"  {name:<9} {text}")
+
+
+def accounts(manifest: Manifest) -> list[tuple[str, str]]:
+    """(name, text) of what should be known of a store besides its contents: where all rows went, what is repeated, notes."""
+    rows = [] if manifest.rows is None else [("rows", manifest.rows.text())]
+    repeated = [("repeated", text)] if (text := manifest.duplicates.text()) else []
+    return [*rows, *repeated, *(("note", note) for note in manifest.notes)]

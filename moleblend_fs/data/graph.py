@@ -49,6 +49,7 @@ class MolecularGraph:
         smiles: the input's SMILES, for people; atom order may differ from it.
         scaffold: Bemis-Murcko scaffold used by scaffold splits, or None when not asked for.
         split: the split that the source itself prescribes, or None.
+        key: equal for equal molecules (see `chem.identity`), or None where that is not known.
         note: what else failures.csv should say of this row although it gave a molecule (e.g. "no conformer: ..."), or None.
     """
 
@@ -62,6 +63,7 @@ class MolecularGraph:
     smiles: str
     scaffold: str | None = None
     split: str | None = None
+    key: str | None = None
     note: str | None = None
 
     @property

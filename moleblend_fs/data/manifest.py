@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moleblend_fs.data.accounting import RowCounts
+from moleblend_fs.data.duplicates import Duplicates
 from moleblend_fs.data.graph import FEATURISATION_VERSION, LabelSpec
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
@@ -53,6 +55,9 @@ class Manifest:
         records_sha256: hash over all records' bytes in order.
         records_bytes: size of the record file, so that a truncated copy is seen at once.
         versions: library versions that made the store.
+        rows: where every row of the source went.
+        duplicates: molecules that are in the store more than once.
+        notes: what was found out about the input and said to the user, a sentence each.
     """
 
     source: str
@@ -69,6 +74,9 @@ class Manifest:
     records_sha256: str
     records_bytes: int
     versions: dict[str, str] = field(default_factory=dict)
+    rows: RowCounts | None = None
+    duplicates: Duplicates = field(default_factory=Duplicates)
+    notes: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION
     featurisation_version: int = FEATURISATION_VERSION
 

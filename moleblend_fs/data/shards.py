@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
@@ -77,6 +77,7 @@ class StorePlan:
     labels: tuple[LabelSpec, ...]
     splitter: Splitter
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
     featurisation: int = FEATURISATION_VERSION
 
     def request(self) -> dict[str, Any]:
@@ -89,8 +90,8 @@ class StorePlan:
             "featurisation": self.featurisation,
         }
 
-    def finish(self, writer: StoreWriter) -> Manifest:
-        """The store of all that the writer has."""
+    def finish(self, writer: StoreWriter, source_rows: int, left_out: dict[str, int]) -> Manifest:
+        """The store of all that the writer has, once it is clear that this is all that the source gave."""
         return writer.finish(
             source=self.source,
             options=self.options,
@@ -98,6 +99,9 @@ class StorePlan:
             labels=self.labels,
             splitter=self.splitter,
             versions=self.versions,
+            notes=self.notes,
+            source_rows=source_rows,
+            left_out=left_out,
         )
 
 
@@ -108,6 +112,7 @@ class ShardInfo:
     Attributes:
         rows: source rows that went into it, as molecules or failures.
         source_rows: rows that the source gave in all, those of the other shards as well.
+        left_out: what of the whole input became no row, by why.
         molecules, failures: as in the manifest of a store.
         records_sha256: hash over its records' bytes in order.
         plan: of the store that it is a part of.
@@ -119,6 +124,7 @@ class ShardInfo:
     failures: int
     records_sha256: str
     plan: StorePlan
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 class _Count:
@@ -143,12 +149,12 @@ class _Count:
         return {"rows": self.rows, "molecules": self.molecules, "failures": self.failures, "records_sha256": self._digest.hexdigest()}
 
 
-def finish_shard(writer: StoreWriter, shard: ShardNumber, plan: StorePlan, source_rows: int) -> ShardInfo:
+def finish_shard(writer: StoreWriter, shard: ShardNumber, plan: StorePlan, source_rows: int, left_out: dict[str, int]) -> ShardInfo:
     """Close a shard and rename it into place."""
     count = _Count()
     for row, _ in count(writer.results()):
         assert shard.takes(row)
-    info = ShardInfo(**count.found(), source_rows=source_rows, plan=plan)
+    info = ShardInfo(**count.found(), source_rows=source_rows, left_out=left_out, plan=plan)
     writer.seal(INFO, json.dumps(asdict(info), indent=1) + "\n")
     return info
 
@@ -178,7 +184,7 @@ def merge_shards(out: str | os.PathLike, *, keep: bool = False) -> Manifest:
                     results = [result for row in chunk if row[0][0] >= writer.next_row for result in row]
                     writer.add(results, results[-1][0] + 1)
             _check_counts(folder, infos, counts, writer)
-            manifest = plan.finish(writer)
+            manifest = plan.finish(writer, infos[0].source_rows, infos[0].left_out)
     if not keep:
         shutil.rmtree(folder)
     return manifest

@@ -82,12 +82,14 @@ class Splitter:
         fractions: train, valid, test shares of "scaffold" and "random".
         seed: of "random".
         chirality: whether the scaffolds keep stereochemistry, as in public copies of Hu et al.'s code.
+        together: whether "random" keeps equal molecules in one split.
     """
 
     kind: Literal["scaffold", "random", "prescribed", "none"]
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
     chirality: bool = True
+    together: bool = True
 
     def __post_init__(self) -> None:
         if len(self.fractions) != 3 or abs(sum(self.fractions) - 1) > 1e-6 or min(self.fractions) < 0:
@@ -96,32 +98,58 @@ class Splitter:
     def describe(self) -> dict[str, Any]:
         """The options that shaped the split, for the manifest."""
         options = asdict(self)
-        unused = {"scaffold": ("seed",), "random": ("chirality",)}.get(self.kind, ("fractions", "seed", "chirality"))
+        unused = {"scaffold": ("seed", "together"), "random": ("chirality",)}.get(self.kind, ("fractions", "seed", "chirality", "together"))
         return {name: value for name, value in options.items() if name not in unused}
 
-    def __call__(self, *, rows: np.ndarray, prescribed: Sequence[str | None], scaffolds: Sequence[str | None]) -> dict[str, np.ndarray]:
+    def __call__(
+        self,
+        *,
+        rows: np.ndarray,
+        prescribed: Sequence[str | None],
+        scaffolds: Sequence[str | None],
+        keys: Sequence[str | None] | None = None,
+    ) -> dict[str, np.ndarray]:
         """Molecule indices of every split, ascending.
 
         Args:
             rows: (N,) source rows, used only to be independent of the store's order.
             prescribed: (N,) split names from the source.
             scaffolds: (N,) scaffold SMILES.
+            keys: (N,) equal for equal molecules; None for one that is like no other.
+
+        Raises:
+            UserError: the source prescribes a name that no split can have.
         """
         if self.kind == "none":
             return {TRAIN: np.arange(len(rows))}
         if self.kind == "prescribed":
             names = np.array([name or "" for name in prescribed])
+            for name in dict.fromkeys(names.tolist()):
+                check_split_name(name, "the source")
             return {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist()) if name}
         if self.kind == "random":
             order = np.random.Generator(np.random.PCG64(self.seed)).permutation(len(rows))
-            return self._cut(order)
+            return self._cut(order, keys if self.together else None)
         return self._scaffold(scaffolds)
 
-    def _cut(self, order: np.ndarray) -> dict[str, np.ndarray]:
+    def _cut(self, order: np.ndarray, keys: Sequence[str | None] | None) -> dict[str, np.ndarray]:
+        """The first ones of an order are train, the next valid, the rest test; equal molecules follow the first of them.
+
+        Without equal molecules the parts have the exact sizes; a group that lies across a border goes where its middle is.
+        """
         valid, test = (round(share * len(order)) for share in self.fractions[1:])
         train = len(order) - valid - test
-        parts = np.split(order, [train, train + valid])
-        return {name: np.sort(part) for name, part in zip((TRAIN, VALID, TEST), parts, strict=True)}
+        groups: dict[object, list[int]] = {}
+        for index in order.tolist():
+            key = None if keys is None else keys[index]
+            groups.setdefault(index if key is None else key, []).append(index)
+        parts: dict[str, list[int]] = {TRAIN: [], VALID: [], TEST: []}
+        begin = 0
+        for group in groups.values():
+            middle = begin + len(group) / 2
+            parts[TRAIN if middle < train else VALID if middle < train + valid else TEST] += group
+            begin += len(group)
+        return {name: np.sort(np.array(part, dtype=np.int64)) for name, part in parts.items()}
 
     def _scaffold(self, scaffolds: Sequence[str | None]) -> dict[str, np.ndarray]:
         groups: dict[str, list[int]] = defaultdict(list)

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 import lmdb
 import numpy as np
 
+from moleblend_fs.data.accounting import RowCounts, split_notes
+from moleblend_fs.data.duplicates import find_duplicates
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.left_behind import LeftBehind, refuse_foreign_folder, why_begin_anew
 from moleblend_fs.data.lmdb_file import LmdbFile
@@ -39,7 +41,8 @@ T = TypeVar("T")
 
 TABLES = "work.lmdb"
 TABLE_NAMES = (b"records", b"rows", b"failures")
-"""Molecule index -> record; molecule index -> [source row, split, scaffold]; source row -> failure."""
+"""Molecule index -> record; molecule index -> [source row, split, scaffold, key]; source row -> failure."""
+ABOUT = tuple[int, str | None, str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +52,12 @@ class EncodedMolecule:
     record: bytes
     split: str | None
     scaffold: str | None
+    key: str | None = None
 
     @classmethod
     def from_graph(cls, graph: MolecularGraph, source_row: int) -> "EncodedMolecule":
         """The source row becomes the molecule's id, which seeds its random draws wherever it is used."""
-        return cls(record=encode(graph, source_row), split=graph.split, scaffold=graph.scaffold)
+        return cls(record=encode(graph, source_row), split=graph.split, scaffold=graph.scaffold, key=graph.key)
 
 
 class StoreWriter:
@@ -161,7 +165,7 @@ class StoreWriter:
                 transaction.put(key(row), json.dumps(asdict(result)).encode(), db=self._failures)
                 failures += 1
             else:
-                about = json.dumps([row, result.split, result.scaffold])
+                about = json.dumps([row, result.split, result.scaffold, result.key])
                 transaction.put(key(molecules), result.record, db=self._records, append=True)
                 transaction.put(key(molecules), about.encode(), db=self._rows, append=True)
                 molecules += 1
@@ -179,14 +183,28 @@ class StoreWriter:
         labels: tuple[LabelSpec, ...],
         splitter: Splitter,
         versions: dict[str, str],
+        notes: tuple[str, ...] = (),
+        source_rows: int | None = None,
+        left_out: dict[str, int] | None = None,
     ) -> Manifest:
-        """Write records, index arrays, failures.csv and manifest, and rename the folder into place."""
+        """Write records, index arrays, failures.csv and manifest, and rename the folder into place.
+
+        Args:
+            source, options, inputs, labels, versions, notes: see `Manifest`.
+            splitter: makes the splits.
+            source_rows: rows that the source gave; those that were added, where it cannot tell.
+            left_out: see `RowCounts`.
+
+        Raises:
+            UserError: there is no molecule, or rows are missing.
+        """
         if self.molecules == 0:
             raise UserError(f"no molecule could be read ({self.failures} failures); see the reasons in {self._write_failures()}")
         self._write_failures()
         scan = self._copy_records()
-        rows, prescribed, scaffolds = self._about()
-        splits = splitter(rows=rows, prescribed=prescribed, scaffolds=scaffolds)
+        rows, prescribed, scaffolds, keys = self._about()
+        counts = self._row_counts(rows, source_rows, left_out or {})
+        splits = splitter(rows=rows, prescribed=prescribed, scaffolds=scaffolds, keys=keys)
         np.save(self.partial / "num_atoms.npy", scan.num_atoms)
         np.save(self.partial / "source_row.npy", rows)
         for name, indices in splits.items():
@@ -206,6 +224,9 @@ class StoreWriter:
             records_sha256=scan.sha256,
             records_bytes=(self.partial / RECORDS).stat().st_size,
             versions=versions,
+            rows=counts,
+            duplicates=find_duplicates(keys, splits, scan.labels, labels),
+            notes=(*notes, *split_notes(splitter, splits)),
         )
         manifest.save(self.partial / MANIFEST)
         self._environment.close()
@@ -252,10 +273,21 @@ class StoreWriter:
         out.close()
         return _Scan(num_atoms, conformers, np.stack(labels), digest.hexdigest())
 
-    def _about(self) -> tuple[np.ndarray, list[str | None], list[str | None]]:
+    def _row_counts(self, rows: np.ndarray, source_rows: int | None, left_out: dict[str, int]) -> RowCounts:
+        """Where all rows went; UserError if some are missing."""
+        with self._environment.begin(db=self._failures) as transaction:
+            listed = {int.from_bytes(row) for row in transaction.cursor().iternext(keys=True, values=False)}
+        failed = len(listed.difference(rows.tolist()))
+        given = len(rows) + failed if source_rows is None else source_rows
+        counts = RowCounts(read=given + sum(left_out.values()), stored=len(rows), failed=failed, left_out=left_out)
+        counts.check()
+        return counts
+
+    def _about(self) -> tuple[np.ndarray, list[str | None], list[str | None], list[str | None]]:
         with LmdbFile(self.partial / TABLES, mend=f"delete {self.partial} to begin anew") as tables:
-            about = [_parse(tables, tuple[int, str | None, str | None], value) for _, value in tables.items(tables.table(b"rows"))]
-        return np.array([a[0] for a in about], dtype=np.int64), [a[1] for a in about], [a[2] for a in about]
+            about = [_parse(tables, ABOUT, value) for _, value in tables.items(tables.table(b"rows"))]
+        row, split, scaffold, same = zip(*about, strict=True)
+        return np.array(row, dtype=np.int64), list(split), list(scaffold), list(same)
 
     def _write_failures(self) -> Path:
         text = io.StringIO()
@@ -291,11 +323,11 @@ def read_tables(tables: LmdbFile) -> Iterator[tuple[int, EncodedMolecule | Failu
     failures = ((int.from_bytes(name), _parse(tables, Failure, value)) for name, value in failed)
     waiting = next(failures, None)
     for (_, record), (_, about) in itertools.zip_longest(records, rows, fillvalue=(b"", b"")):
-        row, split, scaffold = _parse(tables, tuple[int, str | None, str | None], about)
+        row, split, scaffold, same = _parse(tables, ABOUT, about)
         while waiting is not None and waiting[0] < row:
             yield waiting
             waiting = next(failures, None)
-        yield row, EncodedMolecule(record=record, split=split, scaffold=scaffold)
+        yield row, EncodedMolecule(record=record, split=split, scaffold=scaffold, key=same)
     while waiting is not None:
         yield waiting
         waiting = next(failures, None)

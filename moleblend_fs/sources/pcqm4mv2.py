@@ -65,6 +65,7 @@ class PCQM4Mv2(Source):
         wanted = ["smiles", "homolumogap"]
         self._read = Table(self._table, [[name] for name in wanted])
         self._columns = column_indices(self._table, self._read.header, wanted)
+        self._blank = 0
         self._rows = sum(map(len, read_split_dict(self._split_file).values()))
 
     def files(self) -> list[Path]:
@@ -79,7 +80,7 @@ class PCQM4Mv2(Source):
     def rows(self, start: int) -> Iterator[tuple[int, Row]]:
         split_of = self._split_of_rows()
         records = iter(()) if self._sdf is None else sdf_records(self._sdf, int((split_of[:start] == 0).sum()))
-        lines = (line for line in full_rows(self._read) if line is not None)
+        lines = self._lines()
         smiles, gap = self._columns
         row = start - 1
         for row, line in islice(enumerate(lines), start, None):
@@ -93,6 +94,17 @@ class PCQM4Mv2(Source):
             yield row, Row(line[smiles], line[gap], SPLITS[split_of[row]], record)
         if row + 1 != len(split_of):
             raise UserError(f"{self._table}: ends after {row + 1} rows of {len(split_of)}; the file is cut short, fetch it again")
+
+    def _lines(self) -> Iterator[list[str]]:
+        self._blank = 0
+        for line in full_rows(self._read):
+            if line is None:
+                self._blank += 1
+            else:
+                yield line
+
+    def left_out(self) -> dict[str, int]:
+        return {"blank": self._blank}
 
     def _split_of_rows(self) -> np.ndarray:
         """(N,) int8, index into SPLITS of every row."""

@@ -45,9 +45,9 @@ def preprocess(
     silence_rdkit()
     plan = _plan(source, limit)
     with StoreWriter(out, plan.request()) as writer:
-        _fill(writer, source, workers=workers, limit=limit, shard=None, row_timeout=row_timeout, progress=progress)
+        source_rows = _fill(writer, source, workers=workers, limit=limit, shard=None, row_timeout=row_timeout, progress=progress)
         with full_disk_told(out):
-            return plan.finish(writer)
+            return plan.finish(writer, source_rows, source.left_out())
 
 
 def preprocess_shard(
@@ -69,7 +69,7 @@ def preprocess_shard(
     with StoreWriter(shard.path(out), plan.request()) as writer:
         source_rows = _fill(writer, source, workers=workers, limit=limit, shard=shard, row_timeout=row_timeout, progress=progress)
         with full_disk_told(out):
-            return finish_shard(writer, shard, plan, source_rows)
+            return finish_shard(writer, shard, plan, source_rows, source.left_out())
 
 
 def _plan(source: Source, limit: int | None) -> StorePlan:
@@ -80,6 +80,7 @@ def _plan(source: Source, limit: int | None) -> StorePlan:
         labels=source.labels,
         splitter=source.splitter,
         versions=_versions(),
+        notes=source.notes,
     )
 
 

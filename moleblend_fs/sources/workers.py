@@ -22,6 +22,7 @@ from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.writer import EncodedMolecule
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.labels import check_values
 
 Results = list[tuple[int, EncodedMolecule | Failure]]
 
@@ -53,6 +54,8 @@ def encode_row(source: Source, row: int, raw: Any) -> Results:
     """A row's molecule or failure, whatever parsing it raises. A molecule with a note gives a line in failures.csv as well."""
     try:
         graph = source.parse(raw)
+        if not isinstance(graph, Failure) and (problem := check_values(graph.labels, source.labels)) is not None:
+            graph = Failure(input=graph.smiles, reason=problem)
         if not isinstance(graph, Failure):
             molecule = EncodedMolecule.from_graph(graph, row)
             note = [] if graph.note is None else [(row, _printable(Failure(input=graph.smiles, reason=graph.note)))]

@@ -45,4 +45,5 @@ def test_prescribed_and_none():
 def test_fractions_are_checked(fractions):
     with pytest.raises(UserError, match="--split-fractions"):
         Splitter(kind="random", fractions=fractions)
-    assert Splitter(kind="random", fractions=(0.7, 0.2, 0.1)).describe() == {"kind": "random", "fractions": (0.7, 0.2, 0.1), "seed": 0}
+    described = Splitter(kind="random", fractions=(0.7, 0.2, 0.1)).describe()
+    assert described == {"kind": "random", "fractions": (0.7, 0.2, 0.1), "seed": 0, "together": True}
