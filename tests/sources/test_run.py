@@ -234,7 +234,7 @@ def test_molecules_above_the_limit_of_atoms_are_listed(tmp_path):
 def half_made(source, out, monkeypatch, seconds=10.0):
     """What a run leaves behind that stored its two molecules and was stopped before it was done, after so much work."""
     with monkeypatch.context() as patch:
-        patch.setattr(StorePlan, "finish", lambda self, writer: (_ for _ in ()).throw(UserError("stopped")))
+        patch.setattr(StorePlan, "finish", lambda self, writer, *_: (_ for _ in ()).throw(UserError("stopped")))
         with pytest.raises(UserError, match="stopped"):
             preprocess(source, out, progress=False)
     with lmdb.open(f"{out}.partial/work.lmdb", subdir=False, max_dbs=3) as environment, environment.begin(write=True) as transaction:
