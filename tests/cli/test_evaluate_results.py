@@ -83,11 +83,11 @@ def test_classes_are_given_as_probabilities_everywhere(tmp_path, capsys):
 
 def test_molecules_without_3d_are_counted(tmp_path, capsys):
     store = write_store(tmp_path / "store", [(s, i % 4 != 3, "test") for i, s in enumerate(SMILES)])
-    result = evaluated(untrained(tmp_path / "model", inputs="2d+3d"), store, tmp_path / "x.json")
+    result = evaluated(untrained(tmp_path / "model", inputs="2d+3d", unit="eV"), store, tmp_path / "x.json")
     assert result["molecules_from_2d_alone"] == 2
     assert "2 of 8 molecules have no 3D structure: scored from 2D alone" in capsys.readouterr().out
-    assert evaluated(untrained(tmp_path / "flat"), store, tmp_path / "y.json")["molecules_from_2d_alone"] == 0
-    assert main(["evaluate", str(untrained(tmp_path / "solid", inputs="3d")), str(store.path)]) == 2
+    assert evaluated(untrained(tmp_path / "flat", unit="eV"), store, tmp_path / "y.json")["molecules_from_2d_alone"] == 0
+    assert main(["evaluate", str(untrained(tmp_path / "solid", inputs="3d", unit="eV")), str(store.path)]) == 2
     assert "2 of 8 molecules" in capsys.readouterr().err
 
 

@@ -16,6 +16,7 @@ def untrained(
     targets: Sequence[str] = ("y",),
     kind: str = "regression",
     inputs: str = "2d",
+    unit: str = "",
     mean: float = 0.0,
     std: float = 1.0,
     change: Callable[[MoleBlend], None] | None = None,
@@ -35,7 +36,7 @@ def untrained(
         if change is not None:
             change(model)
     about = FinetunedFor(
-        inputs=inputs, targets=tuple(targets), kinds=(kind,) * size, units=("",) * size, mean=(mean,) * size, std=(std,) * size
+        inputs=inputs, targets=tuple(targets), kinds=(kind,) * size, units=(unit,) * size, mean=(mean,) * size, std=(std,) * size
     )
     save(Checkpoint(config=config, weights=model.state_dict(), finetuned=about), folder)
     return folder
