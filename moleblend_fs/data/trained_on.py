@@ -6,6 +6,7 @@ from typing import Any
 
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.manifest import Manifest, SplitInfo
+from moleblend_fs.data.typed_json import from_json
 
 UNKNOWN = ""
 """Stands for hydrogens that a store does not tell of."""
@@ -80,13 +81,7 @@ class TrainedOn:
     def from_json(cls, content: Mapping[str, Any]) -> "TrainedOn":
         """The inverse of `to_json`; fields of later versions are left out."""
         known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
-        return cls(
-            **{
-                **known,
-                "labels": tuple(LabelSpec(**label) for label in content["labels"]),
-                "splits": {name: SplitInfo(**info) for name, info in content["splits"].items()},
-            }
-        )
+        return from_json(cls, known)
 
     def trained_splits(self) -> dict[str, SplitInfo]:
         """The splits that were trained on."""

@@ -47,7 +47,7 @@ def from_json(hint: Any, value: Any, place: str = "") -> Any:
             return origin(from_json(kind, part, f"{place}[{i}]") for i, (kind, part) in enumerate(zip(hints, value, strict=True)))
     if isinstance(hint, type) and origin is None and type(value) is hint:
         return value
-    if hint is float and type(value) is int:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     wanted = hint.__name__ if isinstance(hint, type) and origin is None else str(hint)
     raise ValueError(f"{place.lstrip('.') or 'it'} is {json.dumps(value, default=repr)[:60]}, not of type {wanted}")

@@ -1,7 +1,9 @@
 """Model checkpoints: a folder of safetensors weights and a JSON config; fairseq's and the reference release's files are read too."""
 
 import dataclasses
+import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -9,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moleblend_fs.data.torch_file import read_torch
+from moleblend_fs.data.torch_file import VARIABLE, read_torch
 from moleblend_fs.data.trained_on import TrainedOn
+from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_folder, write_atomically
 from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architecture_options
@@ -22,6 +26,7 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.published import ROOT, convert_weights, infer_config
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+CHECKSUMS = "sha256"
 FAIRSEQ_PREFIX = "model."
 """What our parameters' names begin with inside a fairseq checkpoint."""
 
@@ -119,29 +124,55 @@ def describe(config: ModelConfig, finetuned: FinetunedFor | None, trained_on: Tr
 
 
 def describe_from_json(content: Mapping[str, Any]) -> tuple[ModelConfig, FinetunedFor | None, TrainedOn | None]:
-    """The inverse of `describe`; earlier versions did not write what a model was trained on."""
+    """The inverse of `describe`; earlier versions did not write what a model was trained on.
 
-    def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in fields.items()}
-
-    finetuned, trained_on = content["finetuned"], content.get("trained_on")
+    Raises:
+        ValueError: a part that is not there, or is something else.
+    """
+    parts = {name: content.get(name) for name in ("config", "finetuned", "trained_on")}
     return (
-        ModelConfig(**tuples(content["config"])),
-        None if finetuned is None else FinetunedFor(**tuples(finetuned)),
-        None if trained_on is None else TrainedOn.from_json(trained_on),
+        from_json(ModelConfig, parts["config"], "config"),
+        None if parts["finetuned"] is None else from_json(FinetunedFor, parts["finetuned"], "finetuned"),
+        None if parts["trained_on"] is None else TrainedOn.from_json(parts["trained_on"]),
     )
+
+
+def check_fit(config: ModelConfig, finetuned: FinetunedFor | None, weights: Mapping[str, Tensor]) -> None:
+    """ValueError if a description is not that of the weights, before a model is made by it."""
+    if config.layers > len(weights):
+        raise ValueError(f"{config.layers} layers, but {len(weights)} weights")
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in MoleBlend(config).state_dict().items()}
+    for name, value in weights.items():
+        if name in shapes and (shapes[name] != value.shape or not value.is_floating_point()):
+            raise ValueError(f"{name} is {tuple(value.shape)} {value.dtype}, but the model's is {tuple(shapes[name])}")
+    if finetuned is not None:
+        lists = (finetuned.targets, finetuned.kinds, finetuned.units, finetuned.mean, finetuned.std)
+        if {len(values) for values in lists} != {config.tasks} or not all(map(math.isfinite, finetuned.mean + finetuned.std)):
+            raise ValueError(f"what it was finetuned for is not said of each of its {config.tasks} outputs")
 
 
 def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     """Write a new checkpoint folder, whole or not at all."""
     content = {**describe(checkpoint.config, checkpoint.finetuned, checkpoint.trained_on), "about": checkpoint.about}
+    content = json.loads(json.dumps(content))  # lists for tuples, as they will be read
     with whole_folder(path) as folder:
         try:
             save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, folder / WEIGHTS)
         except SafetensorError as error:  # of the system's error only the text is left
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error  # noqa: B904
-        write_atomically(folder / CONFIG, json.dumps(content, indent=1) + "\n")
+        checksums = {WEIGHTS: _file_hash(folder / WEIGHTS), CONFIG: _hash(content)}
+        write_atomically(folder / CONFIG, json.dumps({**content, CHECKSUMS: checksums}, indent=1) + "\n")
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load(path: str | os.PathLike) -> Checkpoint:
@@ -151,7 +182,7 @@ def load(path: str | os.PathLike) -> Checkpoint:
         return _load_folder(path)
     content = read_torch_file(path)
     weights = content.get("model")
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, Mapping) or not all(isinstance(n, str) and isinstance(value, Tensor) for n, value in weights.items()):
         raise UserError(f"{path}: not a model checkpoint (no table of weights under 'model')")
     if any(name.startswith(ROOT) for name in weights):
         return convert(weights, str(path))
@@ -160,7 +191,17 @@ def load(path: str | os.PathLike) -> Checkpoint:
 
 def convert(weights: Mapping[str, Tensor], where: str) -> Checkpoint:
     """A checkpoint of the reference release under our names; `about` lists parameters that were not understood."""
+    try:
+        return _convert(weights, where)
+    except Exception as error:  # weights of any shape
+        reason = str(error) if isinstance(error, UserError) else f"its weights are not those of one model: {error}"
+        raise UserError(f"{where}: {reason}") from error
+
+
+def _convert(weights: Mapping[str, Tensor], where: str) -> Checkpoint:
     config = infer_config(weights)
+    if config.layers > len(weights):
+        raise UserError(f"{config.layers} layers, but {len(weights)} weights")
     shapes = {name: value.shape for name, value in MoleBlend(config).state_dict().items()}
     ours, leftover = convert_weights(weights, shapes, config)
     return Checkpoint(config=config, weights=ours, about={"file": where, "format": "reference release", "not_understood": leftover})
@@ -182,26 +223,41 @@ def read_torch_file(path: Path) -> dict[str, Any]:
 
 def _load_folder(folder: Path) -> Checkpoint:
     try:
-        content = json.loads((folder / CONFIG).read_text())
+        content = from_json(dict[str, Any], read_json(folder / CONFIG))
+        checksums = from_json(dict[str, str], content.pop(CHECKSUMS, {}))
+        if unknown := content.keys() - {"config", "finetuned", "trained_on", "about"}:
+            raise ValueError(f"{CONFIG} holds {sorted(unknown)[0]!r}")
+        if checksums and os.environ.get(VARIABLE) != "0":  # folders of earlier versions have none
+            for name, found in ((CONFIG, _hash(content)), (WEIGHTS, _file_hash(folder / WEIGHTS))):
+                if checksums.get(name) != found:
+                    raise ValueError(f"damaged: {name} is not as it was written; copy it again")
         weights = load_file(folder / WEIGHTS)
         config, finetuned, trained_on = describe_from_json(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        check_fit(config, finetuned, weights)
+        about = from_json(dict[str, Any], content["about"])
+    except (*READING, KeyError, SafetensorError) as error:
         raise UserError(f"{folder}: not a checkpoint folder ({CONFIG} and {WEIGHTS} are needed): {error}") from error
-    return Checkpoint(
-        config=config, weights=weights, finetuned=finetuned, trained_on=trained_on, about={**content["about"], "file": str(folder)}
-    )
+    return Checkpoint(config=config, weights=weights, finetuned=finetuned, trained_on=trained_on, about={**about, "file": str(folder)})
 
 
 def _from_fairseq(path: Path, content: dict[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:
     try:
         about = content["extra_state"]["moleblend"]
-        config, finetuned, trained_on = describe_from_json(about)
-    except (KeyError, TypeError, AttributeError) as error:
+        updates = content["optimizer_history"][-1]["num_updates"]
+        if not isinstance(about, Mapping) or type(updates) is not int:
+            raise TypeError("no description")
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{path}: neither a MoleBlend checkpoint nor one of the reference release") from error
+    weights = {name.removeprefix(FAIRSEQ_PREFIX): value for name, value in weights.items()}
+    try:
+        config, finetuned, trained_on = describe_from_json(about)
+        check_fit(config, finetuned, weights)
+    except ValueError as error:
+        raise UserError(f"{path}: a damaged MoleBlend checkpoint ({error}); copy it again") from error
     return Checkpoint(
         config=config,
-        weights={name.removeprefix(FAIRSEQ_PREFIX): value for name, value in weights.items()},
+        weights=weights,
         finetuned=finetuned,
         trained_on=trained_on,
-        about={"file": str(path), "format": "fairseq", "updates": content["optimizer_history"][-1]["num_updates"]},
+        about={"file": str(path), "format": "fairseq", "updates": updates},
     )

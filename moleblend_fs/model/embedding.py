@@ -65,7 +65,7 @@ class RelationEncoder(nn.Module):
         self.gaussian_stds = nn.Parameter(torch.empty(k))
         self.distance_hidden = Linear(k, k)
         self.distance_out = Linear(k, h)
-        rows = torch.from_numpy(bond_class_features()) + BOND_FIRST_ROW + TABLE_ROWS * torch.arange(BOND_FEATURES)
+        rows = torch.from_numpy(bond_class_features()) + BOND_FIRST_ROW + TABLE_ROWS * torch.arange(BOND_FEATURES, device="cpu")
         self.register_buffer("class_rows", rows, persistent=False)
 
     def hop_table(self) -> Tensor:

@@ -1,5 +1,7 @@
 """Checkpoint files: round trip, and refusal of files that would run code or are something else."""
 
+import collections
+import dataclasses
 import json
 import os
 import pickle
@@ -13,6 +15,7 @@ from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, load, lo
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 
+DAMAGED = 150
 CONFIG = ModelConfig(layers=2, embed_dim=12, ffn_dim=10, attention_heads=3, gaussians=5, heads=("property",), tasks=2)
 ABOUT = FinetunedFor(inputs="2d", targets=("a", "b"), kinds=("regression",) * 2, units=("eV", ""), mean=(1.5, 0.0), std=(2.0, 1.0))
 
@@ -108,3 +111,110 @@ def test_numpy_numbers_in_a_checkpoint_are_admitted(tmp_path):
     torch.save({"model": {"x": torch.zeros(1)}, "extra_state": {"best": np.float64(0.5)}}, path)
     with pytest.raises(UserError, match="neither a MoleBlend checkpoint"):
         load(path)
+
+
+def saved(path):
+    save(Checkpoint(config=CONFIG, weights=MoleBlend(CONFIG).state_dict(), finetuned=ABOUT, about={"note": "x"}), path)
+    return path
+
+
+def test_one_changed_byte_of_a_folder_is_told(tmp_path, monkeypatch):
+    """In the weights, or a digit of the mean that predictions are scaled by."""
+    weights, config = saved(tmp_path / "m") / "model.safetensors", tmp_path / "m" / "config.json"
+    whole, text = weights.read_bytes(), config.read_text()
+    weights.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(UserError, match=r"m: .*damaged: model\.safetensors is not as it was written; copy it again"):
+        load(tmp_path / "m")
+    monkeypatch.setenv("MOLEBLEND_VERIFY", "0")
+    load(tmp_path / "m")
+    monkeypatch.delenv("MOLEBLEND_VERIFY")
+    weights.write_bytes(whole)
+    config.write_text(text.replace("1.5", "1.6"))
+    with pytest.raises(UserError, match=r"m: .*damaged: config\.json is not as it was written; copy it again"):
+        load(tmp_path / "m")
+    content = json.loads(text)
+    del content["sha256"]
+    config.write_text(json.dumps(content))
+    assert load(tmp_path / "m").finetuned == ABOUT, "folders of earlier versions have no checksums"
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("config", {"layers": 10**9}, "layers, but"),
+        ("config", {"embed_dim": 3 * 10**6}, r"but the model's is \("),
+        ("config", {"layers": 2.0}, r"config\.layers is 2\.0, not of type int"),
+        ("config", {"more": 1}, "config lacks, or should not have: more"),
+        ("config", {"dropout": 2.0}, r"--dropout must lie in \[0, 1\)"),
+        ("finetuned", {"mean": [1.5]}, "of each of its 2 outputs"),
+        ("finetuned", {"std": [float("nan"), 1.0]}, "of each of its 2 outputs"),
+        ("finetuned", {"targets": "ab"}, r"finetuned\.targets is"),
+    ],
+)
+def test_a_description_that_is_not_the_weights_is_told(tmp_path, part, value, message):
+    """Before a model of that size is made."""
+    path = saved(tmp_path / "m") / "config.json"
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps({**content, part: content[part] | value}))
+    with pytest.raises(UserError, match=rf"m: not a checkpoint folder.*{message}"):
+        load(tmp_path / "m")
+
+
+def fairseq_file(path, **changes):
+    """As fairseq-train leaves it."""
+    about = {"config": vars(CONFIG), "finetuned": dataclasses.asdict(ABOUT)}
+    content = {
+        "model": {f"model.{name}": value for name, value in MoleBlend(CONFIG).state_dict().items()},
+        "extra_state": {"moleblend": about},
+        "optimizer_history": [{"num_updates": 7}],
+    }
+    torch.save({**content, **changes}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extra_state": None},
+        {"extra_state": {"moleblend": 3}},
+        {"extra_state": {"moleblend": {"config": {}}}},
+        {"extra_state": {"moleblend": {"config": {**vars(CONFIG), "layers": 10**8}, "finetuned": None}}},
+        {"optimizer_history": []},
+        {"optimizer_history": [{"num_updates": "7"}]},
+        {"model": {3: torch.zeros(1)}},
+        {"model": {"model.atoms.graph_token": torch.zeros(7)}},
+        {"model": {"encoder.molecule_encoder.layers.999999999.fc1.weight": torch.zeros(1)}},
+    ],
+)
+def test_a_file_whose_parts_are_other_things_is_told(tmp_path, changes):
+    assert load(fairseq_file(tmp_path / "a.pt")).about["updates"] == 7
+    with pytest.raises(UserError, match=r"a\.pt: "):
+        load(fairseq_file(tmp_path / "a.pt", **changes))
+
+
+def test_damaged_checkpoints(tmp_path):
+    """Files and folders with bytes changed, zeroed or cut: a message, or the very same model."""
+    from tests.data.test_damage import damage
+
+    folder = saved(tmp_path / "m")
+    whole = {name: (folder / name).read_bytes() for name in ("model.safetensors", "config.json")}
+    whole["a.pt"] = fairseq_file(tmp_path / "a.pt").read_bytes()
+    counts = collections.Counter()
+    for seed in range(DAMAGED):
+        name = list(whole)[seed % 3]
+        path = tmp_path / name if name == "a.pt" else tmp_path / "m" / name
+        expected = load(tmp_path / "a.pt" if name == "a.pt" else tmp_path / "m")
+        path.write_bytes(damage(whole[name], np.random.default_rng(seed)))
+        try:
+            found = load(tmp_path / "a.pt" if name == "a.pt" else tmp_path / "m")
+        except UserError as error:
+            counts[f"{name}: told"] += str(tmp_path) in str(error)
+        else:
+            counts[f"{name}: same"] += 1
+            assert (found.config, found.finetuned) == (expected.config, expected.finetuned), seed
+            assert all(torch.equal(value, found.weights[key]) for key, value in expected.weights.items()), seed
+        path.write_bytes(whole[name])
+    print(f"\n{DAMAGED} damaged checkpoints: {dict(sorted(counts.items()))}")
+    assert sum(counts.values()) == DAMAGED
+    assert all(counts[f"{name}: told"] > DAMAGED // 4 for name in whole)
