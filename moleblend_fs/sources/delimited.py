@@ -113,7 +113,7 @@ class Table:
             yield Row(cells) if not isinstance(cells, str) else Row([line.rstrip("\r\n")], problem=cells)
 
     def _closed(self, first: str, waiting: deque[str], lines: Iterator[str]) -> list[str] | str:
-        """The cells of a row whose quote is closed on a later line; `UNCLOSED`, and all later lines waiting, where it is stray."""
+        """All cells of a row whose quote is closed on a later line; `UNCLOSED`, and all later lines waiting, where it is stray."""
         taken: list[str] = []
         quotes, length = first.count('"'), len(first)
         while length < LONGEST_LINE and (line := waiting.popleft() if waiting else next(lines, None)) is not None:
@@ -124,7 +124,9 @@ class Table:
             if self._is_row(line) and (not closes or self._is_row(first)):
                 break
             if closes and (cells := _cut("".join([first, *taken]), self._delimiter)) != UNCLOSED:
-                return cells
+                if not isinstance(cells, str) and len(cells) == len(self.header):
+                    return cells
+                break
         waiting.extendleft(reversed(taken))
         return UNCLOSED
 
@@ -133,7 +135,8 @@ class Table:
         silence_rdkit()
         for cells in (line.split(self._delimiter), next(csv.reader([line], delimiter=self._delimiter), [])):
             smiles = cells[self._smiles].strip(' "\r\n') if len(cells) == len(self.header) else ""
-            plain = smiles.isascii() and not re.search(r"\s", smiles)
+            # No words, as far as that can be told: "b" and "co" are readable, but no molecules.
+            plain = smiles.isascii() and not re.search(r"\s", smiles) and not re.fullmatch("[a-z]{1,2}", smiles)
             if smiles and plain and Chem.MolFromSmiles(smiles, sanitize=False) is not None:
                 return True
         return False

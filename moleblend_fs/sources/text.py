@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -105,7 +106,9 @@ def unicode_encoding(path: Path, start: bytes) -> str | None:
     for zeros, letters, encoding in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
         if len(sample) > 3 and zeros.count(0) > 0.7 * len(zeros) and letters.count(0) < 0.05 * len(letters):
             return encoding
-    raise UserError(f"{path}: not a text file (it has bytes of value 0)")
+    if len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", sample)) > max(2, len(sample) // 50):
+        raise UserError(f"{path}: not a text file (it has bytes of value 0)")
+    return None
 
 
 def _decoded(path: Path, encoding: str, errors: str) -> Iterable[str]:
