@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import told
 
 MAGIC, VERSION = 0xBEEFC0DE, 1
 BRANCH, LEAF, OVERFLOW, META = 0x01, 0x02, 0x04, 0x08
@@ -82,7 +83,7 @@ class LmdbFile:
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file") from None
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
+            raise UserError(f"{self.path}: cannot be read ({told(error)})") from error
         self._close = weakref.finalize(self, os.close, self._file)
         self._seen: bytearray | None = None
         self._branches: dict[int, Branch] = {}
@@ -113,7 +114,7 @@ class LmdbFile:
         try:
             content = os.pread(self._file, length, start)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror})") from error
+            raise UserError(f"{self.path}: cannot be read ({told(error)})") from error
         if len(content) != length:
             raise self.damaged(f"it ends at byte {start + len(content):,}")
         return content

@@ -123,18 +123,31 @@ def read(checkpoint: str, named: Mapping[str, Any], shapes: Mapping[str, torch.S
     Raises:
         UserError: files are absent or unreadable, or are of other parameters.
     """
-    folder = Path(checkpoint).parent / FOLDER / named["shards"]
+    name, ranks, step = (named.get(key) for key in ("shards", "ranks", "step"))
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None or type(ranks) is not int or type(step) is not int:
+        raise UserError(f"{checkpoint}: damaged (its optimizer's state is in {name!r}); copy it again, or start with --reset-optimizer")
+    folder = Path(checkpoint).parent / FOLDER / name
     found: dict[str, list[Piece]] = {}
-    for rank in range(named["ranks"]):
-        for name, entry in _load(folder / file_name(rank, named["ranks"]), checkpoint).items():
-            found.setdefault(name, []).append(Piece(entry["start"], {key: entry[key] for key in MOMENTS}))
+    for rank in range(ranks):
+        path = folder / file_name(rank, ranks)
+        for parameter, entry in _load(path, checkpoint).items():
+            found.setdefault(parameter, []).append(_piece(entry, f"{path}: {parameter}"))
     for pieces in found.values():
         pieces.sort(key=lambda piece: piece.start)
-    if named["step"] and {name: _covered(pieces) for name, pieces in found.items()} != {
-        name: size.numel() for name, size in shapes.items()
-    }:
+    if step and {name: _covered(pieces) for name, pieces in found.items()} != {name: size.numel() for name, size in shapes.items()}:
         raise UserError(f"{folder}: moments of other parameters than this model's; start with --reset-optimizer")
-    return Shards(step=named["step"], pieces=found, options=named["options"], loss_scale=named["loss_scale"])
+    return Shards(step=step, pieces=found, options=named["options"], loss_scale=named["loss_scale"])
+
+
+def _piece(entry: Any, where: str) -> Piece:
+    """What a file says of a part of a parameter."""
+    moments: dict[str, Any] = {key: entry.get(key) for key in MOMENTS} if isinstance(entry, dict) else {}
+    shapes = {m.shape if isinstance(m, Tensor) and m.dim() == 1 and m.is_floating_point() else None for m in moments.values()}
+    if len(shapes) != 1 or None in shapes:
+        raise UserError(f"{where}: not a part of Adam's moments; copy the folder again, or start with --reset-optimizer")
+    if type(entry.get("start")) is not int or entry["start"] < 0:
+        raise UserError(f"{where}: begins at {entry.get('start')!r}; copy the folder again, or start with --reset-optimizer")
+    return Piece(entry["start"], moments)
 
 
 def _load(path: Path, checkpoint: str) -> dict[str, dict[str, Any]]:
@@ -194,4 +207,4 @@ def named_folder(checkpoint: Path) -> str:
     """The folder that a checkpoint names, "" for none."""
     content = read_torch_file(checkpoint)
     stored = content.get("last_optimizer_state")
-    return stored.get("shards", "") if isinstance(stored, dict) else ""
+    return str(stored.get("shards", "")) if isinstance(stored, dict) else ""

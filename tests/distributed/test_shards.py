@@ -50,6 +50,28 @@ def test_any_piece_of_any_cut(tmp_path, cuts):
     assert state.options == {"lr": 0.1}
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shards": "../elsewhere"}, "damaged .its optimizer's state is in '../elsewhere'"),
+        ({"shards": [TAG]}, "damaged"),
+        ({"ranks": "2"}, "damaged"),
+        ({"a": {"start": -1, **dict.fromkeys(MOMENTS, torch.zeros(6))}}, "0-of-2.pt: a: begins at -1"),
+        ({"a": {"start": 0, MOMENTS[0]: torch.zeros(6), MOMENTS[1]: torch.zeros(5)}}, "0-of-2.pt: a: not a part of Adam's moments"),
+        ({"a": {"start": 0, **dict.fromkeys(MOMENTS, torch.zeros(2, 3))}}, "0-of-2.pt: a: not a part of Adam's moments"),
+        ({"a": {"start": 0, **dict.fromkeys(MOMENTS, 0.5)}}, "0-of-2.pt: a: not a part of Adam's moments"),
+        ({"a": 3}, "0-of-2.pt: a: not a part of Adam's moments"),
+    ],
+)
+def test_contents_that_are_something_else_are_told(tmp_path, change, message):
+    named = written(tmp_path, TWO)
+    if "a" in change:
+        path = tmp_path / FOLDER / TAG / "0-of-2.pt"
+        saving.save({**torch.load(path, weights_only=True), **change}, path)
+    with pytest.raises(UserError, match=message):
+        shards.read(str(tmp_path / "checkpoint_last.pt"), {**named, **(change if "a" not in change else {})}, SHAPES)
+
+
 def test_files_that_are_not_there_and_parameters_that_are_others(tmp_path):
     named = written(tmp_path, TWO)
     last = tmp_path / FOLDER / TAG / "1-of-2.pt"
