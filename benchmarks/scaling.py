@@ -28,7 +28,7 @@ from benchmarks.step import step_flops
 from moleblend_fs.distributed.estimate import BUCKET, GIB, Batch, Setup, estimate, parameter_sizes, sent
 from moleblend_fs.distributed.estimate import traffic as predicted
 from moleblend_fs.model.config import PRESETS, ModelConfig
-from moleblend_fs.objectives.config import BlendConfig
+from moleblend_fs.objectives.blend_then_predict import BlendConfig
 
 ADAM_BYTES = 2 + 4 + 4 + 28 + 2
 """A parameter's bytes in an update in half precision: its gradient read and written as float32, read for the norm; gradient, master and

@@ -27,9 +27,7 @@ from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.store import Store
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.objectives.config import BlendConfig
-from moleblend_fs.objectives.draw import draw_blend
-from moleblend_fs.objectives.pretraining import count_targets, targets_of
+from moleblend_fs.objectives.blend_then_predict import BlendConfig, count_targets, draw_blend, targets_of
 from moleblend_fs.ops.dispatch import VARIABLE
 from moleblend_fs.ops.layout import Layout
 

@@ -1,5 +1,6 @@
 """The two criterions: they turn a batch into a loss and logged sums. The losses themselves are in `moleblend_fs.objectives`."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,24 +16,14 @@ from torch import Tensor
 from fairseq_plugins import nonfinite
 from fairseq_plugins.selection import SCORE_NAMES
 from fairseq_plugins.tasks import FinetuningTask, PretrainingTask
-from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.model.heads import EDGE_CLASSES, SPD_CLASSES
-from moleblend_fs.model.shown import Shown, show_all, show_random_modality
-from moleblend_fs.model.targets import PretrainingTargets
-from moleblend_fs.objectives.config import LOSS_NAMES
-from moleblend_fs.objectives.draw import draw_blend, draw_modality
+from moleblend_fs.model.shown import show_all, show_random_modality
 from moleblend_fs.objectives.finetuning import property_loss
-from moleblend_fs.objectives.information import information_bound
+from moleblend_fs.objectives.loss import weighted_loss
 from moleblend_fs.objectives.metrics import average, scores
-from moleblend_fs.objectives.pretraining import (
-    bonds_out_of_range,
-    class_counts,
-    count_targets,
-    targets_of,
-)
+from moleblend_fs.objectives.objective import Objective, Prepared, Read
+from moleblend_fs.objectives.random_draws import draw_modality
 from moleblend_fs.ops.layout import Layout
 
-CLASSES = {"spd": SPD_CLASSES, "edge": EDGE_CLASSES}
 EVALUATION_EPOCH = 0
 """Epoch of the draws in evaluation: the same every time."""
 
@@ -40,23 +31,6 @@ EVALUATION_EPOCH = 0
 @dataclass
 class CriterionConfig(FairseqDataclass):
     seed: int = II("common.seed")
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A micro-batch on its device, ready for the model.
-
-    Attributes:
-        batch, layout, shown: what the model is called with.
-        targets: what is to be predicted; None in finetuning, where that is the batch's labels.
-        counts: (losses,) float64, how many places each loss is a sum over.
-    """
-
-    batch: MoleculeBatch
-    layout: Layout
-    shown: Shown
-    targets: PretrainingTargets | None
-    counts: Tensor
 
 
 class BatchCriterion(FairseqCriterion):
@@ -79,6 +53,7 @@ class BatchCriterion(FairseqCriterion):
         self.prepared: dict[int, Prepared] = {}
         self.update_sums: list[Tensor] = []
         self.computes_parts = True
+        self.sizes: dict[str, int] = {}
 
     def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
         """Everything of a micro-batch that needs no model."""
@@ -141,11 +116,8 @@ class BatchCriterion(FairseqCriterion):
         }
 
     def combine(self, sums: Tensor, counts: Tensor, weights: list[float]) -> Tensor:
-        """The micro-batch's share of the loss: sum of weight * sum / count, counted over the update or itself alone."""
-        if self.update is not None:
-            counts = self.update
-        shares = sums / counts.clamp(min=1).to(sums.dtype)
-        return torch.stack([weight * share for weight, share in zip(weights, shares, strict=True)]).sum()
+        """The micro-batch's share of the loss, counted over the update or itself alone."""
+        return weighted_loss(sums, counts if self.update is None else self.update, weights)
 
     @property
     def epoch(self) -> int:
@@ -174,61 +146,63 @@ def mean_of(total: float, count: float) -> float:
     return round(total / count, 4) if count > 0 else 0.0
 
 
-@register_criterion("blend_then_predict", dataclass=CriterionConfig)
-class BlendThenPredict(BatchCriterion):
-    """Show a blend of the relations, predict all of them, and the noise on the coordinates (paper, section 3)."""
+@register_criterion("pretrain", dataclass=CriterionConfig)
+class Pretraining(BatchCriterion):
+    """The objective that the task was given."""
 
     task: PretrainingTask
 
     @property
+    def objective(self) -> Objective:
+        return self.task.objective
+
+    @property
     def loss_names(self) -> list[str]:
-        return [f"{LOSS_NAMES[name]} loss" for name in self.task.blend.predict]
+        return [f"{term.name} loss" for term in self.objective.terms()]
 
     def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
-        batch, config = sample["batch"].to(device), self.task.blend
-        layout = Layout(batch.num_atoms, device)
-        shown, noise = draw_blend(batch, layout, config, seed=self.seed, epoch=self.epoch)
-        targets = targets_of(batch, layout, shown, noise, config)
-        return Prepared(batch, layout, shown, targets, count_targets(targets, layout, config))
+        batch = sample["batch"].to(device)
+        return self.objective.prepare(batch, Layout(batch.num_atoms, device), seed=self.seed, epoch=self.epoch)
 
     def compute(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, float, dict[str, Any]]:
-        config = self.task.blend
+        objective = self.objective
         ready = self.ready(sample, next(model.parameters()).device)
-        assert ready.targets is not None
-        losses = model(ready.batch, ready.shown, ready.layout, ready.targets).losses
-        sums = torch.stack([losses[name] for name in config.predict])
-        loss = self.combine(sums, ready.counts, list(config.weights.values()))
-        histograms = class_counts(ready.targets, config).values()
-        log = self.logged(ready, [sums, ready.counts, bonds_out_of_range(ready.targets).reshape(1), *histograms])
+        sums = model(functools.partial(objective.loss_sums, prepared=ready))
+        loss = self.combine(sums, ready.counts, [term.weight for term in objective.terms()])
+        statistics = objective.statistics(ready)
+        self.sizes = {name: len(vector) for name, vector in statistics.items()}
+        log = self.logged(ready, [sums, ready.counts, *statistics.values()])
         return loss, self.take_sample_size(), log
 
     def log_metrics(self, logging_outputs: list[dict[str, Any]]) -> None:
-        """Log the losses of the global batch, and the information bounds, from sums that are read only when they are shown."""
+        """Log the losses of the global batch, and what the objective makes of its statistics, from sums that are read only when they
+        are shown."""
         logs = [log for log in logging_outputs if log]
         log_sums(logs)
-        names = self.task.blend.predict
-        number = {name: index for index, name in enumerate(names)}
+        terms, sizes = self.objective.terms(), self.sizes
+        number = {term.name: index for index, term in enumerate(terms)}
+        ends = np.cumsum([2 * len(terms), *sizes.values()]).tolist()
+        places = {name: slice(start, end) for name, start, end in zip(sizes, ends, ends[1:], strict=False)}
 
-        def loss(m: dict[str, Any], name: str) -> float:
+        def mean(m: dict[str, Any], name: str) -> float:
             sums = m["_sums"].sum
-            return mean_of(float(sums[number[name]]), float(sums[len(names) + number[name]]))
+            return mean_of(float(sums[number[name]]), float(sums[len(terms) + number[name]]))
 
-        def bound(m: dict[str, Any], name: str, classes: slice) -> float:
-            return round(information_bound(m["_sums"].sum[classes].cpu().numpy(), loss(m, name)), 4)
+        def read(m: dict[str, Any]) -> Read:
+            return Read(functools.partial(mean, m), lambda name: m["_sums"].sum[places[name]].cpu().numpy())
 
-        weights = self.task.blend.weights
-        metrics.log_derived("loss", lambda m: sum(loss(m, name) for name in names), priority=0)
-        metrics.log_derived("weighted_loss", lambda m: sum(weights[name] * loss(m, name) for name in names), priority=1)
-        for name in names:
-            metrics.log_derived(f"{LOSS_NAMES[name]}_loss", lambda m, name=name: loss(m, name))
-        metrics.log_derived("bonds_out_of_range", lambda m: float(m["_sums"].sum[2 * len(names)]))
-        begin = 2 * len(names) + 1
-        for name, count in CLASSES.items():
-            if name in number:
-                classes = slice(begin, begin + count)
-                metrics.log_derived(f"{name}_information", lambda m, name=name, classes=classes: bound(m, name, classes))
-                begin += count
+        metrics.log_derived("loss", lambda m: sum(mean(m, term.name) for term in terms), priority=0)
+        metrics.log_derived("weighted_loss", lambda m: sum(term.weight * mean(m, term.name) for term in terms), priority=1)
+        for term in terms:
+            metrics.log_derived(f"{term.name}_loss", lambda m, name=term.name: mean(m, name))
+        for name, value in self.objective.logged().items():
+            metrics.log_derived(name, lambda m, value=value: value(read(m)))
         log_throughput(logs)
+
+
+@register_criterion("blend_then_predict", dataclass=CriterionConfig)
+class BlendThenPredict(Pretraining):
+    """The same, by the name of the default objective."""
 
 
 class PredictionMeter(meters.MetersDict._DerivedMeter):
@@ -267,14 +241,14 @@ class PropertyPrediction(BatchCriterion):
             shown = show_random_modality(batch, layout, draw_modality(batch, seed=self.seed, epoch=self.epoch))
         else:
             shown = show_all(batch, layout, self.task.finetuned.inputs)
-        return Prepared(batch, layout, shown, None, batch.has_label.sum().double().reshape(1))
+        return Prepared(batch, layout, batch.has_label.sum().double().reshape(1), shown)
 
     def compute(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, float, dict[str, Any]]:
         device = next(model.parameters()).device
         task, about = self.task, self.task.finetuned
         ready = self.ready(sample, device)
         batch = ready.batch
-        prediction = model(batch, ready.shown, ready.layout).properties
+        prediction = model(lambda whole: whole(batch, ready.parts, ready.layout).properties)
         mean, std = (torch.tensor(values, dtype=torch.float64).to(device, non_blocking=True) for values in (about.mean, about.std))
         scaled = (batch.labels - mean) / std
         total = property_loss(prediction, scaled, batch.has_label, task.kind, str(task.cfg.regression_loss)).reshape(1)

@@ -1,20 +1,19 @@
 """The model in fairseq's registry, in the shipped sizes."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
 
 from fairseq_plugins.options import fairseq_dataclass
-from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.model.config import PRESETS, ModelConfig
-from moleblend_fs.model.moleblend import MoleBlend, Outputs
-from moleblend_fs.model.shown import Shown
-from moleblend_fs.model.targets import PretrainingTargets
-from moleblend_fs.ops.layout import Layout
+from moleblend_fs.model.moleblend import MoleBlend
 
-MoleBlendModelConfig = fairseq_dataclass("MoleBlendModelConfig", __name__, ModelConfig, FairseqDataclass)
+T = TypeVar("T")
+
+MoleBlendModelConfig = fairseq_dataclass("MoleBlendModelConfig", __name__, [ModelConfig], FairseqDataclass)
 
 
 @register_model("moleblend", dataclass=MoleBlendModelConfig)
@@ -29,8 +28,10 @@ class FairseqMoleBlend(BaseFairseqModel):
     def build_model(cls, cfg: Any, task: Any) -> "FairseqMoleBlend":
         return cls(task.model_config(cfg))
 
-    def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
-        return self.model(batch, shown, layout, targets)
+    def forward(self, compute: Callable[[MoleBlend], T]) -> T:
+        """What a criterion computes with the model. It is handed in, so that however many passes it makes are one call of this module,
+        around which DDP and DeepSpeed do their work."""
+        return compute(self.model)
 
     def max_positions(self) -> None:
         """No limit: molecules of any size."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, List, TypeVar, get_origin  # noqa: UP035
 
 import torch
@@ -38,18 +39,16 @@ def engine_options(cfg: DictConfig) -> EngineOptions:
 Options = TypeVar("Options")
 
 
-def fairseq_dataclass(name: str, module: str, ours: type, base: type) -> Any:
+def fairseq_dataclass(name: str, module: str, ours: Sequence[type], base: type) -> Any:
     """fairseq's dataclass of our options: the same names, defaults, helps and choices, those of a `base` before them.
 
     Args:
         name, module: where the new class will be found: it is pickled for processes that are started.
-        ours: a dataclass; what is no `option` of it stays off the command line.
+        ours: dataclasses; what is no `option` of them stays off the command line. Options of the same name must be the same.
         base: a dataclass of fairseq's kind.
     """
     found: list[tuple[str, Any, Any]] = []
-    for field in dataclasses.fields(ours):
-        if "help" not in field.metadata:
-            continue
+    for field in _distinct([field for one in ours for field in dataclasses.fields(one) if "help" in field.metadata]):
         kind: Any = field.type
         default: Any = field.default
         metadata = {"help": field.metadata["help"]}
@@ -62,6 +61,16 @@ def fairseq_dataclass(name: str, module: str, ours: type, base: type) -> Any:
             kind = ChoiceEnum(list(field.metadata["choices"]))
         found.append((field.name, kind, dataclasses.field(default=default, metadata=metadata)))
     return dataclasses.make_dataclass(name, found, bases=(base,), namespace={"__module__": module})
+
+
+def _distinct(fields: Sequence[dataclasses.Field]) -> list[dataclasses.Field]:
+    """Each name once."""
+    found: dict[str, dataclasses.Field] = {}
+    for field in fields:
+        other = found.setdefault(field.name, field)
+        same = (other.type, other.default, other.metadata) == (field.type, field.default, field.metadata)
+        assert same, f"two options are called --{field.name.replace('_', '-')}, with other defaults or helps"
+    return list(found.values())
 
 
 def our_options(ours: type[Options], cfg: Any, **others: Any) -> Options:

@@ -24,8 +24,9 @@ from moleblend_fs.inference.checkpoint import FinetunedFor
 from moleblend_fs.inference.comparison import TOPICS, Purpose, Use, parse_allowed
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import MODALITIES
-from moleblend_fs.objectives.config import BlendConfig
 from moleblend_fs.objectives.finetuning import shared_kind
+from moleblend_fs.objectives.objective import Objective
+from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, objectives
 from moleblend_fs.ops import dispatch
 
 logger = logging.getLogger(__name__)
@@ -179,26 +180,30 @@ class StoreTask(FairseqTask):
         return criterion.training
 
 
-PretrainingConfig = fairseq_dataclass("PretrainingConfig", __name__, BlendConfig, StoreTaskConfig)
+@dataclass
+class ObjectiveConfig(StoreTaskConfig):
+    objective: ChoiceEnum(list(objectives())) = field(  # type: ignore[valid-type]
+        default=DEFAULT_OBJECTIVE, metadata={"help": "what is learned from the molecules alone; each objective has options of its own"}
+    )
+
+
+PretrainingConfig = fairseq_dataclass("PretrainingConfig", __name__, [o.Options for o in objectives().values()], ObjectiveConfig)
 
 
 @register_task("moleblend", dataclass=PretrainingConfig)
 class PretrainingTask(StoreTask):
-    """Blend-then-predict on the training split; the validation split is blended the same way every time."""
+    """An objective on the training split; what is drawn at random is the same every time on the validation split."""
 
     cfg: Any
 
-    def __init__(self, cfg: StoreTaskConfig):
+    def __init__(self, cfg: Any):
         super().__init__(cfg)
-        self.blend = our_options(BlendConfig, cfg)
-        if self.store.manifest.molecules_with_3d == 0 and (self.blend.geometry_weight > 0 or self.blend.noise_weight > 0):
-            raise UserError(
-                f"{self.store.path} has no 3D structures, but 3D targets are asked for; "
-                "set --geometry-weight 0 --noise-weight 0, or preprocess a source with structures (or with --conformers)"
-            )
+        chosen = objectives()[str(cfg.objective)]
+        self.objective: Objective = chosen(our_options(chosen.Options, cfg))
+        self.objective.check(self.store.manifest, str(self.store.path))
 
     def model_config(self, cfg: Any) -> ModelConfig:
-        return our_options(ModelConfig, cfg, heads=self.blend.predict)
+        return our_options(ModelConfig, cfg, heads=self.objective.heads())
 
 
 @dataclass

@@ -24,6 +24,7 @@ from moleblend_fs.files import whole_folder, write_atomically
 from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architecture_options
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.published import ROOT, convert_weights, infer_config
+from moleblend_fs.objectives.registry import objectives
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKSUMS = "sha256"
@@ -70,6 +71,7 @@ class Checkpoint:
 
     def build(self) -> MoleBlend:
         """The model in evaluation mode."""
+        objectives()  # their heads are known once they are imported
         model = MoleBlend(self.config)
         load_weights(model, self.weights, where=str(self.about.get("file", "checkpoint")), strict=True)
         return model.eval()

@@ -20,8 +20,8 @@ from moleblend_fs.inference.checkpoint import convert, load_weights
 from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.published import sources
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.config import LOSS_NAMES, BlendConfig
-from moleblend_fs.objectives.pretraining import count_targets, targets_of
+from moleblend_fs.objectives.blend_then_predict import LOSS_NAMES, BlendConfig, BlendThenPredict
+from moleblend_fs.objectives.loss import weighted_loss
 from moleblend_fs.ops.layout import Layout
 
 UNREACHABLE_IN_FILE = 510
@@ -151,16 +151,14 @@ class GoldenFile:
                 if loss in weights
             }
         )
+        objective = BlendThenPredict(config)
         batch = self.batch(molecules)
         layout = Layout(batch.num_atoms, "cpu")
-        shown, noise = self.shown(molecules, batch, layout)
-        targets = targets_of(batch, layout, shown, noise, config)
-        counts = count_targets(targets, layout, config)
-        sums = self.model(batch, shown, layout, targets).losses
-        losses = {LOSS_NAMES[name]: sums[name] / count for name, count in zip(config.predict, counts, strict=True)}
-        total = torch.stack(list(losses.values())).sum()
-        weighted = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-        return {**losses, "unweighted_total": total, "weighted_total": weighted}
+        prepared = objective.prepare_shown(batch, layout, *self.shown(molecules, batch, layout))
+        sums, terms = objective.loss_sums(self.model, prepared), objective.terms()
+        losses = {term.name: loss for term, loss in zip(terms, sums / prepared.counts.to(sums.dtype), strict=True)}
+        weighted = weighted_loss(sums, prepared.counts, [term.weight for term in terms])
+        return {**losses, "unweighted_total": torch.stack(list(losses.values())).sum(), "weighted_total": weighted}
 
     def compare(self) -> Iterator[tuple[str, float]]:
         """(name, largest relative error) of every output, loss and gradient norm of the file."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleblend_fs.data.graph import MAX_HOPS
+from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.ops.atom_forces import atom_forces
@@ -125,17 +126,24 @@ class PropertyHead(nn.Module):
         return self.out(F.gelu(self.hidden(x_Bd)))
 
 
+BUILDERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "spd": lambda config: PairHead(config, SPD_CLASSES),
+    "edge": lambda config: PairHead(config, MAX_HOPS * EDGE_CLASSES),
+    "displacement": lambda config: GeometryHead(config, 3),
+    "distance": lambda config: GeometryHead(config, 1),
+    "noise": NoiseHead,
+    "property": PropertyHead,
+}
+"""Name -> what makes a head; objectives add theirs when they are imported."""
+
+
+def register_head(name: str, build: Callable[[ModelConfig], nn.Module]) -> None:
+    """Let models carry a head of an objective, which calls it itself as `model.heads[name]`."""
+    assert BUILDERS.setdefault(name, build) is build, f"two heads are called {name}"
+
+
 def build_head(name: str, config: ModelConfig) -> nn.Module:
-    """The head of one of `config.HEADS`."""
-    if name == "spd":
-        return PairHead(config, SPD_CLASSES)
-    if name == "edge":
-        return PairHead(config, MAX_HOPS * EDGE_CLASSES)
-    if name == "displacement":
-        return GeometryHead(config, 3)
-    if name == "distance":
-        return GeometryHead(config, 1)
-    if name == "noise":
-        return NoiseHead(config)
-    assert name == "property", name
-    return PropertyHead(config)
+    """A head by its name; UserError if there is none of this name."""
+    if name not in BUILDERS:
+        raise UserError(f"unknown head {name!r}; there are {', '.join(BUILDERS)}")
+    return BUILDERS[name](config)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import MAX_HOPS
-from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.config import HEADS, ModelConfig
 from moleblend_fs.model.embedding import AtomEmbedding, RelationEncoder
 from moleblend_fs.model.encoder import Encoder
 from moleblend_fs.model.heads import build_head
@@ -89,12 +89,15 @@ class MoleBlend(nn.Module):
         return self.encoder(tokens, bias_of_layers, layout), bias
 
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
-        """All heads on one packed batch: their predictions, or their losses where there are targets."""
+        """All of `HEADS` that the model carries on one packed batch: their predictions, or their losses where there are targets."""
         tokens, bias = self.encode(batch, shown, layout)
-        atoms_of_heads = iter(fan_out(tokens.index_select(0, layout.atom_tokens), sum(name != "property" for name in self.heads)))
+        readers = sum(name in HEADS and name != "property" for name in self.heads)
+        atoms_of_heads = iter(fan_out(tokens.index_select(0, layout.atom_tokens), readers))
         results: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         for name, head in self.heads.items():
+            if name not in HEADS:
+                continue
             if name == "property":
                 results["properties"] = head(tokens.index_select(0, layout.graph_tokens))
                 continue

@@ -6,7 +6,7 @@ import torch
 from benchmarks.step import step_flops, train_step
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.objectives.config import BlendConfig
+from moleblend_fs.objectives.blend_then_predict import BlendConfig
 from tests.model.molecules import ORDINARY, mixed_batch
 
 

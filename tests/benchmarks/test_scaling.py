@@ -13,7 +13,7 @@ from benchmarks.simulate import COUNTS, Call, Links, exchanges, simulate
 from moleblend_fs.distributed.estimate import Setup, parameter_sizes
 from moleblend_fs.distributed.estimate import traffic as predicted
 from moleblend_fs.model.config import PRESETS, ModelConfig
-from moleblend_fs.objectives.config import BlendConfig
+from moleblend_fs.objectives.blend_then_predict import BlendConfig
 from tests.conftest import preprocessed
 from tests.distributed.conftest import needs_deepspeed
 

@@ -18,8 +18,7 @@ from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.writer import EncodedMolecule, StoreWriter
-from moleblend_fs.objectives.config import BlendConfig
-from moleblend_fs.objectives.draw import draw_blend
+from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.report.blend import cell_texts, choices

@@ -12,9 +12,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import show_all
-from moleblend_fs.objectives.config import BlendConfig
-from moleblend_fs.objectives.draw import draw_blend
-from moleblend_fs.objectives.pretraining import targets_of
+from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend, targets_of
 from moleblend_fs.ops.layout import Layout
 from tests.distributed.conftest import needs_deepspeed
 from tests.model.molecules import batch_of, graph

@@ -12,7 +12,7 @@ from fairseq_plugins.model import MoleBlendModelConfig
 from fairseq_plugins.options import our_options
 from fairseq_plugins.tasks import PretrainingConfig
 from moleblend_fs.model.config import PRESETS, SIZE, ModelConfig
-from moleblend_fs.objectives.config import BlendConfig
+from moleblend_fs.objectives.blend_then_predict import BlendConfig
 
 COMMAND = ("STORE", "--user-dir", "moleblend_fs", "--task", "moleblend", "--criterion", "blend_then_predict", "--optimizer", "adam")
 OTHERS = {

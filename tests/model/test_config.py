@@ -9,9 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.objectives.config import BlendConfig
-from moleblend_fs.objectives.draw import draw_blend
-from moleblend_fs.objectives.pretraining import count_targets, targets_of
+from moleblend_fs.objectives.blend_then_predict import BlendConfig, count_targets, draw_blend, targets_of
 from moleblend_fs.ops.layout import Layout
 from tests.model.molecules import batch_of, graph
 
@@ -89,7 +87,6 @@ def test_base_is_the_papers():
         ({"embed_dim": 50}, "--embed-dim 50 must be a multiple of --attention-heads 32"),
         ({"layers": 0}, "--layers must be at least 1"),
         ({"drop_path": 1.0}, r"--drop-path must lie in \[0, 1\)"),
-        ({"heads": ("spd", "colour")}, "unknown heads .*colour"),
     ],
 )
 def test_sizes_that_cannot_be_are_told(change, flag):
@@ -138,3 +135,8 @@ def test_stochastic_depth_rises_and_drops_whole_molecules():
     assert abs(float(kept.float().mean()) - 0.6) < 4 * (0.24 / 4000) ** 0.5
     model.eval()
     assert torch.equal(block._branch(torch.ones(4, 8), Layout(torch.tensor([3]), "cpu")), torch.ones(4, 8))
+
+
+def test_a_head_that_there_is_not_is_told():
+    with pytest.raises(UserError, match="unknown head 'colour'; there are spd, "):
+        MoleBlend(ModelConfig(**PRESETS["tiny"], heads=("spd", "colour")))

@@ -10,14 +10,14 @@ from moleblend_fs.data.graph import bond_class
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.objectives.config import BlendConfig
-from moleblend_fs.objectives.draw import draw_blend
-from moleblend_fs.objectives.pretraining import (
+from moleblend_fs.objectives.blend_then_predict import (
     IGNORED,
     OUT_OF_RANGE,
+    BlendConfig,
     bonds_out_of_range,
     class_counts,
     count_targets,
+    draw_blend,
     edge_class_table,
     targets_of,
 )

@@ -8,9 +8,7 @@ import torch
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.objectives.config import BlendConfig
-from moleblend_fs.objectives.draw import draw_blend
-from moleblend_fs.objectives.pretraining import targets_of
+from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend, targets_of
 from moleblend_fs.ops import dispatch
 from moleblend_fs.ops.layout import Layout
 from tests.model.molecules import batch_of, graph

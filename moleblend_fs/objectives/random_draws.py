@@ -1,6 +1,6 @@
 """Random draws of a molecule: a hash of (seed, epoch, molecule, place), never of a generator's state.
 
-A molecule's blend and noise therefore do not depend on batch, worker, rank or device, and a resumed run draws the same.
+What is drawn for a molecule therefore does not depend on batch, worker, rank or device, and a resumed run draws the same.
 Shape legend: B molecules, A atoms, P ordered pairs.
 """
 
@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.model.shown import Shown
-from moleblend_fs.objectives.config import BlendConfig
-from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 
 MASK32 = 0xFFFFFFFF
 RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY = range(5)
@@ -62,36 +58,6 @@ def draw_noise(batch: MoleculeBatch, layout: Layout, *, scale: float, seed: int,
     noise = radius * torch.cos(2 * math.pi * uniform(NOISE_ANGLE, seed, epoch, molecule, place))
     present = batch.has_coordinates[layout.atom_molecule].unsqueeze(1)
     return (scale * noise).float().view(-1, 3) * present
-
-
-def relation_shares(config: BlendConfig, has_coordinates: Tensor) -> Tensor:
-    """(B, 3) shares of SPD, edge and distance; without coordinates SPD and edge are renormalised, or nothing is shown."""
-    spd, edge, _ = config.blend_ratio
-    factor = 1 / (spd + edge) if spd + edge > 0 else 0.0
-    shares = constant(((spd * factor, edge * factor, 0.0), config.blend_ratio), torch.float64, has_coordinates.device)
-    return shares[has_coordinates.long()] * (1 - config.mask_ratio)
-
-
-def draw_blend(batch: MoleculeBatch, layout: Layout, config: BlendConfig, *, seed: int, epoch: int) -> tuple[Shown, Tensor]:
-    """One blend of every molecule (paper, Eq. 8) and the noise on its coordinates.
-
-    Each ordered pair shows one relation, or none with probability `mask_ratio`. Each atom gets its 3D feature with the
-    share of the distance relation, else its degree.
-
-    Returns:
-        What the model is shown, with the noise already in its coordinates, and the noise (A, 3), Angstrom.
-    """
-    shares = relation_shares(config, batch.has_coordinates)
-    pair_molecule, atom_molecule = layout.pair_molecule, layout.atom_molecule
-    draws = uniform(RELATION, seed, epoch, batch.molecule_id[pair_molecule], layout.pair_place)
-    table = constant((SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE, 0), torch.uint8, draws.device)
-    relations = table[categories(draws, shares[pair_molecule])]
-    atom_share = shares[:, 2] / (1 - config.mask_ratio)
-    distances = uniform(ATOM, seed, epoch, batch.molecule_id[atom_molecule], layout.atom_number) >= 1 - atom_share[atom_molecule]
-    distances = distances & batch.has_coordinates[atom_molecule]
-    noise = draw_noise(batch, layout, scale=config.noise_scale, seed=seed, epoch=epoch)
-    shown = Shown(relations=relations, degree=~distances, distances=distances, coordinates=batch.coordinates + noise)
-    return shown, noise
 
 
 def draw_modality(batch: MoleculeBatch, *, seed: int, epoch: int) -> Tensor:

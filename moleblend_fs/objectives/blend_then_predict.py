@@ -1,0 +1,255 @@
+"""Blend-then-predict (paper, section 3): every pair shows one of its relations, drawn at random, and all of them are to be predicted,
+and the noise on the coordinates.
+
+Shape legend: B molecules, A atoms, P ordered pairs.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.graph import NUM_BOND_CLASSES, UNREACHABLE, bond_class_features
+from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.errors import UserError
+from moleblend_fs.model.heads import EDGE_CLASSES, SPD_CLASSES
+from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.shown import Shown
+from moleblend_fs.model.targets import PretrainingTargets
+from moleblend_fs.objectives.information import information_bound
+from moleblend_fs.objectives.objective import Objective, Prepared, Read, Term
+from moleblend_fs.objectives.random_draws import ATOM, RELATION, categories, draw_noise, uniform
+from moleblend_fs.ops.constants import constant
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
+from moleblend_fs.options import option
+
+PREDICT_PAIRS = ("all", "hidden")
+GEOMETRY_TARGETS = ("displacement", "distance")
+
+TARGETS = ("spd", "edge", "displacement", "distance", "noise")
+"""What pretraining can predict; the model's heads and outputs have the same names."""
+
+LOSS_NAMES = {"spd": "spd", "edge": "edge", "displacement": "displacement", "distance": "distance", "noise": "noisy_nodes"}
+"""Target -> what its loss is called in logs and golden files."""
+
+IGNORED = -100
+"""Target of a place that has none (past the path's end, diagonal, no path)."""
+OUT_OF_RANGE = -101
+"""Target of a bond whose features the 24 classes do not cover: misc bonds; CIS, TRANS, ANY stereo."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendConfig:
+    """Blend-then-predict, and every single-modality objective of the same machine (paper, Tables 3, 4 and 7)."""
+
+    blend_ratio: tuple[float, float, float] = option(
+        (0.2, 0.2, 0.6), "probabilities of showing SPD, edge and 3D distance for a pair, e.g. 0.2,0.2,0.6"
+    )
+    mask_ratio: float = option(0.0, "share of pairs that show no relation (single-modality masking: --blend-ratio 1,0,0)")
+    predict_pairs: str = option("all", "predict a relation for all pairs, or only where it is not shown", PREDICT_PAIRS)
+    geometry_target: str = option(
+        "displacement", "3D target: direction of r_j - r_i by its cosine, or |r_i - r_j| by Smooth-L1", GEOMETRY_TARGETS
+    )
+    noise_scale: float = option(0.2, "standard deviation of the coordinate noise, Angstrom")
+    spd_weight: float = option(0.1, "weight of the shortest-path loss; 0: not predicted")
+    edge_weight: float = option(0.1, "weight of the bond-type loss; 0: not predicted")
+    geometry_weight: float = option(0.5, "weight of the 3D loss; 0: not predicted")
+    noise_weight: float = option(6.0, "weight of the noisy-nodes loss; 0: not predicted")
+
+    def __post_init__(self) -> None:
+        if len(self.blend_ratio) != 3 or min(self.blend_ratio) < 0 or abs(sum(self.blend_ratio) - 1) > 1e-6:
+            raise UserError(
+                f"--blend-ratio must be three shares (SPD, edge, distance) that sum to 1, got {list(self.blend_ratio)} "
+                f"with sum {sum(self.blend_ratio):g}; the paper's is 0.2,0.2,0.6"
+            )
+        if not 0 <= self.mask_ratio < 1:
+            raise UserError(f"--mask-ratio must lie in [0, 1), got {self.mask_ratio}")
+        if self.predict_pairs not in PREDICT_PAIRS:
+            raise UserError(f"--predict-pairs must be all or hidden, got {self.predict_pairs!r}")
+        if self.geometry_target not in GEOMETRY_TARGETS:
+            raise UserError(f"--geometry-target must be displacement or distance, got {self.geometry_target!r}")
+        for name in ("noise_scale", "spd_weight", "edge_weight", "geometry_weight", "noise_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative, got {getattr(self, name)}")
+        if self.noise_weight > 0 and self.noise_scale == 0:
+            raise UserError("--noise-scale 0 leaves no noise to predict; set --noise-weight 0 as well")
+        if not self.predict:
+            raise UserError("all loss weights are 0: set at least one of --spd-weight, --edge-weight, --geometry-weight, --noise-weight")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Loss weight of every target that is predicted."""
+        every = {
+            "spd": self.spd_weight,
+            "edge": self.edge_weight,
+            self.geometry_target: self.geometry_weight,
+            "noise": self.noise_weight,
+        }
+        return {name: weight for name, weight in every.items() if weight > 0}
+
+    @property
+    def predict(self) -> tuple[str, ...]:
+        """The targets that are predicted."""
+        return tuple(self.weights)
+
+
+def relation_shares(config: BlendConfig, has_coordinates: Tensor) -> Tensor:
+    """(B, 3) shares of SPD, edge and distance; without coordinates SPD and edge are renormalised, or nothing is shown."""
+    spd, edge, _ = config.blend_ratio
+    factor = 1 / (spd + edge) if spd + edge > 0 else 0.0
+    shares = constant(((spd * factor, edge * factor, 0.0), config.blend_ratio), torch.float64, has_coordinates.device)
+    return shares[has_coordinates.long()] * (1 - config.mask_ratio)
+
+
+def draw_blend(batch: MoleculeBatch, layout: Layout, config: BlendConfig, *, seed: int, epoch: int) -> tuple[Shown, Tensor]:
+    """One blend of every molecule (paper, Eq. 8) and the noise on its coordinates.
+
+    Each ordered pair shows one relation, or none with probability `mask_ratio`. Each atom gets its 3D feature with the
+    share of the distance relation, else its degree.
+
+    Returns:
+        What the model is shown, with the noise already in its coordinates, and the noise (A, 3), Angstrom.
+    """
+    shares = relation_shares(config, batch.has_coordinates)
+    pair_molecule, atom_molecule = layout.pair_molecule, layout.atom_molecule
+    draws = uniform(RELATION, seed, epoch, batch.molecule_id[pair_molecule], layout.pair_place)
+    table = constant((SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE, 0), torch.uint8, draws.device)
+    relations = table[categories(draws, shares[pair_molecule])]
+    atom_share = shares[:, 2] / (1 - config.mask_ratio)
+    distances = uniform(ATOM, seed, epoch, batch.molecule_id[atom_molecule], layout.atom_number) >= 1 - atom_share[atom_molecule]
+    distances = distances & batch.has_coordinates[atom_molecule]
+    noise = draw_noise(batch, layout, scale=config.noise_scale, seed=seed, epoch=epoch)
+    shown = Shown(relations=relations, degree=~distances, distances=distances, coordinates=batch.coordinates + noise)
+    return shown, noise
+
+
+CLASSES = {"spd": SPD_CLASSES, "edge": EDGE_CLASSES}
+"""Targets that are classes, and how many there are."""
+
+
+@functools.cache
+def edge_class_table(device: torch.device) -> Tensor:
+    """Target of each bond class 0 ... 60, (61,) int8."""
+    features = torch.from_numpy(bond_class_features())
+    kind, stereo, conjugated = features.unbind(1)
+    target = torch.where((kind < 4) & (stereo < 3), 6 * kind + 2 * stereo + conjugated, OUT_OF_RANGE)
+    table = torch.cat([torch.tensor([IGNORED]), target]).to(torch.int8)
+    assert len(table) == NUM_BOND_CLASSES
+    return table.to(device)
+
+
+def targets_of(batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor, config: BlendConfig) -> PretrainingTargets:
+    """Targets of every pair and atom."""
+    off_diagonal = layout.pair_row != layout.pair_column
+    hidden_only = config.predict_pairs == "hidden"
+
+    def counts(relation: int) -> Tensor:
+        return off_diagonal & ((shown.relations & relation) == 0) if hidden_only else off_diagonal
+
+    spd = batch.spd.long()
+    spd_class = torch.where(counts(SHOW_SPD) & (spd != UNREACHABLE), spd.clamp(1, SPD_CLASSES) - 1, IGNORED)
+    edge = edge_class_table(spd.device)[batch.path_bonds.long()]
+    edge = torch.where(counts(SHOW_EDGE).unsqueeze(1), edge, IGNORED)
+    geometry = counts(SHOW_DISTANCE) & batch.has_coordinates[layout.pair_molecule]
+    per_molecule = torch.zeros(layout.num_molecules, device=spd.device).index_add(0, layout.pair_molecule, geometry.float())
+    return PretrainingTargets(
+        spd=spd_class.to(torch.int8),
+        edge=edge,
+        displacement=batch.coordinates[layout.pair_column] - batch.coordinates[layout.pair_row],
+        geometry_weight=geometry / per_molecule.clamp(min=1)[layout.pair_molecule],
+        noise=noise,
+        # A lone atom has no neighbour whose direction could tell its noise: the head gives exactly 0, where a cosine has no gradient.
+        noisy=shown.distances & (layout.cu_atoms.diff() > 1)[layout.atom_molecule],
+    )
+
+
+def count_targets(targets: PretrainingTargets, layout: Layout, config: BlendConfig) -> Tensor:
+    """How many places each loss is a mean over, (targets,) float64 in the order of `config.predict`: pairs with a distance,
+    (pair, hop)s with a class, molecules with a counted pair, molecules likewise, noisy atoms."""
+    with_geometry = torch.zeros(layout.num_molecules, device=targets.spd.device)
+    with_geometry = with_geometry.index_add(0, layout.pair_molecule, targets.geometry_weight)
+    geometry = (with_geometry > 0).sum()
+    counts = {
+        "spd": (targets.spd >= 0).sum(),
+        "edge": (targets.edge >= 0).sum(),
+        "displacement": geometry,
+        "distance": geometry,
+        "noise": targets.noisy.sum(),
+    }
+    return torch.stack([counts[name] for name in config.predict]).double()
+
+
+def class_counts(targets: PretrainingTargets, config: BlendConfig) -> dict[str, Tensor]:
+    """Histogram (float32) of the SPD and edge classes that are predicted, for the entropy in the information bound."""
+    result = {}
+    for name, classes in CLASSES.items():
+        if name in config.predict:
+            target = getattr(targets, name).reshape(-1).long()
+            slot = torch.where(target >= 0, target, classes)
+            zeros = torch.zeros(classes + 1, device=target.device)
+            result[name] = zeros.index_add(0, slot, torch.ones_like(slot, dtype=zeros.dtype))[:classes]
+    return result
+
+
+def bonds_out_of_range(targets: PretrainingTargets) -> Tensor:
+    """How many (pair, hop)s are left out because the 24 edge classes do not cover the bond."""
+    return (targets.edge == OUT_OF_RANGE).sum()
+
+
+class Blended(NamedTuple):
+    """What the model is shown of a batch, and what it is to predict."""
+
+    shown: Shown
+    targets: PretrainingTargets
+
+
+class BlendThenPredict(Objective):
+    """See the module."""
+
+    name: ClassVar[str] = "blend_then_predict"
+    Options: ClassVar[type] = BlendConfig
+    options: BlendConfig
+
+    def heads(self) -> tuple[str, ...]:
+        return self.options.predict
+
+    def terms(self) -> tuple[Term, ...]:
+        return tuple(Term(LOSS_NAMES[target], weight) for target, weight in self.options.weights.items())
+
+    def check(self, manifest: Manifest, store: str) -> None:
+        if manifest.molecules_with_3d == 0 and (self.options.geometry_weight > 0 or self.options.noise_weight > 0):
+            raise UserError(
+                f"{store} has no 3D structures, but 3D targets are asked for; "
+                "set --geometry-weight 0 --noise-weight 0, or preprocess a source with structures (or with --conformers)"
+            )
+
+    def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
+        return self.prepare_shown(batch, layout, *draw_blend(batch, layout, self.options, seed=seed, epoch=epoch))
+
+    def prepare_shown(self, batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor) -> Prepared:
+        """As `prepare`, with a given blend and noise (A, 3), Angstrom."""
+        targets = targets_of(batch, layout, shown, noise, self.options)
+        return Prepared(batch, layout, count_targets(targets, layout, self.options), Blended(shown, targets))
+
+    def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
+        shown, targets = prepared.parts
+        losses = model(prepared.batch, shown, prepared.layout, targets).losses
+        return torch.stack([losses[target] for target in self.options.predict])
+
+    def statistics(self, prepared: Prepared) -> dict[str, Tensor]:
+        targets = prepared.parts.targets
+        return {"bonds_out_of_range": bonds_out_of_range(targets).reshape(1), **class_counts(targets, self.options)}
+
+    def logged(self) -> dict[str, Callable[[Read], float]]:
+        """Bonds left out, and lower bounds of the information, in nats, that the input has of SPD and edge."""
+
+        def bound(target: str) -> Callable[[Read], float]:
+            return lambda read: round(information_bound(read.statistic(target), read.mean(LOSS_NAMES[target])), 4)
+
+        bounds = {f"{target}_information": bound(target) for target in CLASSES if target in self.options.predict}
+        return {"bonds_out_of_range": lambda read: float(read.statistic("bonds_out_of_range")[0]), **bounds}

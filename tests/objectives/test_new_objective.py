@@ -1,0 +1,98 @@
+"""An objective is one file: CONTRIBUTING's steps, followed in a copy of the packages, and trained, resumed and loaded."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import preprocessed
+
+ROOT = Path(__file__).parents[2]
+
+OBJECTIVE = '''
+"""How many bonds each atom has, from the structure alone."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import nn
+
+from moleblend_fs.model.heads import register_head
+from moleblend_fs.model.shown import show_all
+from moleblend_fs.objectives.objective import Objective, Prepared, Term
+from moleblend_fs.options import option
+
+CLASSES = 8
+register_head("bond_count", lambda config: nn.Linear(config.embed_dim, CLASSES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BondCountConfig:
+    bond_count_weight: float = option(1.0, "weight of the loss of bond counts")
+
+
+class BondCount(Objective):
+    name = "bond_count"
+    Options = BondCountConfig
+
+    def heads(self):
+        return ("bond_count",)
+
+    def terms(self):
+        return (Term("bond_count", self.options.bond_count_weight),)
+
+    def prepare(self, batch, layout, *, seed, epoch):
+        counts = (layout.atom_molecule >= 0).sum().double().reshape(1)
+        return Prepared(batch, layout, counts, show_all(batch, layout, "3d"))
+
+    def loss_sums(self, model, prepared):
+        tokens, _ = model.encode(prepared.batch, prepared.parts, prepared.layout)
+        logits = model.heads["bond_count"](tokens.index_select(0, prepared.layout.atom_tokens)).float()
+        return F.cross_entropy(logits, prepared.batch.degree.long(), reduction="sum").reshape(1)
+
+    def logged(self):
+        return {"doubled": lambda read: 2 * read.mean("bond_count")}
+'''
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The packages with the new file."""
+    for name in ("moleblend_fs", "fairseq_plugins"):
+        shutil.copytree(ROOT / name, tmp_path / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "code/moleblend_fs/objectives/bond_count.py").write_text(OBJECTIVE)
+    return tmp_path / "code"
+
+
+def run(copy, *words):
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    return subprocess.run([sys.executable, *words], cwd=copy, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_a_new_objective_is_one_file(copy, qm9_sample, tmp_path):
+    store = preprocessed(tmp_path / "store", "qm9", str(qm9_sample))
+    words = ["-m", "fairseq_cli.train", str(store.path), "--user-dir", "moleblend_fs", "--task", "moleblend", "--criterion", "pretrain"]
+    words += ["--objective", "bond_count", "--bond-count-weight", "3", "--arch", "moleblend_tiny", "--batch-size", "8", "--cpu"]
+    words += ["--optimizer", "adam", "--lr", "1e-3", "--num-workers", "0", "--save-dir", str(tmp_path / "save"), "--log-interval", "1"]
+    words += ["--log-format", "json", "--log-file", str(tmp_path / "log")]
+    for updates in (3, 5):  # the second goes on
+        done = run(copy, *words, "--max-update", str(updates))
+        assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line[line.index("{") :]) for line in (tmp_path / "log").read_text().splitlines() if '"bond_count_loss"' in line]
+    assert [int(line["num_updates"]) for line in lines if "num_updates" in line] == [1, 2, 3, 4, 5]
+    for line in (line for line in lines if "num_updates" in line):
+        loss = float(line["bond_count_loss"])
+        assert 0.5 < loss < 4  # of 8 classes, log(8) = 2.1 at the start
+        assert float(line["loss"]) == loss
+        assert float(line["weighted_loss"]) == pytest.approx(3 * loss, rel=1e-6)
+        assert float(line["doubled"]) == pytest.approx(2 * loss, rel=1e-6)
+    check = (
+        "import sys; from moleblend_fs.inference.checkpoint import load; print(load(sys.argv[1]).build().heads['bond_count'].weight.shape)"
+    )
+    done = run(copy, "-c", check, str(tmp_path / "save" / "checkpoint_last.pt"))
+    assert done.stdout.strip() == "torch.Size([8, 64])", done.stderr
