@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from rdkit import Chem
 
-from moleblend_fs.chem.conformers import ConformerOptions, embed
+from moleblend_fs.chem.conformers import ConformerOptions, Embedded, embed
 from moleblend_fs.chem.featurize import MAX_ATOMS, graph_from_mol, size_failure
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.chem.scaffold import murcko_scaffold
@@ -46,21 +46,24 @@ def graph_from_smiles(smiles: str, *, labels: np.ndarray, options: BuildOptions,
         return mol
     if (too_large := size_failure(mol, smiles, options.max_atoms)) is not None:  # before anything that takes long
         return too_large
-    kept, note, coordinates = mol, None, None
+    kept, full, note = mol, mol, None
+    made: Embedded | None = None
     if options.hydrogens or options.conformers.count:
         full = Chem.AddHs(mol)
         kept = full if options.hydrogens else mol
-        if options.conformers.count and mol.GetNumAtoms():
-            made = embed(full, smiles, options.conformers)
-            if isinstance(made, str):
-                note = f"no conformer: {made}"
-            else:
-                coordinates = made[:, : kept.GetNumAtoms()]
+    if options.conformers.count and mol.GetNumAtoms():
+        embedded = embed(full, smiles, options.conformers)
+        if isinstance(embedded, str):
+            note = f"no conformer: {embedded}"
+        else:
+            made = embedded
     return graph_from_mol(
         kept,
         smiles=smiles,
         labels=labels,
-        coordinates=coordinates,
+        coordinates=None if made is None else made.coordinates,
+        converged=None if made is None else made.converged,
+        measured=full,
         scaffold=scaffold_of(mol, options),
         split=split,
         note=note,

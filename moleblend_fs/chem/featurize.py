@@ -7,6 +7,7 @@ look-ups instead of list searches, and without importing ogb. Values outside OGB
 import numpy as np
 from rdkit import Chem
 
+from moleblend_fs.chem.geometry import check_conformers
 from moleblend_fs.chem.identity import molecule_key
 from moleblend_fs.chem.paths import shortest_paths
 from moleblend_fs.data.graph import NUM_BOND_STEREO, Failure, MolecularGraph
@@ -97,14 +98,19 @@ def graph_from_mol(
     split: str | None = None,
     note: str | None = None,
     max_atoms: int = MAX_ATOMS,
+    measured: Chem.Mol | None = None,
+    kept: np.ndarray | None = None,
+    converged: int | None = None,
 ) -> MolecularGraph | Failure:
     """The graph of a sanitised molecule; atoms in the molecule's own order.
 
     Args:
         mol: n atoms; hydrogens are atoms of the graph where they are atoms of `mol`.
-        coordinates: (conformers, n, 3) in Angstrom, or None.
+        coordinates: (conformers, n, 3) in Angstrom, or None. Those that cannot be the molecule's are left out, with a note.
         labels: (labels,) with NaN where missing.
-        smiles, scaffold, split, note: kept as they are, see `MolecularGraph`.
+        measured: the molecule whose atoms `coordinates` are of, where that is another one: `mol` with its hydrogens.
+        kept: (n,) which of its atoms are those of `mol`; by default the first.
+        smiles, scaffold, split, converged, note: kept as they are, see `MolecularGraph`.
 
     Returns:
         A failure for a molecule without atoms, or with more than `max_atoms`.
@@ -112,6 +118,11 @@ def graph_from_mol(
     if (wrong_size := size_failure(mol, smiles, max_atoms)) is not None:
         return wrong_size
     n = mol.GetNumAtoms()
+    if coordinates is not None:
+        coordinates, problem = check_conformers(measured or mol, coordinates)
+        note = "; ".join(filter(None, (note, problem))) or None
+        if coordinates is not None:
+            coordinates = np.ascontiguousarray(coordinates[:, :n] if kept is None else coordinates[:, kept])
     bonds, classes = bond_arrays(mol)
     spd, path_bonds = shortest_paths(n, bonds, classes)
     return MolecularGraph(
@@ -120,11 +131,12 @@ def graph_from_mol(
         bond_classes=classes,
         spd=spd,
         path_bonds=path_bonds,
-        coordinates=None if coordinates is None else np.ascontiguousarray(coordinates, dtype=np.float32),
+        coordinates=coordinates,
         labels=np.asarray(labels, dtype=np.float64),
         smiles=smiles,
         scaffold=scaffold,
         split=split,
         key=molecule_key(mol),
         note=note,
+        converged=converged,
     )

@@ -7,13 +7,9 @@ from rdkit import Chem
 from rdkit.Chem import rdDetermineBonds
 from rdkit.Geometry import Point3D
 
-BOND_TOLERANCE = 0.45
-"""Angstrom by which a bond may exceed the sum of the covalent radii (the usual rule for perceiving bonds)."""
-SHORTEST_BOND = 0.5
-"""Angstrom; atoms closer than this are on top of each other."""
+from moleblend_fs.chem.geometry import BOND_TOLERANCE, RADIUS, SHORTEST
 
 _TABLE = Chem.GetPeriodicTable()
-_RADIUS = np.array([0.0] + [_TABLE.GetRcovalent(z) for z in range(1, 119)])
 _NUMBER = {_TABLE.GetElementSymbol(z): z for z in range(1, 119)}
 _MAX_MATCHES = 64
 
@@ -66,8 +62,8 @@ def verify(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray, order: np.ndarra
     bonds = _bonds(mol)
     placed = xyz[order]
     length = np.linalg.norm(placed[bonds[:, 0]] - placed[bonds[:, 1]], axis=1)
-    limit = _RADIUS[wanted[bonds]].sum(axis=1) + BOND_TOLERANCE
-    wrong = (length > limit) | (length < SHORTEST_BOND)
+    limit = RADIUS[wanted[bonds]].sum(axis=1) + BOND_TOLERANCE
+    wrong = (length > limit) | (length < SHORTEST)
     if wrong.any():
         b = int(np.flatnonzero(wrong)[0])
         i, j = bonds[b].tolist()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from moleblend_fs.chem.build import BuildOptions
-from moleblend_fs.chem.conformers import MAX_CONFORMERS, ConformerOptions
+from moleblend_fs.chem.conformers import MAX_CONFORMERS, MINIMISATION_STEPS, ConformerOptions
 from moleblend_fs.chem.featurize import MAX_ATOMS
 from moleblend_fs.cli.summary import print_summary
 from moleblend_fs.cli.values import seed
@@ -122,6 +122,13 @@ def _add_conformers(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--conformer-seed", type=seed, default=0, metavar="SEED", help="seed of the embedding (default 0)")
     group.add_argument(
+        "--conformer-steps",
+        type=int,
+        default=MINIMISATION_STEPS,
+        metavar="N",
+        help="steps of the minimiser for each conformer, at most; 0 leaves the embedding as it is (default %(default)s)",
+    )
+    group.add_argument(
         "--conformer-timeout",
         type=int,
         default=30,
@@ -177,7 +184,7 @@ def _splitter(args: argparse.Namespace) -> Splitter:
 def _build(args: argparse.Namespace) -> BuildOptions:
     try:
         conformers = (
-            ConformerOptions(count=args.conformers, seed=args.conformer_seed, timeout=args.conformer_timeout)
+            ConformerOptions(count=args.conformers, seed=args.conformer_seed, timeout=args.conformer_timeout, steps=args.conformer_steps)
             if "conformers" in args
             else ConformerOptions()
         )

@@ -51,6 +51,7 @@ class MolecularGraph:
         split: the split that the source itself prescribes, or None.
         key: equal for equal molecules (see `chem.identity`), or None where that is not known.
         note: what else failures.csv should say of this row although it gave a molecule (e.g. "no conformer: ..."), or None.
+        converged: conformers that are minima of the force field, where they were made with one; else None.
     """
 
     atom_features: np.ndarray
@@ -65,6 +66,7 @@ class MolecularGraph:
     split: str | None = None
     key: str | None = None
     note: str | None = None
+    converged: int | None = None
 
     @property
     def num_atoms(self) -> int:

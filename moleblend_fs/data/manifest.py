@@ -55,6 +55,7 @@ class Manifest:
         records_sha256: hash over all records' bytes in order.
         records_bytes: size of the record file, so that a truncated copy is seen at once.
         versions: library versions that made the store.
+        converged: conformers whose minimisation ended at a minimum of the force field; None where none were made.
         rows: where every row of the source went.
         duplicates: molecules that are in the store more than once.
         notes: what was found out about the input and said to the user, a sentence each.
@@ -74,6 +75,7 @@ class Manifest:
     records_sha256: str
     records_bytes: int
     versions: dict[str, str] = field(default_factory=dict)
+    converged: int | None = None
     rows: RowCounts | None = None
     duplicates: Duplicates = field(default_factory=Duplicates)
     notes: tuple[str, ...] = ()

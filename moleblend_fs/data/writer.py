@@ -41,8 +41,8 @@ T = TypeVar("T")
 
 TABLES = "work.lmdb"
 TABLE_NAMES = (b"records", b"rows", b"failures")
-"""Molecule index -> record; molecule index -> [source row, split, scaffold, key]; source row -> failure."""
-ABOUT = tuple[int, str | None, str | None, str | None]
+"""Molecule index -> record; molecule index -> [source row, split, scaffold, key, converged]; source row -> failure."""
+ABOUT = tuple[int, str | None, str | None, str | None, int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +53,12 @@ class EncodedMolecule:
     split: str | None
     scaffold: str | None
     key: str | None = None
+    converged: int | None = None
 
     @classmethod
     def from_graph(cls, graph: MolecularGraph, source_row: int) -> "EncodedMolecule":
         """The source row becomes the molecule's id, which seeds its random draws wherever it is used."""
-        return cls(record=encode(graph, source_row), split=graph.split, scaffold=graph.scaffold, key=graph.key)
+        return cls(record=encode(graph, source_row), split=graph.split, scaffold=graph.scaffold, key=graph.key, converged=graph.converged)
 
 
 class StoreWriter:
@@ -165,7 +166,7 @@ class StoreWriter:
                 transaction.put(key(row), json.dumps(asdict(result)).encode(), db=self._failures)
                 failures += 1
             else:
-                about = json.dumps([row, result.split, result.scaffold, result.key])
+                about = json.dumps([row, result.split, result.scaffold, result.key, result.converged])
                 transaction.put(key(molecules), result.record, db=self._records, append=True)
                 transaction.put(key(molecules), about.encode(), db=self._rows, append=True)
                 molecules += 1
@@ -202,7 +203,7 @@ class StoreWriter:
             raise UserError(f"no molecule could be read ({self.failures} failures); see the reasons in {self._write_failures()}")
         self._write_failures()
         scan = self._copy_records()
-        rows, prescribed, scaffolds, keys = self._about()
+        rows, prescribed, scaffolds, keys, converged = self._about()
         counts = self._row_counts(rows, source_rows, left_out or {})
         splits = splitter(rows=rows, prescribed=prescribed, scaffolds=scaffolds, keys=keys)
         np.save(self.partial / "num_atoms.npy", scan.num_atoms)
@@ -216,6 +217,7 @@ class StoreWriter:
             molecules=self.molecules,
             failures=self.failures,
             conformers=int(scan.conformers.sum()),
+            converged=converged,
             molecules_with_3d=int((scan.conformers > 0).sum()),
             labels=labels,
             split=splitter.describe(),
@@ -283,11 +285,12 @@ class StoreWriter:
         counts.check()
         return counts
 
-    def _about(self) -> tuple[np.ndarray, list[str | None], list[str | None], list[str | None]]:
+    def _about(self) -> tuple[np.ndarray, list[str | None], list[str | None], list[str | None], int | None]:
         with LmdbFile(self.partial / TABLES, mend=f"delete {self.partial} to begin anew") as tables:
             about = [_parse(tables, ABOUT, value) for _, value in tables.items(tables.table(b"rows"))]
-        row, split, scaffold, same = zip(*about, strict=True)
-        return np.array(row, dtype=np.int64), list(split), list(scaffold), list(same)
+        row, split, scaffold, same, made = zip(*about, strict=True)
+        converged = [count for count in made if count is not None]
+        return np.array(row, dtype=np.int64), list(split), list(scaffold), list(same), sum(converged) if converged else None
 
     def _write_failures(self) -> Path:
         text = io.StringIO()
@@ -323,11 +326,11 @@ def read_tables(tables: LmdbFile) -> Iterator[tuple[int, EncodedMolecule | Failu
     failures = ((int.from_bytes(name), _parse(tables, Failure, value)) for name, value in failed)
     waiting = next(failures, None)
     for (_, record), (_, about) in itertools.zip_longest(records, rows, fillvalue=(b"", b"")):
-        row, split, scaffold, same = _parse(tables, ABOUT, about)
+        row, split, scaffold, same, converged = _parse(tables, ABOUT, about)
         while waiting is not None and waiting[0] < row:
             yield waiting
             waiting = next(failures, None)
-        yield row, EncodedMolecule(record=record, split=split, scaffold=scaffold, key=same)
+        yield row, EncodedMolecule(record=record, split=split, scaffold=scaffold, key=same, converged=converged)
     while waiting is not None:
         yield waiting
         waiting = next(failures, None)

@@ -120,10 +120,13 @@ class QM9(Source):
             labels = labels_in_units([_target(text, target) for text, target in zip(raw.targets, TARGETS, strict=True)], numbers)
         except ValueError as error:
             return Failure(input=raw.shown, reason=str(error))
-        if not self.hydrogens:
-            mol, xyz = Chem.RemoveHs(mol), xyz[numbers != 1]
+        heavy = mol if self.hydrogens else Chem.RemoveHs(mol)
         smiles = raw.smiles or Chem.MolToSmiles(Chem.RemoveHs(mol))
-        return graph_from_mol(mol, smiles=smiles, labels=labels, coordinates=xyz[None])
+        kept = None if self.hydrogens else np.flatnonzero(numbers != 1)
+        graph = graph_from_mol(heavy, smiles=smiles, labels=labels, coordinates=xyz[None], measured=mol, kept=kept)
+        if isinstance(graph, MolecularGraph) and graph.coordinates is None:  # the labels are of the structure
+            return Failure(input=raw.shown, reason=(graph.note or "").removeprefix("no conformer: "))
+        return graph
 
 
 def _target(text: str, target: Target) -> float:

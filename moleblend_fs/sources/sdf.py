@@ -10,6 +10,8 @@ from rdkit import Chem
 
 from moleblend_fs.chem.build import BuildOptions, scaffold_of
 from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.geometry import check_conformers
+from moleblend_fs.chem.match import numbers_of
 from moleblend_fs.chem.parse import parse_molblock
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
@@ -71,15 +73,49 @@ class SdfSource(Source):
         mol = parse_molblock(raw.record, shown=raw.name, hydrogens=self.build.hydrogens)
         if isinstance(mol, Failure):
             return mol
-        xyz = None
-        if mol.GetNumConformers() and mol.GetConformer().Is3D():
-            xyz = mol.GetConformer().GetPositions()[None]
-            if not np.isfinite(xyz).all():
-                return Failure(input=raw.name, reason="a coordinate is not a number")
-            if self.build.hydrogens and any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
-                return Failure(input=raw.name, reason="the structure lacks hydrogens; leave out --hydrogens explicit")
-        elif self.build.hydrogens:
+        full = mol if self.build.hydrogens else parse_molblock(raw.record, shown=raw.name, hydrogens=True)
+        xyz, note = structure(mol if isinstance(full, Failure) else full, raw.record)
+        lacking = self.build.hydrogens and any(atom.GetTotalNumHs() for atom in mol.GetAtoms())
+        if lacking and xyz is not None:
+            return Failure(input=raw.name, reason="the structure lacks hydrogens; leave out --hydrogens explicit")
+        if lacking:
             mol = Chem.AddHs(mol)
+        elif xyz is not None and isinstance(full, Chem.Mol):
+            xyz = xyz[:, places(mol, full)]
         return graph_from_mol(
-            mol, smiles=Chem.MolToSmiles(mol), labels=labels, coordinates=xyz, scaffold=scaffold_of(mol, self.build), split=split
+            mol,
+            smiles=Chem.MolToSmiles(mol),
+            labels=labels,
+            coordinates=xyz,
+            scaffold=scaffold_of(mol, self.build),
+            split=split,
+            note=note,
+            max_atoms=self.build.max_atoms,
         )
+
+
+def structure(mol: Chem.Mol, record: str) -> tuple[np.ndarray | None, str | None]:
+    """The structure of a record as (1, n, 3), None where it has none or a drawing; and why what it calls one is none, or None.
+
+    A flat structure that does not say whether it is a drawing is taken for one, unless all its bonds, those to hydrogens included,
+    say otherwise.
+    """
+    if not mol.GetNumConformers():
+        return None, None
+    conformer = mol.GetConformer()
+    xyz = conformer.GetPositions()[None]
+    if conformer.Is3D():
+        return check_conformers(mol, xyz)
+    dimensions = (record.split("\n", 2)[1:2] or [""])[0][20:22].strip()
+    whole = mol.GetNumBonds() > 0 and not any(atom.GetTotalNumHs() for atom in mol.GetAtoms())
+    return (check_conformers(mol, xyz)[0] if whole and not dimensions else None), None
+
+
+def places(mol: Chem.Mol, full: Chem.Mol) -> np.ndarray:
+    """(n,) which atoms of a record are those of the molecule that was read from it without hydrogens, in the same order."""
+    wanted, there = (list(zip(numbers_of(m).tolist(), m.GetConformer().GetPositions().tolist(), strict=True)) for m in (mol, full))
+    result, place = [], -1
+    for atom in wanted:
+        place = there.index(atom, place + 1)
+        result.append(place)
+    return np.array(result, dtype=np.int64)

@@ -13,6 +13,7 @@ from rdkit import Chem
 
 from moleblend_fs.chem.build import BuildOptions, scaffold_of
 from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.geometry import Geometry
 from moleblend_fs.chem.match import atomic_numbers, match_structure, numbers_of, verify
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
@@ -140,37 +141,54 @@ class UniMolLmdb(Source):
         self, mol: Chem.Mol, smiles: str, labels: np.ndarray, numbers: np.ndarray, conformers: np.ndarray, split: str | None
     ) -> MolecularGraph | Failure:
         full = Chem.AddHs(mol)
-        # Uni-Mol adds a flat drawing as last conformer, and uses it alone where embedding failed: that is no structure.
-        solid = conformers[(conformers[:, :, 2] != 0).any(axis=1)] if len(numbers) > 2 else conformers
         shown = full if len(numbers) == full.GetNumAtoms() else mol
         if self.build.hydrogens and shown is mol and mol.GetNumAtoms() < full.GetNumAtoms():
             return Failure(input=smiles, reason="the record lacks hydrogens; leave out --hydrogens explicit")
-        order = _order(shown, numbers, solid[0] if len(solid) else None)
+        if len(numbers) != shown.GetNumAtoms():
+            reason = f"{shown.GetNumAtoms()} atoms in the SMILES, {len(numbers)} in the record"
+            return Failure(input=smiles, reason=f"coordinates and SMILES do not match: {reason}")
+        with np.errstate(over="ignore"):
+            conformers = conformers.astype(np.float32)
+        order = _order(shown, numbers, conformers)
         if isinstance(order, str):
             return Failure(input=smiles, reason=f"coordinates and SMILES do not match: {order}")
-        kept = full if self.build.hydrogens else mol
+        placed = conformers[:, order]
+        # Uni-Mol adds a flat drawing as last conformer of each molecule, which is no structure, and no news.
+        if len(placed) > 1 and len(numbers) > 2 and placed[:-1, :, 2].any() and not placed[-1, :, 2].any():
+            placed = placed[:-1]
         return graph_from_mol(
-            kept,
+            full if self.build.hydrogens else mol,
             smiles=smiles,
             labels=labels,
-            coordinates=solid[:, order[: kept.GetNumAtoms()]] if len(solid) else None,
+            coordinates=placed if len(placed) else None,
+            measured=shown,
             scaffold=scaffold_of(mol, self.build),
             split=split,
-            note=None if len(solid) else "no conformer: the record has only a flat drawing",
+            note=None if len(placed) else "no conformer: the record has none",
+            max_atoms=self.build.max_atoms,
         )
 
 
-def _order(mol: Chem.Mol, numbers: np.ndarray, xyz: np.ndarray | None) -> np.ndarray | str:
-    """Place of every atom of the molecule in the record; atoms usually stand in the molecule's own order."""
+def _order(mol: Chem.Mol, numbers: np.ndarray, conformers: np.ndarray) -> np.ndarray | str:
+    """Place of every atom of the molecule in the record, as its first conformer that is one says.
+
+    Atoms usually stand in the molecule's own order, and are taken to where no conformer is solid: drawings, points, no numbers.
+    """
     identity = np.arange(len(numbers))
-    wanted = numbers_of(mol)
-    if len(wanted) != len(numbers):
-        return f"{len(wanted)} atoms in the SMILES, {len(numbers)} in the record"
-    if xyz is None:
-        return identity if np.array_equal(wanted, numbers) else "elements differ, and there is no structure to match"
-    if np.array_equal(wanted, numbers) and verify(mol, numbers, xyz, identity) is None:
+    geometry, same = Geometry(mol), np.array_equal(numbers_of(mol), numbers)
+    solid = [xyz for xyz in conformers if np.isfinite(xyz).all() and (len(xyz) < 3 or (xyz[:, 2] != xyz[0, 2]).any())]
+    planar = [xyz for xyz in conformers if np.isfinite(xyz).all() and len(xyz) > 2 and (xyz[:, 2] == xyz[0, 2]).all()]
+    if same and any(geometry.problem(xyz) is None and verify(mol, numbers, xyz, identity) is None for xyz in solid + planar):
         return identity
-    return match_structure(mol, numbers, xyz)
+    reason = None
+    for xyz in solid:
+        order = match_structure(mol, numbers, xyz)
+        if not isinstance(order, str) and geometry.problem(xyz[order]) is None:
+            return order
+        reason = reason or (order if isinstance(order, str) else geometry.problem(xyz[order]))
+    if reason is None and same:
+        return identity
+    return reason or "elements differ, and there is no structure to match"
 
 
 def _named(asked: Sequence[LabelSpec], count: int, path: Path) -> Sequence[LabelSpec]:

@@ -133,6 +133,9 @@ def test_mismatch_is_a_failure_with_its_reason(qm9_sample):
     assert "do not match" in other.reason
     assert "coordinates" in source.parse(raws[0]._replace(positions="[[0,0,0]]")).reason
     assert isinstance(source.parse(raws[0]._replace(targets=["x"] * 12)), Failure)
+    for factor in ("1e300", "1e10"):
+        huge = source.parse(raws[0]._replace(positions=raws[0].positions.replace("1", factor)))
+        assert isinstance(huge, Failure)
 
 
 def test_wrong_input(tmp_path):

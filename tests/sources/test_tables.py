@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 from rdkit import Chem
-from rdkit.Chem import rdDistGeom
+from rdkit.Chem import rdDepictor, rdDistGeom
 
 from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec
@@ -137,3 +137,65 @@ def test_sd_messages(tmp_path):
         sdf_source(path, ["homo"])
     path.write_text(path.read_text().replace(" C ", " Q?"))
     assert isinstance(parsed(sdf_source(path))[0], Failure)
+
+
+def moved(path, change):
+    """The SD file with the coordinates of every record changed."""
+    mols = list(Chem.SDMolSupplier(str(path), removeHs=False))
+    with Chem.SDWriter(str(path)) as writer:
+        for mol in mols:
+            for i, place in enumerate(change(mol.GetConformer().GetPositions()).tolist()):
+                mol.GetConformer().SetAtomPosition(i, place)
+            mol.GetConformer().Set3D(True)
+            writer.write(mol)
+    return path
+
+
+@pytest.mark.parametrize("hydrogens", [True, False])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("zero", np.zeros_like),
+        ("one point", lambda xyz: np.full_like(xyz, 2.5)),
+        ("bohr", lambda xyz: xyz / 0.529177),
+        ("ten times", lambda xyz: xyz * 10),
+        ("reordered", lambda xyz: np.roll(xyz, 1, axis=0)),
+        ("flat", lambda xyz: xyz * [1, 1, 0]),
+    ],
+)
+def test_sd_structures_that_cannot_be_are_left_out_with_a_note(tmp_path, name, change, hydrogens):
+    path = moved(sd_file(tmp_path / "a.sdf", [("CC(C)CO", {}), ("O", {}), ("CCc1ccncc1", {})]), change)
+    found = parsed(sdf_source(path, hydrogens=hydrogens))
+    for graph in found:
+        if name == "flat" and graph.num_atoms <= 3:  # water was flat before
+            continue
+        assert graph.coordinates is None
+        assert graph.note.startswith("no conformer: ")
+    assert [graph.num_atoms for graph in found] == ([15, 3, 17] if hydrogens else [5, 1, 8])
+
+
+def test_flat_molecules_of_sd_files_keep_their_structure(tmp_path):
+    """Whether the file calls them 3D or, with all hydrogens there, says nothing; drawings it may call what it likes."""
+
+    def flat(xyz):
+        turned = (xyz - xyz.mean(axis=0)) @ np.linalg.svd(xyz - xyz.mean(axis=0))[2].T
+        return turned * [1, 1, 0]
+
+    path = moved(sd_file(tmp_path / "a.sdf", [("c1ccccc1", {}), ("O", {}), ("OC=O", {})]), flat)
+    untagged = tmp_path / "b.sdf"
+    untagged.write_text(path.read_text().replace("          3D", "            "))
+    drawn = tmp_path / "c.sdf"
+    sd_file(drawn, [("c1ccccc1", {}), ("O", {}), ("OC=O", {})], mol_3d=False)
+    mols = list(Chem.SDMolSupplier(str(drawn), removeHs=False))
+    with Chem.SDWriter(str(drawn)) as writer:
+        for mol in mols:
+            rdDepictor.Compute2DCoords(mol)
+            writer.write(mol)
+    called_3d = tmp_path / "d.sdf"
+    called_3d.write_text(drawn.read_text().replace("          2D", "          3D"))
+    assert called_3d.read_text() != drawn.read_text()
+    for file, kept in ((path, True), (untagged, True), (drawn, False), (called_3d, False)):
+        for hydrogens in (True, False):
+            for graph in parsed(sdf_source(file, hydrogens=hydrogens)):
+                assert (graph.coordinates is not None) == kept, (file.name, graph.smiles)
+                assert (graph.note is None) == (file is not called_3d)

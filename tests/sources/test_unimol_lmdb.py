@@ -208,6 +208,48 @@ def test_shuffled_atoms_are_matched_and_foreign_ones_refused(tmp_path):
     assert third.note.startswith("no conformer:")
 
 
+@pytest.mark.parametrize("hydrogens", [True, False])
+def test_every_conformer_is_looked_at(tmp_path, hydrogens):
+    """Not only the first; one that is none costs itself, and is told of."""
+    whole = record("CC(C)C#N", 1.0, conformers=6, flat=False)
+    good = whole["coordinates"]
+    order = np.roll(np.arange(len(whole["atoms"])), 1)
+    broken = [good[0] * np.nan, good[1] / 0.529177, good[2][order], np.zeros_like(good[3]), good[4] * 1e30]
+    mixed, first, none = (dict(whole) for _ in range(3))
+    mixed["coordinates"] = [good[0], *broken, good[5]]
+    first["coordinates"] = [broken[0], good[1]]
+    none["coordinates"] = [broken[0], broken[3]]
+    source = open_source(write(tmp_path / "a.lmdb", [mixed, first, none]), hydrogens=hydrogens)
+    mixed, first, none = (source.parse(raw) for _, raw in source.rows(0))
+    np.testing.assert_array_equal(mixed.coordinates, np.stack([good[0], good[5]])[:, : mixed.num_atoms])
+    assert mixed.note.startswith("5 of 7 conformers left out; of number 2: a coordinate is not a number")
+    np.testing.assert_array_equal(first.coordinates, good[1][None, : first.num_atoms])
+    assert first.note.startswith("1 of 2 conformers left out")
+    assert none.coordinates is None
+    assert none.note.startswith("no conformer: a coordinate is not a number")
+
+
+def test_flat_molecules_keep_their_flat_conformers(tmp_path):
+    """Benzene and water in the plane z = 0 are structures; their drawings are none."""
+    from rdkit.Chem import rdDepictor
+
+    records = []
+    for smiles in ("c1ccccc1", "O"):
+        mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        rdDistGeom.EmbedMolecule(mol, randomSeed=1)
+        xyz = mol.GetConformer().GetPositions()
+        xyz = (xyz - xyz.mean(axis=0)) @ np.linalg.svd(xyz - xyz.mean(axis=0))[2].T
+        xyz[:, 2] = 0
+        rdDepictor.Compute2DCoords(mol)
+        drawn = mol.GetConformer().GetPositions()
+        item = {"smi": smiles, "target": 1.0, "atoms": [a.GetSymbol() for a in mol.GetAtoms()]}
+        records += [item | {"coordinates": [xyz]}, item | {"coordinates": [xyz, drawn]}, item | {"coordinates": [drawn]}]
+    source = open_source(write(tmp_path / "a.lmdb", records), hydrogens=True)
+    found = [source.parse(raw) for _, raw in source.rows(0)]
+    assert [0 if graph.coordinates is None else len(graph.coordinates) for graph in found] == [1, 1, 0] * 2
+    assert all("drawing" in graph.note for graph in found[2::3])
+
+
 def test_records_without_hydrogens(tmp_path):
     item = record("CC(C)C#N", 1.0)
     heavy = [i for i, symbol in enumerate(item["atoms"]) if symbol != "H"]
