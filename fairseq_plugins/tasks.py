@@ -31,6 +31,11 @@ from moleblend_fs.ops import dispatch
 
 logger = logging.getLogger(__name__)
 
+ROUNDING = 1e-13
+"""Standard deviation, relative to the largest value, below which values are equal but for rounding."""
+FARTHEST = 1e15
+"""Standard deviations from the mean whose square still fits into float32."""
+
 
 @dataclass
 class StoreTaskConfig(FairseqDataclass):
@@ -297,7 +302,19 @@ class FinetuningTask(StoreTask):
         if of_label is None:
             label = self.store.manifest.labels[column].name
             raise UserError(f"label {label!r} has no value in the training split ({self.cfg.train_subset}) of {self.store.path}")
-        return of_label.mean, of_label.std if of_label.std > 0 else 1.0
+        scale = of_label.std if of_label.std > ROUNDING * max(abs(of_label.min), abs(of_label.max)) else 1.0
+        if not self.cfg.disable_validation:
+            self._check_range(column, of_label.mean, scale)
+        return of_label.mean, scale
+
+    def _check_range(self, column: int, mean: float, scale: float) -> None:
+        """Validation values must be finite when they are scaled and squared in float32; UserError names the label."""
+        found = subsets.statistics(self.store, self.cfg.valid_subset, column)
+        if found is not None and (far := max(abs(found.min - mean), abs(found.max - mean)) / scale) > FARTHEST:
+            raise UserError(
+                f"label {self.store.manifest.labels[column].name!r} of the validation split lies {far:.3g} standard deviations from the "
+                f"mean of the training split ({mean:.6g}, {scale:.3g}): a value is wrong, or in another unit"
+            )
 
     def label_columns(self) -> list[int]:
         return self.columns

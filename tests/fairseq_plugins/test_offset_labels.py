@@ -19,8 +19,8 @@ def finetuned(folder, offset: float, scale: float):
     store = write_labelled(folder / "store", rows, {"y": "regression"})
     run = train(store.path, folder / "run", *FINETUNE, *SMALL, *NO_DROPOUT, *ADAM, "--batch-size", "8", "--max-epoch", "2")
     assert run.code == 0, run.output
-    predicted = Runner().properties(load(folder / "run" / "checkpoint_last.pt"), store, np.arange(len(store)))
-    return store, run, predicted
+    parts = Runner().properties(load(folder / "run" / "checkpoint_last.pt"), store, np.arange(len(store)))
+    return store, run, np.concatenate([part.values for part in parts])
 
 
 def test_an_offset_and_a_scale_change_nothing_but_the_units(tmp_path):
@@ -50,3 +50,11 @@ def test_statistics_of_equal_values_have_no_spread():
 
     (found,) = label_statistics(np.full((7, 1), 0.1))
     assert (found.mean, found.std) == (0.1, 0.0)
+
+
+def test_values_of_another_unit_in_validation_are_told(tmp_path):
+    rows = [(smiles, "valid" if i % 3 == 2 else "train", [1e30 if i == 2 else i * 1e-3]) for i, smiles in enumerate(ORDINARY)]
+    store = write_labelled(tmp_path / "store", rows, {"y": "regression"})
+    run = train(store.path, tmp_path / "run", *FINETUNE, *SMALL, *ADAM, "--batch-size", "8", "--max-epoch", "1")
+    assert run.code == 2
+    assert "label 'y' of the validation split lies" in run.output
