@@ -217,7 +217,7 @@ def _is_measure(text: str) -> bool:
 
 def _is_continuous(texts: Iterable[str]) -> bool:
     """Whether there is a number that is no integer, or more than `FEW` different ones other than 0 and 1."""
-    numbers = {float(text) for text in texts if _is_measure(text)}
+    numbers = {float(text.strip()) for text in texts if _is_measure(text)}
     return len(numbers) > FEW or any(not number.is_integer() for number in numbers)
 
 
