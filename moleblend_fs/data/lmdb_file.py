@@ -154,7 +154,8 @@ class LmdbFile:
         """A page, the offsets of its nodes, where they begin, and whether it is a leaf."""
         if not 2 <= number <= self.last_page:
             raise self.damaged(f"page {number} of {self.last_page + 1}")
-        self._mark(number, 1)
+        if self._seen is not None:
+            self._mark(number, 1)
         content = self._read(number * self.page_size, self.page_size)
         own_number, _, flags, lower, upper = PAGE_HEADER.unpack_from(content)
         kind = flags & (BRANCH | LEAF | OVERFLOW | META)
@@ -195,7 +196,8 @@ class LmdbFile:
         pages = -(-(16 + size) // self.page_size)
         if not 2 <= number <= self.last_page + 1 - pages:
             raise self.damaged(f"{size:,} bytes from page {number} on")
-        self._mark(number, pages)
+        if self._seen is not None:
+            self._mark(number, pages)
         content = self._read(number * self.page_size, 16 + size)
         own_number, _, kind, *_ = PAGE_HEADER.unpack_from(content)
         if own_number != number or not kind & OVERFLOW or int.from_bytes(content[12:16], "little") < pages:
@@ -230,7 +232,10 @@ class LmdbFile:
         content, offsets, upper, leaf = self._raw(number)
         if not leaf:
             raise self.damaged(f"page {number} is no leaf")
-        place = bisect.bisect_left(offsets, key, key=lambda offset: self._node(content, number, offset, upper, True).key)
+        # Keys that reach out of the page are cut at its end; the node that is found is looked at in full.
+        place = bisect.bisect_left(
+            offsets, key, key=lambda at: content[at + 8 : at + 8 + int.from_bytes(content[at + 6 : at + 8], "little")]
+        )
         if place == len(offsets):
             return None
         node = self._node(content, number, offsets[place], upper, True)
@@ -287,7 +292,7 @@ class LmdbFile:
 
     def _mark(self, number: int, pages: int) -> None:
         """Note that pages are used; an error if they are used already."""
-        if self._seen is not None:
-            if not 2 <= number <= self.last_page + 1 - pages or any(self._seen[number : number + pages]):
-                raise self.damaged(f"page {number} is used twice")
-            self._seen[number : number + pages] = b"\1" * pages
+        assert self._seen is not None
+        if not 2 <= number <= self.last_page + 1 - pages or any(self._seen[number : number + pages]):
+            raise self.damaged(f"page {number} is used twice")
+        self._seen[number : number + pages] = b"\1" * pages

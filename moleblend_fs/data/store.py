@@ -102,13 +102,13 @@ class Store:
     def records(self, indices: Iterable[int]) -> list[bytes]:
         """Bytes of several molecules, in the order asked for."""
         path = self.path / RECORDS
-        get = _reader(path).get
+        get, place = _reader(path).get, f"{path}, molecule "
         result: list[bytes] = []
         for index in map(int, indices):
             value = get(key(index)) if 0 <= index < len(self) else None
             if value is None:
                 raise UserError(f"{self.path}: no molecule {index}; the store has {len(self)}")
-            result.append(StoredRecord.at(f"{path}, molecule {index}", value))
+            result.append(StoredRecord.at(place + str(index), value))
         return result
 
     @cached_property

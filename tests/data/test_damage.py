@@ -41,8 +41,8 @@ def whole(tmp_path_factory):
     """A store, a half-made one, and two shards."""
     folder = tmp_path_factory.mktemp("whole")
     with StoreWriter(folder / "store", REQUEST) as writer:
-        writer.add(results(range(ROWS)), ROWS)
-        PLAN.finish(writer)
+        writer.add(results(range(ROWS)), ROWS, ROWS)
+        PLAN.finish(writer, ROWS, {})
     with StoreWriter(folder / "half", PLAN.request()) as writer:
         for start in range(0, 40, 10):
             writer.add(results(range(start, start + 10)), start + 10)
@@ -51,7 +51,7 @@ def whole(tmp_path_factory):
         with StoreWriter(shard.path(folder / "shards"), PLAN.request()) as writer:
             rows = [row for row in range(600) if shard.takes(row)]
             writer.add(((row, result) for row, result in results(rows)), 600)
-            finish_shard(writer, shard, PLAN, 600)
+            finish_shard(writer, shard, PLAN, 600, {})
     return folder
 
 
@@ -126,7 +126,7 @@ def test_damaged_halves_and_shards(whole, tmp_path):
             if kind == "half":
                 with StoreWriter(path / "s", PLAN.request()) as writer:
                     writer.add(results(range(40, ROWS)), ROWS)
-                    PLAN.finish(writer)
+                    PLAN.finish(writer, ROWS, {})
             else:
                 merge_shards(path / "s")
         except UserError as error:
@@ -267,7 +267,7 @@ writer.MAP_BYTES = 1 << 16
 with StoreWriter(sys.argv[1], {}) as store:
     for start in range(0, 600, 100):
         store.add(results(range(start, start + 100)), start + 100)
-    PLAN.finish(store)
+    PLAN.finish(store, 600, {})
 print(len(Store(sys.argv[1]).records(range(500))))
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "s")], capture_output=True, text=True)
