@@ -16,6 +16,8 @@ SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}
 """Bytes of each kind of number."""
 LONGEST_STRING = 1 << 16
 MAX_DIMENSIONS = 32
+LAST_CHARACTER, HALVES = 0x10FFFF, (0xD800, 0xDFFF)
+"""Unicode's last code, and the codes that stand for halves of characters and cannot be written."""
 
 
 class _Dtype(Special):
@@ -59,6 +61,10 @@ def array(content: Any, dtype: Any, shape: Any, order: Any = "C") -> np.ndarray:
     raw, size = as_bytes(content), dtype.real.itemsize
     if len(raw) != size * math.prod(shape) or not size:
         raise ValueError(f"{len(raw)} bytes for an array of shape {tuple(shape)} and dtype {dtype.real}")
+    if dtype.real.kind == "U":
+        codes = np.frombuffer(raw, np.dtype("u4").newbyteorder(dtype.real.byteorder))
+        if ((codes > LAST_CHARACTER) | ((codes >= HALVES[0]) & (codes <= HALVES[1]))).any():
+            raise ValueError("a string of characters that there are not")
     return np.frombuffer(raw, dtype.real).reshape(shape, order=order).copy(order=order)
 
 

@@ -120,6 +120,8 @@ class UniMolLmdb(Source):
             return Failure(input=raw.where, reason=str(error).removeprefix(f"{RECORD}: "))
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             return Failure(input=raw.where, reason=f"not one of Uni-Mol's records ({type(error).__name__}: {error})")
+        if conformers.shape == (len(numbers), 3):  # one conformer, not in a list
+            conformers = conformers[None]
         if conformers.shape[1:] != (len(numbers), 3):
             return Failure(input=str(smiles), reason=f"{len(numbers)} atoms, but coordinates of shape {conformers.shape}")
         mol = parse_smiles(str(smiles))

@@ -57,6 +57,7 @@ def kinds(value):
     "value",
     [
         RECORD,
+        np.array(["\u00e4\U0001f9ea", ""]).astype(">U2"),
         np.asfortranarray(np.arange(6, dtype=">i2").reshape(2, 3)),
         [np.array([[1, 0]], dtype=bool), np.zeros((0, 3)), np.float16(1), np.array(b"abc"), np.array(2.5)],
         {"s": frozenset({1}), "c": 2j, "b": bytearray(b"abc"), "z": [np.str_(""), np.bytes_(b"")]},
@@ -118,6 +119,8 @@ def attacks():
     yield "an endless integer", b"\x80\x02\x8b" + struct.pack("<i", 1 << 24) + b"\x7f" * (1 << 24) + b"."
     yield "many steps", b"\x80\x02" + b"N0" * 2_000_000 + b"N."
     yield "a string that cannot be written", b"\x80\x02X\x03\x00\x00\x00\xed\xa0\x80."
+    yield "an array of such strings", pickle.dumps(np.array(["\ud800"]))
+    yield "an array of no characters at all", pickle.dumps(np.array(["abcd"])).replace(b"a\0\0\0b\0\0\0", b"a\0\0\0b\0\0\x7f")
     yield "a function as data", b"\x80\x02]c_codecs\nencode\na."
     yield "nothing finished", b"\x80\x02cnumpy\nndarray\n."
     for function in (os.system, open, eval, getattr, __import__, np.load, collections.Counter, np.random.default_rng):

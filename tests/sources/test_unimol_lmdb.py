@@ -169,6 +169,13 @@ def test_atoms_in_many_forms(tmp_path, form):
     assert source.parse(next(source.rows(0))[1]).coordinates.shape == (2, 3, 3)
 
 
+def test_one_conformer_needs_no_list(tmp_path):
+    item = record("CCO", 0.5)
+    item["coordinates"] = item["coordinates"][0]
+    source = open_source(write(tmp_path / "a.lmdb", [item]))
+    assert source.parse(next(source.rows(0))[1]).coordinates.shape == (1, 3, 3)
+
+
 def test_an_entry_that_is_no_record_is_a_failure(tmp_path):
     path = write(tmp_path / "b.lmdb", [record("CCO", 1.5), b"1", 7], keys=[b"0", b"__len__", b"length"])
     source = open_source(path)
