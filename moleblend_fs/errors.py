@@ -2,7 +2,7 @@
 
 import re
 
-_IN_A_WORKER = re.compile(r"Caught \w+ in .*\n[\w.]*(?:UserError|Damaged): ", re.DOTALL)
+_IN_A_WORKER = re.compile(r"Caught \w+ in .*\nmoleblend_fs[\w.]*: ", re.DOTALL)
 """How torch's loader begins the message of an exception that it hands on from one of its processes: with a traceback."""
 
 

@@ -93,6 +93,7 @@ class Machine:
         self._stack: list[_Item] = []
         self._marked: list[list[_Item]] = []
         self._memo: dict[int, _Item] = {}
+        self._handed_on = 0
 
     def load(self, source: bytes | IO[bytes]) -> Any:
         """The pickle's value.
@@ -235,7 +236,14 @@ class Machine:
         arguments, function = self._pop(), self._pop()
         if not isinstance(function.value, Name) or function.value.call is None or not isinstance(arguments.value, tuple):
             raise Refused(f"a call of {getattr(function.value, 'name', type(function.value).__name__)}")
+        self._hand_on(arguments)
         self.push(function.value.call(*arguments.value), [arguments])
+
+    def _hand_on(self, item: _Item) -> None:
+        """Count what functions get: each may make as much of it, and may get the same part again and again."""
+        self._handed_on += item.weight
+        if self._handed_on > 4 * self._limits.values:
+            raise ValueError(f"more than {self._limits.values:,} values")
 
     def build(self, _: Any) -> None:
         state, item = self._pop(), self._stack[-1]
@@ -243,6 +251,7 @@ class Machine:
             raise Refused(f"a change of a {type(item.value).__name__}'s attributes")
         if item.sealed:
             raise ValueError("an object that changes after it was put into another")
+        self._hand_on(state)
         item.value = item.value.build(state.value)
         item.bare = isinstance(item.value, Special)
         self._take_in(item, [state])

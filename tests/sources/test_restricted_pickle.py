@@ -114,6 +114,10 @@ def attacks():
     yield "a hash bomb", laughs.replace(b"]", b")").replace(b"a", b"") + b"}h\x00K\x01s0."
     yield "a list in itself", b"\x80\x02]q\x00h\x00a."
     yield "a list in itself by a detour", b"\x80\x02]q\x00]q\x01h\x00ah\x00h\x01a."
+    dtype = b"cnumpy\ndtype\nU\x02u1\x89\x88\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    large = b"\x80\x05B\x00\x00\x40\x00" + bytes(1 << 22) + b"q\x00" + dtype + b"q\x01cnumpy.core.numeric\n_frombuffer\nq\x02"
+    again = b"h\x02(h\x00h\x01J\x00\x00\x40\x00\x85U\x01CtR"
+    yield "one string made into a thousand arrays", large + again * 1000 + b"0" * 1002 + b"."
     yield "a memo entry far out", b"\x80\x02K\x01r\xff\xff\xff\xff" + b"r\xfe\xff\xff\xff" + b"j\xf0\xff\xff\xff."
     yield "colliding keys", pickle.dumps(dict.fromkeys(i * (2**61 - 1) for i in range(1, 5000)))
     yield "an endless integer", b"\x80\x02\x8b" + struct.pack("<i", 1 << 24) + b"\x7f" * (1 << 24) + b"."
