@@ -18,7 +18,7 @@ SHORTEST_RATIO = 0.6
 FARTHEST = 1e6
 """Angstrom from the origin; beyond it, float32 does not tell a bond's length."""
 
-FLAT = 0.03
+FLAT = 0.01
 """Angstrom, root mean square; atoms nearer to one plane are flat."""
 DRAWN_DEVIATION = 0.065
 """Mean relative deviation of the bonds of a flat structure from what they should measure, above which it is a drawing. Among the flat

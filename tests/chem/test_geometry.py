@@ -62,7 +62,7 @@ DAMAGE = {
     "coincident": lambda xyz: np.where(np.arange(len(xyz))[:, None] == len(xyz) - 1, xyz[0] + 0.01, xyz),
     "exploded": lambda xyz: np.where(np.arange(len(xyz))[:, None] == 0, xyz + 50, xyz),
     "far off": lambda xyz: xyz + 1e8,
-    "squeezed": lambda xyz: xyz * [1, 1, 0.01],
+    "squeezed": lambda xyz: xyz * [1, 1, 0.003],
 }
 
 
