@@ -32,6 +32,8 @@ NO_PAGE = 2**64 - 1
 PAGE_HEADER, NODE_HEADER = struct.Struct("<QHHHH"), struct.Struct("<HHHH")
 TABLE, META_PAGE = struct.Struct("<IHHQQQQQ"), struct.Struct("<IIQQ48s48sQQ")
 DEEPEST = 32
+UNWRITTEN = 16
+"""Pages at the end of a file that may lack: LMDB does not write those that were taken and given back at once."""
 CACHED_BRANCHES = 1 << 14
 """Pages above the leaves that are kept: enough for ten million molecules."""
 
@@ -116,7 +118,7 @@ class LmdbFile:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({told(error)})") from error
         if len(content) != length:
-            raise self.damaged(f"it ends at byte {start + len(content):,}")
+            raise self.damaged(f"it ends at byte {start + len(content):,}: the file is cut short")
         return content
 
     def _read_meta(self) -> None:
@@ -137,7 +139,7 @@ class LmdbFile:
             raise Damaged(f"{self.path}: LMDB of format {version}, not {VERSION}; write it anew with LMDB 0.9")
         self.free, self.main = self._table(free, "the table of free pages"), self._table(main, "the main table")
         needed = (self.last_page + 1) * self.page_size
-        if size < needed:
+        if size < needed - UNWRITTEN * self.page_size:
             raise Damaged(f"{self.path}: {size:,} bytes of {needed:,}; the file is cut short, {self._mend}")
 
     def _table(self, content: bytes, what: str) -> Table:

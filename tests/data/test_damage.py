@@ -148,8 +148,22 @@ def test_tables_that_are_cut_are_told(whole, tmp_path, name):
     shutil.copytree(source, place)
     tables = place / TABLES if name == "half" else place / "1-of-2" / TABLES
     tables.write_bytes(tables.read_bytes()[: tables.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"work\.lmdb: .*the file is cut short, delete .* (to begin anew|and make it again)"):
+    with pytest.raises(UserError, match=r"work\.lmdb: .*the file is cut short.* delete .* (to begin anew|and make it again)"):
         merge_shards(tmp_path / "s") if name == "shards" else StoreWriter(tmp_path / "s", PLAN.request())
+
+
+def test_pages_that_lmdb_took_and_gave_back_may_lack_at_the_end(whole, tmp_path):
+    """But none that holds something."""
+    content = (whole / "half.partial" / TABLES).read_bytes()
+    for page in (0, 4096):  # the metas: last page, at 16 + 24 + 2 * 48
+        at = page + 16 + 24 + 96
+        content = content[:at] + (int.from_bytes(content[at : at + 8], "little") + 3).to_bytes(8, "little") + content[at + 8 :]
+    (tmp_path / "a.lmdb").write_bytes(content)
+    with LmdbFile(tmp_path / "a.lmdb") as file:
+        file.check()
+    (tmp_path / "a.lmdb").write_bytes(content[: -3 * 4096])
+    with LmdbFile(tmp_path / "a.lmdb") as file, pytest.raises(UserError, match=r"a\.lmdb: damaged \(it ends at byte .* cut short\)"):
+        file.check()
 
 
 def edited(whole, path, name, change):
