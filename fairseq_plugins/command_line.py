@@ -1,0 +1,101 @@
+"""What a fairseq-train command lacks, in one sentence: fairseq 0.12 ends in `RuntimeError()`, an assertion, or another task's error."""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fairseq import options
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
+
+from fairseq_plugins.compat import tell
+from fairseq_plugins.criterions import BlendThenPredict, PropertyPrediction
+from fairseq_plugins.model import FairseqMoleBlend
+from fairseq_plugins.tasks import FinetuningTask, PretrainingTask, StoreTask
+from moleblend_fs.errors import UserError
+from moleblend_fs.model.config import PRESETS
+
+CRITERIONS: dict[type, tuple[str, type]] = {
+    PretrainingTask: ("blend_then_predict", BlendThenPredict),
+    FinetuningTask: ("property_prediction", PropertyPrediction),
+}
+"""Task -> the criterion that it goes with."""
+SCHEDULES = {
+    "cosine": ("--max-update", "--lr-period-updates"),
+    "polynomial_decay": ("--total-num-update",),
+    "triangular": ("--max-lr",),
+    "tri_stage": ("--phase-ratio", "--warmup-steps", "--hold-steps", "--decay-steps"),
+}
+"""--lr-scheduler -> options of which it needs one."""
+
+_fairseq_parse = options.parse_args_and_arch
+
+
+def install() -> None:
+    """Look at a command before fairseq does, once."""
+    options.parse_args_and_arch = parse_args_and_arch
+
+
+@functools.wraps(_fairseq_parse)
+def parse_args_and_arch(
+    parser: argparse.ArgumentParser,
+    input_args: Sequence[str] | None = None,
+    *args: Any,
+    modify_parser: Callable[..., Any] | None = None,
+    **kw: Any,
+) -> Any:
+    """fairseq's, after `check`."""
+    words = list(sys.argv[1:] if input_args is None else input_args)
+    known, rest = parser.parse_known_args(words)
+    if hasattr(known, "arch") and hasattr(known, "criterion"):  # training, not one of fairseq's other commands
+        try:
+            check(known, rest)
+        except UserError as error:
+            tell(error)
+    return _fairseq_parse(parser, input_args, *args, modify_parser=modify_parser, **kw)
+
+
+def check(known: argparse.Namespace, rest: Sequence[str]) -> None:
+    """All that is missing or does not go together.
+
+    Args:
+        known: what fairseq's parser reads before it knows task, model and schedule.
+        rest: words that it does not know then.
+
+    Raises:
+        UserError: it names what to give.
+    """
+    task = TASK_REGISTRY.get(known.task)
+    if task is None or not issubclass(task, StoreTask):
+        raise UserError(
+            f"--task moleblend (pretraining, with --criterion {CRITERIONS[PretrainingTask][0]}) or --task moleblend_finetune "
+            f"(with --criterion {CRITERIONS[FinetuningTask][0]}) is needed{_but(known.task, 'translation')}"
+        )
+    problems = []
+    arch = ARCH_MODEL_REGISTRY.get(known.arch)
+    if arch is None or not issubclass(arch, FairseqMoleBlend):
+        names = ", ".join(f"moleblend_{size}" for size in PRESETS)
+        problems.append(f"--arch is needed, one of {names}{_but(known.arch, None)}; the one of the weights that are started from")
+    name, criterion = next(fitting for kind, fitting in CRITERIONS.items() if issubclass(task, kind))
+    if not issubclass(CRITERION_REGISTRY.get(known.criterion, object), criterion):
+        problems.append(f"--task {known.task} goes with --criterion {name}{_but(known.criterion, 'cross_entropy')}")
+    problems += _schedule(known, rest)
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def _schedule(known: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    needed = SCHEDULES.get(known.lr_scheduler, ())
+    given = {word.split("=")[0] for word in rest}
+    if not needed or given & set(needed) or (needed[0] == "--max-update" and known.max_update > 0):
+        return []
+    example = {"cosine": ": the number of updates of the whole run, from which the learning rate's way down is counted"}
+    return [f"--lr-scheduler {known.lr_scheduler} needs {' or '.join(needed)}{example.get(known.lr_scheduler, '')}"]
+
+
+def _but(given: str | None, default: str | None) -> str:
+    """What was given instead, if not fairseq's own default."""
+    return "" if given is None or given == default else f", not {given}"

@@ -1,0 +1,55 @@
+"""What a command lacks is told in one sentence that names the right values."""
+
+import pytest
+
+from tests.fairseq_plugins.runs import train, train_command
+
+STEP = ("--optimizer", "adam", "--lr", "1e-3", "--batch-size", "16", "--max-epoch", "1")
+TASK, ARCH, CRITERION = ("--task", "moleblend_finetune"), ("--arch", "moleblend_tiny"), ("--criterion", "property_prediction")
+ALL = (*TASK, *ARCH, *CRITERION, "--targets", "gap", "--max-update", "1")
+COSINE = ("--lr-scheduler", "cosine")
+WRONG = {
+    "no task": ((*ARCH, *CRITERION), ["--task moleblend (pretraining", "--task moleblend_finetune", "is needed"]),
+    "no task, with its options": ((*ARCH, *CRITERION, "--targets", "gap", "--inputs", "2d"), ["--task moleblend_finetune"]),
+    "another task": ((*ARCH, *CRITERION, "--task", "language_modeling"), ["--task moleblend_finetune", "not language_modeling"]),
+    "no arch": ((*TASK, *CRITERION), ["--arch is needed, one of moleblend_tiny, moleblend_small, moleblend_base"]),
+    "another arch": ((*TASK, *CRITERION, "--arch", "lstm"), ["--arch is needed", "moleblend_tiny", "not lstm"]),
+    "no criterion": ((*TASK, *ARCH), ["--task moleblend_finetune goes with --criterion property_prediction"]),
+    "pretraining's criterion": (
+        (*TASK, *ARCH, "--criterion", "blend_then_predict"),
+        ["--criterion property_prediction, not blend_then_predict"],
+    ),
+    "finetuning's criterion": (("--task", "moleblend", *ARCH, *CRITERION), ["--criterion blend_then_predict, not property_prediction"]),
+    "neither": (TASK, ["--arch is needed", "--criterion property_prediction"]),
+    "no end of cosine": ((*TASK, *ARCH, *CRITERION, *COSINE), ["--lr-scheduler cosine needs --max-update"]),
+    "no end of a polynomial": ((*ALL, "--lr-scheduler", "polynomial_decay"), ["polynomial_decay needs --total-num-update"]),
+    "no top of a triangle": ((*ALL, "--lr-scheduler", "triangular"), ["triangular needs --max-lr"]),
+    "no stages": ((*ALL, "--lr-scheduler", "tri_stage"), ["tri_stage needs --phase-ratio"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_missing(qm9_store, tmp_path, name):
+    options, parts = WRONG[name]
+    run = train(qm9_store.path, tmp_path, *STEP, *options)
+    assert run.code == 2
+    said = [line for line in run.output.splitlines() if "error: " in line]
+    assert len(said) == 1
+    assert said[0].startswith("moleblend: error: ")
+    for part in parts:
+        assert part in said[0]
+
+
+@pytest.mark.parametrize(
+    "schedule", [(*COSINE,), (*COSINE, "--max-update", "0", "--lr-period-updates=5"), ("--lr-scheduler", "inverse_sqrt")]
+)
+def test_what_is_there(qm9_store, tmp_path, schedule):
+    assert train(qm9_store.path, tmp_path, *STEP, *ALL, *schedule).code == 0
+
+
+@pytest.mark.slow
+def test_the_command_itself(qm9_store, tmp_path):
+    run = train_command(qm9_store.path, tmp_path, *STEP, *TASK)
+    assert run.code == 2
+    assert "Traceback" not in run.output
+    assert run.output.count("moleblend: error: ") == 1
