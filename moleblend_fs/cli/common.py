@@ -62,9 +62,11 @@ def molecules_of(store: Store, split: str | None) -> np.ndarray:
     """Indices of a split's molecules, in the store's order; of all molecules, by their rows in the source, without a split.
 
     Raises:
-        UserError: there is no such split, or it is empty.
+        UserError: there is no such split, or it is empty, or the file of rows or of a split is damaged.
     """
     if split is None:
+        for name in store.splits:
+            store.split(name)  # compares the rows of its molecules, which name lines of the output, with the manifest's hash
         return np.argsort(store.source_row, kind="stable")
     indices = np.asarray(store.split(split))
     if len(indices) == 0:
