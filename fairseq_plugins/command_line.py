@@ -12,17 +12,17 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 
 from fairseq_plugins.compat import tell
-from fairseq_plugins.criterions import BlendThenPredict, PropertyPrediction
+from fairseq_plugins.criterions import Pretraining, PropertyPrediction
 from fairseq_plugins.model import FairseqMoleBlend
 from fairseq_plugins.tasks import FinetuningTask, PretrainingTask, StoreTask
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS
 
 CRITERIONS: dict[type, tuple[str, type]] = {
-    PretrainingTask: ("blend_then_predict", BlendThenPredict),
+    PretrainingTask: ("blend_then_predict", Pretraining),
     FinetuningTask: ("property_prediction", PropertyPrediction),
 }
-"""Task -> the criterion that it goes with."""
+"""Task -> the name of the criterion that it goes with by default, and the class of all that it goes with."""
 SCHEDULES = {
     "cosine": ("--max-update", "--lr-period-updates"),
     "polynomial_decay": ("--total-num-update",),

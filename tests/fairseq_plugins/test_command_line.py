@@ -53,3 +53,7 @@ def test_the_command_itself(qm9_store, tmp_path):
     assert run.code == 2
     assert "Traceback" not in run.output
     assert run.output.count("moleblend: error: ") == 1
+
+
+def test_every_criterion_of_pretraining(qm9_store, tmp_path):
+    assert train(qm9_store.path, tmp_path, *STEP, "--task", "moleblend", "--criterion", "pretrain", *ARCH, "--max-update", "1").code == 0
