@@ -48,6 +48,27 @@ def test_a_signal_ends_training_after_a_checkpoint(store, tmp_path, number, opti
     assert all(sorted(molecules.elements()) == wanted for molecules in seen.values())
 
 
+def test_a_signal_to_a_run_of_one_process(store, tmp_path):
+    """Nobody else tells it: it must listen itself."""
+    words = arguments(store.path, tmp_path, (*QUIET, *ADAM, *ENDLESS))
+    process = subprocess.Popen(
+        [str(BIN / "fairseq-train"), *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if '"num_updates": "3"' in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        output = process.stdout.read()
+        assert process.wait(120) == 0, output[-3000:]
+    finally:
+        process.kill()
+    done = checkpoint(tmp_path)["optimizer_history"][-1]["num_updates"]
+    assert done >= 3
+    assert f"after {done} updates" in (tmp_path / "preempted").read_text()
+
+
 def test_a_signal_to_one_rank_during_validation(store, tmp_path):
     """One rank hears it, all stop; the exit code is the one asked for; the unfinished validation leaves no score."""
     options = (*ADAM, *ENDLESS, "--validate-interval-updates", "1", "--batch-size-valid", "1")

@@ -72,6 +72,21 @@ def test_contents_that_are_something_else_are_told(tmp_path, change, message):
         shards.read(str(tmp_path / "checkpoint_last.pt"), {**named, **(change if "a" not in change else {})}, SHAPES)
 
 
+GAPS = {
+    "a hole": [{"a": (0, 2), "b": (0, 5), "c": (0, 1)}, {"a": (3, 6)}],
+    "a late beginning": [{"a": (1, 6), "b": (0, 5), "c": (0, 1)}],
+    "an early end": [{"a": (0, 6), "b": (0, 4), "c": (0, 1)}],
+}
+
+
+@pytest.mark.parametrize("cuts", GAPS.values(), ids=GAPS)
+def test_parts_that_do_not_make_a_whole_are_refused(tmp_path, cuts):
+    """A file of another save under the right name: its parts would leave moments at 0."""
+    named = written(tmp_path, cuts)
+    with pytest.raises(UserError, match="moments of other parameters than this model's"):
+        shards.read(str(tmp_path / "checkpoint_last.pt"), named, SHAPES)
+
+
 def test_files_that_are_not_there_and_parameters_that_are_others(tmp_path):
     named = written(tmp_path, TWO)
     last = tmp_path / FOLDER / TAG / "1-of-2.pt"

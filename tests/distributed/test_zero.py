@@ -65,3 +65,13 @@ def test_bfloat16(store, start, plain, tmp_path, stage):
     assert ours_loss != theirs
     weight = checkpoint(tmp_path)["model"]["model.encoder.blocks.0.qkv.weight"]
     assert (weight != weight.bfloat16().float()).any(), "the checkpoint has the float32 weights"
+
+
+def test_weights_decay(store, start, plain, tmp_path):
+    """With a decay that takes 5 % of every weight in five updates; without it weights would be far off."""
+    options = (*UPDATES, *TWICE, "--max-update", "5", "--lr", "1e-3", "--weight-decay", "10")
+    theirs = run(store, tmp_path / "adam", *start, *ADAM, *options)
+    ours = run(store, tmp_path / "zero", *start, *zero(2), *options)
+    assert apart(checkpoint(ours.folder), checkpoint(theirs.folder)) <= 1e-6
+    without = run(store, tmp_path / "without", *start, *zero(2), *options, "--weight-decay", "0")
+    assert apart(checkpoint(without.folder), checkpoint(theirs.folder)) > 1e-3
