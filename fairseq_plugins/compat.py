@@ -26,7 +26,8 @@ from fairseq.logging import meters
 from omegaconf import DictConfig, open_dict
 from torch.distributed.constants import default_pg_timeout
 
-from fairseq_plugins import resuming, subsets
+from fairseq_plugins import console, places, resuming, subsets
+from fairseq_plugins.loading import allow_many_files, check_open_files, failed, is_of_loader
 from fairseq_plugins.memory import check_states
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
 from moleblend_fs.distributed import saving, shards, watchdog
@@ -51,6 +52,9 @@ def install() -> None:
     utils.clip_grad_norm_ = clip_grad_norm_
     checkpoint_utils.save_checkpoint = save_checkpoint
     checkpoint_utils.load_checkpoint = load_checkpoint
+    checkpoint_utils.verify_checkpoint_directory = lambda folder: places.make_folder("--save-dir", folder)
+    if os.path.basename(sys.argv[0]).startswith("fairseq-"):
+        console.hold_warnings()
     with contextlib.suppress(RuntimeError):  # it is registered already
         dist.register_rendezvous_handler(RENDEZVOUS, meet)
     # fairseq copies a new checkpoint to its other names byte by byte: killed meanwhile, it leaves half a checkpoint_last.pt.
@@ -74,17 +78,28 @@ def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **k
     """Run `main`, in each training process; a UserError becomes its message and exit code 2, a stop by a signal the exit code asked for."""
     preemption.listen()
     try:
+        with open_dict(cfg):
+            console.begin(cfg)
+        allow_many_files()
+        check_open_files(cfg.dataset.num_workers, held=cfg.dataset.data_buffer_size + 2 * max(cfg.optimization.update_freq))
         check_states(cfg)
         main(cfg, *args, **kwargs)
     except UserError as error:
         tell(error)
-    except RuntimeError:
+    except ConnectionError:
+        raise  # of other ranks
+    except OSError as error:
+        tell(places.of_system(error))
+    except RuntimeError as error:
+        if is_of_loader(error):
+            tell(failed(error))
         if watchdog.current is not None and (silent := watchdog.current.explain_failure()):
             print(f"moleblend: error: lost {silent}", file=sys.stderr, flush=True)
         raise
     finally:
         if watchdog.current is not None:
             watchdog.current.stop()
+        console.end()
     if preemption.exit_code():
         logging.shutdown()
         sys.exit(preemption.exit_code())
@@ -109,6 +124,8 @@ def mend(cfg: DictConfig) -> None:
         check_restore_file(cfg)
         accept_pair_limit(cfg)
         tidy_subsets(cfg)
+        console.check_save_interval(cfg, sys.argv)
+        places.check_places(cfg)
         load_on_all_ranks(cfg)
         infer_world(cfg)
         use_cpu_backends(cfg)

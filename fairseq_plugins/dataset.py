@@ -1,18 +1,17 @@
 """A split of a store as a fairseq dataset."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from fairseq.data import FairseqDataset, data_utils, iterators
 
+from fairseq_plugins.loading import Loader
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.batching import BatchBudget, make_batches, training_order
 from moleblend_fs.data.store import Store
 from moleblend_fs.distributed.position import pack, remaining, share, slots, unpack
-from moleblend_fs.distributed.preemption import blocked, only_parent_ends_me
 from moleblend_fs.errors import UserError
 
 
@@ -115,14 +114,6 @@ class BatchPlan:
         return max(1, int(min(limit for limit in limits if limit)))
 
 
-class Loader(torch.utils.data.DataLoader):
-    """A loader whose workers outlive a signal to their process group, so that the update in hand can be finished."""
-
-    def _get_iterator(self) -> Any:
-        with blocked() if self.num_workers else nullcontext():
-            return super()._get_iterator()
-
-
 class MoleculeIterator(iterators.EpochBatchIterator):
     """fairseq's epoch iterator, with its position kept in molecules: an interrupted epoch is finished on any number of
     processes, with any batches, and each molecule is seen once.
@@ -198,7 +189,6 @@ class MoleculeIterator(iterators.EpochBatchIterator):
                 num_workers=self.num_workers,
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=self.persistent_workers,
-                worker_init_fn=only_parent_ends_me,
                 # Ranks that were spawned would spawn their workers too, which import everything again.
                 multiprocessing_context="fork" if self.num_workers else None,
             )

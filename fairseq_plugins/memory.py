@@ -57,7 +57,7 @@ def check_memory(trainer: Any) -> None:
     setup = replace(setup_of(trainer.cfg, sum(sizes)), kernels=wants_triton("attention", trainer.device))
     memory = estimate(sizes, trainer.get_model().model.config, largest_batch(trainer.epoch_iterator), setup)
     said = judge_all(trainer.cfg, memory, setup, built=host_memory.resident() - _before_model)
-    if trainer.is_data_parallel_master:
+    if trainer.is_data_parallel_master and trainer.forecast.begun is None:  # once, not for every epoch
         logger.info("memory of each process, estimated: %s; %s", memory, said)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fairseq_plugins import resuming
 from fairseq_plugins.compat import empty_batches_first, loaded_state_through, without_unknown_meters
+from fairseq_plugins.console import Forecast
 from fairseq_plugins.memory import check_memory
 from fairseq_plugins.options import optimizer_name
 from fairseq_plugins.stats import DeferredStats
@@ -28,6 +29,7 @@ from moleblend_fs.data.torch_file import ADMITTED
 from moleblend_fs.distributed import saving, shards, watchdog
 from moleblend_fs.distributed.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
 from moleblend_fs.distributed.ledger import Ledger
+from moleblend_fs.distributed.position import slots
 from moleblend_fs.distributed.preemption import mark, preemption, unmark
 from moleblend_fs.distributed.shards import Shards
 from moleblend_fs.errors import UserError
@@ -82,6 +84,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         self.loaded_weights: dict[str, Tensor] | None = None
         self.asked_ranks: tuple[Tensor, torch.cuda.Event] | None = None
         self.epoch_iterator: Any = None
+        self.forecast = Forecast()
         self.validation_due = False
         self.differing: frozenset[str] = frozenset()
         self.ledger = Ledger.from_environment(self.data_parallel_rank)
@@ -108,6 +111,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
                 self.check_left_out()
         finally:
             criterion.end_update()
+        self._forecast()
         if self.ledger is not None:
             self.ledger.write(self.get_num_updates(), self.epoch_iterator.epoch, samples)
         if self.get_num_updates() != self.asked[0] and self.told_to_stop():
@@ -116,6 +120,19 @@ class MoleBlendTrainer(DeferredStats, Trainer):
                 self.cfg.optimization.max_update = self.get_num_updates()
                 self.cfg.dataset.disable_validation = True
         return output
+
+    def _forecast(self) -> None:
+        """Say how long it will take, on the first rank."""
+        if not self.is_data_parallel_master or self.epoch_iterator is None:
+            return
+        iterator, updates, (epochs, limit) = self.epoch_iterator, self.get_num_updates(), (self.cfg.optimization.max_epoch, self.asked[0])
+        of_epoch = math.ceil(len(iterator.frozen_batches) / iterator.update_batches)
+        last = limit or math.inf
+        if epochs:
+            done = math.ceil(iterator.iterations_in_epoch / slots(iterator.update_batches, iterator.num_shards))
+            last = min(last, updates + (epochs - iterator.epoch) * of_epoch + max(0, of_epoch - done))
+        named = f"{iterator.epoch} of {epochs}" if epochs else str(iterator.epoch)
+        self.forecast.after(updates, last, named, due=updates % self.cfg.common.log_interval == 0)
 
     def begin_valid_epoch(self, epoch: int) -> None:
         """Forget earlier validations: fairseq would keep their predictions for as long as the run lasts."""

@@ -163,35 +163,32 @@ def geometry(
         r_t = tl.permute(r, (0, 2, 1))
         d_left, d_right = tl.zeros((GROUP * TILE, M), tl.float32), tl.zeros((GROUP, TILE, M), tl.float32)
         share = tl.load(place_weight + place, mask=exists, other=0.0)
-        counts = share > 0.0  # 0 times NaN would be NaN
         zt, zz = tl.zeros((GROUP, TILE, TILE), tl.float32), tl.zeros((GROUP, TILE, TILE), tl.float32)
         tt = tl.zeros((GROUP, TILE, TILE), tl.float32)
         if OUTPUTS > 1:
             for c in range(OUTPUTS):
-                t = tl.load(target + place * OUTPUTS + c, mask=counts, other=0.0)
+                t = tl.load(target + place * OUTPUTS + c, mask=exists, other=0.0)
                 z, _ = _project(l, r_t, _load_form(weight, c, WIDTH, M).to(tl.float32), bias, c, GROUP, M, PRECISION)
                 zt, zz, tt = zt + z * t, zz + z * z, tt + t * t
         norm = tl.sqrt(zz)
         over_z, over_t = 1.0 / tl.maximum(norm, COSINE_EPS), 1.0 / tl.maximum(tl.sqrt(tt), COSINE_EPS)
         cosine = zt * over_z * over_t
         if OUTPUTS > 1:
-            loss_G += tl.sum(tl.sum(tl.where(counts, share * (1.0 - cosine), 0.0), 2), 1)
+            loss_G += tl.sum(tl.sum(share * (1.0 - cosine), 2), 1)
         if WITH_GRAD or OUTPUTS == 1:
             # d cos / dz = t / (|z| |t|) - cos z / |z|^2; where |z| is under its least value, as torch differentiates that.
             along = tl.where(norm > 0.0, cosine * over_z / tl.where(norm > 0.0, norm, 1.0), 0.0)
             for c in range(OUTPUTS):
                 form = _load_form(weight, c, WIDTH, M).to(tl.float32)
-                t = tl.load(target + place * OUTPUTS + c, mask=counts, other=0.0)
+                t = tl.load(target + place * OUTPUTS + c, mask=exists, other=0.0)
                 z, u = _project(l, r_t, form, bias, c, GROUP, M, PRECISION)
                 if OUTPUTS > 1:
                     dz = share * (along * z - t * over_z * over_t)
                 else:
                     off = z - t
                     near = tl.abs(off) < 1.0
-                    each = share * tl.where(near, 0.5 * off * off, tl.abs(off) - 0.5)
-                    loss_G += tl.sum(tl.sum(tl.where(counts, each, 0.0), 2), 1)
+                    loss_G += tl.sum(tl.sum(share * tl.where(near, 0.5 * off * off, tl.abs(off) - 0.5), 2), 1)
                     dz = share * tl.where(near, off, tl.where(off > 0.0, 1.0, -1.0))
-                dz = tl.where(counts, dz, 0.0)
                 if WITH_GRAD:
                     d_place = tl.program_id(0) * OUTPUTS + c
                     d_form, d_constant = _load_sums(d_weight, d_bias, d_place, M, GROUP)

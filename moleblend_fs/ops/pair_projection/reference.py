@@ -49,12 +49,11 @@ def pair_cross_entropy(left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bi
 def pair_cosine(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P3: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
-    """sum over pairs of weight * (1 - cos(z, target)), a scalar in float32 or wider; 0 for a weight of 0, whatever z and target are."""
+    """sum over pairs of weight * (1 - cos(z, target)), a scalar in float32 or wider."""
 
     def loss(z_p3: Tensor, place_p: Tensor) -> Tensor:
-        weight_p = weight_P.index_select(0, place_p)
-        z, target = _where_weighed(weight_p.unsqueeze(1), z_p3, target_P3.index_select(0, place_p))
-        return ((1 - F.cosine_similarity(z, target, dim=1)) * weight_p).sum()
+        cosine = F.cosine_similarity(z_p3, target_P3.index_select(0, place_p).to(z_p3.dtype), dim=1)
+        return ((1 - cosine) * weight_P.index_select(0, place_p)).sum()
 
     return _loss_sum(left_Am, right_Am, weight_Cmm, bias_C, layout, loss)
 
@@ -62,19 +61,13 @@ def pair_cosine(
 def pair_smooth_l1(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
-    """sum over pairs of weight * SmoothL1(z, target), a scalar in float32 or wider; 0 for a weight of 0, as above; C = 1."""
+    """sum over pairs of weight * SmoothL1(z, target), a scalar in float32 or wider; C = 1."""
 
     def loss(z_p1: Tensor, place_p: Tensor) -> Tensor:
-        weight_p = weight_P.index_select(0, place_p)
-        z, target = _where_weighed(weight_p, z_p1.squeeze(1), target_P.index_select(0, place_p))
-        return (F.smooth_l1_loss(z, target, reduction="none") * weight_p).sum()
+        target = target_P.index_select(0, place_p).to(z_p1.dtype)
+        return (F.smooth_l1_loss(z_p1.squeeze(1), target, reduction="none") * weight_P.index_select(0, place_p)).sum()
 
     return _loss_sum(left_Am, right_Am, weight_Cmm, bias_C, layout, loss)
-
-
-def _where_weighed(weight: Tensor, z: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """z and target, 0 where the weight is 0: 0 times NaN would be NaN, in the loss and in its gradient."""
-    return torch.where(weight > 0, z, 0), torch.where(weight > 0, target, 0).to(z.dtype)
 
 
 def _as_matrix(weight_Cmm: Tensor) -> Tensor:

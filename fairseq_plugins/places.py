@@ -1,0 +1,48 @@
+"""Where a run writes: looked at before anything else is done, so that what cannot be written is told in one sentence."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from moleblend_fs.distributed.preemption import check_marker
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import told
+
+
+def check_places(cfg: DictConfig) -> None:
+    """Make the folders of --save-dir, --tensorboard-logdir and --log-file; UserError names the one that cannot be written to."""
+    make_folder("--save-dir", cfg.checkpoint.save_dir)
+    check_marker(cfg.checkpoint.save_dir)
+    if cfg.common.tensorboard_logdir:
+        make_folder("--tensorboard-logdir", cfg.common.tensorboard_logdir)
+    if cfg.common.log_file:
+        path = Path(cfg.common.log_file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a"):
+                pass
+        except OSError as error:
+            raise cannot_write("--log-file", path, error) from error
+
+
+def make_folder(option: str, folder: str) -> None:
+    """Make a folder, and see that a file can be written there; fairseq does so with a file "dummy", which a user's own may be called."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        raise cannot_write(option, folder, error) from error
+
+
+def cannot_write(option: str, path: str | os.PathLike, error: OSError) -> UserError:
+    return UserError(f"{option} {os.fspath(path)}: cannot be written ({told(error)})")
+
+
+def of_system(error: OSError) -> UserError:
+    """An error of the system that nobody expected, in one sentence."""
+    named = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return UserError(": ".join([*named, told(error)]))
