@@ -23,8 +23,8 @@ needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is No
 ZERO = ("--optimizer", "deepspeed", "--clip-norm", "5", "--lr", "1e-3", "--zero-stage")
 
 
-def store_with(path: Path, value: float, split: str = "train") -> Store:
-    """20 molecules of training and 5 of validation with a label y; one has a coordinate and nothing else that is `value`."""
+def store_with(path: Path, value: float, split: str = "train", opposite: bool = False) -> Store:
+    """20 molecules of training and 5 of validation with a label y; one has a coordinate that is `value` (and one that is -`value`)."""
     rows = []
     for place in range(25):
         made = graph(ORDINARY[place % len(ORDINARY)], place, labels=[place % 5 - 2.0])
@@ -32,6 +32,8 @@ def store_with(path: Path, value: float, split: str = "train") -> Store:
         if place == SICK:
             assert made.coordinates is not None
             made.coordinates[0, 1, 2] = value
+            if opposite:
+                made.coordinates[0, 2, 2] = -value
             named = split
         rows.append((made, named))
     spec = (LabelSpec(name="y", unit="eV", kind="regression"),)
@@ -125,27 +127,17 @@ def test_numbers_that_are_read_late_name_the_same_update(sick, tmp_path, monkeyp
     assert not list((tmp_path / "late").glob("*.pt")), "numbers are read before anything is saved"
 
 
-def test_a_molecule_whose_input_is_finite_is_found_by_its_loss(sick, tmp_path, monkeypatch):
-    """Its targets are made so that its loss is infinite, which nothing in the store tells."""
-    healthy = store_with(tmp_path / "healthy", 0.5)
-    from fairseq_plugins.criterions import BlendThenPredict
-
-    prepare = BlendThenPredict.prepare
-
-    def spoilt(self, sample, device):
-        ready = prepare(self, sample, device)
-        weight = ready.targets.geometry_weight
-        of_sick = (ready.batch.molecule_id == SICK_ROW)[ready.layout.pair_molecule]
-        ready.targets = ready.targets._replace(geometry_weight=torch.where(of_sick, torch.inf, weight))
-        return ready
-
-    monkeypatch.setattr(BlendThenPredict, "prepare", spoilt)
-    run = train(healthy.path, tmp_path / "run", *PRETRAIN, *COMMON, *ADAM, "--batch-size", "20")
+def test_a_molecule_whose_input_is_finite_is_found_by_computing_parts_again(tmp_path):
+    """Two atoms whose coordinates and their squares are finite in float32, but not the square of their distance."""
+    far = 1.2e19
+    assert np.isfinite(np.float32(far) ** 2)
+    assert not np.isfinite(np.float32(2 * far) ** 2)
+    store = store_with(tmp_path / "store", far, opposite=True)
+    run = train(store.path, tmp_path / "run", *FINETUNE, "--inputs", "3d", *COMMON, *ADAM, "--batch-size", "20")
     named(
-        run,
-        "update 1: the displacement loss is",
-        f"molecule {SICK} (row {SICK_ROW} of its source): its loss is not finite; if they are sound",
+        run, "update 1: the ", f"molecule {SICK} (row {SICK_ROW} of its source): its ", "is not finite; if they are sound, a smaller --lr"
     )
+    assert run.output.count("of its source") == 1, "no other is named"
 
 
 def test_weights_that_are_not_finite_are_told(tmp_path):
