@@ -101,6 +101,7 @@ def graph_from_mol(
     measured: Chem.Mol | None = None,
     kept: np.ndarray | None = None,
     converged: int | None = None,
+    canonical_order: list[int] | None = None,
 ) -> MolecularGraph | Failure:
     """The graph of a sanitised molecule; atoms in the molecule's own order.
 
@@ -110,7 +111,7 @@ def graph_from_mol(
         labels: (labels,) with NaN where missing.
         measured: the molecule whose atoms `coordinates` are of, where that is another one: `mol` with its hydrogens.
         kept: (n,) which of its atoms are those of `mol`; by default the first.
-        smiles, scaffold, split, converged, note: kept as they are, see `MolecularGraph`.
+        smiles, scaffold, split, converged, canonical_order, note: kept as they are, see `MolecularGraph`.
 
     Returns:
         A failure for a molecule without atoms, or with more than `max_atoms`.
@@ -139,4 +140,5 @@ def graph_from_mol(
         key=molecule_key(mol),
         note=note,
         converged=converged,
+        canonical_order=canonical_order,
     )

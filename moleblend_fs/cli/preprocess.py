@@ -298,10 +298,17 @@ def _add_sdf(parser: argparse.ArgumentParser) -> None:
             build=_build(args),
             splitter=_splitter(args),
             split_item=args.split_column,
+            join=args.same_molecule == "conformers",
         )
 
     _common(parser, "SD file, perhaps packed (.gz, .xz, .bz2, .zip)", open_source)
     _add_labels(parser, "a data item")
+    parser.add_argument(
+        "--same-molecule",
+        choices=("conformers", "apart"),
+        default="conformers",
+        help="records of one molecule, wherever they stand: conformers of it, with the labels of the first, or molecules of their own",
+    )
     parser.add_argument("--split-column", metavar="NAME", help="data item that says train, valid or test")
     _add_hydrogens(parser, "none")
     _add_max_atoms(parser)

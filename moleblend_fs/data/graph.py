@@ -51,6 +51,8 @@ class MolecularGraph:
         split: the split that the source itself prescribes, or None.
         key: equal for equal molecules (see `chem.identity`), or None where that is not known.
         note: what else failures.csv should say of this row although it gave a molecule (e.g. "no conformer: ..."), or None.
+        canonical_order: (n,) the atoms in the order of `smiles`, where that is canonical and other rows with the same SMILES hold other
+            conformers of the molecule; else None.
         converged: conformers that are minima of the force field, where they were made with one; else None.
     """
 
@@ -67,6 +69,7 @@ class MolecularGraph:
     key: str | None = None
     note: str | None = None
     converged: int | None = None
+    canonical_order: list[int] | None = None
 
     @property
     def num_atoms(self) -> int:

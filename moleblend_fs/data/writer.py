@@ -3,16 +3,18 @@
 import csv
 import fcntl
 import hashlib
+import heapq
 import io
 import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +22,7 @@ import lmdb
 import numpy as np
 
 from moleblend_fs.data.accounting import RowCounts, split_notes
+from moleblend_fs.data.conformer_groups import JOINED, Groups, Structure, find_groups
 from moleblend_fs.data.duplicates import find_duplicates
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.left_behind import LeftBehind, refuse_foreign_folder, why_begin_anew
@@ -41,8 +44,7 @@ T = TypeVar("T")
 
 TABLES = "work.lmdb"
 TABLE_NAMES = (b"records", b"rows", b"failures")
-"""Molecule index -> record; molecule index -> [source row, split, scaffold, key, converged]; source row -> failure."""
-ABOUT = tuple[int, str | None, str | None, str | None, int | None]
+"""Molecule index -> record; molecule index -> what `_About` has but the record; source row -> failure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +56,34 @@ class EncodedMolecule:
     scaffold: str | None
     key: str | None = None
     converged: int | None = None
+    structure: Structure | None = None
 
     @classmethod
     def from_graph(cls, graph: MolecularGraph, source_row: int) -> "EncodedMolecule":
         """The source row becomes the molecule's id, which seeds its random draws wherever it is used."""
-        return cls(record=encode(graph, source_row), split=graph.split, scaffold=graph.scaffold, key=graph.key, converged=graph.converged)
+        structure = None
+        if graph.canonical_order is not None:
+            structure = Structure(name=graph.smiles, order=tuple(graph.canonical_order))
+        return cls(
+            record=encode(graph, source_row),
+            split=graph.split,
+            scaffold=graph.scaffold,
+            key=graph.key,
+            converged=graph.converged,
+            structure=structure,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _About:
+    """What the working tables hold of a molecule besides its record: its source row, and see `EncodedMolecule`."""
+
+    row: int
+    split: str | None
+    scaffold: str | None
+    key: str | None
+    converged: int | None
+    structure: Structure | None
 
 
 class StoreWriter:
@@ -166,7 +191,7 @@ class StoreWriter:
                 transaction.put(key(row), json.dumps(asdict(result)).encode(), db=self._failures)
                 failures += 1
             else:
-                about = json.dumps([row, result.split, result.scaffold, result.key, result.converged])
+                about = json.dumps({"row": row} | {name: value for name, value in asdict(result).items() if name != "record"})
                 transaction.put(key(molecules), result.record, db=self._records, append=True)
                 transaction.put(key(molecules), about.encode(), db=self._rows, append=True)
                 molecules += 1
@@ -201,11 +226,15 @@ class StoreWriter:
         """
         if self.molecules == 0:
             raise UserError(f"no molecule could be read ({self.failures} failures); see the reasons in {self._write_failures()}")
-        self._write_failures()
-        scan = self._copy_records()
-        rows, prescribed, scaffolds, keys, converged = self._about()
-        counts = self._row_counts(rows, source_rows, left_out or {})
-        splits = splitter(rows=rows, prescribed=prescribed, scaffolds=scaffolds, keys=keys)
+        about = self._about()
+        groups = find_groups([a.structure for a in about], [a.split for a in about])
+        scan = self._copy_records(groups, [a.structure for a in about], labels)
+        self._write_failures(groups.contradictions)
+        counts = self._row_counts(np.array([a.row for a in about]), len(groups.members), source_rows, left_out or {})
+        converged = [a.converged for a in about if a.converged is not None]
+        about = [about[index] for index in groups.first.tolist()]
+        rows, keys = np.array([a.row for a in about], dtype=np.int64), [a.key for a in about]
+        splits = splitter(rows=rows, prescribed=[a.split for a in about], scaffolds=[a.scaffold for a in about], keys=keys)
         np.save(self.partial / "num_atoms.npy", scan.num_atoms)
         np.save(self.partial / "source_row.npy", rows)
         for name, indices in splits.items():
@@ -214,10 +243,10 @@ class StoreWriter:
             source=source,
             options=options,
             inputs=inputs,
-            molecules=self.molecules,
-            failures=self.failures,
+            molecules=len(rows),
+            failures=self.failures + len(groups.contradictions),
             conformers=int(scan.conformers.sum()),
-            converged=converged,
+            converged=sum(converged) if converged else None,
             molecules_with_3d=int((scan.conformers > 0).sum()),
             labels=labels,
             split=splitter.describe(),
@@ -228,7 +257,7 @@ class StoreWriter:
             versions=versions,
             rows=counts,
             duplicates=find_duplicates(keys, splits, scan.labels, labels),
-            notes=(*notes, *split_notes(splitter, splits)),
+            notes=(*notes, *groups.note(labels), *split_notes(splitter, splits)),
         )
         manifest.save(self.partial / MANIFEST)
         self._environment.close()
@@ -252,17 +281,21 @@ class StoreWriter:
         (self.partial / "lock").unlink()
         os.rename(self.partial, self.path)
 
-    def _copy_records(self) -> "_Scan":
+    def _copy_records(self, groups: Groups, structures: list[Structure | None], specs: Sequence[LabelSpec]) -> "_Scan":
         """The record file as it will be read, without the working tables, and what the records say of themselves."""
         target = self.partial / RECORDS
         target.unlink(missing_ok=True)
-        num_atoms = np.zeros(self.molecules, dtype=np.uint16)
-        conformers = np.zeros(self.molecules, dtype=np.uint16)
+        num_atoms = np.zeros(len(groups.members), dtype=np.uint16)
+        conformers = np.zeros(len(groups.members), dtype=np.uint16)
         labels: list[np.ndarray] = []
         digest = hashlib.sha256()
         out = lmdb.open(os.fsencode(target), subdir=False, map_size=MAP_BYTES, lock=False, sync=False)
         with self._environment.begin(db=self._records) as transaction:
-            pairs = iter(transaction.cursor().iternext())
+
+            def record_of(member: int) -> bytes:
+                return transaction.get(key(member)) or b""
+
+            pairs = ((key(index), groups.join(group, record_of, structures, specs)) for index, group in enumerate(groups.members))
             while chunk := list(itertools.islice(pairs, COPY_CHUNK)):
                 write_growing(out, partial(_append, chunk))
                 for _, record in chunk:
@@ -275,31 +308,29 @@ class StoreWriter:
         out.close()
         return _Scan(num_atoms, conformers, np.stack(labels), digest.hexdigest())
 
-    def _row_counts(self, rows: np.ndarray, source_rows: int | None, left_out: dict[str, int]) -> RowCounts:
-        """Where all rows went; UserError if some are missing."""
+    def _row_counts(self, rows: np.ndarray, molecules: int, source_rows: int | None, left_out: dict[str, int]) -> RowCounts:
+        """Where all rows went, of which `rows` gave the molecules; UserError if some are missing."""
         with self._environment.begin(db=self._failures) as transaction:
             listed = {int.from_bytes(row) for row in transaction.cursor().iternext(keys=True, values=False)}
         failed = len(listed.difference(rows.tolist()))
         given = len(rows) + failed if source_rows is None else source_rows
-        counts = RowCounts(read=given + sum(left_out.values()), stored=len(rows), failed=failed, left_out=left_out)
+        elsewhere = left_out | ({JOINED: len(rows) - molecules} if molecules < len(rows) else {})
+        counts = RowCounts(read=given + sum(left_out.values()), stored=molecules, failed=failed, left_out=elsewhere)
         counts.check()
         return counts
 
-    def _about(self) -> tuple[np.ndarray, list[str | None], list[str | None], list[str | None], int | None]:
+    def _about(self) -> list[_About]:
         with LmdbFile(self.partial / TABLES, mend=f"delete {self.partial} to begin anew") as tables:
-            about = [_parse(tables, ABOUT, value) for _, value in tables.items(tables.table(b"rows"))]
-        row, split, scaffold, same, made = zip(*about, strict=True)
-        converged = [count for count in made if count is not None]
-        return np.array(row, dtype=np.int64), list(split), list(scaffold), list(same), sum(converged) if converged else None
+            return [_parse(tables, _About, value) for _, value in tables.items(tables.table(b"rows"))]
 
-    def _write_failures(self) -> Path:
+    def _write_failures(self, more: Sequence[tuple[int, Failure]] = ()) -> Path:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["row", "input", "reason"])
         with LmdbFile(self.partial / TABLES, mend=f"delete {self.partial} to begin anew") as tables:
-            for k, value in tables.items(tables.table(b"failures")):
-                failure = _parse(tables, Failure, value)
-                table.writerow([int.from_bytes(k), failure.input, failure.reason])
+            listed = ((int.from_bytes(k), _parse(tables, Failure, value)) for k, value in tables.items(tables.table(b"failures")))
+            for row, failure in heapq.merge(listed, sorted(more, key=itemgetter(0)), key=itemgetter(0)):
+                table.writerow([row, failure.input, failure.reason])
         write_atomically(self.partial / FAILURES, text.getvalue())
         return self.partial / FAILURES
 
@@ -326,11 +357,16 @@ def read_tables(tables: LmdbFile) -> Iterator[tuple[int, EncodedMolecule | Failu
     failures = ((int.from_bytes(name), _parse(tables, Failure, value)) for name, value in failed)
     waiting = next(failures, None)
     for (_, record), (_, about) in itertools.zip_longest(records, rows, fillvalue=(b"", b"")):
-        row, split, scaffold, same, converged = _parse(tables, ABOUT, about)
-        while waiting is not None and waiting[0] < row:
+        told: _About = _parse(tables, _About, about)
+        while waiting is not None and waiting[0] < told.row:
             yield waiting
             waiting = next(failures, None)
-        yield row, EncodedMolecule(record=record, split=split, scaffold=scaffold, key=same, converged=converged)
+        yield (
+            told.row,
+            EncodedMolecule(
+                record=record, split=told.split, scaffold=told.scaffold, key=told.key, converged=told.converged, structure=told.structure
+            ),
+        )
     while waiting is not None:
         yield waiting
         waiting = next(failures, None)

@@ -33,13 +33,24 @@ class SdfSource(Source):
     Args:
         path: SD file, perhaps packed.
         labels: data items to read as labels.
+        join: whether structures of one molecule become its conformers, wherever in the file they stand, or molecules of their own.
         split_item: data item with each record's split, or None.
         build: hydrogens and scaffold (the structures are the file's own; no conformers are made).
     """
 
     name = "sdf"
 
-    def __init__(self, path: Path, *, labels: Sequence[LabelSpec], build: BuildOptions, splitter: Splitter, split_item: str | None = None):
+    def __init__(
+        self,
+        path: Path,
+        *,
+        labels: Sequence[LabelSpec],
+        build: BuildOptions,
+        splitter: Splitter,
+        split_item: str | None = None,
+        join: bool = True,
+    ):
+        self._join = join
         self.path, self.build, self.splitter, self._split_item = path, build, splitter, split_item
         item_names(path)
         survey = ColumnSurvey(labels, path)
@@ -52,6 +63,7 @@ class SdfSource(Source):
 
     def options(self) -> dict[str, Any]:
         options = build_options(self.build) | {"labels": [asdict(label) for label in self.labels]}
+        options |= {"same molecule": "conformers" if self._join else "apart"}
         return options if self._split_item is None else options | {"split item": self._split_item}
 
     def rows(self, start: int) -> Iterator[tuple[int, SdfRow]]:
@@ -82,9 +94,12 @@ class SdfSource(Source):
             mol = Chem.AddHs(mol)
         elif xyz is not None and isinstance(full, Chem.Mol):
             xyz = xyz[:, places(mol, full)]
+        smiles = Chem.MolToSmiles(mol)
+        order = list(mol.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
         return graph_from_mol(
             mol,
-            smiles=Chem.MolToSmiles(mol),
+            smiles=smiles,
+            canonical_order=order if self._join and not (xyz is None and note is None) else None,
             labels=labels,
             coordinates=xyz,
             scaffold=scaffold_of(mol, self.build),
