@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 VARIABLE = "MOLEBLEND_MEMORY_CHECK"
 """Environment variable; 0 leaves the checks out."""
+GPU = "the GPU"
 _before_model = 0
 """Memory that this process had before its model was built."""
 
@@ -68,7 +69,7 @@ def judge_all(cfg: Any, memory: Memory, setup: Setup, built: int) -> str:
         built: bytes of it that this process has on the host already.
 
     Raises:
-        UserError: it cannot fit.
+        UserError: it cannot fit on the host.
     """
     left = left_on_host(cfg)
     if on_cpu(cfg):
@@ -77,11 +78,18 @@ def judge_all(cfg: Any, memory: Memory, setup: Setup, built: int) -> str:
         # What torch has reserved is this process's own, the model among it.
         device = torch.cuda.current_device()
         available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-        places = [(memory, available, "the GPU")]
+        places = [(memory, available, GPU)]
         if memory.host:
             places.append((memory._replace(peak=memory.host), left, "host memory"))
     for needed, available, where in places:
-        if (warning := judge(needed, available, setup, where)) is not None:
+        try:
+            warning = judge(needed, available, setup, where)
+        except UserError as error:
+            # The formula's factors were fitted on the CPU: what it says of a GPU is no reason to refuse.
+            if where != GPU:
+                raise
+            warning = str(error)
+        if warning is not None:
             logger.warning("%s: it may run out of memory", warning)
     return f"{places[0][2]} has {places[0][1] / GIB:.2f} GiB for it"
 

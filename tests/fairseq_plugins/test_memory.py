@@ -3,6 +3,8 @@
 import pytest
 
 from fairseq_plugins import memory
+from moleblend_fs.distributed.estimate import Memory, Setup
+from moleblend_fs.errors import UserError
 from tests.fairseq_plugins.runs import ADAM, BIN, PRETRAIN, SMALL, arguments, command, train
 
 OPTIONS = (*PRETRAIN, *SMALL, *ADAM, "--batch-size", "8", "--max-update", "1", "--disable-validation", "--no-save")
@@ -44,3 +46,18 @@ def test_a_model_that_cannot_be_built_is_refused_before_it_is(qm9_store, tmp_pat
     assert said in run.output
     assert "--batch-size" not in run.output, "smaller batches would not help"
     assert "choose a smaller --arch" in run.output or "or a smaller --arch" in run.output
+
+
+def test_on_a_gpu_what_cannot_fit_is_only_warned_of(monkeypatch, caplog):
+    """No GPU has confirmed the formula; what is kept in host memory (ZeRO-Offload) is refused as ever."""
+    monkeypatch.setattr(memory, "on_cpu", lambda cfg: False)
+    monkeypatch.setattr(memory, "left_on_host", lambda cfg: 2**30)
+    monkeypatch.setattr(memory.torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(memory.torch.cuda, "mem_get_info", lambda device: (2**30, 2**33))
+    monkeypatch.setattr(memory.torch.cuda, "memory_reserved", lambda device: 0)
+    needed = Memory(weights=2**30, gradients=2**30, optimizer=0, buffers=0, activations=0, host=0, peak=2**31)
+    assert "the GPU has 1.00 GiB" in memory.judge_all(None, needed, Setup(), built=0)
+    assert "training needs about 2.00 GiB" in caplog.text
+    assert "it may run out of memory" in caplog.text
+    with pytest.raises(UserError, match="host memory has 1.00 GiB"):
+        memory.judge_all(None, needed._replace(host=2**31), Setup(stage=1, offload=True), built=0)
