@@ -59,5 +59,5 @@ def test_on_a_gpu_what_cannot_fit_is_only_warned_of(monkeypatch, caplog):
     assert "the GPU has 1.00 GiB" in memory.judge_all(None, needed, Setup(), built=0)
     assert "training needs about 2.00 GiB" in caplog.text
     assert "it may run out of memory" in caplog.text
-    with pytest.raises(UserError, match="host memory has 1.00 GiB"):
+    with pytest.raises(UserError, match=r"host memory has 1\.00 GiB"):
         memory.judge_all(None, needed._replace(host=2**31), Setup(stage=1, offload=True), built=0)
