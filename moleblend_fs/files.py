@@ -25,8 +25,8 @@ HINTS = {
     errno.EISDIR: "name a file, not a folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EACCES: "choose a place that you may write to",
-    errno.EPERM: "choose a place that you may write to",
+    errno.EACCES: "you have no right to it",
+    errno.EPERM: "you have no right to it",
     errno.EROFS: "choose a place that can be written to",
 }
 NOT_OF_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)

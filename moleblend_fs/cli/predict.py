@@ -134,7 +134,8 @@ def write_predictions(
         table = Table(stream, about, failures, carried, whole=whole)
         table.write(parts)
         check_some_finite(table.not_finite, len(indices), "prediction", checkpoint)
-    return table.said(output)
+    left_out = {} if store.manifest.rows is None or not whole else store.manifest.rows.left_out
+    return table.said(output) + [f"{count} rows of the source have no line: {why}" for why, count in left_out.items() if count]
 
 
 def check_some_finite(bad: int, molecules: int, what: str, checkpoint: Checkpoint) -> None:

@@ -2,13 +2,14 @@
 
 import argparse
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moleblend_fs.cli.values import seed
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import resolved, write_atomically
+from moleblend_fs.files import is_stream, resolved, write_atomically
 
 if TYPE_CHECKING:
     from moleblend_fs.report.runs import Runs
@@ -40,11 +41,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--molecule needs a --store: none was found under the folder of runs")
     page = build(runs, title=args.title or resolved(args.runs).name, molecule=args.molecule, store=store, seed=args.seed)
     write_atomically(args.output, page)
-    if runs.evaluations:
-        print(as_text(*result_rows(runs.evaluations)) + "\n")
     for note in runs.notes:
         print(f"note: {note}", file=sys.stderr)
-    print(f"written: {args.output}")
+    with redirect_stdout(sys.stderr if is_stream(args.output) else sys.stdout):
+        if runs.evaluations:
+            print(as_text(*result_rows(runs.evaluations)) + "\n")
+        print(f"written: {args.output}")
     return 0
 
 

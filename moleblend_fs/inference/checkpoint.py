@@ -150,8 +150,10 @@ def check_fit(config: ModelConfig, finetuned: FinetunedFor | None, weights: Mapp
             raise ValueError(f"{name} is {tuple(value.shape)} {value.dtype}, but the model's is {tuple(shapes[name])}")
     if finetuned is not None:
         lists = (finetuned.targets, finetuned.kinds, finetuned.units, finetuned.mean, finetuned.std)
-        if {len(values) for values in lists} != {config.tasks} or not all(map(math.isfinite, finetuned.mean + finetuned.std)):
+        if {len(values) for values in lists} != {config.tasks}:
             raise ValueError(f"what it was finetuned for is not said of each of its {config.tasks} outputs")
+        if not all(map(math.isfinite, finetuned.mean + finetuned.std)):
+            raise ValueError("the mean or standard deviation that outputs are scaled by is no finite number")
 
 
 def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:

@@ -162,12 +162,8 @@ def property_head(checkpoint: Checkpoint) -> FinetunedFor:
 
 
 def check_weights(checkpoint: Checkpoint) -> None:
-    """UserError that names the weights, or scales of the targets, that are NaN or infinite."""
+    """UserError that names weights that are NaN or infinite."""
     bad = [(name, int((~torch.isfinite(value)).sum()), value.numel()) for name, value in checkpoint.weights.items()]
-    about = checkpoint.finetuned
-    for name in ("mean", "std") if about is not None else ():
-        scales = np.array(getattr(about, name), dtype=np.float64)
-        bad.append((f"the targets' {name}", int((~np.isfinite(scales)).sum()), scales.size))
     bad = [entry for entry in bad if entry[1]]
     if bad:
         name, count, size = bad[0]

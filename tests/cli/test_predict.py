@@ -78,7 +78,7 @@ def test_rows_of_a_table_come_out_as_they_went_in(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("kind", ["csv", "smiles", "sdf"])
-def test_the_sources_own_identifiers_are_carried(tmp_path, kind):
+def test_the_sources_own_identifiers_are_carried(tmp_path, capsys, kind):
     smiles = ("CCO", "not_a_smiles", "c1ccccc1", "CC(C)=O")
     path, names, options = tmp_path / f"in.{kind}", ["name"], []
     if kind == "csv":
@@ -95,6 +95,12 @@ def test_the_sources_own_identifiers_are_carried(tmp_path, kind):
     assert list(lines[0]) == ["row", "smiles", *names, "y (predicted)" if kind == "csv" else "y", "status"]
     assert [line[names[0]] for line in lines] == ["X0", "X1", "X2", "X3"]
     assert [line["status"] == "ok" for line in lines] == [True, False, True, True]
+    blank = {
+        "csv": "1 rows of the source have no line: blank\n",
+        "smiles": "2 rows of the source have no line: blank or comment\n",
+        "sdf": "",
+    }
+    assert blank[kind] in capsys.readouterr().err
     if kind == "csv":
         assert [line["remark"] for line in lines] == ["", "a, b", "c", "d"]
         assert [line["smiles (source)"] for line in lines] == list(smiles)
@@ -240,7 +246,7 @@ def test_weights_that_are_no_numbers_are_told(mixed, tmp_path, capsys, command, 
 
 def test_scales_that_are_no_numbers_are_told(mixed, tmp_path, capsys):
     assert main(["predict", str(untrained(tmp_path / "model", mean=float("nan"))), str(mixed.path), str(tmp_path / "out")]) == 2
-    assert "1 of 1 numbers in the targets' mean are NaN" in capsys.readouterr().err
+    assert "standard deviation that outputs are scaled by is no finite number" in capsys.readouterr().err
 
 
 def only_sodium(model) -> None:
