@@ -26,7 +26,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, is_stream, whole_file
 from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, load
 from moleblend_fs.inference.comparison import label_factors
-from moleblend_fs.inference.predict import Runner, check_structures, property_head
+from moleblend_fs.inference.predict import Runner, check_structures, loaders_told, property_head
 from moleblend_fs.objectives.finetuning import shared_kind
 from moleblend_fs.objectives.metrics import average, probability, scores
 
@@ -104,10 +104,11 @@ def predict(how: Runner, checkpoint: Checkpoint, store: Store, indices: np.ndarr
     """Predictions of all molecules; UserError that names those without a finite one, which would make every score wrong."""
     about = property_head(checkpoint)
     values, bad, from_2d = [], [np.zeros(0, np.int64)], 0
-    for part in how.properties(checkpoint, store, indices):
-        values.append(part.values)
-        bad.append(part.rows[part.not_finite()])
-        from_2d += int((~part.has_3d).sum()) if about.inputs == "2d+3d" else 0
+    with loaders_told():
+        for part in how.properties(checkpoint, store, indices):
+            values.append(part.values)
+            bad.append(part.rows[part.not_finite()])
+            from_2d += int((~part.has_3d).sum()) if about.inputs == "2d+3d" else 0
     if len(rows := np.concatenate(bad)):
         raise UserError(
             f"{checkpoint.about.get('file')}: the model's output is not finite for {len(rows)} of {len(indices)} molecules "

@@ -24,7 +24,7 @@ from moleblend_fs.data.store import FailedRow, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, whole_file
 from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, load
-from moleblend_fs.inference.predict import Predicted, Runner, property_head
+from moleblend_fs.inference.predict import Predicted, Runner, loaders_told, property_head
 from moleblend_fs.objectives.metrics import probability
 
 ROW, SMILES, STATUS = "row", "smiles", "status"
@@ -64,11 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
     inputs = arguments.embeddings or property_head(checkpoint).inputs
     compare_with_store(checkpoint, store, arguments, "embed" if arguments.embeddings else "predict", inputs=inputs)
     how = runner(arguments)
-    if arguments.embeddings is not None:
-        said = write_embeddings(arguments.output, how, checkpoint, store, indices, arguments.embeddings)
-    else:
-        carried = NOTHING_CARRIED if arguments.source is None else read_carried(arguments.source, store)
-        said = write_predictions(arguments.output, how, checkpoint, store, indices, carried, whole=arguments.split is None)
+    carried = NOTHING_CARRIED if arguments.source is None else read_carried(arguments.source, store)
+    with loaders_told():
+        if arguments.embeddings is not None:
+            said = write_embeddings(arguments.output, how, checkpoint, store, indices, arguments.embeddings)
+        else:
+            said = write_predictions(arguments.output, how, checkpoint, store, indices, carried, whole=arguments.split is None)
     for line in said:
         print(f"moleblend predict: {line}", file=sys.stderr)
     print(f"{len(indices)} molecules: {arguments.output}", file=sys.stderr if is_stream(arguments.output) else sys.stdout)

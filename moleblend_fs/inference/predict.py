@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -120,7 +121,7 @@ class Runner:
         return read_off(model(on_device, show_all(on_device, layout, inputs), layout), layout).double().cpu().numpy()
 
     def _load(self, source: "_Records") -> Iterator["_Read"]:
-        """What the loader gives, in the order of the batches; a loader process that fails or hangs is told."""
+        """What the loader gives, in the order of the batches."""
         check_open_files(self.workers)
         loader = DataLoader(
             source,
@@ -129,20 +130,26 @@ class Runner:
             num_workers=self.workers,
             timeout=LOADER_TIMEOUT if self.workers else 0,
         )
-        batches = iter(loader)
-        while True:
-            try:
-                read = next(batches)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError) as error:
-                if not self.workers:
-                    raise
-                reason = str(error).strip().splitlines()[-1]
-                raise UserError(f"a loader process failed ({reason}); fewer --workers need less memory, --workers 0 none") from error
+        for read in loader:
             if isinstance(read, Exception):
                 raise read
             yield read
+
+
+@contextmanager
+def loaders_told() -> Iterator[None]:
+    """A loader process that died or hangs is the user's to mend; torch raises where this process happens to be, not in the loader alone.
+
+    Raises:
+        UserError: in place of torch's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).strip().splitlines() or [""]
+        if not any(line.startswith(("DataLoader worker", "DataLoader timed out")) for line in said):
+            raise
+        raise UserError(f"a loader process failed ({said[-1].strip()}); fewer --workers need less memory, --workers 0 none") from error
 
 
 def _properties(outputs: Outputs, layout: Layout) -> Tensor:

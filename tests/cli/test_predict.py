@@ -1,6 +1,7 @@
 """`moleblend predict`: every row of the source has its line, and broken models and molecules without 3D are told."""
 
 import csv
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -18,8 +19,9 @@ from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.writer import EncodedMolecule, StoreWriter
+from moleblend_fs.errors import UserError
 from moleblend_fs.inference.checkpoint import load
-from moleblend_fs.inference.predict import Runner
+from moleblend_fs.inference.predict import Runner, loaders_told
 from tests.conftest import preprocessed
 from tests.inference.untrained import untrained
 from tests.model.molecules import AWKWARD, ORDINARY, graph
@@ -222,6 +224,23 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
         assert len(table(tmp_path / "out.csv")) == count
     smiles = 5000 * sys.getsizeof("C" * 30)
     assert peaks[6000] - peaks[1000] < smiles / 2, "not even the SMILES may be held, let alone the records"
+
+
+def test_a_loader_process_that_dies_is_told(mixed, tmp_path):
+    """torch raises its error in a signal's handler, wherever the process is then."""
+    checkpoint = load(untrained(tmp_path / "model"))
+
+    def run() -> None:
+        with loaders_told():
+            for part in Runner(workers=1, window=1).properties(checkpoint, mixed, np.arange(12)):
+                assert len(part.rows) == 1
+                for process in multiprocessing.active_children():
+                    process.kill()
+
+    with pytest.raises(UserError, match=r"a loader process failed \(.*\); fewer --workers need less memory, --workers 0 none"):
+        run()
+    with pytest.raises(RuntimeError, match="another"), loaders_told():
+        raise RuntimeError("another")
 
 
 def spoil(name: str, value: float):
