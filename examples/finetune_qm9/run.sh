@@ -2,8 +2,9 @@
 # Finetunes one QM9 target from 2D+3D input.
 #
 #   TARGET=gap            alpha gap homo lumo mu cv g298 h298 r2 u298 u0 zpve
+#   HYDROGENS=none        none: heavy atoms; explicit: as in the paper. Of the store and of the weights, see ../pretrain_qm9
 #   IN=qm9pack  STORE=runs/data/qm9
-#   PRETRAINED=runs/pretrain_qm9/checkpoint_best.pt      "none" trains from scratch
+#   PRETRAINED=runs/pretrain_qm9/checkpoint_best.pt      "none" trains from scratch; these three with _explicit for explicit hydrogens
 #   OUT=runs/finetune_qm9
 #   ARCH=small  INPUTS=2d+3d (2d, 3d or 2d+3d)
 #   UPDATES=2000  WARMUP=UPDATES/10  BATCH=128  LR=1e-4  SEED=1  WORKERS=2
@@ -13,9 +14,11 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 TARGET="${TARGET:-gap}"
 INPUTS="${INPUTS:-2d+3d}"
-STORE="${STORE:-runs/data/qm9}"
-PRETRAINED="${PRETRAINED:-runs/pretrain_qm9/checkpoint_best.pt}"
-OUT="${OUT:-runs/finetune_qm9}"
+HYDROGENS="${HYDROGENS:-none}"
+suffix="$([ "$HYDROGENS" = none ] || echo "_$HYDROGENS")"
+STORE="${STORE:-runs/data/qm9$suffix}"
+PRETRAINED="${PRETRAINED:-runs/pretrain_qm9$suffix/checkpoint_best.pt}"
+OUT="${OUT:-runs/finetune_qm9$suffix}"
 UPDATES="${UPDATES:-2000}"
 whole UPDATES
 paths STORE PRETRAINED OUT
@@ -27,7 +30,7 @@ if [ "$PRETRAINED" = none ]; then
 fi
 run="$OUT/${TARGET}_${INPUTS}_$variant"
 
-preprocess "$STORE" qm9 "${IN:-qm9pack}"
+preprocess "$STORE" qm9 "${IN:-qm9pack}" --hydrogens "$HYDROGENS"
 [ "${ONLY:-}" != store ] || exit 0
 train "$run" "$STORE" --task moleblend_finetune --criterion property_prediction --arch "moleblend_${ARCH:-small}" \
     --targets "$TARGET" --inputs "$INPUTS" --batch-size "${BATCH:-128}" --max-update "$UPDATES" \
