@@ -21,6 +21,7 @@ FLAG_HELP = (
     f"{', '.join(TOPICS)} (default: none, the message names what differs)"
 )
 HYDROGENS = {"explicit": "explicit hydrogens", "none": "heavy atoms only (--hydrogens none)"}
+GO_ON = "go on with the store, --targets and --inputs that it was trained with, or begin a new run with another --save-dir"
 STRUCTURES = {"DFT": "structures of DFT", "ETKDG": "structures of ETKDG", "file": "structures from a file", "none": "no structures"}
 
 
@@ -166,20 +167,19 @@ def _structures(then: TrainedOn, use: Use) -> list[Difference]:
 
 def _trained_molecules(then: TrainedOn, now: TrainedOn) -> list[Difference]:
     """Other molecules than the run trained on before."""
-    remedy = "go on with the store that it was trained on, or begin a new run with another --save-dir"
     result = []
     if then.records_sha256 != now.records_sha256:
         counts = f"{then.molecules} from {then.source} in training, {now.molecules} from {now.source} here"
         text = f"other molecules, labels or structures ({counts})"
-        result.append(Difference("records", text, remedy))
+        result.append(Difference("records", text, GO_ON))
     before, after = ({info.sha256 for info in each.trained_splits().values()} for each in (then, now))
     chose, chooses = then.choosing_split(), now.choosing_split()
     if before != after:
         text = f"another training split ({_split(then, then.train_subset)} in training, {_split(now, now.train_subset)} here)"
-        result.append(Difference("splits", text, remedy))
+        result.append(Difference("splits", text, GO_ON))
     elif chose is not None and chooses is not None and chose.sha256 != chooses.sha256:
         text = f"another validation split ({_split(then, then.valid_subset)} in training, {_split(now, now.valid_subset)} here)"
-        result.append(Difference("splits", text, remedy))
+        result.append(Difference("splits", text, GO_ON))
     return result
 
 
@@ -207,16 +207,15 @@ def _split(store: TrainedOn, names: str) -> str:
 
 def _run(then: FinetunedFor, now: FinetunedFor) -> list[Difference]:
     """Another task than before the stop."""
-    remedy = "go on with the same --targets and --inputs, or begin a new run with another --save-dir"
     result = []
     if then.targets != now.targets or then.kinds != now.kinds:
         text = f"other targets ({_targets(then)} in training, {_targets(now)} here)"
-        result.append(Difference("targets" if len(then.targets) == len(now.targets) else "", text, remedy))
+        result.append(Difference("targets" if len(then.targets) == len(now.targets) else "", text, GO_ON))
     elif then.units != now.units:
         text = f"other units ({', '.join(then.units)} in training, {', '.join(now.units)} here)"
-        result.append(Difference("units", text, remedy))
+        result.append(Difference("units", text, GO_ON))
     if then.inputs != now.inputs:
-        result.append(Difference("inputs", f"other inputs ({then.inputs} in training, {now.inputs} here)", remedy))
+        result.append(Difference("inputs", f"other inputs ({then.inputs} in training, {now.inputs} here)", GO_ON))
     return result
 
 
