@@ -87,6 +87,8 @@ def _rank(words: list[str], log: str, environment: dict[str, str]) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
+    for name in PRELOADED:  # in vain where the server of this process was started before, by somebody else, with other modules
+        importlib.import_module(name)
     import torch
 
     torch.set_num_threads(1)

@@ -144,7 +144,8 @@ def test_matrix_shows_the_draw_of_training(store):
 def test_cells_say_what_a_pair_shows():
     mol = Chem.MolFromSmiles("CC=O.[Na+]")
     xyz = np.array([[[0, 0, 0], [0, 0, 1.5], [3.0, 0, 4.0], [9, 9, 9]]])
-    graph = graph_from_mol(mol, smiles="CC=O.[Na+]", labels=np.zeros(0), coordinates=xyz)
+    graph = graph_from_mol(mol, smiles="CC=O.[Na+]", labels=np.zeros(0))
+    graph.coordinates = xyz.astype(np.float32)  # round distances, which no molecule has
     spd, edge, distance, nothing = (cell_texts(graph, np.full((4, 4), kind)) for kind in range(4))
     assert (spd[0][2], spd[0][3]) == ("2", "\u221e")
     assert (edge[0][2], edge[2][0], edge[0][3]) == ("\u2013=", "=\u2013", "")

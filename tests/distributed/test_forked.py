@@ -1,0 +1,28 @@
+"""Ranks that are forked from a server which somebody else started."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+SCRIPT = """
+import multiprocessing, sys
+from pathlib import Path
+from moleblend_fs.distributed import forked
+if __name__ == "__main__":
+    other = multiprocessing.get_context("forkserver").Process(target=print, args=("the server runs",))
+    other.start()
+    other.join()
+    words = ["/no/store", "--user-dir", sys.argv[1], "--task", "moleblend", "--criterion", "blend_then_predict", "--arch", "moleblend_tiny"]
+    started = forked.start([*words, "--batch-size", "2", "--cpu", "--save-dir", sys.argv[2]], ranks=1, logs=Path(sys.argv[2]))
+    print(started.wait(120), "no such store" in started.output())
+"""
+
+
+def test_ranks_know_our_tasks_whoever_started_the_server(tmp_path):
+    """One process has one server, with the modules that its first user asked for; preprocessing has one too."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = [sys.executable, str(tmp_path / "script.py"), str(Path(ROOT) / "moleblend_fs"), str(tmp_path / "logs")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=240)
+    assert done.stdout.splitlines()[-1:] == ["[2] True"], done.stdout + done.stderr
