@@ -10,6 +10,7 @@ import pytest
 
 from moleblend_fs.cli.train import USER_DIR, fairseq_train, with_user_dir
 from moleblend_fs.errors import UserError
+from moleblend_fs.inference.checkpoint import read_torch_file
 from tests.docs.blocks import ROOT, Block, blocks, pages
 from tests.docs.running import bash, check, really
 
@@ -184,8 +185,18 @@ def molecules(count: int, seed: int) -> list[str]:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """A reader's folder: what the clone holds, and small data under the names that the pages give them."""
-    path = tmp_path_factory.mktemp("reader")
+    """A reader's folder in which the commands run."""
+    return readers_folder(tmp_path_factory.mktemp("reader"))
+
+
+@pytest.fixture(scope="session")
+def unused(tmp_path_factory) -> Path:
+    """Another one, in which none has run."""
+    return readers_folder(tmp_path_factory.mktemp("unused"))
+
+
+def readers_folder(path: Path) -> Path:
+    """What the clone holds, and small data under the names that the pages give them."""
     for entry in ROOT.iterdir():
         if entry.name not in (".git", ".venv", "build", "runs"):
             (path / entry.name).symlink_to(entry)
@@ -241,20 +252,20 @@ def test_commands_run(page, folder):
 
 
 @pytest.mark.parametrize("page", dict.fromkeys(b.page for b in BLOCKS))
-def test_commands_that_are_not_run_would_be_understood(page, folder):
+def test_commands_that_are_not_run_would_be_understood(page, unused):
     for block in (b for b in BLOCKS if b.page == page):
         for command in block.commands():
             how = declared(block, command)
             if isinstance(how, Check):
-                assert check(replace_all(command, how.replaced), folder) >= 1
+                assert check(replace_all(command, how.replaced), unused) >= 1
 
 
 @pytest.mark.parametrize(
     "command", ["moleblend inspect x --no-such", f"./scripts/launch.sh S {PRETRAIN} --no-such 1", "UPDATE=3 ./examples/pretrain_qm9/run.sh"]
 )
-def test_a_wrong_option_or_setting_is_noticed(command, folder):
+def test_a_wrong_option_or_setting_is_noticed(command, unused):
     with pytest.raises((AssertionError, SystemExit)):
-        check(command, folder)
+        check(command, unused)
 
 
 def test_blocks_are_found(tmp_path):
@@ -298,6 +309,7 @@ def test_an_installed_wheel_trains_from_any_folder(qm9_store, tmp_path):
     shutil.rmtree(source)
     options = f"{PRETRAIN} --optimizer adam --lr 1e-3 --batch-size 64 --max-update 1 --num-workers 0"
     start = f"python -c 'import sys; from moleblend_fs.cli.main import main; sys.exit(main())' train '{qm9_store.path}' {options}"
-    out = bash(f"{start} --save-dir out --log-format json --log-file out/train.log 2>&1", tmp_path, PYTHONPATH=str(tmp_path / "installed"))
-    assert f"user_dir': '{tmp_path}/installed/moleblend_fs'" in out
-    assert (tmp_path / "out" / "checkpoint_last.pt").is_file()
+    bash(f"{start} --save-dir out --log-format json --log-file logs/train.log", tmp_path, PYTHONPATH=str(tmp_path / "installed"))
+    saved = read_torch_file(tmp_path / "out" / "checkpoint_last.pt")
+    assert saved["cfg"]["common"]["user_dir"] == str(tmp_path / "installed" / "moleblend_fs")
+    assert (tmp_path / "logs" / "train.log").is_file()
