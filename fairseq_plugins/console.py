@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 import fairseq_plugins.places as places
 import moleblend_fs
+from moleblend_fs.files import told
 
 DETAILS = "details.log"
 FORMAT = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
@@ -53,9 +54,13 @@ _undo: list[Any] = []
 
 
 class LogFile(logging.FileHandler):
-    """A log file whose failure ends the run, once: logging would print a traceback for every line."""
+    """A log file whose failure is told once, where logging would print a traceback for every line.
 
-    def __init__(self, path: str | os.PathLike, option: str):
+    Args:
+        option: that asked for the file: then the run ends. None: a warning, and the file ends there.
+    """
+
+    def __init__(self, path: str | os.PathLike, option: str | None = None):
         self.option = option
         self.failed = False
         super().__init__(path)
@@ -69,6 +74,8 @@ class LogFile(logging.FileHandler):
         if not isinstance(error, OSError):
             return super().handleError(record)
         self.failed = True
+        if self.option is None:
+            return logger.warning("%s ends here: %s", self.baseFilename, told(error))
         raise places.cannot_write(self.option, self.baseFilename, error) from error
 
     def close(self) -> None:
@@ -102,7 +109,7 @@ def begin(cfg: DictConfig) -> None:
             handler.addFilter(matters)
             _undo.append(lambda handler=handler: handler.removeFilter(matters))
     if first:
-        details = LogFile(Path(cfg.checkpoint.save_dir, DETAILS), "--save-dir")
+        details = LogFile(Path(cfg.checkpoint.save_dir, DETAILS))
         details.setFormatter(logging.Formatter(FORMAT, DATES))
         _attach(details, None, *(["py.warnings"] if _held in logging.getLogger("py.warnings").handlers else []))
         if not logging.getLogger("DeepSpeed").propagate:

@@ -78,6 +78,14 @@ def test_a_log_file_on_a_full_disk_ends_the_run(qm9_store, tmp_path, capsys):
     assert not list(tmp_path.glob("*.pt"))
 
 
+def test_details_that_cannot_be_written_are_no_reason_to_stop(qm9_store, tmp_path):
+    (tmp_path / console.DETAILS).symlink_to("/dev/full")
+    run = train(qm9_store.path, tmp_path, *COMMON, "--max-update", "1")
+    assert run.code == 0, run.output[-3000:]
+    assert run.output.count("details.log ends here: No space left on device") == 1
+    assert (tmp_path / "checkpoint_last.pt").exists()
+
+
 def test_a_users_file_called_dummy_outlives_the_start(qm9_store, tmp_path):
     """fairseq tries a folder with a file of that name, and removes it."""
     (tmp_path / "dummy").write_text("mine")
