@@ -47,6 +47,10 @@ def main(argv: list[str] | None = None) -> int:
         return told_and_ended(f"{name}: {where}{told(error)}")
     except MemoryError as error:
         return told_and_ended(f"{name}: out of memory{f' ({error})' if str(error) else ''}; free some, or raise the limit (ulimit -v)")
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("can't allocate memory", "out of memory")):  # torch's, of the CPU and of GPUs
+            raise
+        return told_and_ended(f"{name}: out of memory; free some, or use a smaller --max-tokens or fewer --workers")
     except KeyboardInterrupt:
         return told_and_ended(f"{name}: interrupted", code=130)
     return code
@@ -72,6 +76,10 @@ def run(argv: list[str]) -> int:
                 if (error.name or "").startswith("moleblend_fs"):
                     raise
                 raise UserError(f"needs the package {error.name}; pip install 'moleblend-fs[chem]'") from error
+            except ImportError as error:
+                raise UserError(
+                    f"a library cannot be loaded ({error}); is memory limited (ulimit -v), or the installation damaged?"
+                ) from error
             module.add_arguments(command)
             run_command = module.run
     arguments = parser.parse_args(argv)
