@@ -71,10 +71,21 @@ class Checkpoint:
 
     def build(self) -> MoleBlend:
         """The model in evaluation mode."""
-        objectives()  # their heads are known once they are imported
-        model = MoleBlend(self.config)
+        model = made(self.config)
         load_weights(model, self.weights, where=str(self.about.get("file", "checkpoint")), strict=True)
         return model.eval()
+
+
+def made(config: ModelConfig) -> MoleBlend:
+    """A model, with heads of any objective."""
+    objectives()  # their heads are known once they are imported
+    return MoleBlend(config)
+
+
+def shapes_of(config: ModelConfig) -> dict[str, torch.Size]:
+    """Shapes of a model's parameters, without allocating them."""
+    with torch.device("meta"):
+        return {name: value.shape for name, value in made(config).state_dict().items()}
 
 
 def check_architecture(here: ModelConfig, found: Checkpoint) -> None:
@@ -143,8 +154,7 @@ def check_fit(config: ModelConfig, finetuned: FinetunedFor | None, weights: Mapp
     """ValueError if a description is not that of the weights, before a model is made by it."""
     if config.layers > len(weights):
         raise ValueError(f"{config.layers} layers, but {len(weights)} weights")
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in MoleBlend(config).state_dict().items()}
+    shapes = shapes_of(config)
     for name, value in weights.items():
         if name in shapes and (shapes[name] != value.shape or not value.is_floating_point()):
             raise ValueError(f"{name} is {tuple(value.shape)} {value.dtype}, but the model's is {tuple(shapes[name])}")
@@ -206,7 +216,7 @@ def _convert(weights: Mapping[str, Tensor], where: str) -> Checkpoint:
     config = infer_config(weights)
     if config.layers > len(weights):
         raise UserError(f"{config.layers} layers, but {len(weights)} weights")
-    shapes = {name: value.shape for name, value in MoleBlend(config).state_dict().items()}
+    shapes = shapes_of(config)
     ours, leftover = convert_weights(weights, shapes, config)
     return Checkpoint(config=config, weights=ours, about={"file": where, "format": "reference release", "not_understood": leftover})
 
