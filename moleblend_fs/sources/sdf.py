@@ -122,7 +122,8 @@ def structure(mol: Chem.Mol, record: str) -> tuple[np.ndarray | None, str | None
     if conformer.Is3D():
         return check_conformers(mol, xyz)
     dimensions = (record.split("\n", 2)[1:2] or [""])[0][20:22].strip()
-    whole = mol.GetNumBonds() > 0 and not any(atom.GetTotalNumHs() for atom in mol.GetAtoms())
+    # Bonds to atoms without an element ("*", lists of elements) cannot be measured.
+    whole = mol.GetNumBonds() > 0 and all(atom.GetAtomicNum() and not atom.GetTotalNumHs() for atom in mol.GetAtoms())
     return (check_conformers(mol, xyz)[0] if whole and not dimensions else None), None
 
 

@@ -96,7 +96,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "23-nan-sdf": (sdf(rows=2, failed={0: ""}, with_3d=(1,)),),
     "24-v3000": (sdf(rows=3, with_3d=(0, 1, 2)),),
     "26-2d": (sdf(rows=3, with_3d=()),),
-    "27-query-atoms": (sdf(rows=3),),
+    "27-query-atoms": (sdf(rows=3, with_3d=()),),
     "28-sdf-labels": (
         sdf(*("in.sdf", "--label", "pIC50"), rows=7, failed={1: "not a number", 2: "bound"}, labels={0: (6.5,), 5: (4,), 6: (4,)}),
         sdf("colon.sdf", "--label", "logP:exp", rows=3, labels=dict.fromkeys(range(3), (1.5,))),
