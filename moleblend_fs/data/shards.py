@@ -209,7 +209,7 @@ def _read_infos(folder: Path) -> list[ShardInfo]:
     first = asdict(infos[0].plan)
     for index, info in enumerate(infos):
         other = asdict(info.plan)
-        if differing := [name for name in first if first[name] != other[name]]:
+        if differing := [name for name in first if first[name] != other[name] and name != "notes"]:  # which hold the path as it was given
             raise UserError(
                 f"{folder}: shards 0 and {index} have different {', '.join(differing)}; make them with one command and installation"
             )

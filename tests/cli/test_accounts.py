@@ -126,6 +126,16 @@ def test_shards_and_their_merge(tmp_path):
     assert of_manifest(tmp_path / "s") == expected
 
 
+def test_shards_made_from_another_path_to_the_same_file_are_one_store(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("smiles;y\nCCO;1.5\nCCN;2.5\n")
+    monkeypatch.chdir(tmp_path)
+    for index, path in enumerate(("a.csv", str(tmp_path / "a.csv"))):
+        assert main(["preprocess", "csv", path, "s", "--label", "y", "--no-progress", "--shard", f"{index}/2"]) == 0
+    assert main(["merge", "s"]) == 0
+    assert of_manifest(tmp_path / "s") == (2, 2, 0, 0)
+    assert "semicolons" in Manifest.load(tmp_path / "s" / "manifest.json").notes[0]
+
+
 def test_repeats_and_contradictions_are_told_by_preprocess_manifest_and_inspect(tmp_path, capsys):
     lines = ["smiles,y,active,part", "CCO,1.5,1,train", "OCC,2.5,0,test", "[CH3:1]CO,1.5,1,train", "CCN,1.5,1,train", "CCC,0.5,0,test"]
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
