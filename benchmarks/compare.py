@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import timing
 from benchmarks.harness import ROOT, Row, row
 from benchmarks.simulate import Links, Times, simulate
-from moleblend_fs.distributed.estimate import Setup
+from moleblend_fs.planning.estimate import Setup
 
 MODELS = {
     "small": ["--arch", "moleblend_small"],

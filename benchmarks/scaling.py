@@ -25,10 +25,10 @@ from benchmarks.harness import ROOT, Row, row
 from benchmarks.simulate import Links, simulate
 from benchmarks.sizes import TITLES, draw_sizes
 from benchmarks.step import step_flops
-from moleblend_fs.distributed.estimate import BUCKET, GIB, Batch, Setup, estimate, parameter_sizes, sent
-from moleblend_fs.distributed.estimate import traffic as predicted
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.objectives.blend_then_predict import BlendConfig
+from moleblend_fs.planning.estimate import BUCKET, GIB, Batch, Setup, estimate, parameter_sizes, sent
+from moleblend_fs.planning.estimate import traffic as predicted
 
 ADAM_BYTES = 2 + 4 + 4 + 28 + 2
 """A parameter's bytes in an update in half precision: its gradient read and written as float32, read for the norm; gradient, master and

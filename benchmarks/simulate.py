@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moleblend_fs.distributed.estimate import PERSISTENT, Setup
-from moleblend_fs.distributed.estimate import traffic as predicted
+from moleblend_fs.planning.estimate import PERSISTENT, Setup
+from moleblend_fs.planning.estimate import traffic as predicted
 
 PREFETCH = 50_000_000
 """Elements that ZeRO 3 gathers at once (stage3_prefetch_bucket_size)."""

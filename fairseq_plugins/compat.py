@@ -30,11 +30,12 @@ from fairseq_plugins import console, places, resuming, subsets
 from fairseq_plugins.loading import allow_many_files, check_open_files, failed, is_of_loader
 from fairseq_plugins.memory import check_states
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
-from moleblend_fs.distributed import saving, shards, watchdog
-from moleblend_fs.distributed.clipping import clip_grad_norm_
-from moleblend_fs.distributed.engine import STAGES, engine_config, require_deepspeed
-from moleblend_fs.distributed.preemption import SIGNALS, passing_on, preemption
+from moleblend_fs.checkpoint import whole_files, zero_moments
 from moleblend_fs.errors import UserError
+from moleblend_fs.runtime import watchdog
+from moleblend_fs.runtime.preemption import SIGNALS, passing_on, preemption
+from moleblend_fs.zero.clipping import clip_grad_norm_
+from moleblend_fs.zero.engine import STAGES, engine_config, require_deepspeed
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def install() -> None:
     with contextlib.suppress(RuntimeError):  # it is registered already
         dist.register_rendezvous_handler(RENDEZVOUS, meet)
     # fairseq copies a new checkpoint to its other names byte by byte: killed meanwhile, it leaves half a checkpoint_last.pt.
-    PathManager.copy = staticmethod(lambda source, target, overwrite=False: saving.copy(source, target))
+    PathManager.copy = staticmethod(lambda source, target, overwrite=False: whole_files.copy(source, target))
 
 
 def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> Any:
@@ -108,7 +109,7 @@ def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **k
 def tell(error: UserError) -> None:
     """Print a user's mistake (once, where all ranks make it together) and end the process."""
     logging.shutdown()
-    if not (isinstance(error, saving.SharedError) and dist.is_initialized() and dist.get_rank() > 0):
+    if not (isinstance(error, whole_files.SharedError) and dist.is_initialized() and dist.get_rank() > 0):
         print(f"moleblend: error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
@@ -316,9 +317,9 @@ def save_checkpoint(cfg: DictConfig, trainer: Any, epoch_itr: Any, val_loss: Any
         path = _fairseq_save_checkpoint(cfg, trainer, epoch_itr, val_loss)
     except UserError as error:
         failure = str(error)
-    saving.raise_on_all(failure)
+    whole_files.raise_on_all(failure)
     if trainer.is_data_parallel_master:
-        shards.remove_unnamed(cfg.save_dir)
+        zero_moments.remove_unnamed(cfg.save_dir)
     return path
 
 

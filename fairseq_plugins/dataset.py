@@ -11,8 +11,8 @@ from fairseq_plugins.loading import Loader
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.batching import BatchBudget, make_batches, training_order
 from moleblend_fs.data.store import Store
-from moleblend_fs.distributed.position import pack, remaining, share, slots, unpack
 from moleblend_fs.errors import UserError
+from moleblend_fs.runtime.epoch_position import pack, remaining, share, slots, unpack
 
 
 class StoreDataset(FairseqDataset):

@@ -11,11 +11,12 @@ from torch import Tensor
 from fairseq_plugins.optimizer import DeepSpeedOptimizer
 from fairseq_plugins.options import engine_options
 from fairseq_plugins.trainer import MoleBlendTrainer
-from moleblend_fs.distributed import partitions, shards
-from moleblend_fs.distributed.adam_state import AdamState
-from moleblend_fs.distributed.engine import EngineModel, build_engine, engine_config
-from moleblend_fs.distributed.shards import Shards
+from moleblend_fs.checkpoint import zero_moments
+from moleblend_fs.checkpoint.adam_state import AdamState
+from moleblend_fs.checkpoint.zero_moments import Shards
 from moleblend_fs.errors import UserError
+from moleblend_fs.zero import partitions
+from moleblend_fs.zero.engine import EngineModel, build_engine, engine_config
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class DeepSpeedTrainer(MoleBlendTrainer):
         self.gathered = partitions.gather_weights(self._model, zero)
         if not self.cfg.checkpoint.no_save_optimizer_state:
             pieces = partitions.moments(self._model, zero)
-            named = shards.write(self.cfg.checkpoint.save_dir, self.get_num_updates(), pieces)
+            named = zero_moments.write(self.cfg.checkpoint.save_dir, self.get_num_updates(), pieces)
             options = {key: value for key, value in zero.optimizer.param_groups[0].items() if key != "params"}
             loss_scale = float(zero.loss_scale) if self.cfg.common.fp16 else None
             self.named = {**named, "step": partitions.updates_done(zero), "options": options, "loss_scale": loss_scale}

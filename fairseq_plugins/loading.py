@@ -11,10 +11,10 @@ from torch.utils.data._utils import MP_STATUS_CHECK_INTERVAL
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.distributed.preemption import blocked, only_parent_ends_me
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
 from moleblend_fs.inference.predict import LOADER_TIMEOUT
+from moleblend_fs.runtime.preemption import blocked, only_parent_ends_me
 
 TENSORS = len(MoleculeBatch.__dataclass_fields__) + 1
 """Of a batch: each is an open file as long as the batch is held."""

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name, our_options
-from moleblend_fs.distributed import host_memory
-from moleblend_fs.distributed.engine import engine_config
-from moleblend_fs.distributed.estimate import BUCKET, GIB, LIVE, Batch, Memory, Setup, estimate, judge, parameter_sizes
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import HEADS, ModelConfig
 from moleblend_fs.ops.dispatch import wants_triton
+from moleblend_fs.planning.estimate import BUCKET, GIB, LIVE, Batch, Memory, Setup, estimate, judge, parameter_sizes
+from moleblend_fs.runtime import host_memory
+from moleblend_fs.zero.engine import engine_config
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from moleblend_fs.checkpoint.whole_files import SharedError
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.store import Store
-from moleblend_fs.distributed.saving import SharedError
 
 SHOWN = 5
 """Molecules that a message names, at most."""

@@ -12,8 +12,8 @@ from fairseq.optim.adam import Adam
 from omegaconf import II
 from torch import Tensor, nn
 
-from moleblend_fs.distributed.adam_state import GROUP_OPTIONS, AdamState
-from moleblend_fs.distributed.shards import Shards
+from moleblend_fs.checkpoint.adam_state import GROUP_OPTIONS, AdamState
+from moleblend_fs.checkpoint.zero_moments import Shards
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from fairseq.dataclass import ChoiceEnum
 from omegaconf import DictConfig
 
-from moleblend_fs.distributed.engine import EngineOptions
+from moleblend_fs.zero.engine import EngineOptions
 
 
 def on_cpu(cfg: DictConfig) -> bool:

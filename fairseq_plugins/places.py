@@ -6,9 +6,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from moleblend_fs.distributed.preemption import check_marker
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
+from moleblend_fs.runtime.preemption import check_marker
 
 
 def check_places(cfg: DictConfig) -> None:

@@ -13,7 +13,7 @@ from fairseq.logging import metrics
 from torch import Tensor
 
 from fairseq_plugins import nonfinite
-from moleblend_fs.distributed.saving import SharedError
+from moleblend_fs.checkpoint.whole_files import SharedError
 
 MOST_UNREAD = 1000
 """Updates whose numbers are kept unread, however long a log interval is."""

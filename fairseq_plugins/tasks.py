@@ -15,12 +15,12 @@ from fairseq_plugins import subsets
 from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
 from fairseq_plugins.options import fairseq_dataclass, our_options
 from fairseq_plugins.selection import check_metric, check_validation
+from moleblend_fs.checkpoint.read import FinetunedFor
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.batching import BatchBudget
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import FinetunedFor
 from moleblend_fs.inference.comparison import TOPICS, Purpose, Use, parse_allowed
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import MODALITIES

@@ -25,17 +25,18 @@ from fairseq_plugins.console import Forecast
 from fairseq_plugins.memory import check_memory
 from fairseq_plugins.options import optimizer_name
 from fairseq_plugins.stats import DeferredStats
+from moleblend_fs.checkpoint import read as checkpoint
+from moleblend_fs.checkpoint import whole_files, zero_moments
+from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
+from moleblend_fs.checkpoint.zero_moments import Shards
 from moleblend_fs.data.torch_file import ADMITTED
-from moleblend_fs.distributed import saving, shards, watchdog
-from moleblend_fs.distributed.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
-from moleblend_fs.distributed.ledger import Ledger
-from moleblend_fs.distributed.position import slots
-from moleblend_fs.distributed.preemption import mark, preemption, unmark
-from moleblend_fs.distributed.shards import Shards
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference import checkpoint
 from moleblend_fs.inference.comparison import Purpose, compare, shortened
 from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.runtime import watchdog
+from moleblend_fs.runtime.epoch_position import slots
+from moleblend_fs.runtime.molecules_seen import Ledger
+from moleblend_fs.runtime.preemption import mark, preemption, unmark
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +91,8 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         self.ledger = Ledger.from_environment(self.data_parallel_rank)
         if self.is_data_parallel_master:
             unmark(cfg.checkpoint.save_dir)
-            saving.remove_unfinished(cfg.checkpoint.save_dir)
-            shards.remove_unnamed(cfg.checkpoint.save_dir)
+            whole_files.remove_unfinished(cfg.checkpoint.save_dir)
+            zero_moments.remove_unnamed(cfg.checkpoint.save_dir)
 
     # Updates
 
@@ -202,7 +203,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
         watchdog.step(f"saving after update {self.get_num_updates()}")
         state = utils.move_to_cpu(self.state_dict())
         state["extra_state"].update(extra_state)
-        saving.save(state, filename)
+        whole_files.save(state, filename)
         logger.info("saved checkpoint %s", filename)
         return filename
 
@@ -307,7 +308,7 @@ class MoleBlendTrainer(DeferredStats, Trainer):
             if self.adam:
                 history["optimizer_name"] = self._optimizer_name()
                 shapes = shapes_of(self.get_model().named_parameters())
-                stored = shards.read(filename, content, shapes) if "shards" in content else from_table(content, shapes, filename)
+                stored = zero_moments.read(filename, content, shapes) if "shards" in content else from_table(content, shapes, filename)
                 state["last_optimizer_state"] = self._adam_for_this_run(stored)
         stored = state["extra_state"].get("update")
         if stored is not None and not self.cfg.checkpoint.reset_dataloader and stored["update_freq"] == self.update_freq:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moleblend_fs.checkpoint.read import Checkpoint
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
-from moleblend_fs.inference.checkpoint import Checkpoint
 from moleblend_fs.inference.comparison import FLAG, FLAG_HELP, Purpose, Use, compare, parse_allowed
 from moleblend_fs.inference.predict import Runner
 

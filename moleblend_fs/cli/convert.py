@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from moleblend_fs.checkpoint.read import CONFIG, WEIGHTS, load, save
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import CONFIG, WEIGHTS, load, save
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

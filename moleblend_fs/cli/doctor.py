@@ -11,9 +11,9 @@ import torch
 
 import moleblend_fs
 from moleblend_fs import __version__
-from moleblend_fs.distributed.preemption import EXIT_VARIABLE
-from moleblend_fs.distributed.watchdog import DEFAULT_TIMEOUT
 from moleblend_fs.ops import dispatch
+from moleblend_fs.runtime.preemption import EXIT_VARIABLE
+from moleblend_fs.runtime.watchdog import DEFAULT_TIMEOUT
 
 PACKAGES = {
     "torch": "training and inference",

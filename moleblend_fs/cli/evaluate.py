@@ -10,6 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load
 from moleblend_fs.cli.common import (
     add_comparison_argument,
     add_runner_arguments,
@@ -24,7 +25,6 @@ from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, is_stream, whole_file
-from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, load
 from moleblend_fs.inference.comparison import label_factors
 from moleblend_fs.inference.predict import Runner, check_structures, loaders_told, property_head
 from moleblend_fs.objectives.finetuning import shared_kind

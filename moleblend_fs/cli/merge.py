@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from moleblend_fs.cli.summary import print_summary
-from moleblend_fs.data.shards import merge_shards
+from moleblend_fs.data.store_parts import merge_shards
 from moleblend_fs.errors import UserError
 
 

@@ -11,6 +11,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load
 from moleblend_fs.cli.common import (
     add_comparison_argument,
     add_runner_arguments,
@@ -23,7 +24,6 @@ from moleblend_fs.cli.common import (
 from moleblend_fs.data.store import FailedRow, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, whole_file
-from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, load
 from moleblend_fs.inference.predict import Predicted, Runner, loaders_told, property_head
 from moleblend_fs.objectives.metrics import probability
 

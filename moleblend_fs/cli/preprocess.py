@@ -11,8 +11,8 @@ from moleblend_fs.chem.conformers import MAX_CONFORMERS, MINIMISATION_STEPS, Con
 from moleblend_fs.chem.featurize import MAX_ATOMS
 from moleblend_fs.cli.summary import print_summary
 from moleblend_fs.cli.values import seed
-from moleblend_fs.data.shards import ShardNumber
 from moleblend_fs.data.splits import Splitter
+from moleblend_fs.data.store_parts import ShardNumber
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources import moleculenet, pcqm4mv2, qm9, sdf, tables, unimol_lmdb
 from moleblend_fs.sources.base import Source

@@ -6,11 +6,11 @@ from typing import Literal
 
 import numpy as np
 
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.trained_on import UNKNOWN, TrainedOn
 from moleblend_fs.data.units import factor
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor
 
 Purpose = Literal["resume", "finetune", "evaluate", "predict", "embed"]
 TOPICS = ("hydrogens", "featurisation", "structures", "units", "records", "splits", "targets", "inputs")

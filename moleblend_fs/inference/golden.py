@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moleblend_fs.checkpoint.published import sources
+from moleblend_fs.checkpoint.read import convert, load_weights
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import MAX_SPD, UNREACHABLE, bond_class
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import convert, load_weights
 from moleblend_fs.model.moleblend import MoleBlend, Outputs
-from moleblend_fs.model.published import sources
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.objectives.blend_then_predict import LOSS_NAMES, BlendConfig, BlendThenPredict
 from moleblend_fs.objectives.loss import weighted_loss

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.batching import BatchBudget, make_batches
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
-from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor
 from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.shown import show_all
 from moleblend_fs.ops.layout import Layout

@@ -10,10 +10,10 @@ import pytest
 from benchmarks import timing, traffic
 from benchmarks.scaling import add_arguments, machine_of
 from benchmarks.simulate import COUNTS, Call, Links, exchanges, simulate
-from moleblend_fs.distributed.estimate import Setup, parameter_sizes
-from moleblend_fs.distributed.estimate import traffic as predicted
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.objectives.blend_then_predict import BlendConfig
+from moleblend_fs.planning.estimate import Setup, parameter_sizes
+from moleblend_fs.planning.estimate import traffic as predicted
 from tests.conftest import preprocessed
 from tests.distributed.conftest import needs_deepspeed
 

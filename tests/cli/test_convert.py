@@ -33,7 +33,7 @@ def test_reference_checkpoint(shared, tmp_path, capsys):
 
 
 def test_parameters_that_are_not_understood_are_named(shared, tmp_path, capsys):
-    from moleblend_fs.inference.checkpoint import read_torch_file
+    from moleblend_fs.checkpoint.read import read_torch_file
 
     content = read_torch_file(shared / "golden" / "reference_checkpoint.pt")
     weights = {**content["model"], "encoder.molecule_encoder.novelty.weight": torch.zeros(3)}

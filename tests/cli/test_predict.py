@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from moleblend_fs.checkpoint.read import load
 from moleblend_fs.cli.main import main
 from moleblend_fs.cli.predict import write_predictions
 from moleblend_fs.data.graph import Failure, LabelSpec
@@ -20,7 +21,6 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.writer import EncodedMolecule, StoreWriter
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import load
 from moleblend_fs.inference.predict import Runner, loaders_told
 from tests.conftest import preprocessed
 from tests.inference.untrained import untrained

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from moleblend_fs.inference.checkpoint import read_torch_file
+from moleblend_fs.checkpoint.read import read_torch_file
 from tests.cluster.conftest import CLUSTER, need_root
 from tests.cluster.test_two_hosts import left_over, said, start
 from tests.cluster.training import UPDATES, ZERO, losses_in, until, words

@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from moleblend_fs.distributed import forked
 from tests.cluster.conftest import need_root
 from tests.distributed.training import ADAM, QUIET, checkpoint, zero
 from tests.fairseq_plugins.runs import arguments
+from tests.support import forked_ranks
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def disk(tmp_path):
 def train(store, disk, logs, updates, *options):
     """Exit codes of two processes, and what both said."""
     words = arguments(store.path, disk, (*QUIET, *options, "--max-update", str(updates), "--save-interval-updates", "1"))
-    ranks = forked.start(words, ranks=2, logs=logs)
+    ranks = forked_ranks.start(words, ranks=2, logs=logs)
     try:
         codes = ranks.wait(120)
     finally:
@@ -79,4 +79,4 @@ def test_a_full_disk_leaves_the_last_checkpoint(optimizer, left, disk, qm9_store
 
 def updates(said):
     """Numbers of the updates that were made."""
-    return [int(line["num_updates"]) for line in forked.logged(said)]
+    return [int(line["num_updates"]) for line in forked_ranks.logged(said)]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from moleblend_fs.distributed.ledger import VARIABLE, seen_by_epoch
+from moleblend_fs.runtime.molecules_seen import VARIABLE, seen_by_epoch
 from tests.cluster.conftest import ENDED
 from tests.cluster.training import GENTLE, OPTIONS, PER_RANK, UPDATES, alone, losses_in
 

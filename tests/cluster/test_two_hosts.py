@@ -6,8 +6,8 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from moleblend_fs.distributed.ledger import VARIABLE, seen_by_epoch
-from moleblend_fs.inference.checkpoint import read_torch_file
+from moleblend_fs.checkpoint.read import read_torch_file
+from moleblend_fs.runtime.molecules_seen import VARIABLE, seen_by_epoch
 from tests.cluster.conftest import CLUSTER, ROOT, job_environment
 from tests.cluster.training import GENTLE, UPDATES, losses_in, until, words
 

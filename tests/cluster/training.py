@@ -4,7 +4,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from moleblend_fs.inference.checkpoint import read_torch_file
+from moleblend_fs.checkpoint.read import read_torch_file
 from moleblend_fs.report.runs import read_log
 from tests.fairseq_plugins.runs import NO_DROPOUT, PRETRAIN, SMALL, train
 

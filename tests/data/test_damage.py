@@ -15,9 +15,9 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.data.batch import collate
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.lmdb_file import LmdbFile
-from moleblend_fs.data.shards import ShardNumber, StorePlan, finish_shard, merge_shards
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import RECORDS, Store, forget
+from moleblend_fs.data.store_parts import ShardNumber, StorePlan, finish_shard, merge_shards
 from moleblend_fs.data.writer import TABLES, EncodedMolecule, StoreWriter
 from moleblend_fs.errors import UserError
 from tests.data.random_graphs import random_graph

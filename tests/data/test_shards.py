@@ -9,9 +9,9 @@ import pytest
 from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.cli.main import main
-from moleblend_fs.data.shards import SHARD_BLOCK, ShardNumber, merge_shards, shards_folder
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.store_parts import SHARD_BLOCK, ShardNumber, merge_shards, shards_folder
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.qm9 import open_qm9
 from moleblend_fs.sources.run import preprocess, preprocess_shard
@@ -121,7 +121,7 @@ def test_interrupted_shard_goes_on(qm9_sample, tmp_path, monkeypatch):
 
 
 def test_interrupted_merge_goes_on(tmp_path, monkeypatch):
-    from moleblend_fs.data import shards
+    from moleblend_fs.data import store_parts as shards
 
     monkeypatch.setattr(shards, "MERGE_CHUNK", 100)
     source = smiles_file(tmp_path / "a.smi", split="scaffold")

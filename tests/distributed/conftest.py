@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from moleblend_fs.checkpoint.read import Checkpoint, save
 from moleblend_fs.data.store import Store
-from moleblend_fs.inference.checkpoint import Checkpoint, save
 from moleblend_fs.model.config import HEADS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from tests.fairseq_plugins.conftest import write_store

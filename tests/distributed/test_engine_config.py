@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from moleblend_fs.distributed.engine import EngineOptions, engine_config
 from moleblend_fs.errors import UserError
+from moleblend_fs.zero.engine import EngineOptions, engine_config
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import BASE, zero
 from tests.fairseq_plugins.runs import train

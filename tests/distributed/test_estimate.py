@@ -7,13 +7,13 @@ import torch
 
 from benchmarks import traffic as measured_traffic
 from benchmarks.measure import peak_bytes
-from moleblend_fs.distributed.estimate import GIB, Batch, Setup, activation_bytes, estimate, judge, parameter_sizes, sent, traffic
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import show_all
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend, targets_of
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.planning.estimate import GIB, Batch, Setup, activation_bytes, estimate, judge, parameter_sizes, sent, traffic
 from tests.distributed.conftest import needs_deepspeed
 from tests.model.molecules import batch_of, graph
 

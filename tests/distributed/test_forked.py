@@ -9,13 +9,13 @@ from tests.conftest import ROOT
 SCRIPT = """
 import multiprocessing, sys
 from pathlib import Path
-from moleblend_fs.distributed import forked
+from tests.support import forked_ranks
 if __name__ == "__main__":
     other = multiprocessing.get_context("forkserver").Process(target=print, args=("the server runs",))
     other.start()
     other.join()
     words = ["/no/store", "--user-dir", sys.argv[1], "--task", "moleblend", "--criterion", "blend_then_predict", "--arch", "moleblend_tiny"]
-    started = forked.start([*words, "--batch-size", "2", "--cpu", "--save-dir", sys.argv[2]], ranks=1, logs=Path(sys.argv[2]))
+    started = forked_ranks.start([*words, "--batch-size", "2", "--cpu", "--save-dir", sys.argv[2]], ranks=1, logs=Path(sys.argv[2]))
     print(started.wait(120), "no such store" in started.output())
 """
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moleblend_fs.distributed import host_memory
+from moleblend_fs.runtime import host_memory
 
 GIB = 2**30
 VERSION_2 = "30 23 0:26 {inside} /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"

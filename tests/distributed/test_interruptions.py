@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from moleblend_fs.distributed import drill, forked
-from moleblend_fs.distributed.ledger import VARIABLE, read, seen_by_epoch
-from moleblend_fs.distributed.preemption import EXIT_VARIABLE
-from moleblend_fs.distributed.watchdog import EXIT_HUNG
+from moleblend_fs.runtime.molecules_seen import VARIABLE, read, seen_by_epoch
+from moleblend_fs.runtime.preemption import EXIT_VARIABLE
+from moleblend_fs.runtime.watchdog import EXIT_HUNG
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, BASE, QUIET, checkpoint, launch, run, zero
 from tests.fairseq_plugins.runs import BIN, arguments, command, environment
+from tests.support import drill, forked_ranks
 
 pytestmark = pytest.mark.slow
 ENDLESS = ("--max-update", "100000", "--num-workers", "1")
 
 
-def running(store, folder: Path, *options: str, updates: int = 3) -> forked.Ranks:
+def running(store, folder: Path, *options: str, updates: int = 3) -> forked_ranks.Ranks:
     """A run that has done some updates."""
     ranks = launch(store, folder, *options, ledger="ledger")
     assert drill.wait_until(lambda: len(read(folder / "ledger")) >= updates, ranks), ranks.output()[-3000:]
@@ -73,7 +73,7 @@ def test_a_signal_to_one_rank_during_validation(store, tmp_path):
     """One rank hears it, all stop; the exit code is the one asked for; the unfinished validation leaves no score."""
     options = (*ADAM, *ENDLESS, "--validate-interval-updates", "1", "--batch-size-valid", "1")
     words = arguments(store.path, tmp_path, (*BASE, *options))
-    ranks = forked.start(words, ranks=2, logs=tmp_path / "logs", environment={EXIT_VARIABLE: "85"})
+    ranks = forked_ranks.start(words, ranks=2, logs=tmp_path / "logs", environment={EXIT_VARIABLE: "85"})
     try:
         assert drill.wait_until(lambda: "begin validation" in ranks.output(), ranks), ranks.output()[-3000:]
         ranks.signal(signal.SIGTERM, ranks=[1])
@@ -107,7 +107,7 @@ def test_a_killed_rank_is_named(store, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adam", pytest.param("zero", marks=needs_deepspeed)])
 def test_kill_9_at_random_moments(store, tmp_path, optimizer):
-    """A short drill; `python -m moleblend_fs.distributed.drill` is the long one."""
+    """A short drill; `python -m tests.support.drill` is the long one."""
     options = ["--optimizer", "adam"] if optimizer == "adam" else list(zero(2))
     figures = drill.run(store.path, tmp_path, options, kills=4, ranks=[2, 1], updates=60, workers=1, seed=3)
     assert figures.passed, figures

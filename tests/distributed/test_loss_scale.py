@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from moleblend_fs.distributed.adam_state import AdamState
+from moleblend_fs.checkpoint.adam_state import AdamState
 from tests.distributed.conftest import needs_deepspeed
 
 pytestmark = needs_deepspeed

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend_fs.distributed import saving
-from moleblend_fs.distributed.adam_state import AdamState, from_table, join_flat, split_flat, to_table
-from moleblend_fs.distributed.ledger import Ledger, read, seen_by_epoch
-from moleblend_fs.distributed.position import pack, remaining, share, unpack
-from moleblend_fs.distributed.watchdog import EXIT_HUNG, Watchdog
+from moleblend_fs.checkpoint import whole_files
+from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, split_flat, to_table
 from moleblend_fs.errors import UserError
+from moleblend_fs.runtime.epoch_position import pack, remaining, share, unpack
+from moleblend_fs.runtime.molecules_seen import Ledger, read, seen_by_epoch
+from moleblend_fs.runtime.watchdog import EXIT_HUNG, Watchdog
 
 SHAPES = {"a": torch.Size([2, 3]), "b": torch.Size([4])}
 
@@ -74,7 +74,7 @@ def test_flat_state_is_split_and_joined():
 
 def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path):
     path = tmp_path / "checkpoint_last.pt"
-    saving.save({"x": torch.ones(3)}, path)
+    whole_files.save({"x": torch.ones(3)}, path)
     before = path.read_bytes()
 
     class Full:
@@ -82,17 +82,17 @@ def test_a_file_that_could_not_be_finished_leaves_the_old_one(tmp_path):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UserError, match="the disk is full"):
-        saving.save({"x": torch.ones(300_000), "y": Full()}, path)
+        whole_files.save({"x": torch.ones(300_000), "y": Full()}, path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_second_name_shows_the_new_content_at_once(tmp_path):
     old, new = tmp_path / "checkpoint_last.pt", tmp_path / "checkpoint_best.pt"
-    saving.save({"x": torch.zeros(3)}, old)
-    saving.save({"x": torch.ones(3)}, new)
-    assert saving.copy(new, old)
-    saving.save({"x": torch.full((3,), 2.0)}, new)
+    whole_files.save({"x": torch.zeros(3)}, old)
+    whole_files.save({"x": torch.ones(3)}, new)
+    assert whole_files.copy(new, old)
+    whole_files.save({"x": torch.full((3,), 2.0)}, new)
     assert torch.load(old, weights_only=True)["x"].tolist() == [1, 1, 1], "saving under one name leaves the other alone"
 
 

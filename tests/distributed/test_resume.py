@@ -2,7 +2,7 @@
 
 import pytest
 
-from moleblend_fs.distributed.ledger import seen_by_epoch
+from moleblend_fs.runtime.molecules_seen import seen_by_epoch
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, apart, checkpoint, differing, identical, run, zero
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from moleblend_fs.distributed import forked
 from tests.distributed import stopped
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, apart, checkpoint, differing, identical, zero
 from tests.fairseq_plugins.runs import FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments
+from tests.support import forked_ranks
 
 pytestmark = pytest.mark.slow
 LAST = 10
@@ -46,13 +46,13 @@ def go(store, folder: Path, *options: str, ranks: int = 2, stop: str | None = No
     """fairseq-train with a user directory that can stop itself."""
     environment = {} if stop is None else {stopped.VARIABLE: stop}
     words = arguments(store.path, folder, ("--user-dir", str(Path(stopped.__file__).parent), "--max-update", str(LAST), *options))
-    started = forked.start(words, ranks=ranks, logs=folder / "logs", environment=environment)
+    started = forked_ranks.start(words, ranks=ranks, logs=folder / "logs", environment=environment)
     try:
         assert started.wait(240) == [0] * ranks, started.output()[-3000:]
     finally:
         started.kill()
     output = started.output()
-    return Run(0, output, folder, [(tag, values) for tag in ("train_inner", "valid") for values in forked.logged(output, tag)])
+    return Run(0, output, folder, [(tag, values) for tag in ("train_inner", "valid") for values in forked_ranks.logged(output, tag)])
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from moleblend_fs.distributed import preemption, saving, shards
-from moleblend_fs.distributed.adam_state import MOMENTS
-from moleblend_fs.distributed.shards import FOLDER, Piece
+from moleblend_fs.checkpoint import whole_files, zero_moments
+from moleblend_fs.checkpoint.adam_state import MOMENTS
+from moleblend_fs.checkpoint.zero_moments import FOLDER, Piece
 from moleblend_fs.errors import UserError
+from moleblend_fs.runtime import preemption
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, launch, run, zero
 
@@ -27,7 +28,7 @@ def written(save_dir, cuts: list[dict[str, tuple[int, int]]]) -> dict:
             name: {"start": start, **{key: WHOLE[key][name].flatten()[start:stop] for key in MOMENTS}}
             for name, (start, stop) in cut.items()
         }
-        saving.save(pieces, folder / shards.file_name(rank, len(cuts)))
+        whole_files.save(pieces, folder / zero_moments.file_name(rank, len(cuts)))
     return {"shards": TAG, "ranks": len(cuts), "step": 7, "options": {"lr": 0.1}, "loss_scale": None}
 
 
@@ -37,7 +38,7 @@ SPREAD = [{"a": (0, 2), "b": (0, 2)}, {"a": (2, 4), "b": (2, 4)}, {"a": (4, 6), 
 
 @pytest.mark.parametrize("cuts", [TWO, SPREAD, [{"a": (0, 6), "b": (0, 5), "c": (0, 1)}]])
 def test_any_piece_of_any_cut(tmp_path, cuts):
-    found = shards.read(str(tmp_path / "checkpoint_last.pt"), written(tmp_path, cuts), SHAPES)
+    found = zero_moments.read(str(tmp_path / "checkpoint_last.pt"), written(tmp_path, cuts), SHAPES)
     for key in MOMENTS:
         for name, whole in WHOLE[key].items():
             flat = whole.flatten()
@@ -67,9 +68,9 @@ def test_contents_that_are_something_else_are_told(tmp_path, change, message):
     named = written(tmp_path, TWO)
     if "a" in change:
         path = tmp_path / FOLDER / TAG / "0-of-2.pt"
-        saving.save({**torch.load(path, weights_only=True), **change}, path)
+        whole_files.save({**torch.load(path, weights_only=True), **change}, path)
     with pytest.raises(UserError, match=message):
-        shards.read(str(tmp_path / "checkpoint_last.pt"), {**named, **(change if "a" not in change else {})}, SHAPES)
+        zero_moments.read(str(tmp_path / "checkpoint_last.pt"), {**named, **(change if "a" not in change else {})}, SHAPES)
 
 
 GAPS = {
@@ -84,7 +85,7 @@ def test_parts_that_do_not_make_a_whole_are_refused(tmp_path, cuts):
     """A file of another save under the right name: its parts would leave moments at 0."""
     named = written(tmp_path, cuts)
     with pytest.raises(UserError, match="moments of other parameters than this model's"):
-        shards.read(str(tmp_path / "checkpoint_last.pt"), named, SHAPES)
+        zero_moments.read(str(tmp_path / "checkpoint_last.pt"), named, SHAPES)
 
 
 def test_files_that_are_not_there_and_parameters_that_are_others(tmp_path):
@@ -92,31 +93,31 @@ def test_files_that_are_not_there_and_parameters_that_are_others(tmp_path):
     last = tmp_path / FOLDER / TAG / "1-of-2.pt"
     checkpoint = str(tmp_path / "checkpoint_last.pt")
     with pytest.raises(UserError, match="other parameters"):
-        shards.read(checkpoint, named, {**SHAPES, "d": torch.Size((1,))})
+        zero_moments.read(checkpoint, named, {**SHAPES, "d": torch.Size((1,))})
     with pytest.raises(UserError, match="other parameters"):
-        shards.read(checkpoint, named, {**SHAPES, "b": torch.Size((6,))})
+        zero_moments.read(checkpoint, named, {**SHAPES, "b": torch.Size((6,))})
     last.write_bytes(last.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"1-of-2.pt.*copy the folder along"):
-        shards.read(checkpoint, named, SHAPES)
+        zero_moments.read(checkpoint, named, SHAPES)
     last.unlink()
     with pytest.raises(UserError, match=r"1-of-2.pt: no such checkpoint.*--reset-optimizer"):
-        shards.read(checkpoint, named, SHAPES)
+        zero_moments.read(checkpoint, named, SHAPES)
 
 
 def test_only_what_no_checkpoint_names_is_removed(tmp_path):
     named = written(tmp_path, TWO)
     left_over = tmp_path / FOLDER / "00000001-aaaaaa"
     left_over.mkdir()
-    saving.save({"last_optimizer_state": named}, tmp_path / "checkpoint_best.pt")
+    whole_files.save({"last_optimizer_state": named}, tmp_path / "checkpoint_best.pt")
     (tmp_path / "other.pt").write_bytes(b"not a checkpoint")
-    shards.remove_unnamed(str(tmp_path))
+    zero_moments.remove_unnamed(str(tmp_path))
     assert left_over.exists(), "one checkpoint cannot be read: it might name any folder"
     (tmp_path / "other.pt").unlink()
-    shards.remove_unnamed(str(tmp_path))
+    zero_moments.remove_unnamed(str(tmp_path))
     assert not left_over.exists()
     assert (tmp_path / FOLDER / TAG).exists()
     (tmp_path / "checkpoint_best.pt").unlink()
-    shards.remove_unnamed(str(tmp_path))
+    zero_moments.remove_unnamed(str(tmp_path))
     assert not (tmp_path / FOLDER / TAG).exists()
 
 
@@ -126,7 +127,7 @@ def test_nothing_of_the_users_is_removed(tmp_path, caplog):
     mine = tmp_path / FOLDER
     torch_file = tmp_path / "elsewhere" / "weights.pt"
     torch_file.parent.mkdir()
-    saving.save({}, torch_file)
+    whole_files.save({}, torch_file)
     kept = {
         "anything/notes.txt": b"notes",
         "00000001-aaaaaa/notes.txt": b"notes",
@@ -143,11 +144,11 @@ def test_nothing_of_the_users_is_removed(tmp_path, caplog):
     ours = ["00000005-eeeeee", "00000006-ffffff", "00000007-abcdef"]
     for name in ours:
         (mine / name).mkdir()
-        saving.save({}, mine / name / "0-of-1.pt")
-    saving.save({"last_optimizer_state": {"shards": ours[1]}}, tmp_path / "checkpoint_last.pt.bak")
+        whole_files.save({}, mine / name / "0-of-1.pt")
+    whole_files.save({"last_optimizer_state": {"shards": ours[1]}}, tmp_path / "checkpoint_last.pt.bak")
     (tmp_path / "aside").mkdir()
-    saving.save({"last_optimizer_state": {"shards": ours[2]}}, tmp_path / "aside" / "checkpoint_best.pt")
-    assert shards.remove_unnamed(str(tmp_path)) == [mine / ours[0]]
+    whole_files.save({"last_optimizer_state": {"shards": ours[2]}}, tmp_path / "aside" / "checkpoint_best.pt")
+    assert zero_moments.remove_unnamed(str(tmp_path)) == [mine / ours[0]]
     assert not (mine / ours[0]).exists()
     assert {name: (mine / name).read_bytes() for name in kept} == kept
     assert (mine / "00000004-dddddd" / "weights.pt").exists()
@@ -160,12 +161,12 @@ def test_only_our_own_unfinished_files_are_removed(tmp_path, caplog):
     for name in users[:3]:
         (tmp_path / name).write_text("mine")
     (tmp_path / users[3]).mkdir()
-    with saving.whole_or_absent(tmp_path / "checkpoint_last.pt") as temporary:
+    with whole_files.whole_or_absent(tmp_path / "checkpoint_last.pt") as temporary:
         torch.save({"a": 1}, temporary)
         killed, content = temporary, temporary.read_bytes()
     (tmp_path / "checkpoint_last.pt").unlink()
     killed.write_bytes(content[:-20])  # what a kill in the middle leaves
-    assert saving.remove_unfinished(tmp_path) == [killed]
+    assert whole_files.remove_unfinished(tmp_path) == [killed]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(users)
     assert str(killed) in caplog.text
 
@@ -187,11 +188,11 @@ def test_one_process_writes_for_itself(tmp_path):
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         pieces = {name: Piece(0, {key: WHOLE[key][name].flatten() for key in MOMENTS}) for name in SHAPES}
-        named = shards.write(str(tmp_path), 12, pieces)
+        named = zero_moments.write(str(tmp_path), 12, pieces)
         (tmp_path / FOLDER).rename(tmp_path / "kept")
         (tmp_path / FOLDER).write_text("a file where the folder should be")
         with pytest.raises(UserError, match="process 0"):
-            shards.write(str(tmp_path), 13, pieces)
+            zero_moments.write(str(tmp_path), 13, pieces)
     finally:
         dist.destroy_process_group()
     assert named["shards"].startswith("00000012-")

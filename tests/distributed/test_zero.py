@@ -2,7 +2,7 @@
 
 import pytest
 
-from moleblend_fs.inference.checkpoint import load
+from moleblend_fs.checkpoint.read import load
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, apart, checkpoint, differing, identical, run, zero
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
+from moleblend_fs.checkpoint import zero_moments
+from moleblend_fs.checkpoint.adam_state import to_table
 from moleblend_fs.data.store import Store
-from moleblend_fs.distributed import forked, shards
-from moleblend_fs.distributed.adam_state import to_table
-from moleblend_fs.distributed.ledger import VARIABLE
+from moleblend_fs.runtime.molecules_seen import VARIABLE
 from tests.fairseq_plugins.runs import NO_DROPOUT, PRETRAIN, SMALL, Run, arguments
+from tests.support import forked_ranks
 
 BASE = (*PRETRAIN, *SMALL, *NO_DROPOUT, "--batch-size", "5", "--lr", "1e-3", "--clip-norm", "5")
 QUIET = (*BASE, "--disable-validation")
@@ -21,10 +22,10 @@ def zero(stage: int) -> tuple[str, ...]:
     return ("--optimizer", "deepspeed", "--zero-stage", str(stage))
 
 
-def launch(store: Store, folder: Path, *options: str, ranks: int = 2, ledger: str | None = None) -> forked.Ranks:
+def launch(store: Store, folder: Path, *options: str, ranks: int = 2, ledger: str | None = None) -> forked_ranks.Ranks:
     """Start a run; `ledger` names the record of which molecules it saw, under the folder."""
     environment = {VARIABLE: str(folder / ledger)} if ledger else {}
-    return forked.start(arguments(store.path, folder, (*QUIET, *options)), ranks=ranks, logs=folder / "logs", environment=environment)
+    return forked_ranks.start(arguments(store.path, folder, (*QUIET, *options)), ranks=ranks, logs=folder / "logs", environment=environment)
 
 
 def run(store: Store, folder: Path, *options: str, ranks: int = 2, ledger: str | None = None, code: int = 0) -> Run:
@@ -37,7 +38,7 @@ def run(store: Store, folder: Path, *options: str, ranks: int = 2, ledger: str |
     output = started.output()
     everyone = "\n".join(started.output(rank)[-1500:] for rank in range(ranks))
     assert codes == [code] * ranks, everyone
-    return Run(code, output, folder, [(tag, values) for tag in ("train_inner", "valid") for values in forked.logged(output, tag)])
+    return Run(code, output, folder, [(tag, values) for tag in ("train_inner", "valid") for values in forked_ranks.logged(output, tag)])
 
 
 def checkpoint(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]:
@@ -46,7 +47,7 @@ def checkpoint(folder: Path, name: str = "checkpoint_last.pt") -> dict[str, Any]
     stored = content["last_optimizer_state"]
     if "shards" in stored:
         shapes = {name: weight.shape for name, weight in content["model"].items()}
-        content["last_optimizer_state"] = to_table(shards.read(str(folder / name), stored, shapes).whole(shapes), list(shapes))
+        content["last_optimizer_state"] = to_table(zero_moments.read(str(folder / name), stored, shapes).whole(shapes), list(shapes))
     return content
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from moleblend_fs.checkpoint.read import read_torch_file
 from moleblend_fs.cli.train import USER_DIR, fairseq_train, with_user_dir
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import read_torch_file
 from tests.docs.blocks import ROOT, Block, blocks, pages
 from tests.docs.running import bash, check, really
 
@@ -98,7 +98,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         ),
         "checkpoint_last.pt": LAYOUT,
         "moleblend preprocess qm9": Run((("--limit 116", "--limit 116 --workers 1"),)),
-        "python -m moleblend_fs.distributed.drill": Check("kills training for many minutes"),
+        "python -m tests.support.drill": Check("kills training for many minutes"),
     },
     "docs/scaling.md": {
         "python -m benchmarks scaling --measure": Check("ten minutes"),

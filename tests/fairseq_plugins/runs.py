@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from moleblend_fs.inference.checkpoint import read_torch_file
+from moleblend_fs.checkpoint.read import read_torch_file
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

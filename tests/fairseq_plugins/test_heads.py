@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moleblend_fs.inference.checkpoint import load
+from moleblend_fs.checkpoint.read import load
 from moleblend_fs.model.config import PRESETS, ModelConfig, architecture_options
 from tests.fairseq_plugins.runs import FINETUNE, PRETRAIN, SMALL, Run, train
 

@@ -3,8 +3,8 @@
 import pytest
 
 from fairseq_plugins import memory
-from moleblend_fs.distributed.estimate import Memory, Setup
 from moleblend_fs.errors import UserError
+from moleblend_fs.planning.estimate import Memory, Setup
 from tests.fairseq_plugins.runs import ADAM, BIN, PRETRAIN, SMALL, arguments, command, train
 
 OPTIONS = (*PRETRAIN, *SMALL, *ADAM, "--batch-size", "8", "--max-update", "1", "--disable-validation", "--no-save")

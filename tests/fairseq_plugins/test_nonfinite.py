@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import fairseq_plugins.trainer as trainer
+from moleblend_fs.checkpoint.read import load, save
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.store import Store
-from moleblend_fs.distributed import forked
-from moleblend_fs.inference.checkpoint import load, save
 from tests.fairseq_plugins.conftest import write_graphs
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments, train
 from tests.model.molecules import ORDINARY, graph
+from tests.support import forked_ranks
 
 SICK, SICK_ROW = 7, 9
 """The molecule at fault: its place in the store, and its row of the source."""
@@ -82,14 +82,14 @@ def check_end(store: Store, run: Run) -> None:
 
 def on_ranks(number: int, store: Store, folder: Path, *options: str) -> Run:
     """A run on several ranks, all of which must end with 2; what all of them said."""
-    ranks = forked.start(arguments(store.path, folder, options), ranks=number, logs=folder / "logs")
+    ranks = forked_ranks.start(arguments(store.path, folder, options), ranks=number, logs=folder / "logs")
     try:
         codes = ranks.wait(120)
     finally:
         ranks.kill()
     output = "\n".join(ranks.output(rank) for rank in range(number))
     assert codes == [2] * number, output[-5000:]
-    return Run(2, output, folder, [("train_inner", values) for values in forked.logged(output)])
+    return Run(2, output, folder, [("train_inner", values) for values in forked_ranks.logged(output)])
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moleblend_fs.inference.checkpoint import load
+from moleblend_fs.checkpoint.read import load
 from moleblend_fs.inference.predict import Runner
 from tests.fairseq_plugins.conftest import write_labelled
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, NO_DROPOUT, SMALL, train

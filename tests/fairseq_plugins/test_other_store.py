@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
+from moleblend_fs.checkpoint.read import read_torch_file
 from moleblend_fs.data.store import Store
-from moleblend_fs.inference.checkpoint import read_torch_file
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, Run, train
 from tests.inference.test_comparison import table

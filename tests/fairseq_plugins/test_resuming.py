@@ -4,7 +4,7 @@ import pytest
 import torch
 from fairseq.logging import meters, metrics
 
-from moleblend_fs.inference.checkpoint import read_torch_file
+from moleblend_fs.checkpoint.read import read_torch_file
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, SMALL, Run, train
 
 OPTIONS = (*FINETUNE, *SMALL, *ADAM, "--inputs", "2d", "--batch-size", "8")

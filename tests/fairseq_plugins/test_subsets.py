@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fairseq_plugins import subsets
+from moleblend_fs.checkpoint.read import load
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import load
 from tests.fairseq_plugins.conftest import write_labelled
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, train
 from tests.model.molecules import ORDINARY

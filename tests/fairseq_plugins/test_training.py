@@ -6,7 +6,7 @@ import pytest
 import torch
 from fairseq import options as fairseq_options
 
-from moleblend_fs.inference.checkpoint import load, read_torch_file
+from moleblend_fs.checkpoint.read import load, read_torch_file
 from moleblend_fs.model.config import PRESETS
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments, train, train_command
 

@@ -9,11 +9,11 @@ import shutil
 import pytest
 import torch
 
+from moleblend_fs.checkpoint.read import load
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import load
 from moleblend_fs.inference.comparison import TOPICS, parse_allowed
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, Run, train

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from moleblend_fs.checkpoint.read import load, load_weights
 from moleblend_fs.cli.main import main
-from moleblend_fs.inference.checkpoint import load, load_weights
 from moleblend_fs.inference.golden import GoldenFile, relative_error
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.ops.layout import Layout

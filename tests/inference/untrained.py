@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from moleblend_fs.inference.checkpoint import Checkpoint, FinetunedFor, save
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, save
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 

@@ -91,8 +91,6 @@ def test_a_new_objective_is_one_file(copy, qm9_sample, tmp_path):
         assert float(line["loss"]) == loss
         assert float(line["weighted_loss"]) == pytest.approx(3 * loss, rel=1e-6)
         assert float(line["doubled"]) == pytest.approx(2 * loss, rel=1e-6)
-    check = (
-        "import sys; from moleblend_fs.inference.checkpoint import load; print(load(sys.argv[1]).build().heads['bond_count'].weight.shape)"
-    )
+    check = "import sys; from moleblend_fs.checkpoint.read import load; print(load(sys.argv[1]).build().heads['bond_count'].weight.shape)"
     done = run(copy, "-c", check, str(tmp_path / "save" / "checkpoint_last.pt"))
     assert done.stdout.strip() == "torch.Size([8, 64])", done.stderr

@@ -18,9 +18,9 @@ from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.data.batch import collate
 from moleblend_fs.data.graph import Failure, MolecularGraph
 from moleblend_fs.data.record import decode
-from moleblend_fs.data.shards import StorePlan
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.store_parts import StorePlan
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import identify
 from moleblend_fs.sources.qm9 import open_qm9

@@ -9,9 +9,9 @@ from rdkit.Chem import rdDistGeom
 
 from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.data.record import decode
-from moleblend_fs.data.shards import ShardNumber, merge_shards
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.store_parts import ShardNumber, merge_shards
 from moleblend_fs.sources.labels import parse_label
 from moleblend_fs.sources.run import preprocess, preprocess_shard
 from moleblend_fs.sources.sdf import SdfSource

@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from moleblend_fs.distributed.clipping import clip_in_zero
-from moleblend_fs.distributed.estimate import BUCKET
 from moleblend_fs.errors import UserError
+from moleblend_fs.planning.estimate import BUCKET
+from moleblend_fs.zero.clipping import clip_in_zero
 
 STAGES = (1, 2, 3)
 REFUSED_KEYS = {

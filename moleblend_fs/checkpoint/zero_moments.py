@@ -21,10 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moleblend_fs.distributed import saving
-from moleblend_fs.distributed.adam_state import MOMENTS, AdamState
+from moleblend_fs.checkpoint import whole_files
+from moleblend_fs.checkpoint.adam_state import MOMENTS, AdamState
+from moleblend_fs.checkpoint.read import read_torch_file
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint import read_torch_file
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +98,11 @@ def write(save_dir: str, update: int, pieces: Mapping[str, Piece]) -> dict[str, 
     folder, failure = Path(save_dir, FOLDER, chosen[0]), None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        saving.save({name: {"start": piece.start, **piece.moments} for name, piece in pieces.items()}, folder / file_name(rank, ranks))
+        whole_files.save({name: {"start": piece.start, **piece.moments} for name, piece in pieces.items()}, folder / file_name(rank, ranks))
     except (UserError, OSError) as error:
         failure = f"process {rank}: {error}"
     try:
-        saving.raise_on_all(failure)
+        whole_files.raise_on_all(failure)
     except UserError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -175,7 +175,8 @@ def is_ours(folder: Path) -> bool:
     if folder.is_symlink() or not folder.is_dir() or _NAME.fullmatch(folder.name) is None:
         return False
     return all(
-        saving.is_unfinished(path) or (_FILE.fullmatch(path.name) is not None and saving.is_torch_file(path)) for path in folder.iterdir()
+        whole_files.is_unfinished(path) or (_FILE.fullmatch(path.name) is not None and whole_files.is_torch_file(path))
+        for path in folder.iterdir()
     )
 
 
@@ -190,7 +191,7 @@ def remove_unnamed(save_dir: str) -> list[Path]:
     top = Path(save_dir)
     for path in [*top.glob("*"), *top.glob("*/*")]:
         named = path.suffix == ".pt" and path.parent == top
-        if not path.is_file() or path.parent.name == FOLDER or not (named or saving.is_torch_file(path)):
+        if not path.is_file() or path.parent.name == FOLDER or not (named or whole_files.is_torch_file(path)):
             continue
         try:
             folders.pop(named_folder(path), None)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from moleblend_fs.checkpoint.published import ROOT, convert_weights, infer_config
 from moleblend_fs.data.torch_file import VARIABLE, read_torch
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.data.typed_json import READING, from_json, read_json
@@ -23,7 +24,6 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_folder, write_atomically
 from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architecture_options
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.model.published import ROOT, convert_weights, infer_config
 from moleblend_fs.objectives.registry import objectives
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

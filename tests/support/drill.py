@@ -1,4 +1,4 @@
-"""Kill training at random moments, again and again, and count what is lost: `python -m moleblend_fs.distributed.drill STORE FOLDER`.
+"""Kill training at random moments, again and again, and count what is lost: `python -m tests.support.drill STORE FOLDER`.
 
 Every second kill -9 is aimed at the time in which a checkpoint is being written. After each kill every checkpoint under its
 final name is read in full, and training is started again with the same command until it has reached the last update. Then each
@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
+from moleblend_fs.checkpoint import read as checkpoint
+from moleblend_fs.checkpoint import whole_files, zero_moments
 from moleblend_fs.data.store import Store
-from moleblend_fs.distributed import forked, saving, shards
-from moleblend_fs.distributed.ledger import VARIABLE, read, seen_by_epoch
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference import checkpoint
+from moleblend_fs.runtime.molecules_seen import VARIABLE, read, seen_by_epoch
+from tests.support import forked_ranks
 
 MODEL = ("--layers", "2", "--embed-dim", "16", "--ffn-dim", "16", "--attention-heads", "2", "--gaussians", "8", "--pair-dim", "4")
 PATIENCE = 300.0
@@ -66,7 +67,7 @@ def words(store: Path, folder: Path, optimizer: list[str], updates: int, workers
     ]
 
 
-def wait_until(happens: Callable[[], bool], ranks: forked.Ranks) -> bool:
+def wait_until(happens: Callable[[], bool], ranks: forked_ranks.Ranks) -> bool:
     """Look again and again until it happens; False if training ended first."""
     begun = time.monotonic()
     while not happens():
@@ -104,15 +105,15 @@ def second_moments(path: Path, content: dict[str, Any]) -> list[torch.Tensor]:
     if "shards" not in stored:
         return [entry["exp_avg_sq"] for entry in stored["state"].values()]
     shapes = {name: weight.shape for name, weight in content["model"].items()}
-    return list(shards.read(str(path), stored, shapes).whole(shapes).moments["exp_avg_sq"].values())
+    return list(zero_moments.read(str(path), stored, shapes).whole(shapes).moments["exp_avg_sq"].values())
 
 
 def unfinished(folder: Path) -> bool:
     """Whether a checkpoint is being written, or was when its writer was killed."""
-    return any(folder.rglob(f"*{saving.TEMPORARY}"))
+    return any(folder.rglob(f"*{whole_files.TEMPORARY}"))
 
 
-def kill_once(ranks: forked.Ranks, folder: Path, ledger: Path, chance: random.Random, in_save: bool, figures: Figures) -> bool:
+def kill_once(ranks: forked_ranks.Ranks, folder: Path, ledger: Path, chance: random.Random, in_save: bool, figures: Figures) -> bool:
     """Kill at a random moment after the first update; False if training had come to its end."""
     if not wait_until(lambda: bool(read(ledger)), ranks):
         return False
@@ -143,7 +144,7 @@ def run(store: Path, folder: Path, optimizer: list[str], *, kills: int, ranks: l
         ledgers.append(folder / "ledgers" / str(len(ledgers)))
         command = words(store, folder, optimizer, updates, workers)
         number = ranks[(len(ledgers) - 1) % len(ranks)]
-        started = forked.start(command, ranks=number, logs=folder / "logs", environment={VARIABLE: str(ledgers[-1])})
+        started = forked_ranks.start(command, ranks=number, logs=folder / "logs", environment={VARIABLE: str(ledgers[-1])})
         try:
             if figures.kills < kills and kill_once(started, folder, ledgers[-1], chance, figures.kills % 2 == 1, figures):
                 print(f"kill {figures.kills} ({number} ranks): at update {updates_saved(folder)}", flush=True)
@@ -166,7 +167,7 @@ def run(store: Path, folder: Path, optimizer: list[str], *, kills: int, ranks: l
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m moleblend_fs.distributed.drill", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.support.drill", description=__doc__)
     parser.add_argument("store", type=Path, help="a small store of `moleblend preprocess`")
     parser.add_argument("folder", type=Path, help="an empty folder for checkpoints")
     parser.add_argument("--kills", type=int, default=24, help="how many kill -9 (default 24)")

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from moleblend_fs.distributed.adam_state import MOMENTS, AdamState, shapes_of
-from moleblend_fs.distributed.shards import Piece, Shards
+from moleblend_fs.checkpoint.adam_state import MOMENTS, AdamState, shapes_of
+from moleblend_fs.checkpoint.zero_moments import Piece, Shards
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The only room that touches checkpoint files: reading, writing, moments, published weights."""

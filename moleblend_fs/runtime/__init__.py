@@ -1,0 +1,1 @@
+"""What a training process needs of the machine: signals, progress of other ranks, memory, where an epoch stands."""
