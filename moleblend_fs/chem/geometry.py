@@ -44,6 +44,8 @@ _SHORTENING = {Chem.BondType.AROMATIC: 0.12, Chem.BondType.DOUBLE: 0.18, Chem.Bo
 _CONJUGATED, _DOUBLE_OF_P_OR_S, _CUMULATED, _BACK_BONDED_BORON = 0.08, 0.27, 0.24, 0.10
 _BLOCK = 512
 
+_ORGANIC = (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 35, 53)
+
 
 def check_conformers(mol: Chem.Mol, coordinates: np.ndarray) -> tuple[np.ndarray | None, str | None]:
     """The conformers of a molecule that can be its own.
@@ -127,13 +129,16 @@ class Geometry:
 
     def _drawn(self, xyz: np.ndarray, lengths: np.ndarray) -> bool:
         """Whether a structure is flat, and not as flat molecules are: its bonds and angles are a draughtsman's."""
-        if len(xyz) < 3:
+        atoms = [self._mol.GetAtomWithIdx(i) for i in range(len(xyz))]
+        if len(xyz) < 3 or (len(xyz) <= 4 and not any(atom.GetTotalNumHs() for atom in atoms) and self._unusual(atoms)):
             return False
         spread = np.linalg.svd(xyz, compute_uv=False) / len(xyz) ** 0.5
         if spread[2] > FLAT:
             return False
         angles = []
-        for atom in map(self._mol.GetAtomWithIdx, range(len(xyz))):
+        for atom in atoms:
+            if atom.GetNumRadicalElectrons():
+                continue
             if atom.GetAtomicNum() in (6, 8, 14, 16) and atom.GetHybridization() == Chem.HybridizationType.SP3:
                 neighbours = [neighbour.GetIdx() for neighbour in atom.GetNeighbors()]
                 if len(neighbours) > 2:
@@ -151,6 +156,13 @@ class Geometry:
         if spread[1] < FLAT:
             limit = DRAWN_DEVIATION if even or deviation.mean() < 0 else DRAWN_DEVIATION_LINEAR
         return bool(np.abs(deviation).mean() > limit)
+
+    def _unusual(self, atoms: list[Chem.Atom]) -> bool:
+        """Whether radii say too little of bonds: those of other elements than organic ones, and of hydrogens between two atoms.
+
+        Molecules of up to four atoms are flat often enough (SeO2, BeCl2, AlH3, HF2-); bonds that are far too long are found all the same.
+        """
+        return bool((~np.isin(self._numbers, _ORGANIC)).any()) or any(atom.GetAtomicNum() == 1 and atom.GetDegree() > 1 for atom in atoms)
 
     def _expected(self) -> np.ndarray:
         """What the bonds should measure: sums of radii, shorter by bond order and conjugation."""

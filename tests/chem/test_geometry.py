@@ -128,6 +128,29 @@ def test_trigonal_molecules_of_measured_lengths(smiles, length):
     assert Geometry(mol).problem(xyz * 1.5) == DRAWN
 
 
+MEASURED = {
+    "O=[Se]=O": [[0, 0, 0], [1.608, 0, 0], [-0.649, 1.471, 0]],
+    "[SeH2]": [[0, 0, 0], [1.46, 0, 0], [-0.0255, 1.4598, 0]],
+    "[AlH3]": [[0, 0, 0], [1.58, 0, 0], [-0.79, 1.3683, 0], [-0.79, -1.3683, 0]],
+    "Cl[Be]Cl": [[0, 0, 0], [1.79, 0, 0], [-1.79, 0, 0]],
+    "F[Ca]F": [[0, 0, 0], [2.02, 0, 0], [-2.02, 0, 0]],
+    "[CH3]": [[0, 0, 0], [1.079, 0, 0], [-0.5395, 0.9344, 0], [-0.5395, -0.9344, 0]],
+}
+"""Flat molecules of other elements, and a radical, the central atom first; Angstrom, as measured (CRC Handbook)."""
+
+
+@pytest.mark.parametrize("smiles", MEASURED)
+def test_small_flat_molecules_of_other_elements(smiles):
+    """Their structures stay; ten times as large, or reordered so that bonds are far too long, they do not."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    centre = next(atom.GetIdx() for atom in mol.GetAtoms() if atom.GetDegree() > 1)
+    order = [centre, *(i for i in range(mol.GetNumAtoms()) if i != centre)]
+    xyz = np.zeros((mol.GetNumAtoms(), 3), dtype=np.float32)
+    xyz[order] = MEASURED[smiles]
+    assert Geometry(mol).problem(xyz) is None
+    assert Geometry(mol).problem(10 * xyz) is not None
+
+
 def test_measured_structures_pass_and_their_drawings_do_not(qm9_sample):
     """Over 500 molecules of QM9 from all of the sample, with their hydrogens and without."""
     source = open_qm9(str(qm9_sample))

@@ -1,5 +1,6 @@
 """Ranks that are forked from a server which somebody else started."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,5 +25,6 @@ def test_ranks_know_our_tasks_whoever_started_the_server(tmp_path):
     """One process has one server, with the modules that its first user asked for; preprocessing has one too."""
     (tmp_path / "script.py").write_text(SCRIPT)
     words = [sys.executable, str(tmp_path / "script.py"), str(Path(ROOT) / "moleblend_fs"), str(tmp_path / "logs")]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=240)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=240)
     assert done.stdout.splitlines()[-1:] == ["[2] True"], done.stdout + done.stderr
