@@ -13,7 +13,7 @@ from rdkit import Chem
 
 from moleblend_fs.chem.build import BuildOptions, scaffold_of
 from moleblend_fs.chem.featurize import graph_from_mol
-from moleblend_fs.chem.geometry import Geometry
+from moleblend_fs.chem.geometry import FARTHEST, Geometry
 from moleblend_fs.chem.match import atomic_numbers, match_structure, numbers_of, verify
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
@@ -113,6 +113,8 @@ class UniMolLmdb(Source):
             if missing := [name for name in NEEDED if name not in record]:
                 raise ValueError(f"it has no {', '.join(missing)}")
             smiles = record["smi"]
+            if not isinstance(smiles, str):
+                raise ValueError(f"its smi is of type {type(smiles).__name__}, not text")
             labels = self._labels(_targets(record))
             numbers = _elements(record["atoms"])
             conformers = np.array([np.asarray(c, dtype=np.float64) for c in record["coordinates"]])
@@ -123,9 +125,9 @@ class UniMolLmdb(Source):
         if conformers.shape == (len(numbers), 3):  # one conformer, not in a list
             conformers = conformers[None]
         if conformers.shape[1:] != (len(numbers), 3):
-            return Failure(input=str(smiles), reason=f"{len(numbers)} atoms, but coordinates of shape {conformers.shape}")
-        mol = parse_smiles(str(smiles))
-        return mol if isinstance(mol, Failure) else self._graph(mol, str(smiles), labels, numbers, conformers, raw.split)
+            return Failure(input=smiles, reason=f"{len(numbers)} atoms, but coordinates of shape {conformers.shape}")
+        mol = parse_smiles(smiles)
+        return mol if isinstance(mol, Failure) else self._graph(mol, smiles, labels, numbers, conformers, raw.split)
 
     def _labels(self, targets: Sequence[float]) -> np.ndarray:
         """Of a record; one without targets is a molecule without labels, as in the test sets of competitions."""
@@ -178,7 +180,7 @@ def _order(mol: Chem.Mol, numbers: np.ndarray, conformers: np.ndarray) -> np.nda
     """
     identity = np.arange(len(numbers))
     geometry, same = Geometry(mol), np.array_equal(numbers_of(mol), numbers)
-    solid = [xyz for xyz in conformers if np.isfinite(xyz).all() and (len(xyz) < 3 or (xyz[:, 2] != xyz[0, 2]).any())]
+    solid = [xyz for xyz in conformers if (np.abs(xyz) <= FARTHEST).all() and (len(xyz) < 3 or (xyz[:, 2] != xyz[0, 2]).any())]
     planar = [xyz for xyz in conformers if np.isfinite(xyz).all() and len(xyz) > 2 and (xyz[:, 2] == xyz[0, 2]).all()]
     if same and any(geometry.problem(xyz) is None and verify(mol, numbers, xyz, identity) is None for xyz in solid + planar):
         return identity

@@ -284,3 +284,20 @@ def test_damaged_files(tmp_path):
     results = [source.parse(raw) for _, raw in source.rows(0)]
     assert [isinstance(r, Failure) for r in results] == [False, True, True, True]
     assert "record 1" in results[1].input
+
+
+@pytest.mark.filterwarnings("error")
+def test_structures_beyond_all_measure_and_smiles_that_are_no_text(tmp_path):
+    far = record("CCO", [1.0], flat=False)
+    far["coordinates"] = [np.asarray(xyz) * 1e30 for xyz in far["coordinates"]]
+    store = UniMolLmdb(
+        write(tmp_path / "a.lmdb", [far, {**record("CCN", [2.0]), "smi": b"CCN"}, {**record("CCN", [2.0]), "smi": None}]),
+        labels=[LabelSpec(name="y", unit="", kind="regression")],
+        build=BuildOptions(),
+        splitter=Splitter(kind="none"),
+    )
+    first, *others = (store.parse(raw) for _, raw in store.rows(0))
+    assert first.coordinates is None
+    assert "more than 1e+06 Angstrom" in first.note
+    assert "its smi is of type bytes" in others[0].reason
+    assert "its smi is of type NoneType" in others[1].reason
