@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from moleblend_fs.data.store import Store
+from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, Run, train, train_command
 
 pytestmark = pytest.mark.slow
@@ -62,6 +63,8 @@ def cases(qm9_store, tox21_store, awkward_store, tmp_path_factory) -> dict[str, 
     (folder / "resume_evil").mkdir()
     shutil.copy(folder / "evil.pt", folder / "resume_evil" / "checkpoint_last.pt")
     (folder / "text.pt").write_text("hello")
+    (folder / "list.smi").write_text("".join(f"{'C' * length}O\n" for length in range(1, 31)))
+    unlabelled = preprocessed(folder / "unlabelled", "smiles", str(folder / "list.smi"))
     make = "moleblend preprocess"
     return {
         "no store": ([str(folder / "nowhere"), *pretrain], ["nowhere: no such store", make]),
@@ -81,7 +84,7 @@ def cases(qm9_store, tox21_store, awkward_store, tmp_path_factory) -> dict[str, 
             ["--inputs 3d", "no 3D structure", "use 2d+3d or 2d"],
         ),
         "3D pretraining of 2D": ([flat, *pretrain], ["no 3D structures", "--geometry-weight 0 --noise-weight 0"]),
-        "no labels": ([damaged(qm9_store, folder / "unlabelled", unlabelled), *finetune], ["unlabelled has no labels"]),
+        "no labels": ([str(unlabelled.path), *finetune], ["unlabelled has no labels"]),
         "split": ([flat, *finetune, "--valid-subset", "dev"], ["no split 'dev'", "train, valid, test"]),
         "width": ([qm9, *pretrain, "--embed-dim", "30", "--attention-heads", "4"], ["--embed-dim 30", "--attention-heads 4"]),
         "no limit": ([qm9, *pretrain, "--batch-size="], ["a batch needs a limit", "--batch-size, --max-tokens or --max-pairs"]),
@@ -110,11 +113,6 @@ def cases(qm9_store, tox21_store, awkward_store, tmp_path_factory) -> dict[str, 
         "fp16": ([qm9, *pretrain, "--fp16"], ["--fp16 needs a GPU", "--bf16"]),
         "two processes": ([str(folder / "nowhere"), *pretrain, "--distributed-world-size", "2"], ["nowhere: no such store", make]),
     }
-
-
-def unlabelled(path: Path) -> None:
-    manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | {"labels": [], "statistics": {key: [] for key in manifest["statistics"]}}))
 
 
 AS_COMMANDS = ("no store", "another architecture", "malicious", "fp16", "too small a budget", "two processes")
