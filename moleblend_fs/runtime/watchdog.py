@@ -85,8 +85,14 @@ class Watchdog:
         self.progress = time.monotonic()
 
     def stop(self) -> None:
-        """The run is over."""
+        """The run is over.
+
+        Waits for an exchange under way: Python ends its threads by force when it exits, and one that is within torch's store then takes
+        the process with it ("terminate called without an active exception", exit by SIGABRT).
+        """
         self.over.set()
+        if self.talker.is_alive():
+            self.talker.join(3 * self.interval)
 
     def _talk(self) -> None:
         while not self.over.wait(self.interval):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -136,3 +137,23 @@ def test_the_rank_that_hangs_is_told_from_those_that_wait():
         dogs[0].thread.join(0.1)
     dogs[0].stop()
     assert set(ended) == {EXIT_HUNG}
+
+
+def test_nothing_talks_any_more_when_a_run_is_over():
+    """Python ends threads that are within torch's code by force when it exits, and these take the process with them (SIGABRT)."""
+    within, may_end = threading.Event(), threading.Event()
+
+    class Slow:
+        def set(self, *_):
+            within.set()
+            may_end.wait()
+
+        def check(self, _):
+            return False
+
+    dog = Watchdog(Slow(), 0, 1, timeout=8)
+    dog.talker.start()
+    assert within.wait(60)
+    threading.Timer(0.1, may_end.set).start()
+    dog.stop()
+    assert not dog.talker.is_alive()
