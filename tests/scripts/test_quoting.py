@@ -18,7 +18,8 @@ SHELL_FILES = sorted(
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".sh", ".sbatch") or path == ROOT / ".ci" / "run"
 )
-RECORD = """() { printf '%s\\0' "$@" >>"$RECORD"; printf '\\n\\0' >>"$RECORD"; }"""
+RECORD = """() { printf '%s\\0' "$@" >"$(mktemp "$RECORD.XXXXXXXX")"; }"""
+"""Each call has a file of its own: examples make two at a time."""
 NOTHING = "() { :; }"
 HOSTILE = [
     "$(touch marker)",
@@ -148,8 +149,7 @@ def store_file(tmp_path) -> Path:
 
 
 def recorded(folder: Path) -> list[list[str]]:
-    path = folder / "recorded"
-    return [line.split("\0")[:-1] for line in path.read_text().split("\n\0")[:-1]] if path.is_file() else []
+    return [path.read_text().split("\0")[:-1] for path in folder.glob("recorded.*")]
 
 
 def recording(folder: Path) -> dict[str, str]:
