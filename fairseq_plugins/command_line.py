@@ -12,9 +12,9 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 
 from fairseq_plugins.compat import tell
-from fairseq_plugins.criterions import Pretraining, PropertyPrediction
+from fairseq_plugins.criterion import Pretraining, PropertyPrediction
 from fairseq_plugins.model import FairseqMoleBlend
-from fairseq_plugins.tasks import FinetuningTask, PretrainingTask, StoreTask
+from fairseq_plugins.task import FinetuningTask, PretrainingTask, StoreTask
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS
 

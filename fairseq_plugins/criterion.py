@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fairseq_plugins import nonfinite
 from fairseq_plugins.selection import SCORE_NAMES
-from fairseq_plugins.tasks import FinetuningTask, PretrainingTask
+from fairseq_plugins.task import FinetuningTask, PretrainingTask
 from moleblend_fs.model.shown import show_all, show_random_modality
 from moleblend_fs.objectives.finetuning import property_loss
 from moleblend_fs.objectives.loss import weighted_loss
