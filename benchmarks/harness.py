@@ -18,6 +18,24 @@ RESULTS = ROOT / "benchmarks" / "results.csv"
 PACKAGES = ("torch", "numpy", "triton", "rdkit", "lmdb")
 
 
+def busy_seconds() -> tuple[float, float]:
+    """Seconds that the machine's cores have worked, and of these for this process and the children that it has waited for."""
+    if not Path("/proc/stat").exists():
+        return 0.0, 0.0
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+
+BEGUN = (time.perf_counter(), *busy_seconds())
+"""When this process began to measure, and what had been done by then."""
+
+
+def others() -> float:
+    """Cores that other programs kept busy since `BEGUN`, on average, as far as the counters of Linux tell."""
+    machine, mine = busy_seconds()
+    return round(max(0.0, (machine - BEGUN[1]) - (mine - BEGUN[2])) / (time.perf_counter() - BEGUN[0]), 2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One measured figure.
@@ -29,6 +47,7 @@ class Row:
         repeats: how many.
         target: what the value should reach, "" where nothing is asked.
         device, versions, commit, date: the circumstances.
+        others: cores that other programs kept busy meanwhile, on average; None where that was not noted.
     """
 
     benchmark: str
@@ -44,11 +63,13 @@ class Row:
     versions: str
     commit: str
     date: str
+    others: float | None = None
 
 
 def row(benchmark: str, case: str, metric: str, unit: str, values: Sequence[float], *, target: str = "", device: str = "cpu") -> Row:
-    """A row from repeated measurements."""
-    p20, p50, p80 = (float(f"{q:.4g}") for q in np.quantile(np.asarray(values, dtype=np.float64), [0.2, 0.5, 0.8]))
+    """A row from repeated measurements: quantiles of four digits, bytes as they are."""
+    digits = ".15g" if unit == "bytes" else ".4g"
+    p20, p50, p80 = (float(f"{q:{digits}}") for q in np.quantile(np.asarray(values, dtype=np.float64), [0.2, 0.5, 0.8]))
     return Row(
         benchmark=benchmark,
         case=case,
@@ -63,6 +84,7 @@ def row(benchmark: str, case: str, metric: str, unit: str, values: Sequence[floa
         versions=versions(),
         commit=commit(),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
+        others=others(),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import ROOT
+from benchmarks.harness import ROOT, busy_seconds
 
 WARM_UP = 5
 """Updates that do not count."""
@@ -107,10 +107,9 @@ def now() -> float:
 
 def busy() -> float:
     """Seconds that the machine's cores worked for other programs, if `TOGETHER` processes do what this one does."""
-    if torch.cuda.is_available() or not Path("/proc/stat").exists():
+    if torch.cuda.is_available():
         return 0.0
-    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - time.process_time() * int(os.environ.get(TOGETHER, "1"))
+    return busy_seconds()[0] - time.process_time() * int(os.environ.get(TOGETHER, "1"))
 
 
 class Clock:

@@ -1,7 +1,7 @@
 """Linear layers, through oneDNN on the CPU.
 
-torch sends float32 products on the CPU to MKL, which on AMD processors leaves half of the machine unused (97 against 206
-GFLOP/s on one core of an EPYC with AVX-512, torch 2.13); oneDNN comes with torch and does not.
+torch sends float32 products on the CPU to MKL, which leaves part of an AMD processor unused; oneDNN comes with torch and does not
+(`python -m benchmarks products`).
 """
 
 import functools
@@ -15,13 +15,13 @@ from torch.autograd.function import once_differentiable
 from moleblend_fs.ops.precision import at_least_float32
 
 ONEDNN_MULTIPLICATIONS = 1 << 25
-"""Smaller products go to MKL: oneDNN compiles one kernel per shape (0.3 ms), and packed batches have new shapes at every step."""
+"""Smaller products go to MKL: oneDNN compiles one kernel per shape, and packed batches have new shapes at every step."""
 ONEDNN_KERNELS = 64
 """Compiled kernels that oneDNN and torch keep; by default they keep 1,024 each, half a megabyte apiece. A step uses about 20."""
 
 
 @functools.cache
-def _onednn():
+def onednn_product():
     """oneDNN's product, or None where torch was built without it."""
     # Both are read at first use, which is here.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_KERNELS))
@@ -32,7 +32,7 @@ def _onednn():
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias without a gradient, (rows, in) -> (rows, out)."""
     large = x.numel() * weight.shape[0] >= ONEDNN_MULTIPLICATIONS
-    if large and x.device.type == "cpu" and x.dtype == torch.float32 and (onednn := _onednn()) is not None:
+    if large and x.device.type == "cpu" and x.dtype == torch.float32 and (onednn := onednn_product()) is not None:
         return onednn(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 

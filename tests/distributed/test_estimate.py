@@ -3,16 +3,14 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from benchmarks import traffic as measured_traffic
-from benchmarks.measure import peak_bytes
+from benchmarks.memory import step_bytes
+from benchmarks.scaling import batch_of as sizes_of
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.model.shown import show_all
-from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend, targets_of
-from moleblend_fs.ops.layout import Layout
+from moleblend_fs.objectives.blend_then_predict import BlendConfig
 from moleblend_fs.planning.estimate import GIB, Batch, Setup, activation_bytes, estimate, judge, parameter_sizes, sent, traffic
 from tests.distributed.conftest import needs_deepspeed
 from tests.model.molecules import batch_of, graph
@@ -27,28 +25,6 @@ SMILES = (
     "CCCCCCCCCCCCCCCC",
     "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
 )
-
-
-def step_bytes(config: ModelConfig, molecules: int, half: bool) -> tuple[Batch, int]:
-    """What was in a batch, and the most bytes of tensors that forward and backward pass held beside the weights."""
-    blend = BlendConfig()
-    graphs = [graph(SMILES[i % len(SMILES)], i) for i in range(len(SMILES))]
-    batch = batch_of([graphs[i % len(graphs)] for i in range(molecules)])
-    torch.manual_seed(0)
-    model = MoleBlend(config).train().to(torch.bfloat16 if half else torch.float32)
-
-    def step() -> None:
-        layout = Layout(batch.num_atoms, "cpu")
-        if "property" in config.heads:
-            model(batch, show_all(batch, layout, "2d+3d"), layout).properties.sum().backward()
-        else:
-            shown, noise = draw_blend(batch, layout, blend, seed=1, epoch=1)
-            losses = model(batch, shown, layout, targets_of(batch, layout, shown, noise, blend)).losses
-            torch.stack(list(losses.values())).sum().backward()
-        model.zero_grad(set_to_none=True)
-
-    atoms = batch.num_atoms
-    return Batch(molecules, int(atoms.sum()), int((atoms**2).sum())), peak_bytes(step, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -68,9 +44,10 @@ def step_bytes(config: ModelConfig, molecules: int, half: bool) -> tuple[Batch, 
 def test_what_a_step_holds_is_estimated_within_20_percent(change, molecules, half):
     """20 %: padding is taken as its average, and the factors were fitted to another model and other molecules."""
     config = replace(TINY, **change)
-    batch, most = step_bytes(config, molecules, half)
-    memory = estimate(parameter_sizes(config), config, batch, Setup(half=half))
-    assert memory.peak - memory.weights - memory.optimizer == pytest.approx(most, rel=0.2)
+    graphs = [graph(smiles, i) for i, smiles in enumerate(SMILES)]
+    batch = batch_of([graphs[i % len(graphs)] for i in range(molecules)])
+    memory = estimate(parameter_sizes(config), config, sizes_of(batch.num_atoms.numpy()), Setup(half=half))
+    assert memory.peak - memory.weights - memory.optimizer == pytest.approx(step_bytes(config, batch, half), rel=0.2)
 
 
 def test_more_of_anything_takes_more():

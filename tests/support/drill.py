@@ -2,8 +2,8 @@
 
 Every second kill -9 is aimed at the time in which a checkpoint is being written. After each kill every checkpoint under its
 final name is read in full, and training is started again with the same command until it has reached the last update. Then each
-molecule of each epoch must have been seen exactly once. A last line of JSON has the figures; the exit code is 1 if any
-checkpoint was damaged or any molecule skipped or seen twice.
+molecule of each epoch must have been seen exactly once. A last line of JSON has the figures, `--save` adds them to
+benchmarks/results.csv; the exit code is 1 if any checkpoint was damaged or any molecule skipped or seen twice.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness import Row, append_rows, row
 from moleblend_fs.checkpoint import read as checkpoint
 from moleblend_fs.checkpoint import whole_files, zero_moments
 from moleblend_fs.data.store import Store
@@ -59,7 +60,7 @@ class Figures:
 def words(store: Path, folder: Path, optimizer: list[str], updates: int, workers: int) -> list[str]:
     """fairseq-train's arguments: a tiny model that saves after each update."""
     return [
-        *(str(store), "--user-dir", str(Path(__file__).parents[1]), "--task", "moleblend", "--criterion", "blend_then_predict"),
+        *(str(store), "--user-dir", str(Path(__file__).parents[2] / "moleblend_fs"), "--task", "moleblend", "--criterion", "blend_then_predict"),
         *("--arch", "moleblend_tiny", *MODEL, "--hidden-3d", "8", "--batch-size", "4", "--update-freq", "2", *optimizer),
         *("--lr", "1e-4", "--clip-norm", "5", "--lr-scheduler", "fixed", "--num-workers", str(workers), "--disable-validation"),
         *("--save-dir", str(folder), "--save-interval-updates", "1", "--keep-interval-updates", "2", "--no-epoch-checkpoints"),
@@ -166,6 +167,21 @@ def run(store: Path, folder: Path, optimizer: list[str], *, kills: int, ranks: l
     return figures
 
 
+def rows(figures: Figures, case: str) -> list[Row]:
+    """What docs/reliability.md tells of a drill."""
+    counts = {
+        "kill -9": figures.kills,
+        "of these, with a checkpoint half written": figures.kills_in_save,
+        "finished updates lost to them": sum(figures.updates_lost),
+        "most finished updates lost to one": max(figures.updates_lost, default=0),
+        "checkpoints damaged": figures.damaged,
+        "epochs seen whole": figures.epochs,
+        "molecules skipped in these": figures.skipped,
+        "molecules repeated in these": figures.repeated,
+    }
+    return [row("drill", case, name, "", [value]) for name, value in counts.items()]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.drill", description=__doc__)
     parser.add_argument("store", type=Path, help="a small store of `moleblend preprocess`")
@@ -176,6 +192,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="loader workers of each process (default 1)")
     parser.add_argument("--seed", type=int, default=1, help="of the random moments (default 1)")
     parser.add_argument("--zero-stage", type=int, default=0, help="1 to 3 for DeepSpeed, 0 for plain Adam (default)")
+    parser.add_argument("--save", action="store_true", help="add the figures to benchmarks/results.csv")
     given = parser.parse_args()
     optimizer = ["--optimizer", "deepspeed", "--zero-stage", str(given.zero_stage)] if given.zero_stage else ["--optimizer", "adam"]
     figures = run(
@@ -183,6 +200,9 @@ def main() -> int:
         **{name: getattr(given, name) for name in ("kills", "ranks", "updates", "workers", "seed")},
     )
     print(json.dumps(asdict(figures)))
+    if given.save:
+        way = f"ZeRO {given.zero_stage}" if given.zero_stage else "Adam"
+        append_rows(rows(figures, f"{way}, on {', '.join(map(str, given.ranks))} processes" + " in turn" * (len(given.ranks) > 1)))
     return 0 if figures.passed and figures.kills >= given.kills else 1
 
 
