@@ -60,7 +60,15 @@ class Figures:
 def words(store: Path, folder: Path, optimizer: list[str], updates: int, workers: int) -> list[str]:
     """fairseq-train's arguments: a tiny model that saves after each update."""
     return [
-        *(str(store), "--user-dir", str(Path(__file__).parents[2] / "moleblend_fs"), "--task", "moleblend", "--criterion", "blend_then_predict"),
+        *(
+            str(store),
+            "--user-dir",
+            str(Path(__file__).parents[2] / "moleblend_fs"),
+            "--task",
+            "moleblend",
+            "--criterion",
+            "blend_then_predict",
+        ),
         *("--arch", "moleblend_tiny", *MODEL, "--hidden-3d", "8", "--batch-size", "4", "--update-freq", "2", *optimizer),
         *("--lr", "1e-4", "--clip-norm", "5", "--lr-scheduler", "fixed", "--num-workers", str(workers), "--disable-validation"),
         *("--save-dir", str(folder), "--save-interval-updates", "1", "--keep-interval-updates", "2", "--no-epoch-checkpoints"),
