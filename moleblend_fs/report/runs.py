@@ -1,9 +1,10 @@
 """What finished runs left behind: fairseq's JSON logs and the results of `moleblend evaluate`."""
 
+import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,7 +36,7 @@ def split_name(name: str) -> tuple[str, str]:
     return (stem, ending) if stem and ending in VARIANTS else (name, "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingLog:
     """The curves of one training run.
 
@@ -49,8 +50,25 @@ class TrainingLog:
     train: dict[str, Curve]
     valid: dict[str, Curve]
 
+    def agrees_with(self, other: "TrainingLog") -> bool:
+        """Whether both have the same value wherever both have one."""
+        for mine, theirs in ((self.train, other.train), (self.valid, other.valid)):
+            for name in mine.keys() & theirs.keys():
+                points = dict(zip(*mine[name], strict=True))
+                if any(points.get(update, value) != value for update, value in zip(*theirs[name], strict=True)):
+                    return False
+        return True
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    def joined_with(self, other: "TrainingLog") -> "TrainingLog":
+        """The points of both."""
+        both = []
+        for mine, theirs in ((self.train, other.train), (self.valid, other.valid)):
+            names = dict.fromkeys((*mine, *theirs))
+            both.append({n: {u: v for log in (mine, theirs) if n in log for u, v in zip(*log[n], strict=True)} for n in names})
+        return TrainingLog(name=self.name, train=curves(both[0]), valid=curves(both[1]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluation:
     """One file written by `moleblend evaluate --json`.
 
@@ -102,7 +120,8 @@ def find_runs(folder: Path) -> Runs:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder that holds the runs' save folders")
     notes: list[str] = []
-    logs = [log for path in _files(folder, "*.log", "*.jsonl") if (log := _read(read_log, path, folder, notes)) is not None]
+    found = [(path, log) for path in _files(folder, "*.log", "*.jsonl") if (log := _read(read_log, path, folder, notes)) is not None]
+    logs = one_log_per_run(found, folder)
     evaluations = [result for path in _files(folder, "*.json") if (result := _read(read_evaluation, path, folder, notes)) is not None]
     if not logs and not evaluations:
         raise UserError(
@@ -126,6 +145,16 @@ def _read(read: Callable[[Path, Path, list[str]], T | None], path: Path, folder:
         what = error.strerror if isinstance(error, OSError) else error
         notes.append(f"{path}: left out, it cannot be read ({str(what)[:200]})")
         return None
+
+
+def one_log_per_run(found: Sequence[tuple[Path, TrainingLog]], root: Path) -> list[TrainingLog]:
+    """Logs of one folder that say the same are of one run, as `--log-file` and `details.log` are; others are named by their files."""
+    logs: dict[str, TrainingLog] = {}
+    for path, log in found:
+        if log.name in logs and not logs[log.name].agrees_with(log):
+            log = dataclasses.replace(log, name=run_name(path.with_suffix("") / path.name, root))
+        logs[log.name] = logs[log.name].joined_with(log) if log.name in logs else log
+    return list(logs.values())
 
 
 def read_log(path: Path, root: Path, notes: list[str] | None = None) -> TrainingLog | None:

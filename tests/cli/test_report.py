@@ -92,6 +92,27 @@ def test_log_gives_each_update_once(runs):
     assert log.name == "pretrain"
 
 
+def test_two_logs_of_one_run_are_one_curve(runs, tmp_path, capsys):
+    """A run writes its folder's details.log beside the file that --log-file names; either may end earlier."""
+    run = runs / "pretrain"
+    whole = (run / "train.log").read_text().splitlines(keepends=True)
+    (run / "details.log").write_text("".join(whole[: len(whole) // 2]))
+    found = find_runs(runs)
+    assert [log.name for log in found.logs].count("pretrain") == 1
+    alone = read_log(run / "train.log", runs)
+    (log,) = [log for log in found.logs if log.name == "pretrain"]
+    assert {name: [list(part) for part in curve] for name, curve in log.train.items()} == {
+        name: [list(part) for part in curve] for name, curve in alone.train.items()
+    }
+    assert main(["report", str(runs), "--output", str(tmp_path / "report.html")]) == 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_different_logs_of_one_folder_are_named_by_their_files(runs):
+    write_log(runs / "pretrain" / "first.log", {"loss": lambda u: 7 + u})
+    assert {"pretrain", "pretrain/train"} <= {log.name for log in find_runs(runs).logs}
+
+
 def test_variants_stand_side_by_side(runs):
     header, rows = result_rows(find_runs(runs).evaluations)
     assert header == ["run", "split", "target", "metric", "unit", "mean predictor", "scratch", "pretrained"]
