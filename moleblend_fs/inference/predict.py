@@ -1,31 +1,27 @@
 """Predictions and representations of the molecules of a store, without fairseq, a window of molecules at a time."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor
-from moleblend_fs.data.batch import MoleculeBatch, collate
-from moleblend_fs.data.batching import BatchBudget, make_batches
+from moleblend_fs.data.batch import collate
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
-from moleblend_fs.model.moleblend import MoleBlend, Outputs
-from moleblend_fs.model.shown import show_all
-from moleblend_fs.ops.layout import Layout
+from moleblend_fs.inference.forward import Forward, ReadOff, graph_tokens, properties
 
 WINDOW = 16_384
 """Molecules that are sorted by size and held in memory together, whatever the size of the store."""
-ReadOff = Callable[[Outputs, Layout], Tensor]
-"""Outputs of a batch -> (molecules, k) numbers that are asked for."""
 FILES_PER_WORKER = 12
 """Pipes and files that a loader process opens, here and of its own, with some to spare."""
 LOADER_TIMEOUT = 300
@@ -79,53 +75,63 @@ class Runner:
         check_structures(store, about.inputs, "the model was finetuned with", every=False)
         check_weights(checkpoint)
         mean, std = np.array(about.mean), np.array(about.std)
-        parts = self._run(checkpoint, store, indices, about.inputs, len(about.targets), _properties)
+        parts = self._run(checkpoint, store, indices, about.inputs, len(about.targets), properties)
         return (replace(part, values=part.values * std + mean) for part in parts)
 
     def embeddings(self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str) -> Iterator[Predicted]:
         """(n, d) representations of the graph token; UserError for weights that are not finite, or inputs that a molecule lacks."""
         check_structures(store, inputs, "what is asked for has", every=True)
         check_weights(checkpoint)
-        return self._run(checkpoint, store, indices, inputs, checkpoint.config.embed_dim, _graph_tokens)
+        return self._run(checkpoint, store, indices, inputs, checkpoint.config.embed_dim, graph_tokens)
 
     def _run(
         self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str, width: int, read_off: ReadOff
     ) -> Iterator[Predicted]:
         """What is read off the model's outputs, window after window."""
-        model = checkpoint.build().to(self.device)
-        batches = self._load(_Records(store, indices, self.tokens, self.window, without_3d=inputs != "3d"))
-        for start in range(0, len(indices), self.window):
-            molecules = min(self.window, len(indices) - start)
-            part = Predicted(
-                rows=np.zeros(molecules, dtype=np.int64),
-                smiles=[""] * molecules,
-                has_3d=np.zeros(molecules, dtype=bool),
-                values=np.full((molecules, width), np.nan),
-            )
-            missing = molecules
-            while missing:
-                read = next(batches)
-                places = read.positions - start
-                missing -= len(places)
-                part.rows[places], part.has_3d[places] = read.rows, read.has_3d
-                for place, text in zip(places.tolist(), read.smiles, strict=True):
-                    part.smiles[place] = text
-                if read.arrays is not None:
-                    part.values[places[read.used]] = self._forward(model, MoleculeBatch.from_arrays(read.arrays), inputs, read_off)
-            yield part
+        with Forward([checkpoint.build()], self.device, inputs, read_off, self.tokens) as forward:
+            reads = self._load(_Records(store, indices, without_3d=inputs != "3d"), forward)
+            begun = self._begun(reads, forward)
+            for start in range(0, len(indices), self.window):
+                molecules = min(self.window, len(indices) - start)
+                part = Predicted(
+                    rows=np.zeros(molecules, dtype=np.int64),
+                    smiles=[""] * molecules,
+                    has_3d=np.zeros(molecules, dtype=bool),
+                    values=np.full((molecules, width), np.nan),
+                )
+                missing = molecules
+                while missing:
+                    read, values = next(begun)
+                    places = read.positions - start
+                    missing -= len(places)
+                    part.rows[places], part.has_3d[places] = read.rows, read.has_3d
+                    for place, text in zip(places.tolist(), read.smiles, strict=True):
+                        part.smiles[place] = text
+                    if values is not None:
+                        part.values[places[read.used]] = values.result()[0]
+                yield part
 
-    @torch.inference_mode()
-    def _forward(self, model: MoleBlend, batch: MoleculeBatch, inputs: str, read_off: ReadOff) -> np.ndarray:
-        on_device = batch.to(self.device)
-        layout = Layout(batch.num_atoms, self.device)
-        return read_off(model(on_device, show_all(on_device, layout, inputs), layout), layout).double().cpu().numpy()
+    def _begun(self, reads: Iterator["_Read"], forward: Forward) -> Iterator[tuple["_Read", "Future[np.ndarray] | None"]]:
+        """Batches with the computation of their values, which is under way for some batches more than were asked for."""
+        waiting: deque[tuple[_Read, Future[np.ndarray] | None]] = deque()
+        for read in reads:
+            waiting.append((read, None if read.arrays is None else forward.submit(read.arrays)))
+            if len(waiting) > forward.ahead:
+                yield waiting.popleft()
+        yield from waiting
 
-    def _load(self, source: "_Records") -> Iterator["_Read"]:
+    def _batches(self, records: "_Records", forward: Forward) -> Iterator[list[int]]:
+        """Places in what was asked for of each batch, molecules of similar size together, window after window."""
+        for start in range(0, len(records.indices), self.window):
+            for batch in forward.batches(records.store.num_atoms[records.indices[start : start + self.window]]):
+                yield (start + batch).tolist()
+
+    def _load(self, source: "_Records", forward: Forward) -> Iterator["_Read"]:
         """What the loader gives, in the order of the batches."""
         check_open_files(self.workers)
         loader = DataLoader(
             source,
-            batch_sampler=source,  # type: ignore[arg-type]
+            batch_sampler=self._batches(source, forward),  # type: ignore[arg-type]
             collate_fn=source.read,
             num_workers=self.workers,
             timeout=LOADER_TIMEOUT if self.workers else 0,
@@ -150,15 +156,6 @@ def loaders_told() -> Iterator[None]:
         if not any(line.startswith(("DataLoader worker", "DataLoader timed out")) for line in said):
             raise
         raise UserError(f"a loader process failed ({said[-1].strip()}); fewer --workers need less memory, --workers 0 none") from error
-
-
-def _properties(outputs: Outputs, layout: Layout) -> Tensor:
-    assert outputs.properties is not None
-    return outputs.properties
-
-
-def _graph_tokens(outputs: Outputs, layout: Layout) -> Tensor:
-    return outputs.tokens[layout.graph_tokens].float()
 
 
 def property_head(checkpoint: Checkpoint) -> FinetunedFor:
@@ -225,23 +222,11 @@ class _Records(torch.utils.data.Dataset):
 
     Args:
         store: where they are. indices: which, in order.
-        tokens: most tokens in a batch. window: molecules of how many neighbours are sorted by size.
         without_3d: whether the model reads molecules without a structure.
     """
 
-    def __init__(self, store: Store, indices: np.ndarray, tokens: int, window: int, *, without_3d: bool):
-        self.store, self.indices, self.tokens, self.window = store, indices, tokens, window
-        self.without_3d = without_3d
-
-    def __iter__(self) -> Iterator[list[int]]:
-        """Places in `indices` of each batch, molecules of similar size together, window after window."""
-        for start in range(0, len(self.indices), self.window):
-            sizes = self.store.num_atoms[self.indices[start : start + self.window]]
-            order = np.argsort(sizes, kind="stable")
-            # A molecule over the budget gets a batch of its own.
-            budget = BatchBudget(tokens=max(self.tokens, int(sizes.max()) + 1))
-            for batch in make_batches(order, sizes[order], budget):
-                yield (start + batch).tolist()
+    def __init__(self, store: Store, indices: np.ndarray, *, without_3d: bool):
+        self.store, self.indices, self.without_3d = store, indices, without_3d
 
     def __getitems__(self, positions: list[int]) -> list[int]:
         return positions

@@ -6,6 +6,9 @@ torch sends float32 products on the CPU to MKL, which leaves part of an AMD proc
 
 import functools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,32 @@ ONEDNN_MULTIPLICATIONS = 1 << 25
 ONEDNN_KERNELS = 64
 """Compiled kernels that oneDNN and torch keep; by default they keep 1,024 each, half a megabyte apiece. A step uses about 20."""
 
+FIXED_ROWS = 64
+"""Rows of a product under `fixed_rows`."""
+_fixed: ContextVar[bool] = ContextVar("fixed rows", default=False)
+
+
+@contextmanager
+def fixed_rows() -> Iterator[None]:
+    """Within, in this thread, products are made of `FIXED_ROWS` rows at a time, the last ones filled up with zeros.
+
+    Libraries choose their way of adding up by the shape of a product, so that a row's result depends, in its last bit, on how many
+    there are. Of one shape, and by one thread, it does not depend on the row's place either, which `rows_alike` checks.
+    """
+    token = _fixed.set(True)
+    try:
+        yield
+    finally:
+        _fixed.reset(token)
+
+
+def rows_alike(weight: Tensor) -> bool:
+    """Whether equal rows have equal results, bit for bit, wherever they stand in a product of `fixed_rows`."""
+    row = torch.linspace(-1.0, 1.0, weight.shape[1], dtype=weight.dtype, device=weight.device).sin()
+    with torch.no_grad(), fixed_rows():
+        out = product(row.expand(FIXED_ROWS, -1).contiguous(), weight, None)
+    return bool((out == out[0]).all())
+
 
 @functools.cache
 def onednn_product():
@@ -31,6 +60,14 @@ def onednn_product():
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias without a gradient, (rows, in) -> (rows, out)."""
+    if not _fixed.get():
+        return _product(x, weight, bias)
+    missing = -len(x) % FIXED_ROWS
+    parts = F.pad(x, (0, 0, 0, missing)).contiguous().split(FIXED_ROWS)
+    return torch.cat([_product(part, weight, bias) for part in parts])[: len(x)] if parts else _product(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     large = x.numel() * weight.shape[0] >= ONEDNN_MULTIPLICATIONS
     if large and x.device.type == "cpu" and x.dtype == torch.float32 and (onednn := onednn_product()) is not None:
         return onednn(x, weight, bias, "none", [], "")

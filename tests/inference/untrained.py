@@ -19,16 +19,20 @@ def untrained(
     unit: str = "",
     mean: float = 0.0,
     std: float = 1.0,
+    width: int = 16,
     change: Callable[[MoleBlend], None] | None = None,
 ) -> Path:
     """A tiny property model with random weights, larger than at the start of training, so that molecules differ.
 
     Args:
+        width: of its representations, feed-forward part and Gaussians; from 32 on, batches are computed as such (see `Forward`).
         change: is given the model before it is saved, to spoil it.
     """
     torch.manual_seed(0)
     size = len(targets)
-    config = ModelConfig(layers=2, embed_dim=16, ffn_dim=16, attention_heads=2, gaussians=8, heads=("property",), tasks=size)
+    config = ModelConfig(
+        layers=2, embed_dim=width, ffn_dim=width, attention_heads=2, gaussians=width if width > 16 else 8, heads=("property",), tasks=size
+    )
     model = MoleBlend(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,0 +1,131 @@
+"""Models run over batches, in threads. On a CPU a molecule's numbers do not depend, in any bit, on what it is computed with."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.batching import BatchBudget, make_batches
+from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.shown import Shown, show_all
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import fixed_rows, rows_alike
+
+VECTOR = 32
+"""Numbers that torch's vectorised loops take at a time, at most; what is left over at an array's end goes another way, with other bits."""
+PAIRS_PER_TOKEN = 64
+"""Ordered pairs of a batch, per token that it may have: large molecules have more pairs than the memory of as many tokens would hold."""
+ReadOff = Callable[[MoleBlend, MoleculeBatch, Shown, Layout], Tensor]
+"""A model and a batch -> numbers that are asked for, (molecules, k) or (atoms, k)."""
+
+
+class Forward:
+    """Models of the same inputs, ready to be given batches.
+
+    On a CPU each batch is computed by one thread, products by a fixed number of rows (`fixed_rows`), attention in shapes that depend on a
+    molecule's own size. So a molecule's numbers are the same bits whatever the batch, its order and the number of threads are. Where
+    sizes or the processor do not allow that, molecules are computed one by one.
+
+    Args:
+        models: in evaluation mode.
+        device: "cpu", "cuda", ...
+        inputs: "2d", "3d" or "2d+3d".
+        read_off: what is asked for.
+        tokens: most tokens in a batch.
+        apart: whether molecules are to be computed one by one in any case.
+    """
+
+    def __init__(self, models: Sequence[MoleBlend], device: str, inputs: str, read_off: ReadOff, tokens: int, *, apart: bool = False):
+        self.models = [model.to(device) for model in models]
+        self.device, self.inputs, self.tokens, self._read_off = torch.device(device), inputs, tokens, read_off
+        self._on_cpu = self.device.type == "cpu"
+        self.threads = torch.get_num_threads() if self._on_cpu else 1
+        self._pool: ThreadPoolExecutor | None = None
+        self.apart = apart or (self._on_cpu and not all(map(_batches_alike, self.models)))
+
+    def __enter__(self) -> "Forward":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what was not begun, and end the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _started(self) -> ThreadPoolExecutor:
+        """The threads, which begin with the first batch: processes that load batches are forked before.
+
+        torch's own threads are told to be one within each of these, and stay as many as before elsewhere.
+        """
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads)
+            if self._on_cpu:
+                ready = threading.Barrier(self.threads)
+
+                def begin() -> None:
+                    torch.set_num_threads(1)
+                    torch.get_num_threads()  # else the first operation would take the number that other threads begin with
+                    ready.wait()
+
+                for started in [self._pool.submit(begin) for _ in range(self.threads)]:
+                    started.result()
+                torch.set_num_threads(self.threads)
+        return self._pool
+
+    @property
+    def ahead(self) -> int:
+        """Batches that should wait or be under way, so that no thread does."""
+        return 2 * self.threads
+
+    def batches(self, num_atoms: np.ndarray) -> list[np.ndarray]:
+        """Places of molecules that go together, of similar size; each place once. A molecule over the budget gets a batch of its own."""
+        sizes = num_atoms.astype(np.int64)
+        order = np.argsort(sizes, kind="stable")
+        fits = np.full(len(sizes), not self.apart) & (sizes < self.tokens) & (sizes**2 <= PAIRS_PER_TOKEN * self.tokens)
+        together, alone = order[fits[order]], order[~fits[order]]
+        budget = BatchBudget(tokens=self.tokens, pairs=PAIRS_PER_TOKEN * self.tokens)
+        return [*make_batches(together, sizes[together], budget), *alone.reshape(-1, 1)]
+
+    def submit(self, arrays: Mapping[str, np.ndarray] | Callable[[], MoleculeBatch]) -> "Future[np.ndarray]":
+        """Begin to compute a batch; (models, molecules or atoms, k) float64 when it is done."""
+        return self._started().submit(self._run, arrays)
+
+    @torch.inference_mode()
+    def _run(self, arrays: Mapping[str, np.ndarray] | Callable[[], MoleculeBatch]) -> np.ndarray:
+        batch = (arrays() if callable(arrays) else MoleculeBatch.from_arrays(dict(arrays))).to(self.device)
+        layout = Layout(batch.num_atoms, self.device)
+        shown = show_all(batch, layout, self.inputs)
+        with fixed_rows() if self._on_cpu and not self.apart else nullcontext():
+            return np.stack([self._read_off(model, batch, shown, layout).double().cpu().numpy() for model in self.models])
+
+
+def _batches_alike(model: MoleBlend) -> bool:
+    """Whether `fixed_rows` makes a molecule's numbers independent of its batch, with this model, on this processor."""
+    config = model.config
+    widths = (config.embed_dim, config.ffn_dim, config.gaussians, config.attention_heads * 16)
+    shapes = {layer.weight.shape: layer.weight for layer in model.modules() if isinstance(layer, nn.Linear)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return all(width % VECTOR == 0 for width in widths) and all(map(rows_alike, shapes.values()))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def properties(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Tensor:
+    """(B, tasks) outputs of the property head."""
+    found = model(batch, shown, layout).properties
+    assert found is not None
+    return found
+
+
+def graph_tokens(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Tensor:
+    """(B, d) representations of the graph tokens."""
+    return model.encode(batch, shown, layout)[0].index_select(0, layout.graph_tokens)
