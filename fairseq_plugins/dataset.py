@@ -8,7 +8,7 @@ import torch
 from fairseq.data import FairseqDataset, data_utils, iterators
 
 from fairseq_plugins.loading import Loader
-from moleblend_fs.data.batch import MoleculeBatch, collate
+from moleblend_fs.data.batch import GROUP, MoleculeBatch, collate
 from moleblend_fs.data.batching import BatchBudget, make_batches, training_order
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
@@ -22,6 +22,9 @@ class StoreDataset(FairseqDataset):
         store: where the records are.
         indices: (N,) molecule indices of the split.
         labels: columns of the store's labels to keep, in this order; all by default.
+
+    Attributes:
+        group: molecules that are kept together, see `BatchPlan`; None where each is on its own.
     """
 
     def __init__(self, store: Store, indices: np.ndarray, labels: Sequence[int] | None = None):
@@ -31,6 +34,7 @@ class StoreDataset(FairseqDataset):
         self.labels = None if labels is None else list(labels)
         self.many_conformers = store.manifest.conformers > store.manifest.molecules_with_3d
         self.conformer_draw = 0
+        self.group: int | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -48,6 +52,8 @@ class StoreDataset(FairseqDataset):
         batch = collate(samples, self.conformer_draw)
         if self.labels is not None:
             batch = select_labels(batch, self.labels)
+        if self.group is not None:
+            batch.extra[GROUP] = torch.arange(len(batch)) // self.group
         return {
             "batch": batch,
             "nsentences": len(batch),
@@ -71,8 +77,7 @@ class StoreDataset(FairseqDataset):
 
 def select_labels(batch: MoleculeBatch, columns: list[int]) -> MoleculeBatch:
     """The batch with some of its label columns."""
-    fields = {name: getattr(batch, name) for name in MoleculeBatch.__dataclass_fields__}
-    return MoleculeBatch(**{**fields, "labels": batch.labels[:, columns], "has_label": batch.has_label[:, columns]})
+    return batch.map(lambda name, x: x[:, columns] if name in ("labels", "has_label") else x)
 
 
 class BatchPlan:
@@ -102,7 +107,7 @@ class BatchPlan:
 
     def cut(self, order: np.ndarray) -> list[np.ndarray]:
         """Batches of the molecules in an order."""
-        return make_batches(order, self.dataset.num_atoms[order], self.budget)
+        return make_batches(order, self.dataset.num_atoms[order], self.budget, self.dataset.group or 1)
 
     def _molecules_per_batch(self) -> int:
         atoms = self.dataset.num_atoms

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name, our_options
+from fairseq_plugins.task import objective_of
 from moleblend_fs.errors import UserError
-from moleblend_fs.model.config import HEADS, ModelConfig
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.heads import HEADS
 from moleblend_fs.ops.dispatch import wants_triton
 from moleblend_fs.planning.estimate import BUCKET, GIB, LIVE, Batch, Memory, Setup, estimate, judge, parameter_sizes
 from moleblend_fs.runtime import host_memory
@@ -34,7 +36,7 @@ def check_states(cfg: Any) -> None:
     _before_model = host_memory.resident()
     if os.environ.get(VARIABLE) == "0" or optimizer_name(cfg) not in ("adam", "deepspeed") or not cfg.model._name.startswith("moleblend"):
         return
-    config = our_options(ModelConfig, cfg.model, heads=HEADS)
+    config = our_options(ModelConfig, cfg.model, heads=heads_of(cfg.task))
     sizes = parameter_sizes(config)
     build = 4 * sum(sizes)
     if build > (left := left_on_host(cfg)):
@@ -44,6 +46,11 @@ def check_states(cfg: Any) -> None:
         )
     setup = setup_of(cfg, sum(sizes))
     judge_all(cfg, estimate(sizes, config, None, setup), setup, built=0)
+
+
+def heads_of(task: Any) -> tuple[str, ...]:
+    """Heads that a task's options ask for; all of the model's own where they name no objective."""
+    return objective_of(task).heads() if hasattr(task, "objective") else HEADS
 
 
 def check_memory(trainer: Any) -> None:

@@ -5,7 +5,7 @@ molecule's numbers never reach its batch mates (`tests/ops/test_isolation.py`), 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +117,7 @@ def part(batch: MoleculeBatch, start: int, stop: int) -> MoleculeBatch:
         **dict.fromkeys(("atom_features", "degree", "coordinates"), slice(int(atoms[start]), int(atoms[stop]))),
         **dict.fromkeys(("spd", "path_bonds"), slice(int(pairs[start]), int(pairs[stop]))),
     }
-    return MoleculeBatch(**{f.name: getattr(batch, f.name)[rows.get(f.name, slice(start, stop))] for f in fields(batch)})
+    return batch.map(lambda name, x: x[rows.get(name, slice(start, stop))])
 
 
 def error_of_update(found: Finding, *, update: int, store: Store) -> SharedError:

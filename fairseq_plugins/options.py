@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, List, TypeVar, get_origin  # noqa: UP035
 
 import torch
@@ -39,19 +39,26 @@ def engine_options(cfg: DictConfig) -> EngineOptions:
 Options = TypeVar("Options")
 
 
-def fairseq_dataclass(name: str, module: str, ours: Sequence[type], base: type) -> Any:
+def fairseq_dataclass(name: str, module: str, ours: Sequence[type] | Mapping[str, type], base: type) -> Any:
     """fairseq's dataclass of our options: the same names, defaults, helps and choices, those of a `base` before them.
 
     Args:
         name, module: where the new class will be found: it is pickled for processes that are started.
-        ours: dataclasses; what is no `option` of them stays off the command line. Options of the same name must be the same.
+        ours: dataclasses; what is no `option` of them stays off the command line. Options of the same name must be the same. Where they
+            have names, the helps say whose option each is.
         base: a dataclass of fairseq's kind.
     """
     found: list[tuple[str, Any, Any]] = []
-    for field in _distinct([field for one in ours for field in dataclasses.fields(one) if "help" in field.metadata]):
+    named = ours if isinstance(ours, Mapping) else {one.__qualname__: one for one in ours}
+    owners: dict[str, list[str]] = {}
+    for owner, one in named.items():
+        for field in dataclasses.fields(one):
+            owners.setdefault(field.name, []).append(owner)
+    for field in _distinct([field for one in named.values() for field in dataclasses.fields(one) if "help" in field.metadata]):
         kind: Any = field.type
         default: Any = field.default
-        metadata = {"help": field.metadata["help"]}
+        whose = f"{', '.join(owners[field.name])}: " if isinstance(ours, Mapping) else ""
+        metadata = {"help": whose + field.metadata["help"]}
         if get_origin(kind) is tuple:
             # fairseq reads the annotation as text and knows only typing's names.
             made: Any = dataclasses.field(default_factory=functools.partial(list, default), metadata=metadata)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, List, Optional  # noqa: UP035
 
 import numpy as np
 from fairseq.data import iterators
@@ -24,9 +24,10 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import TOPICS, Purpose, Use, parse_allowed
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import MODALITIES
+from moleblend_fs.objectives.combined import Combined
 from moleblend_fs.objectives.finetuning import shared_kind
-from moleblend_fs.objectives.objective import Objective
-from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, objectives
+from moleblend_fs.objectives.objective import Label, Objective
+from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, chosen, objectives
 from moleblend_fs.ops import dispatch
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,11 @@ class StoreTask(FairseqTask):
         """Columns of the store's labels that batches carry."""
         return []
 
+    @property
+    def group(self) -> int | None:
+        """Molecules of a batch that are compared with each other (0: the default number); None where none are."""
+        return None
+
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Make the dataset of a split, or of several; UserError names the splits that there are."""
         self.datasets[split] = StoreDataset(self.store, subsets.indices(self.store, split), self.label_columns())
@@ -149,6 +155,7 @@ class StoreTask(FairseqTask):
             return self.dataset_to_epoch_iter[dataset]
         training = dataset is self.datasets.get(self.cfg.train_subset) and dataset not in self.validated.values()
         budget = BatchBudget(molecules=max_sentences, tokens=max_tokens, pairs=self.cfg.max_pairs or None)
+        dataset.group = None if self.group is None else budget.group(self.group, dataset.num_atoms)
         plan = BatchPlan(dataset, budget, self.cfg.pool_batches, seed if training else None)
         iterator = epoch_iterator(
             dataset,
@@ -187,12 +194,28 @@ class StoreTask(FairseqTask):
 
 @dataclass
 class ObjectiveConfig(StoreTaskConfig):
-    objective: ChoiceEnum(list(objectives())) = field(  # type: ignore[valid-type]
-        default=DEFAULT_OBJECTIVE, metadata={"help": "what is learned from the molecules alone; each objective has options of its own"}
+    objective: str = field(
+        default=DEFAULT_OBJECTIVE,
+        metadata={
+            "help": "what is learned from the molecules, or several objectives separated by commas, whose losses are added: "
+            f"{', '.join(objectives())}. The options of each begin with its name below"
+        },
+    )
+    objective_weights: List[float] = field(  # noqa: UP006  fairseq reads the annotation as text
+        default_factory=list, metadata={"help": "what the losses of each objective are multiplied by, e.g. 1,0.5; all 1 by default"}
     )
 
 
-PretrainingConfig = fairseq_dataclass("PretrainingConfig", __name__, [o.Options for o in objectives().values()], ObjectiveConfig)
+PretrainingConfig = fairseq_dataclass(
+    "PretrainingConfig", __name__, {name: found.Options for name, found in objectives().items()}, ObjectiveConfig
+)
+
+
+def objective_of(cfg: Any) -> Objective:
+    """The objective, or the sum of objectives, that a task's options ask for."""
+    parts = [found(our_options(found.Options, cfg)) for found in chosen(str(cfg.objective))]
+    weights = [float(weight) for weight in cfg.objective_weights]
+    return parts[0] if len(parts) == 1 and weights in ([], [1.0]) else Combined(parts, weights)
 
 
 @register_task("moleblend", dataclass=PretrainingConfig)
@@ -203,9 +226,23 @@ class PretrainingTask(StoreTask):
 
     def __init__(self, cfg: Any):
         super().__init__(cfg)
-        chosen = objectives()[str(cfg.objective)]
-        self.objective: Objective = chosen(our_options(chosen.Options, cfg))
+        self.objective: Objective = objective_of(cfg)
         self.objective.check(self.store.manifest, str(self.store.path))
+        self.labels = self.objective.labels(self.store.manifest)
+        self.objective.take_labels({name: self._label(place, name) for place, name in enumerate(self.labels)})
+
+    def _label(self, place: int, name: str) -> Label:
+        found = subsets.statistics(self.store, self.cfg.train_subset, self.store.manifest.label_index(name))
+        if found is None:
+            raise UserError(f"label {name!r} has no value in the training split ({self.cfg.train_subset}) of {self.store.path}")
+        return Label(place, found.mean, found.std if found.std > ROUNDING * max(abs(found.min), abs(found.max)) else 1.0)
+
+    def label_columns(self) -> list[int]:
+        return [self.store.manifest.label_index(name) for name in self.labels]
+
+    @property
+    def group(self) -> int | None:
+        return self.objective.group
 
     def model_config(self, cfg: Any) -> ModelConfig:
         return our_options(ModelConfig, cfg, heads=self.objective.heads())

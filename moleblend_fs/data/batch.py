@@ -3,8 +3,8 @@
 Shape legend: B molecules, A atoms in all, P = sum of n_b^2 ordered atom pairs (row-major per molecule), L labels.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ class MoleculeBatch:
         path_bonds: (P, 5) uint8, bond classes along the path; 0 past its end.
         labels: (B, L) float64, as in the record: they are scaled before they are rounded; 0 where `has_label` is false.
         has_label: (B, L) bool.
+        extra: what an objective needs besides, by name, (B, ...) each: a row per molecule.
     """
 
     num_atoms: Tensor
@@ -41,29 +42,43 @@ class MoleculeBatch:
     path_bonds: Tensor
     labels: Tensor
     has_label: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.num_atoms)
 
     def to(self, device: torch.device | str) -> "MoleculeBatch":
         """The batch on a device (asynchronously from pinned memory); `num_atoms` stays on the CPU."""
-        return self._map(lambda name, x: x if name == "num_atoms" else x.to(device, non_blocking=True))
+        return self.map(lambda name, x: x if name == "num_atoms" else x.to(device, non_blocking=True))
 
     def pin_memory(self) -> "MoleculeBatch":
         """The batch in page-locked memory; torch's DataLoader calls this."""
-        return self._map(lambda _, x: x.pin_memory())
+        return self.map(lambda _, x: x.pin_memory())
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The tensors as arrays, which go from process to process as plain bytes: tensors would take an open file each."""
-        return {f.name: getattr(self, f.name).numpy() for f in fields(self)}
+        arrays = {name: getattr(self, name).numpy() for name in TENSORS}
+        return arrays | {EXTRA + name: value.numpy() for name, value in self.extra.items()}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "MoleculeBatch":
         """The inverse of `to_arrays`."""
-        return cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        extra = {name.removeprefix(EXTRA): value for name, value in tensors.items() if name.startswith(EXTRA)}
+        return cls(**{name: value for name, value in tensors.items() if name in TENSORS}, extra=extra)
 
-    def _map(self, function) -> "MoleculeBatch":
-        return MoleculeBatch(**{f.name: function(f.name, getattr(self, f.name)) for f in fields(self)})
+    def map(self, function: Callable[[str, Tensor], Tensor]) -> "MoleculeBatch":
+        """The batch with each tensor replaced by a function of its name and itself."""
+        extra = {name: function(name, value) for name, value in self.extra.items()}
+        return MoleculeBatch(**{name: function(name, getattr(self, name)) for name in TENSORS}, extra=extra)
+
+
+TENSORS = tuple(f.name for f in fields(MoleculeBatch) if f.name != "extra")
+"""The fields that every batch has."""
+GROUP = "group"
+"""Extra data: number of each molecule's group in the batch, where an objective asks for groups."""
+EXTRA = "extra/"
+"""What names of extra data begin with among arrays."""
 
 
 def collate(records: Sequence[bytes], conformer_draw: int = 0) -> MoleculeBatch:

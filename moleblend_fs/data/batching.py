@@ -6,6 +6,9 @@ import numpy as np
 
 from moleblend_fs.errors import UserError
 
+GROUP_SIZE = 256
+"""Molecules that are compared with each other unless told otherwise: the batch of most publications."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchBudget:
@@ -21,41 +24,69 @@ class BatchBudget:
     tokens: int | None = None
     pairs: int | None = None
 
+    def group(self, asked: int, num_atoms: np.ndarray) -> int:
+        """Molecules of a group that stays together: as many as are asked for, or of the default as many as surely fit.
 
-def make_batches(order: np.ndarray, num_atoms: np.ndarray, budget: BatchBudget) -> list[np.ndarray]:
+        Args:
+            asked: 0 for the default.
+            num_atoms: (N,) atoms of all molecules.
+        """
+        if asked:
+            if self.molecules is not None and self.molecules < asked:
+                raise UserError(
+                    f"--negatives-group {asked} is more than a batch holds (--batch-size {self.molecules}); raise --batch-size "
+                    "(--update-freq makes up for fewer batches), or lower --negatives-group"
+                )
+            return asked
+        largest = int(num_atoms.max(initial=1))
+        limits = (GROUP_SIZE, self.molecules, self.tokens and self.tokens // (largest + 1), self.pairs and self.pairs // largest**2)
+        fits = min(limit for limit in limits if limit is not None)
+        if fits < 2:
+            raise UserError(
+                f"the objective compares molecules of a batch with each other, and two of {largest} atoms may not fit into one; raise "
+                "--batch-size, --max-tokens or --max-pairs"
+            )
+        return fits
+
+
+def make_batches(order: np.ndarray, num_atoms: np.ndarray, budget: BatchBudget, group: int = 1) -> list[np.ndarray]:
     """Cut an order of molecules into batches, each as full as the budget allows.
 
     Args:
         order: (N,) molecules in the order in which they fill batches.
         num_atoms: (N,) their atoms, in the same order.
+        group: that many molecules of the order, from its first on, are kept together; the last of them may be fewer.
 
     Returns:
         Batches that hold every molecule of `order` exactly once.
 
     Raises:
-        UserError: a molecule that alone is over the budget.
+        UserError: a molecule, or a group, that alone is over the budget.
     """
     if len(order) == 0:
         return []
     atoms = num_atoms.astype(np.int64)
+    firsts = np.arange(0, len(order), group)
     limits = [(np.ones_like(atoms), budget.molecules, "--batch-size"), (atoms + 1, budget.tokens, "--max-tokens")]
     limits.append((atoms**2, budget.pairs, "--max-pairs"))
-    active = [(np.concatenate([[0], np.cumsum(cost)]), limit, name) for cost, limit, name in limits if limit is not None]
-    if not active:
+    costs = [(np.add.reduceat(cost, firsts), limit, name) for cost, limit, name in limits if limit is not None]
+    if not costs:
         raise UserError("a batch needs a limit: --batch-size, --max-tokens or --max-pairs")
-    for total, limit, name in active:
-        cost = np.diff(total)
+    for cost, limit, name in costs:
         if cost.max() > limit:
             worst = int(cost.argmax())
-            raise UserError(
-                f"molecule {order[worst]} of {atoms[worst]} atoms alone is over {name} {limit} (it needs {cost[worst]}); raise {name}"
-            )
+            if group == 1:
+                what, mend = f"molecule {order[worst]} of {atoms[worst]} atoms", f"raise {name}"
+            else:
+                what, mend = f"a group of {group} molecules that are compared with each other", f"raise {name}, or lower --negatives-group"
+            raise UserError(f"{what} alone is over {name} {limit} (it needs {cost[worst]}); {mend}")
     # A limit beyond the sum is none; a huge one would overflow below.
-    active = [(total, min(limit, int(total[-1])), name) for total, limit, name in active]
+    totals = [np.concatenate([[0], np.cumsum(cost)]) for cost, _, _ in costs]
+    active = [(total, min(limit, int(total[-1]))) for total, (_, limit, _) in zip(totals, costs, strict=True)]
     batches, start = [], 0
-    while start < len(order):
-        stop = min(int(np.searchsorted(total, total[start] + limit, side="right")) - 1 for total, limit, _ in active)
-        batches.append(order[start:stop])
+    while start < len(firsts):
+        stop = min(int(np.searchsorted(total, total[start] + limit, side="right")) - 1 for total, limit in active)
+        batches.append(order[start * group : stop * group])
         start = stop
     return batches
 

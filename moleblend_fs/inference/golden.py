@@ -73,7 +73,7 @@ class GoldenFile:
         parts = [self._molecule(m) for m in molecules]
         num_atoms = torch.tensor([len(part["atom_features"]) for part in parts])
         has_3d = [f"m{m}/coordinates" in self.values for m in molecules]
-        joined = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+        joined: dict[str, Any] = {name: torch.from_numpy(np.concatenate([part[name] for part in parts])) for name in parts[0]}
         return MoleculeBatch(
             num_atoms=num_atoms,
             molecule_id=torch.tensor(molecules),

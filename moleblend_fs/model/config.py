@@ -5,9 +5,6 @@ from dataclasses import dataclass, replace
 from moleblend_fs.errors import UserError
 from moleblend_fs.options import option
 
-HEADS = ("spd", "edge", "displacement", "distance", "noise", "property")
-"""Heads that `MoleBlend.forward` runs; all but "property" belong to pretraining. Objectives bring others, see `heads.register_head`."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

@@ -11,13 +11,18 @@ from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import MAX_HOPS, NUM_BOND_CLASSES, bond_class_features
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import Shown
+from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.ops.relation_bias import RelationWeights, relation_bias
-from moleblend_fs.ops.tables import ATOM_FIRST_ROW, BOND_FIRST_ROW, DEGREE_FIRST_ROW, ELEMENT_ROWS, TABLE_ROWS
+from moleblend_fs.ops.tables import ATOM_FIRST_ROW, BOND_FIRST_ROW, DEGREE_FIRST_ROW, ELEMENT_ROWS, HIDDEN, TABLE_ROWS
 
 ATOM_FEATURES, BOND_FEATURES = 9, 3
+PADDING_ROW = 0
+"""Row of every table that is zero and stays it."""
+HIDDEN_ROWS = (ATOM_FIRST_ROW + HIDDEN, *[PADDING_ROW] * (ATOM_FEATURES - 1))
+"""Rows of the atom table that a hidden atom is the sum of."""
 
 
 class AtomEmbedding(nn.Module):
@@ -37,14 +42,22 @@ class AtomEmbedding(nn.Module):
 
     def forward(self, batch: MoleculeBatch, shown: Shown, gaussian_sums_AK: Tensor, layout: Layout) -> Tensor:
         """(T, d) embedding sums."""
-        atoms = F.embedding_bag(batch.atom_features.long() + self.feature_rows, self.atom_table.weight, mode="sum")
+        atoms = self._features(batch.atom_features.long() + self.feature_rows, shown.hidden)
         row = batch.degree.long() + DEGREE_FIRST_ROW
         degree = F.embedding(row, self.in_degree_table.weight) + F.embedding(row, self.out_degree_table.weight)
         # The factor keeps a fresh 3D feature as small as the other embeddings (reference release).
         feature_3d = 0.01 * self.from_gaussians(gaussian_sums_AK.to(self.from_gaussians.weight.dtype))
-        atoms = atoms + degree * shown.degree.unsqueeze(1) + feature_3d * shown.distances.unsqueeze(1)
+        has_degree, has_3d = shown.visible(shown.degree), shown.visible(shown.distances)
+        atoms = atoms + degree * has_degree.unsqueeze(1) + feature_3d * has_3d.unsqueeze(1)
         tokens = self.graph_token.repeat(layout.num_tokens, 1)
         return tokens.index_copy(0, layout.atom_tokens, atoms)
+
+    def _features(self, rows_A9: Tensor, hidden_A: Tensor | None) -> Tensor:
+        """(A, d) sums of the features' rows, one row instead for a hidden atom."""
+        if hidden_A is None:
+            return F.embedding_bag(rows_A9, self.atom_table.weight, mode="sum")
+        rows = torch.where(hidden_A.unsqueeze(1), constant(HIDDEN_ROWS, torch.int64, rows_A9.device), rows_A9)
+        return F.embedding_bag(rows, self.atom_table.weight, mode="sum", padding_idx=PADDING_ROW)
 
 
 class RelationEncoder(nn.Module):
@@ -89,13 +102,14 @@ class RelationEncoder(nn.Module):
             self.distance_out.bias,
         )
         weights = RelationWeights(*map(at_least_float32, parameters))
+        element = batch.atom_features[:, 0]
         return relation_bias(
             shown.relations,
             batch.spd,
             batch.path_bonds,
-            shown.distances,
+            shown.visible(shown.distances),
             shown.coordinates.to(weights.spd_table.dtype),
-            batch.atom_features[:, 0],
+            element if shown.hidden is None else element.masked_fill(shown.hidden, HIDDEN),
             weights,
             layout,
         )

@@ -5,6 +5,7 @@ Shape legend: A atoms, P ordered pairs, B molecules, m pair width, C classes, d 
 """
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ class PairHead(nn.Module):
     Its loss is the cross-entropy of the classes, from targets (P, K) int8.
     """
 
+    reads = "atoms"
     loss_sum: Callable[..., Tensor] = staticmethod(pair_cross_entropy)
 
     def __init__(self, config: ModelConfig, outputs: int):
@@ -78,6 +80,8 @@ class GeometryHead(PairHead):
 class NoiseHead(nn.Module):
     """Predicts the noise on each atom: attention over atoms, weighted by unit displacements, one linear map per axis."""
 
+    reads = "structure"
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         d = config.embed_dim
@@ -116,6 +120,8 @@ class NoiseHead(nn.Module):
 class PropertyHead(nn.Module):
     """Linear(d, d), GELU, Linear(d, tasks) on the graph token."""
 
+    reads = "molecules"
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.hidden = Linear(config.embed_dim, config.embed_dim)
@@ -135,6 +141,17 @@ BUILDERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "property": PropertyHead,
 }
 """Name -> what makes a head; objectives add theirs when they are imported."""
+HEADS = tuple(BUILDERS)
+"""The model's own, which `MoleBlend.forward` runs. Each says what it `reads`: vectors of "atoms", those and the "structure" (bias and
+coordinates), or vectors of "molecules"."""
+
+
+@runtime_checkable
+class WithStart(Protocol):
+    """A head that sets some of its parameters itself, after all others were drawn as `MoleBlend.reset_parameters` says."""
+
+    def start(self) -> None:
+        """Set them."""
 
 
 def register_head(name: str, build: Callable[[ModelConfig], nn.Module]) -> None:

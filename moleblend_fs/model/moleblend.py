@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import MAX_HOPS
-from moleblend_fs.model.config import HEADS, ModelConfig
+from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.embedding import AtomEmbedding, RelationEncoder
 from moleblend_fs.model.encoder import Encoder
-from moleblend_fs.model.heads import build_head
+from moleblend_fs.model.heads import HEADS, WithStart, build_head
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.ops.attention import prepare_bias
@@ -73,12 +73,15 @@ class MoleBlend(nn.Module):
             else:
                 parameter.normal_(0, 0.02)
         for module in self.modules():
-            if isinstance(module, nn.Embedding):
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
         self.relations.gaussian_means.uniform_(0, 3)
         self.relations.gaussian_stds.uniform_(0, 3)
         self.relations.distance_mul.fill_(1)
         self.relations.distance_shift.zero_()
+        for head in self.heads.values():
+            if isinstance(head, WithStart):
+                head.start()
 
     def encode(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
         """Token representations (T, d) and the pairs' attention bias (P, H)."""
@@ -91,18 +94,17 @@ class MoleBlend(nn.Module):
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
         """All of `HEADS` that the model carries on one packed batch: their predictions, or their losses where there are targets."""
         tokens, bias = self.encode(batch, shown, layout)
-        readers = sum(name in HEADS and name != "property" for name in self.heads)
+        own = {name: head for name, head in self.heads.items() if name in HEADS}
+        readers = sum(head.reads != "molecules" for head in own.values())
         atoms_of_heads = iter(fan_out(tokens.index_select(0, layout.atom_tokens), readers))
         results: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
-        for name, head in self.heads.items():
-            if name not in HEADS:
-                continue
-            if name == "property":
+        for name, head in own.items():
+            if head.reads == "molecules":
                 results["properties"] = head(tokens.index_select(0, layout.graph_tokens))
                 continue
             atoms = next(atoms_of_heads)
-            inputs = (atoms, bias, shown.coordinates.to(bias.dtype), layout) if name == "noise" else (atoms, layout)
+            inputs = (atoms, bias, shown.coordinates.to(bias.dtype), layout) if head.reads == "structure" else (atoms, layout)
             if targets is None:
                 results[name] = head(*inputs)
             else:

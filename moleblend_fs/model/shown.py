@@ -20,12 +20,20 @@ class Shown:
         degree: (A,) bool, atoms that get their degree embedding.
         distances: (A,) bool, atoms that get their 3D feature.
         coordinates: (A, 3) float32, Angstrom, noise included.
+        hidden: (A,) bool, atoms that are masked: one row for all masked atoms in place of their nine features, and of their element in the
+            distance encoding; neither degree nor 3D feature, whatever the two above say. None: none. Their relations, and their
+            coordinates in those, are shown as `relations` says.
     """
 
     relations: Tensor
     degree: Tensor
     distances: Tensor
     coordinates: Tensor
+    hidden: Tensor | None = None
+
+    def visible(self, atoms: Tensor) -> Tensor:
+        """(A,) bool, those of some atoms that are not hidden."""
+        return atoms if self.hidden is None else atoms & ~self.hidden
 
 
 MODALITIES = ("2d", "3d", "2d+3d")

@@ -21,7 +21,7 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.objectives.information import information_bound
-from moleblend_fs.objectives.objective import Objective, Prepared, Read, Term
+from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Read, Term
 from moleblend_fs.objectives.random_draws import ATOM, RELATION, categories, draw_noise, uniform
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
@@ -212,8 +212,16 @@ class BlendThenPredict(Objective):
     """See the module."""
 
     name: ClassVar[str] = "blend_then_predict"
+    aliases: ClassVar[tuple[str, ...]] = ("blend",)
     Options: ClassVar[type] = BlendConfig
     options: BlendConfig
+    curves: ClassVar[dict[str, Curve]] = {
+        "spd": Curve("Shortest path distance", NATS, information="spd_information", about="shortest path distances"),
+        "edge": Curve("Edges along the path", NATS, information="edge_information", about="edges along the path"),
+        "displacement": Curve("3D displacement", "1 - cosine", uninformed=1.0),
+        "distance": Curve("3D distance", "Smooth-L1 (\u00c5)"),
+        "noisy_nodes": Curve("Noise on the coordinates", "1 - cosine", uninformed=1.0),
+    }
 
     def heads(self) -> tuple[str, ...]:
         return self.options.predict

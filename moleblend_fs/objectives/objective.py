@@ -5,7 +5,7 @@ sums of its losses. Weighting, normalising over ranks and micro-batches (`loss`)
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,6 +41,34 @@ class Prepared:
     parts: Any
 
 
+NATS = "cross-entropy (nats)"
+"""Unit of losses of classes."""
+
+
+class Label(NamedTuple):
+    """A label that batches carry for an objective: its column there, and mean and standard deviation over the training split."""
+
+    column: int
+    mean: float
+    std: float
+
+
+class Curve(NamedTuple):
+    """How a report draws a loss.
+
+    Attributes:
+        title, unit: of the panel.
+        uninformed: the loss of a predictor that knows nothing of its input, if that is a number.
+        information: what is logged that, added to the loss, gives the entropy of the target, if anything is; about: of what.
+    """
+
+    title: str
+    unit: str
+    uninformed: float | None = None
+    information: str | None = None
+    about: str = ""
+
+
 class Read(NamedTuple):
     """What was logged since the last line of the log, read back.
 
@@ -56,12 +84,15 @@ class Objective(ABC):
     """A pretraining objective with its options.
 
     Attributes:
-        name: in `--objective NAME`.
+        name: in `--objective NAME`; aliases: other names for it there.
         Options: a dataclass of `moleblend_fs.options.option`s; they become options of the command line.
+        curves: term -> how reports draw its loss.
     """
 
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type]
+    curves: ClassVar[Mapping[str, Curve]] = {}
 
     def __init__(self, options: Any):
         self.options = options
@@ -76,6 +107,23 @@ class Objective(ABC):
 
     def check(self, manifest: Manifest, store: str) -> None:  # noqa: B027  most need nothing
         """UserError if a store lacks what the objective needs."""
+
+    @property
+    def passes(self) -> float:
+        """Cost of a step: passes of the encoder over all molecules, forward and backward."""
+        return 1.0
+
+    @property
+    def group(self) -> int | None:
+        """How many molecules compare themselves with each other; None where each is on its own. See `groups`."""
+        return None
+
+    def labels(self, manifest: Manifest) -> tuple[str, ...]:
+        """Names of the labels that batches are to carry; UserError if the store lacks one. None for what learns from molecules alone."""
+        return ()
+
+    def take_labels(self, labels: Mapping[str, Label]) -> None:  # noqa: B027  most need none
+        """Where in a batch its labels are, and their scales."""
 
     @abstractmethod
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:

@@ -22,3 +22,6 @@ ELEMENT_ROWS = 3 * TABLE_ROWS
 """Rows of the distance depiction's mul and shift."""
 FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW = 3, 3 + TABLE_ROWS
 """Rows of element 0 as a pair's first and as its second atom."""
+
+HIDDEN = 255
+"""Value of the atomic-number feature that stands for a hidden atom, wherever elements are looked up: no feature has it, it fits a byte."""

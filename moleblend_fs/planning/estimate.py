@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-from moleblend_fs.data.graph import MAX_HOPS
+import torch
+from torch import nn
+
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.embedding import ATOM_FEATURES
-from moleblend_fs.model.heads import EDGE_CLASSES
+from moleblend_fs.model.heads import SPD_CLASSES, NoiseHead, PairHead, build_head
 from moleblend_fs.ops.layout import BUCKET_STEP
 from moleblend_fs.ops.pair_projection.reference import VALUES_AT_ONCE
 from moleblend_fs.ops.tables import TABLE_ROWS
@@ -112,6 +114,12 @@ def parameter_sizes(config: ModelConfig) -> list[int]:
         return [prod(parameter.shape) for parameter in MoleBlend(config).parameters()]
 
 
+def heads_of(config: ModelConfig) -> list[nn.Module]:
+    """The heads of a model, without allocating them."""
+    with torch.device("meta"):
+        return [build_head(name, config) for name in config.heads]
+
+
 def estimate(sizes: Sequence[int], config: ModelConfig, batch: Batch | None, setup: Setup) -> Memory:
     """Memory of one process.
 
@@ -162,11 +170,13 @@ def activation_bytes(config: ModelConfig, batch: Batch, setup: Setup) -> int:
     if setup.kernels:
         return int(blocks + again + ENDS * width * tokens * d + batch.pairs * (KERNEL_PAIR * heads + KERNEL_INDEX))
     # Two moments: one in the backward pass; one in the loss of the edge head, which takes a few molecules at a time.
-    in_bias = NOISE_PAIR + NOISE_DROPPED * drop if "noise" in config.heads else PAIR
+    carried = heads_of(config)
+    in_bias = NOISE_PAIR + NOISE_DROPPED * drop if any(isinstance(head, NoiseHead) for head in carried) else PAIR
     backward = again + ENDS * width * tokens * d + in_bias * padded * heads
     loss = 0.0
-    if "edge" in config.heads:
-        some = min(VALUES_AT_ONCE, batch.pairs * MAX_HOPS * EDGE_CLASSES)
+    classes = max((head.out.out_features for head in carried if type(head) is PairHead), default=0)
+    if classes > SPD_CLASSES:
+        some = min(VALUES_AT_ONCE, batch.pairs * classes)
         sides = LOSS_SIDES * config.pair_dim * (batch.molecules / batch.pairs) ** 0.5
         values = LOSS_VALUES_HALF if setup.half else LOSS_VALUES
         loss = 3 * width * tokens * d + PAIR * padded * heads + 4 * some * (values + sides)

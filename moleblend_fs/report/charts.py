@@ -12,6 +12,8 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from moleblend_fs.objectives import registry
+from moleblend_fs.objectives.objective import Curve as LossCurve
 from moleblend_fs.report.runs import Curve, Evaluation, TrainingLog
 
 matplotlib.use("Agg")
@@ -41,14 +43,6 @@ STYLE: Any = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
 }
-LOSSES = {
-    "spd_loss": ("Shortest path distance", "cross-entropy (nats)", "spd_information"),
-    "edge_loss": ("Edges along the path", "cross-entropy (nats)", "edge_information"),
-    "displacement_loss": ("3D displacement", "1 - cosine", None),
-    "distance_loss": ("3D distance", "Smooth-L1 (\u00c5)", None),
-    "noisy_nodes_loss": ("Noise on the coordinates", "1 - cosine", None),
-}
-"""Quantity -> title, unit, and the logged information that, added to the loss, gives H(target)."""
 
 
 def to_svg(figure: Figure) -> str:
@@ -64,19 +58,21 @@ def to_svg(figure: Figure) -> str:
 
 def loss_curves(logs: Sequence[TrainingLog]) -> str:
     """One panel for each pretraining loss that was logged: training as lines, validation as dots, over updates."""
-    names = [name for name in LOSSES if any(name in log.train or name in log.valid for log in logs)]
+    known = registry.curves()
+    names = [name for name in known if any(name in log.train or name in log.valid for log in logs)]
     with pyplot.rc_context(STYLE):
         rows = -(-len(names) // 2)
         figure, axes = pyplot.subplots(rows, min(2, len(names)), figsize=(10.4, 3.1 * rows), squeeze=False, layout="constrained")
         for axis, name in zip(axes.flat, names, strict=False):
-            title, unit, information = LOSSES[name]
-            axis.set(title=title, xlabel="updates", ylabel=unit)
+            curve = known[name]
+            axis.set(title=curve.title, xlabel="updates", ylabel=curve.unit)
             for log, colour in zip(logs, PALETTE * len(logs), strict=False):
                 draw_curve(axis, log, name, colour, log.name)
-            uninformed = [level(log, name, information) for log in logs]
-            known = [value for value in uninformed if value is not None]
-            if known:
-                axis.axhline(float(np.mean(known)), color=SOFT, linestyle=(0, (4, 3)), linewidth=1, label="knowing nothing of the input")
+            uninformed = [value for log in logs if (value := level(log, name, curve)) is not None]
+            if uninformed:
+                axis.axhline(
+                    float(np.mean(uninformed)), color=SOFT, linestyle=(0, (4, 3)), linewidth=1, label="knowing nothing of the input"
+                )
         for axis in axes.flat[len(names) :]:
             axis.axis("off")
         axes.flat[0].legend(*unique_labels(axes.flat[0]))
@@ -91,10 +87,11 @@ def draw_curve(axis: Axes, log: TrainingLog, name: str, colour: str, label: str)
         axis.plot(*log.valid[name], color=colour, linewidth=1, marker="o", markersize=4, label=f"{label}, validation")
 
 
-def level(log: TrainingLog, name: str, information: str | None) -> float | None:
-    """The loss of a predictor that knows nothing of its input: H(target) for a class, 1 for a cosine."""
-    if name in ("displacement_loss", "noisy_nodes_loss"):
-        return 1.0
+def level(log: TrainingLog, name: str, curve: LossCurve) -> float | None:
+    """The loss of a predictor that knows nothing of its input: a number, or H(target) for a class."""
+    if curve.uninformed is not None:
+        return curve.uninformed
+    information = curve.information
     for part in (log.valid, log.train):
         if information and information in part and name in part and len(part[name][1]) == len(part[information][1]):
             return float(np.mean(part[name][1] + part[information][1]))

@@ -23,16 +23,17 @@ def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, 
         store: where that molecule is; no picture if None.
         seed: of the choice and of the blend.
     """
-    from moleblend_fs.report.charts import LOSSES, loss_curves
+    from moleblend_fs.objectives.registry import curves
+    from moleblend_fs.report.charts import loss_curves
 
     body = []
     if runs.evaluations:
         header, rows = result_rows(runs.evaluations)
         note = '<p class="soft">The mean predictor always says the mean of the training split.</p>' if BASELINE in header else ""
         body.append(html.section("Results", note, html.table(header, rows, numeric=range(header.index("metric") + 1, len(header)))))
-    pretraining = [log for log in runs.logs if set(LOSSES) & {*log.train, *log.valid}]
+    pretraining = [log for log in runs.logs if set(curves()) & {*log.train, *log.valid}]
     if pretraining:
-        note = '<p class="soft">The loss of each target of blend-then-predict, unweighted.</p>'
+        note = '<p class="soft">The losses of the objectives, each unweighted.</p>'
         body.append(html.section("Pretraining", note, loss_curves(pretraining), *information(pretraining)))
     if finetuning := [log for log in runs.logs if log not in pretraining]:
         body += finetuning_section(finetuning, runs.evaluations)
@@ -50,16 +51,19 @@ def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, 
 
 
 def information(logs: Sequence[TrainingLog]) -> list[str]:
-    """The last measured bounds on the information about SPD and edges in the blended input, as a table."""
+    """The last measured bounds on the information about hidden classes in what the model is shown, as a table."""
+    from moleblend_fs.objectives.registry import curves
+
     rows = []
+    known = {curve.information: curve.about for curve in curves().values() if curve.information}
     for log in logs:
-        for name, what in (("spd_information", "shortest path distances"), ("edge_information", "edges along the path")):
+        for name, what in known.items():
             curve = log.valid.get(name) or log.train.get(name)
             if curve is not None:
                 rows.append((log.name, what, f"{curve[1][-1]:.3f}", f"{curve[0][-1]:,}"))
     if not rows:
         return []
-    note = '<p class="soft">H(target) - cross-entropy: a lower bound on what the blended input tells of the target.</p>'
+    note = '<p class="soft">H(target) - cross-entropy: a lower bound on what the input tells of the target.</p>'
     return [note + html.table(("run", "about", "at least (nats)", "at update"), rows, numeric=(2, 3))]
 
 

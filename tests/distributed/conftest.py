@@ -8,7 +8,8 @@ import torch
 
 from moleblend_fs.checkpoint.read import Checkpoint, save
 from moleblend_fs.data.store import Store
-from moleblend_fs.model.config import HEADS, ModelConfig
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.heads import HEADS
 from moleblend_fs.model.moleblend import MoleBlend
 from tests.fairseq_plugins.conftest import write_store
 from tests.model.molecules import AWKWARD, ORDINARY

@@ -34,7 +34,7 @@ def test_what_cannot_fit_is_refused_before_training(qm9_store, tmp_path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("gibibytes", "said"), [(10, "training needs about 15.50 GiB (weights 3.86,"), (4, "builds the model in float32, which takes 3.86 GiB")]
+    ("gibibytes", "said"), [(10, "training needs about 15.43 GiB (weights 3.85,"), (4, "builds the model in float32, which takes 3.85 GiB")]
 )
 def test_a_model_that_cannot_be_built_is_refused_before_it_is(qm9_store, tmp_path, gibibytes, said):
     """The largest preset within a limit of the process's address space."""

@@ -85,7 +85,8 @@ def test_helps_are_the_same_and_the_class_can_be_pickled(theirs, ours):
     made = {f.name: f for f in dataclasses.fields(theirs)}
     for field in dataclasses.fields(ours):
         if "help" in field.metadata:
-            assert made[field.name].metadata["help"] == field.metadata["help"]
+            whose = "blend_then_predict: " if ours is BlendConfig else ""
+            assert made[field.name].metadata["help"] == whose + field.metadata["help"]
             if typing.get_origin(field.type) is not tuple:
                 assert made[field.name].default == field.default
     assert pickle.loads(pickle.dumps(theirs())) == theirs()

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from moleblend_fs.checkpoint.read import Checkpoint, save
-from moleblend_fs.model.config import HEADS, ModelConfig
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.heads import HEADS
 from moleblend_fs.model.moleblend import MoleBlend
 from tests.fairseq_plugins.runs import FINETUNE, NO_DROPOUT, PRETRAIN, SGD, SMALL, Run, torchrun, train, train_command
 

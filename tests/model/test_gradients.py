@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from moleblend_fs.model.config import HEADS, ModelConfig
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.heads import HEADS
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend, targets_of

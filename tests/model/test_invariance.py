@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.model.config import HEADS, ModelConfig
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.heads import HEADS
 from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.ops.layout import Layout

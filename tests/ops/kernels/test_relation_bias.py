@@ -23,6 +23,7 @@ from moleblend_fs.ops.relation_bias import (
 from moleblend_fs.ops.relation_bias import launch as ops
 from moleblend_fs.ops.relation_bias import variants as shipped
 from moleblend_fs.ops.relation_bias.reference import distance_bias, edge_bias, spd_bias
+from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, HIDDEN, SECOND_ELEMENT_ROW
 
 NAMES = ("bias", "sums", *(f"d_{name}" for name in RelationWeights._fields))
 TOLERANCE = 2e-5
@@ -160,6 +161,18 @@ def test_the_tolerance_tells_wrong_from_right(device):
     for what, (changed, names) in concerned.items():
         found = errors(results(reference, changed, torch.float64), exact)
         assert all(found[name] >= 10 * TOLERANCE for name in names), (what, found)
+
+
+def test_hidden_atoms(device):
+    """Their row of the mul and shift tables lies beyond all elements: it is read, and gets its gradient."""
+    case = make_case([17, 5], 4, 32, device, bits="7")
+    case.element[::3] = HIDDEN
+    exact = results(reference, case, torch.float64)
+    found = errors(results(autograd.relation_bias, case, torch.float32), exact)
+    assert max(found.values()) <= TOLERANCE, found
+    d_mul = dict(zip(NAMES, exact, strict=True))["d_mul"]
+    assert d_mul[FIRST_ELEMENT_ROW + HIDDEN] != 0
+    assert d_mul[SECOND_ELEMENT_ROW + HIDDEN] != 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
