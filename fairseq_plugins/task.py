@@ -18,7 +18,7 @@ from fairseq_plugins.selection import check_metric, check_validation
 from moleblend_fs.checkpoint.read import FinetunedFor
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.batching import BatchBudget
-from moleblend_fs.data.store import Store
+from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import TOPICS, Purpose, Use, parse_allowed
@@ -59,6 +59,10 @@ class StoreTaskConfig(FairseqDataclass):
             f"{', '.join(TOPICS)}; the message that refuses names what differs"
         },
     )
+    split_file: str = field(
+        default="", metadata={"help": "JSON file with splits to take in place of the store's own, as rows of the source: see docs/data.md"}
+    )
+    fold: str = field(default="", metadata={"help": "which fold of --split-file, where it has several"})
     train_subset: str = II("dataset.train_subset")
     valid_subset: str = II("dataset.valid_subset")
     disable_validation: bool = II("dataset.disable_validation")
@@ -74,7 +78,7 @@ class StoreTask(FairseqTask):
         super().__init__(cfg)
         dispatch.configure(cfg.ops)
         self.allowed = parse_allowed(cfg.allow_differences)
-        self.store = Store(cfg.data)
+        self.store = open_store(cfg.data, cfg.split_file, cfg.fold)
         self.epoch = 1
         self.validated: dict[str, StoreDataset] = {}
         subsets.check(self.store, cfg.train_subset, None if cfg.disable_validation else cfg.valid_subset)

@@ -26,6 +26,12 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
 
 
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Splits that training took from a file."""
+    parser.add_argument("--split-file", metavar="FILE", help="JSON file with splits to take in place of the store's own, as training did")
+    parser.add_argument("--fold", default="", metavar="NAME", help="which fold of --split-file, where it has several")
+
+
 def add_comparison_argument(parser: argparse.ArgumentParser) -> None:
     """What may differ between what a checkpoint was trained on and the store."""
     parser.add_argument(FLAG, default="", metavar="LIST", help=FLAG_HELP)

@@ -14,6 +14,7 @@ from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load
 from moleblend_fs.cli.common import (
     add_comparison_argument,
     add_runner_arguments,
+    add_split_arguments,
     check_output,
     compare_with_store,
     molecules_of,
@@ -21,6 +22,7 @@ from moleblend_fs.cli.common import (
     runner,
 )
 from moleblend_fs.data.record import decode
+from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="PCQM4Mv2: write the official submission file of split test-dev or test-challenge into FOLDER instead of scoring",
     )
+    add_split_arguments(parser)
     add_comparison_argument(parser)
     add_runner_arguments(parser)
 
@@ -56,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"a submission is made of split test-dev or test-challenge, got --split {arguments.split}")
     checkpoint = load(arguments.checkpoint)
     about = property_head(checkpoint)
-    store = Store(arguments.store)
+    store = open_store(arguments.store, arguments.split_file, arguments.fold)
     check_output(arguments.json, arguments.checkpoint, store.path)
     indices = molecules_of(store, arguments.split)
     compare_with_store(checkpoint, store, arguments, "evaluate", inputs=about.inputs, split=arguments.split)

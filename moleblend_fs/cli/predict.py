@@ -15,12 +15,14 @@ from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load
 from moleblend_fs.cli.common import (
     add_comparison_argument,
     add_runner_arguments,
+    add_split_arguments,
     check_output,
     compare_with_store,
     molecules_of,
     named_rows,
     runner,
 )
+from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.store import FailedRow, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, whole_file
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="only this split's molecules, in the store's order; the whole source by default")
     parser.add_argument("--embeddings", choices=("2d", "3d", "2d+3d"), help="write graph-token representations from these inputs instead")
+    add_split_arguments(parser)
     add_comparison_argument(parser)
     add_runner_arguments(parser)
 
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.embeddings is not None and arguments.source is not None:
         raise UserError("--source goes with predictions, --embeddings writes an array without text; leave one of them out")
     checkpoint = load(arguments.checkpoint)
-    store = Store(arguments.store)
+    store = open_store(arguments.store, arguments.split_file, arguments.fold)
     check_output(arguments.output, arguments.checkpoint, store.path, *([] if arguments.source is None else [arguments.source]))
     indices = molecules_of(store, arguments.split)
     inputs = arguments.embeddings or property_head(checkpoint).inputs
