@@ -98,6 +98,7 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
                 os.fsync(stream.fileno())
         if temporary is not None:
             os.replace(temporary, target)
+            flush_names(target.parent)
     except BaseException as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -143,12 +144,39 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        os.rename(temporary, target)
+        rename_flushed(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) and error.errno not in NOT_OF_THE_FILE:
             raise UserError(f"{path}: cannot be written ({told(error)})") from error
         raise
+
+
+def flush(path: str | os.PathLike) -> None:
+    """Wait until the file, or the folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_names(folder: Path) -> None:
+    """`flush` a folder, where its file system knows how to and it may be read."""
+    try:
+        flush(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM):
+            raise
+
+
+def rename_flushed(folder: Path, target: Path) -> None:
+    """Give a folder its final name when all that lies in it is on the disk, and wait until the name is there too."""
+    for path in sorted(folder.iterdir()):
+        flush(path)
+    flush_names(folder)
+    os.rename(folder, target)
+    flush_names(target.parent)
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:

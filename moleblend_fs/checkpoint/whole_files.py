@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import flush, flush_names
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def whole_or_absent(path: str | os.PathLike) -> Iterator[Path]:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
-        flush(path.parent)
+        flush_names(path.parent)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, RuntimeError) and not is_write_error(error):
@@ -51,15 +52,6 @@ def whole_or_absent(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def flush(path: Path) -> None:
-    """Wait until the file, or the folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_write_error(error: RuntimeError) -> bool:

@@ -25,6 +25,7 @@ from moleblend_fs.checkpoint import whole_files
 from moleblend_fs.checkpoint.adam_state import MOMENTS, AdamState
 from moleblend_fs.checkpoint.read import read_torch_file
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import flush_names
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def write(save_dir: str, update: int, pieces: Mapping[str, Piece]) -> dict[str, 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         whole_files.save({name: {"start": piece.start, **piece.moments} for name, piece in pieces.items()}, folder / file_name(rank, ranks))
+        flush_names(folder.parent)
     except (UserError, OSError) as error:
         failure = f"process {rank}: {error}"
     try:

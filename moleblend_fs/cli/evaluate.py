@@ -26,7 +26,7 @@ from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import as_json, is_stream, whole_file
+from moleblend_fs.files import as_json, flush, flush_names, is_stream, whole_file
 from moleblend_fs.inference.comparison import label_factors
 from moleblend_fs.inference.predict import Runner, check_structures, loaders_told, property_head
 from moleblend_fs.objectives.finetuning import shared_kind
@@ -194,7 +194,9 @@ def submit(prediction: np.ndarray, split: str, folder: Path) -> int:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".submission.") as unfinished:
             PCQM4Mv2Evaluator().save_test_submission({"y_pred": prediction.astype(np.float32)}, unfinished, split)
             for path in Path(unfinished).iterdir():
+                flush(path)
                 os.replace(path, folder / path.name)
+        flush_names(folder)
     except AssertionError as error:
         raise UserError(
             f"OGB refuses a submission of {len(prediction)} molecules for {split}: it wants the whole split of the full release"

@@ -33,7 +33,7 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key, split_hash
 from moleblend_fs.data.typed_json import from_json
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import resolved, write_atomically
+from moleblend_fs.files import rename_flushed, resolved, write_atomically
 
 MAP_BYTES, MAP_GROWTH = 1 << 26, 1 << 30
 """Address space for a file being written, at first, and the most that it grows by at a time. Where it is limited (ulimit -v), LMDB
@@ -265,7 +265,7 @@ class StoreWriter:
         (self.partial / f"{TABLES}-lock").unlink(missing_ok=True)
         (self.partial / "lock").unlink()
         forget(self.path / RECORDS)
-        os.rename(self.partial, self.path)
+        rename_flushed(self.partial, self.path)
         return manifest
 
     def results(self) -> Iterator[tuple[int, "EncodedMolecule | Failure"]]:
@@ -279,7 +279,7 @@ class StoreWriter:
         write_atomically(self.partial / name, text)
         (self.partial / f"{TABLES}-lock").unlink(missing_ok=True)
         (self.partial / "lock").unlink()
-        os.rename(self.partial, self.path)
+        rename_flushed(self.partial, self.path)
 
     def _copy_records(self, groups: Groups, structures: list[Structure | None], specs: Sequence[LabelSpec]) -> "_Scan":
         """The record file as it will be read, without the working tables, and what the records say of themselves."""
