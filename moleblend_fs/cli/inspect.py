@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from moleblend_fs.cli.summary import accounts
-from moleblend_fs.cli.values import seed
 from moleblend_fs.data.graph import MolecularGraph
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.verification import problems
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
+from moleblend_fs.options import seed
 from moleblend_fs.report import html
 
 REASONS_SHOWN = 8

@@ -6,10 +6,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moleblend_fs.cli.values import seed
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, resolved, write_atomically
+from moleblend_fs.options import seed
 
 if TYPE_CHECKING:
     from moleblend_fs.report.runs import Runs

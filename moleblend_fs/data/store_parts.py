@@ -23,7 +23,8 @@ from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.typed_json import READING, from_json, read_json
-from moleblend_fs.data.writer import TABLES, EncodedMolecule, StoreWriter, full_disk_told, read_tables
+from moleblend_fs.data.work_tables import TABLES, EncodedMolecule, full_disk_told, read_tables
+from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
 

@@ -142,7 +142,7 @@ class Watchdog:
     def explain_failure(self) -> str | None:
         """After an operation with other ranks failed: those that fall silent meanwhile, or None if all go on sending."""
         for _ in range(5):
-            time.sleep(self.interval)
+            time.sleep(self.interval)  # noqa: TID251  a rank that fell silent tells nobody
             if silent := self.silent():
                 return self.describe(silent)
         return None

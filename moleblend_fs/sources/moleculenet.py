@@ -1,5 +1,6 @@
 """The eleven MoleculeNet sets of the paper, from DeepChem's CSV files or ones named after the sets."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.command import SourceCommand, add_conformers, add_hydrogens, add_max_atoms, add_split, build_of, splitter_of
 from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.tables import CsvSource
 
@@ -98,3 +101,24 @@ def _first(path: Path, header: Sequence[str], names: Sequence[str], set_name: st
     if found is None:
         raise UserError(f"{path}: no label column {' or '.join(map(repr, names))} for {set_name}; the file has: {', '.join(header[:20])}")
     return found
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", choices=list(SETS), help="which set it is; by default told from the file's name")
+    add_hydrogens(parser, "none")
+    add_max_atoms(parser)
+    add_split(parser, "scaffold", ("scaffold", "random", "none"))
+    add_conformers(parser)
+
+
+def _open(args: argparse.Namespace) -> Source:
+    return open_moleculenet(Path(args.input), set_name=args.name, build=build_of(args), splitter=splitter_of(args))
+
+
+COMMAND = SourceCommand(
+    name="moleculenet",
+    summary="one of the eleven MoleculeNet sets of the paper",
+    where="CSV file of the set (DeepChem's, or one with smiles and label columns), perhaps packed",
+    add_arguments=_add_arguments,
+    open=_open,
+)

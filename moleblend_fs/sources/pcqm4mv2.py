@@ -1,5 +1,6 @@
 """PCQM4Mv2 in the layout of its OGB release: 3.7 million molecules, HOMO-LUMO gaps, DFT structures of the training split."""
 
+import argparse
 import hashlib
 import tarfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.command import SourceCommand
 from moleblend_fs.sources.delimited import Table, column_indices, full_rows
 from moleblend_fs.sources.labels import read_labels
 from moleblend_fs.sources.sdf_records import sdf_records
@@ -188,3 +190,23 @@ def download(root: Path) -> None:
         archive.unlink()
     except (OSError, RuntimeError, tarfile.TarError, KeyError) as error:
         raise UserError(f"the download of {SDF_ARCHIVE} failed ({error}); try again, or put {SDF} into {root}") from error
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--download", action="store_true", help="first fetch the release and its SD file into IN (about 1.6 GB)")
+    parser.add_argument("--no-structures", action="store_true", help="leave the SD file out: 2D graphs from SMILES for all splits")
+
+
+def _open(args: argparse.Namespace) -> Source:
+    if args.download:
+        download(Path(args.input))
+    return PCQM4Mv2(Path(args.input), structures=not args.no_structures)
+
+
+COMMAND = SourceCommand(
+    name="pcqm4mv2",
+    summary="PCQM4Mv2: 3.7 million molecules, DFT structures of the training split",
+    where="folder of the OGB release (raw/data.csv.gz, split_dict.pt), or the one it lies in",
+    add_arguments=_add_arguments,
+    open=_open,
+)

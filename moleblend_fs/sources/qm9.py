@@ -3,6 +3,7 @@
 Read from the installed package `qm9pack`, from one CSV file with its column names, or from the original `gdb9.sdf` and its CSV.
 """
 
+import argparse
 import importlib.util
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -19,51 +20,14 @@ from moleblend_fs.chem.parse import parse_molblock, parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
+from moleblend_fs.options import seed
 from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.command import SourceCommand, add_hydrogens, add_together
 from moleblend_fs.sources.delimited import Table, column_indices, full_rows
 from moleblend_fs.sources.labels import read_number
+from moleblend_fs.sources.qm9_targets import ATOM_REFERENCES, ENERGY_PER_ATOM, HARTREE_IN_MEV, TARGETS, Target
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.sources.text import TextFile
-
-HARTREE_IN_MEV = 27_211.386245981
-"""CODATA 2022: 1 Hartree = 27.211386245981(30) eV."""
-
-
-class Target(NamedTuple):
-    """A target: its name here and in gdb9.sdf.csv, its column in qm9pack, its unit, and whether both files give it in Hartree."""
-
-    name: str
-    column: str
-    unit: str
-    in_hartree: bool
-
-
-TARGETS = (
-    Target("alpha", "Polarizability_bohr3", "a0^3", False),
-    Target("gap", "HOMO_LUMO_gap_au", "meV", True),
-    Target("homo", "HOMO_au", "meV", True),
-    Target("lumo", "LUMO_au", "meV", True),
-    Target("mu", "Dipole_debye", "D", False),
-    Target("cv", "Heatcapacity_Cv_cal_mol_K", "cal/(mol K)", False),
-    Target("g298", "GibbsFreeEnergy_298K_au", "meV", True),
-    Target("h298", "Enthalphy_298K_au", "meV", True),
-    Target("r2", "R2_bohr2", "a0^2", False),
-    Target("u298", "InternalEnergy_298K_au", "meV", True),
-    Target("u0", "InternalEnergy_0K_au", "meV", True),
-    Target("zpve", "ZPVE_au", "meV", True),
-)
-"""In the order of the paper's Table 2."""
-
-ATOM_REFERENCES = {
-    "u0": {1: -0.500273, 6: -37.846772, 7: -54.583861, 8: -75.064579, 9: -99.718730},
-    "u298": {1: -0.498857, 6: -37.845355, 7: -54.582445, 8: -75.063163, 9: -99.717314},
-    "h298": {1: -0.497912, 6: -37.844411, 7: -54.581501, 8: -75.062219, 9: -99.716370},
-    "g298": {1: -0.510927, 6: -37.861317, 7: -54.598897, 8: -75.079532, 9: -99.733544},
-}
-"""Energies of the free atoms in Hartree, the data set's own table (figshare 1057643, "Atomref"); subtracted from the totals."""
-
-ENERGY_PER_ATOM = (-8000.0, 0.0)
-"""meV per atom; an atomisation energy outside of this comes from other units than Hartree, or another level of theory."""
 
 COUNTS = (110_000, 10_000, 10_831)
 """Training, validation and test molecules of the 130,831."""
@@ -290,3 +254,25 @@ class QM9Sdf(QM9):
         if (reason := verify(mol, numbers, xyz, np.arange(len(numbers)))) is not None:
             raise ValueError(f"structure and bonds of the SD file do not match: {reason}")
         return mol, xyz
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_hydrogens(parser, "explicit")
+    parser.add_argument(
+        "--split-seed", type=seed, default=0, metavar="SEED", help="seed of the random split 110,000 : 10,000 : 10,831 (default 0)"
+    )
+    add_together(parser)
+
+
+def _open(args: argparse.Namespace) -> Source:
+    splitter = Splitter(kind="random", fractions=SPLITTER.fractions, seed=args.split_seed, together=args.split_together)
+    return open_qm9(args.input, hydrogens=args.hydrogens == "explicit", splitter=splitter)
+
+
+COMMAND = SourceCommand(
+    name="qm9",
+    summary="QM9: DFT structures and 12 targets",
+    where="qm9pack (the installed package), a CSV file with its columns, or a folder with gdb9.sdf and gdb9.sdf.csv",
+    add_arguments=_add_arguments,
+    open=_open,
+)

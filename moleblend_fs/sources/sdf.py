@@ -1,5 +1,6 @@
 """A user's own molecules in SD files, with their structures."""
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,17 @@ from moleblend_fs.chem.parse import parse_molblock
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.sources.base import Source, build_options
-from moleblend_fs.sources.labels import ColumnSurvey, read_labels
+from moleblend_fs.sources.command import (
+    SourceCommand,
+    add_hydrogens,
+    add_labels,
+    add_max_atoms,
+    add_split,
+    build_of,
+    prescribe,
+    splitter_of,
+)
+from moleblend_fs.sources.labels import ColumnSurvey, parse_label, read_labels
 from moleblend_fs.sources.sdf_records import detected, item_names, item_texts, sdf_items, sdf_records, survey_items
 
 
@@ -135,3 +146,40 @@ def places(mol: Chem.Mol, full: Chem.Mol) -> np.ndarray:
         place = there.index(atom, place + 1)
         result.append(place)
     return np.array(result, dtype=np.int64)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_labels(parser, "a data item")
+    parser.add_argument(
+        "--same-molecule",
+        choices=("conformers", "apart"),
+        default="conformers",
+        help="records of one molecule, wherever they stand: conformers of it, with the labels of the first, or molecules of their own",
+    )
+    parser.add_argument("--split-column", metavar="NAME", help="data item that says train, valid or test")
+    add_hydrogens(parser, "none")
+    add_max_atoms(parser)
+    add_split(parser, None, ("random", "scaffold", "prescribed", "none"))
+
+
+def _open(args: argparse.Namespace) -> Source:
+    path = Path(args.input)
+    names = item_names(path) if args.label else []
+    prescribe(args)
+    return SdfSource(
+        path,
+        labels=[parse_label(text, names) for text in args.label],
+        build=build_of(args),
+        splitter=splitter_of(args),
+        split_item=args.split_column,
+        join=args.same_molecule == "conformers",
+    )
+
+
+COMMAND = SourceCommand(
+    name="sdf",
+    summary="your SD file; structures are kept",
+    where="SD file, perhaps packed (.gz, .xz, .bz2, .zip)",
+    add_arguments=_add_arguments,
+    open=_open,
+)

@@ -1,5 +1,6 @@
 """A user's own molecules: CSV files and lists of SMILES."""
 
+import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,8 +14,19 @@ from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import SplitNames, Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
+from moleblend_fs.sources.command import (
+    SourceCommand,
+    add_conformers,
+    add_hydrogens,
+    add_labels,
+    add_max_atoms,
+    add_split,
+    build_of,
+    prescribe,
+    splitter_of,
+)
 from moleblend_fs.sources.delimited import Row, Table, column_indices, decimal_commas
-from moleblend_fs.sources.labels import ColumnSurvey, read_labels
+from moleblend_fs.sources.labels import ColumnSurvey, parse_label, read_labels
 from moleblend_fs.sources.text import TextFile
 
 ROWS_WITH_CONFORMERS = 8
@@ -179,3 +191,55 @@ class SmilesFile(SmilesSource):
                 # What follows a blank is the name, unless it is an extension of CXSMILES.
                 extension = EXTENSION.match(words[1]) if len(words) > 1 else None
                 yield row, SmilesRow(words[0] + (f" {extension[0]}" if extension else ""), [])
+
+
+def _add_arguments_csv(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--smiles-column", default="smiles", metavar="NAME", help="column of SMILES (default %(default)s)")
+    add_labels(parser, "a column")
+    parser.add_argument("--split-column", metavar="NAME", help="column that says train, valid or test")
+    add_hydrogens(parser, "none")
+    add_max_atoms(parser)
+    add_split(parser, None, ("random", "scaffold", "prescribed", "none"))
+    add_conformers(parser)
+
+
+def _open_csv(args: argparse.Namespace) -> Source:
+    table = Table(Path(args.input), [[args.smiles_column]])
+    prescribe(args)
+    return CsvSource(
+        table,
+        smiles_column=args.smiles_column,
+        labels=[parse_label(text, table.header) for text in args.label],
+        build=build_of(args),
+        splitter=splitter_of(args),
+        split_column=args.split_column,
+    )
+
+
+COMMAND_CSV = SourceCommand(
+    name="csv",
+    summary="your CSV file with a column of SMILES",
+    where="table as text, with a header; commas, tabs or semicolons between cells; perhaps packed (.gz, .xz, .bz2, .zip)",
+    add_arguments=_add_arguments_csv,
+    open=_open_csv,
+)
+
+
+def _add_arguments_smiles(parser: argparse.ArgumentParser) -> None:
+    add_hydrogens(parser, "none")
+    add_max_atoms(parser)
+    add_split(parser, "random", ("random", "scaffold", "none"))
+    add_conformers(parser)
+
+
+def _open_smiles(args: argparse.Namespace) -> Source:
+    return SmilesFile(Path(args.input), build=build_of(args), splitter=splitter_of(args))
+
+
+COMMAND_SMILES = SourceCommand(
+    name="smiles",
+    summary="your list of SMILES, one a line",
+    where='text file with one "SMILES name" a line, perhaps packed (.gz)',
+    add_arguments=_add_arguments_smiles,
+    open=_open_smiles,
+)

@@ -1,5 +1,6 @@
 """Uni-Mol's LMDB files: pickled dicts with `smi`, `target`, `atoms` and `coordinates` (a list of conformers)."""
 
+import argparse
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,8 @@ from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
-from moleblend_fs.sources.labels import UNSAID, ColumnSurvey, check_values, read_number
+from moleblend_fs.sources.command import SourceCommand, add_hydrogens, add_labels, add_max_atoms, add_split, build_of, splitter_of
+from moleblend_fs.sources.labels import UNSAID, ColumnSurvey, check_values, parse_label, read_number
 from moleblend_fs.sources.restricted_pickle import loads
 
 SPLIT_FILES = ("train", "valid", "test")
@@ -286,3 +288,24 @@ def _values(path: Path, start: int = 0) -> Iterator[tuple[int, str, bytes]]:
             if found is None:
                 raise file.damaged(f"key {key!r} is not found where it should be")
             yield place, key.decode() if key.isascii() and key.decode().isprintable() else key.hex(), found
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_labels(parser, "a target, in the order of the file,")
+    add_hydrogens(parser, "none")
+    add_max_atoms(parser)
+    add_split(parser, "random", ("random", "scaffold", "none"))
+
+
+def _open(args: argparse.Namespace) -> Source:
+    labels = [parse_label(text) for text in args.label]
+    return UniMolLmdb(Path(args.input), labels=labels, build=build_of(args), splitter=splitter_of(args))
+
+
+COMMAND = SourceCommand(
+    name="unimol",
+    summary="Uni-Mol's LMDB files, with their conformers",
+    where="LMDB file, or folder with train.lmdb, valid.lmdb, test.lmdb (which then are the splits)",
+    add_arguments=_add_arguments,
+    open=_open,
+)

@@ -12,7 +12,8 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.writer import EncodedMolecule, StoreWriter
+from moleblend_fs.data.work_tables import EncodedMolecule
+from moleblend_fs.data.writer import StoreWriter
 
 SMILES = ["c1ccccc1O", "CC(=O)[O-].[Na+]", "C", "C1CC1C#N", "F/C=C/F", "C[N+](C)(C)C"]
 

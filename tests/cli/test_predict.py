@@ -19,7 +19,8 @@ from moleblend_fs.cli.predict import write_predictions
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.writer import EncodedMolecule, StoreWriter
+from moleblend_fs.data.work_tables import EncodedMolecule
+from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.forward import Forward, properties
 from moleblend_fs.inference.predict import Runner, loaders_told

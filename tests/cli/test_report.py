@@ -17,7 +17,8 @@ from moleblend_fs.data.batch import collate
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.writer import EncodedMolecule, StoreWriter
+from moleblend_fs.data.work_tables import EncodedMolecule
+from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD

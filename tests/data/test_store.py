@@ -13,7 +13,8 @@ from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.writer import EncodedMolecule, StoreWriter, label_statistics
+from moleblend_fs.data.work_tables import EncodedMolecule
+from moleblend_fs.data.writer import StoreWriter, label_statistics
 from moleblend_fs.errors import UserError
 from tests.data.random_graphs import random_graph
 

@@ -123,7 +123,8 @@ def test_conformers_are_drawn_anew_each_epoch_with_workers(tmp_path, qm9_store):
     from moleblend_fs.data.graph import LabelSpec
     from moleblend_fs.data.splits import Splitter
     from moleblend_fs.data.store import Store
-    from moleblend_fs.data.writer import EncodedMolecule, StoreWriter
+    from moleblend_fs.data.work_tables import EncodedMolecule
+    from moleblend_fs.data.writer import StoreWriter
     from tests.model.molecules import graph
 
     results = []
