@@ -4,13 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.training import alone
+from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "scripts" / "cluster"
@@ -87,11 +87,7 @@ class Cluster:
 
     def until(self, condition, seconds, what):
         """The condition's first value that is true; the tests' own limit, to fail instead of hanging."""
-        end = time.monotonic() + seconds
-        while not (value := condition()):
-            assert time.monotonic() < end, f"{what}: not within {seconds} s\n{self.run('squeue', check=False).stdout}{self.logs()}"
-            time.sleep(0.2)
-        return value
+        return until(condition, seconds=seconds, said=lambda: f"{what}\n{self.run('squeue', check=False).stdout}{self.logs()}")
 
     def logs(self) -> str:
         return "\n".join(f"{path}:\n{path.read_text()[-2000:]}" for path in sorted((self.lab / "log").iterdir()))

@@ -1,12 +1,12 @@
 """What the training tests on a cluster share: a tiny pretraining run, and its losses in one process to compare with."""
 
 import contextlib
-import time
 from pathlib import Path
 
 from moleblend_fs.checkpoint.read import read_torch_file
 from moleblend_fs.report.runs import read_log
 from tests.fairseq_plugins.runs import NO_DROPOUT, PRETRAIN, SMALL, train
+from tests.support import waiting
 
 PER_RANK, UPDATES = 8, 12
 OPTIONS = (*SMALL, *NO_DROPOUT, "--log-interval", "1")
@@ -68,13 +68,8 @@ def processes_of(folder):
 
 
 def until(condition, process, output, seconds=300):
-    """The condition's first value that is true, of a process that still runs; a limit of the tests' own, to fail instead of hanging."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s\n{output()[-3000:]}"
-        assert process.poll() is None, output()[-3000:]
-        time.sleep(0.05)
-    return value
+    """The condition's first value that is true, of a process that still runs."""
+    return waiting.until(condition, seconds=seconds, runs=lambda: process.poll() is None, said=output)
 
 
 def losses_in(folder):

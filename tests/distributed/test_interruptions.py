@@ -14,6 +14,7 @@ from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, BASE, QUIET, checkpoint, launch, run, zero
 from tests.fairseq_plugins.runs import BIN, arguments, command, environment
 from tests.support import drill, forked_ranks
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
 ENDLESS = ("--max-update", "100000", "--num-workers", "1")
@@ -22,7 +23,7 @@ ENDLESS = ("--max-update", "100000", "--num-workers", "1")
 def running(store, folder: Path, *options: str, updates: int = 3) -> forked_ranks.Ranks:
     """A run that has done some updates."""
     ranks = launch(store, folder, *options, ledger="ledger")
-    assert drill.wait_until(lambda: len(read(folder / "ledger")) >= updates, ranks), ranks.output()[-3000:]
+    until(lambda: len(read(folder / "ledger")) >= updates, runs=ranks.running, said=ranks.output)
     return ranks
 
 
@@ -75,7 +76,7 @@ def test_a_signal_to_one_rank_during_validation(store, tmp_path):
     words = arguments(store.path, tmp_path, (*BASE, *options))
     ranks = forked_ranks.start(words, ranks=2, logs=tmp_path / "logs", environment={EXIT_VARIABLE: "85"})
     try:
-        assert drill.wait_until(lambda: "begin validation" in ranks.output(), ranks), ranks.output()[-3000:]
+        until(lambda: "begin validation" in ranks.output(), runs=ranks.running, said=ranks.output)
         ranks.signal(signal.SIGTERM, ranks=[1])
         assert ranks.wait(120) == [85, 85], ranks.output()[-3000:]
     finally:
@@ -148,8 +149,7 @@ def test_torchrun_brings_a_rank_back(store, tmp_path, number, patience):
     with (tmp_path / "log").open("w") as log:
         torchrun = subprocess.Popen([*start, str(BIN / "fairseq-train"), *words], stdout=log, stderr=log, env=variables)
     try:
-        while len(read(tmp_path / "ledger")) < 3:
-            assert torchrun.poll() is None, (tmp_path / "log").read_text()[-3000:]
+        until(lambda: len(read(tmp_path / "ledger")) >= 3, runs=lambda: torchrun.poll() is None, said=(tmp_path / "log").read_text)
         first = (tmp_path / "pid-1").read_text()
         os.kill(int(first), number)
         assert torchrun.wait(240) == 0, (tmp_path / "log").read_text()[-3000:]

@@ -116,8 +116,8 @@ def test_the_ledger_counts_what_was_kept(tmp_path):
 
 def test_the_rank_that_hangs_is_told_from_those_that_wait():
     store = torch.distributed.HashStore()
-    ended = []
-    dogs = [Watchdog(store, rank, 3, timeout=0.4, end=ended.append) for rank in range(3)]
+    ended, hung = [], threading.Event()
+    dogs = [Watchdog(store, rank, 3, timeout=0.4, end=lambda code: (ended.append(code), hung.set())) for rank in range(3)]
     for rank, dog in enumerate(dogs):
         dog.step("update 1")
         if rank != 1:
@@ -133,8 +133,7 @@ def test_the_rank_that_hangs_is_told_from_those_that_wait():
     dogs[0].exchange()
     assert "All 3 ranks stand at the same place (update 2)" in dogs[0].verdict()
     dogs[0].thread.start()
-    while not ended:
-        dogs[0].thread.join(0.1)
+    assert hung.wait(60)
     dogs[0].stop()
     assert set(ended) == {EXIT_HUNG}
 
@@ -146,7 +145,7 @@ def test_nothing_talks_any_more_when_a_run_is_over():
     class Slow:
         def set(self, *_):
             within.set()
-            may_end.wait()
+            may_end.wait(60)
 
         def check(self, _):
             return False
@@ -154,6 +153,8 @@ def test_nothing_talks_any_more_when_a_run_is_over():
     dog = Watchdog(Slow(), 0, 1, timeout=8)
     dog.talker.start()
     assert within.wait(60)
-    threading.Timer(0.1, may_end.set).start()
+    join = dog.talker.join
+    dog.talker.join = lambda *limit: (may_end.set(), join(*limit))  # the exchange ends only when it is waited for
     dog.stop()
+    assert may_end.is_set()
     assert not dog.talker.is_alive()

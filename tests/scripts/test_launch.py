@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.training import UPDATES, alone, check_stop, losses_in, words
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "scripts" / "slurm"
@@ -236,10 +237,12 @@ def tools(folder, **scripts):
 
 
 WAITS = """
-trap 'echo got {signal} >>log; sleep 0.3; {marker}exit 1' {signal}
+trap 'echo got {signal} >>log; read -r _ <saved; {marker}exit 1' {signal}
+coproc cat # ends with this script
 echo ready >>log
-while :; do sleep 0.05; done
+wait
 """
+"""Saves when it is told to stop, which takes until something comes through the pipe `saved`."""
 
 
 @pytest.mark.parametrize(
@@ -251,12 +254,14 @@ def test_signals_reach_the_launcher_and_a_saved_end_is_told(tmp_path, sent, hear
     waits = WAITS.format(signal=heard, marker="echo stopped >out/preempted; " if saved else "")
     environment = os.environ | {"VENV": str(tools(tmp_path, **{launcher: waits})), "LAUNCHER": launcher, "MOLEBLEND_PREEMPTED_EXIT": "85"}
     (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "saved")
     process = subprocess.Popen([LAUNCH, "s", "--save-dir", "out"], env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
     log = tmp_path / "log"
-    while not (log.is_file() and log.read_text()):
-        assert process.poll() is None
+    until(lambda: log.is_file() and log.read_text(), runs=lambda: process.poll() is None)
     process.send_signal(getattr(signal, f"SIG{sent}"))
-    assert process.wait(30) == code
+    until(lambda: "got" in log.read_text(), runs=lambda: process.poll() is None)
+    (tmp_path / "saved").write_text("\n")
+    assert process.wait(120) == code
     assert log.read_text() == f"ready\ngot {heard}\n"
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -55,8 +56,7 @@ def leave(_):
 
 
 def hang(_):
-    while True:
-        pass
+    threading.Event().wait()
 
 
 class Deadly(Hostile):

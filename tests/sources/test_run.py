@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from itertools import islice
 
 import lmdb
@@ -28,6 +27,7 @@ from moleblend_fs.sources.run import _Reader, preprocess
 from moleblend_fs.sources.tables import SmilesFile, SmilesRow
 from moleblend_fs.sources.workers import Chunk, WorkerPool
 from tests.sources.hostile import Deadly, Hanging, Hostile, Raising, Unborn
+from tests.support.waiting import until
 
 MOLEBLEND = [sys.executable, "-m", "moleblend_fs.cli.main"]
 
@@ -82,9 +82,8 @@ def test_killed_and_resumed_equals_uninterrupted(reference, qm9_sample, tmp_path
         # Shells start background jobs with Ctrl-C ignored, and children inherit that.
         heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed)
-        deadline = time.monotonic() + 60
-        while (now := next_row(tmp_path / "s.partial")) <= reached and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
+        until(lambda: next_row(tmp_path / "s.partial") > reached or process.poll() is not None)  # noqa: B023  called at once
+        now = next_row(tmp_path / "s.partial")
         if kind == signal.SIGKILL:
             process.kill()
         elif process.poll() is None:
@@ -107,10 +106,7 @@ def test_killed_and_resumed_equals_uninterrupted(reference, qm9_sample, tmp_path
     assert contents(Store(out)) == contents(reference)
     assert not (tmp_path / "s.partial").exists()
     # Workers of killed parents are gone.
-    time_limit = time.monotonic() + 20
-    while alive := [p for p in os.listdir("/proc") if p.isdigit() and str(out) in _arguments(p)]:
-        assert time.monotonic() < time_limit, alive
-        time.sleep(0.05)
+    until(lambda: not [p for p in os.listdir("/proc") if p.isdigit() and str(out) in _arguments(p)])
 
 
 def _arguments(pid):

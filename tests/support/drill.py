@@ -10,7 +10,6 @@ import argparse
 import json
 import random
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.runtime.molecules_seen import VARIABLE, read, seen_by_epoch
 from tests.support import forked_ranks
+from tests.support.waiting import until
 
 MODEL = ("--layers", "2", "--embed-dim", "16", "--ffn-dim", "16", "--attention-heads", "2", "--gaussians", "8", "--pair-dim", "4")
 PATIENCE = 300.0
@@ -76,18 +76,6 @@ def words(store: Path, folder: Path, optimizer: list[str], updates: int, workers
     ]
 
 
-def wait_until(happens: Callable[[], bool], ranks: forked_ranks.Ranks) -> bool:
-    """Look again and again until it happens; False if training ended first."""
-    begun = time.monotonic()
-    while not happens():
-        if not any(process.is_alive() for process in ranks.processes):
-            return False
-        if time.monotonic() - begun > PATIENCE:
-            raise TimeoutError(f"nothing for {PATIENCE:.0f} s:\n{ranks.output()[-2000:]}")
-        time.sleep(0.002)
-    return True
-
-
 def updates_saved(folder: Path) -> int:
     """Updates in the checkpoint that a start would resume from."""
     path = folder / "checkpoint_last.pt"
@@ -124,12 +112,15 @@ def unfinished(folder: Path) -> bool:
 
 def kill_once(ranks: forked_ranks.Ranks, folder: Path, ledger: Path, chance: random.Random, in_save: bool, figures: Figures) -> bool:
     """Kill at a random moment after the first update; False if training had come to its end."""
-    if not wait_until(lambda: bool(read(ledger)), ranks):
+
+    def happens_in_time(happens: Callable[[], bool]) -> bool:
+        until(lambda: happens() or not ranks.running(), seconds=PATIENCE, said=ranks.output)
+        return ranks.running()
+
+    if not happens_in_time(lambda: bool(read(ledger))) or (in_save and not happens_in_time(lambda: unfinished(folder))):
         return False
-    if in_save and not wait_until(lambda: unfinished(folder), ranks):
-        return False
-    time.sleep(chance.uniform(0.0, 0.01 if in_save else 1.0))
-    if not any(process.is_alive() for process in ranks.processes):
+    ranks.processes[0].join(chance.uniform(0.0, 0.01 if in_save else 1.0))
+    if not ranks.running():
         return False
     ranks.kill()
     figures.kills += 1

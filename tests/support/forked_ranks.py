@@ -31,6 +31,10 @@ class Ranks:
     processes: list[BaseProcess]
     logs: list[Path]
 
+    def running(self) -> bool:
+        """Whether any of them still runs."""
+        return any(process.is_alive() for process in self.processes)
+
     def wait(self, timeout: float) -> list[int | None]:
         """Exit codes, None for one that is still running after `timeout` seconds, negative for one that a signal ended."""
         for process in self.processes:
