@@ -121,9 +121,9 @@ def open_store(path: str | Path, split_file: str | Path | None = None, fold: str
     name, splits = file.fold(fold, Path(split_file))
     here = store.manifest.inputs
     if file.inputs and sorted(file.inputs.values()) != sorted(here.values()):
-        raise UserError(
-            f"{split_file}: rows of {', '.join(file.inputs)}, but {store.path} was made of {', '.join(here) or 'what is not known'}, or of another version of it"
-        )
+        made_of = ", ".join(here) or "what is not known"
+        named = ", ".join(file.inputs)
+        raise UserError(f"{split_file}: rows of {named}, but {store.path} was made of {made_of}, or of another version of it")
     about = {"kind": "file", **file.about, "fold": name}
     return resplit(store, {split: molecules_at(store, rows, f"{split_file}, {split}") for split, rows in splits.items()}, about)
 
