@@ -31,11 +31,12 @@ def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, 
         header, rows = result_rows(runs.evaluations)
         note = '<p class="soft">The mean predictor always says the mean of the training split.</p>' if BASELINE in header else ""
         body.append(html.section("Results", note, html.table(header, rows, numeric=range(header.index("metric") + 1, len(header)))))
-    pretraining = [log for log in runs.logs if set(curves()) & {*log.train, *log.valid}]
+    losses = set(curves())
+    pretraining = [log for log in runs.logs if losses & {*log.train, *log.valid}]
     if pretraining:
         note = '<p class="soft">The losses of the objectives, each unweighted.</p>'
         body.append(html.section("Pretraining", note, loss_curves(pretraining), *information(pretraining)))
-    if finetuning := [log for log in runs.logs if log not in pretraining]:
+    if finetuning := [log for log in runs.logs if not losses & {*log.train, *log.valid}]:
         body += finetuning_section(finetuning, runs.evaluations)
     if runs.evaluations:
         body += parity_sections(runs.evaluations)
