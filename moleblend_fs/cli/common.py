@@ -57,11 +57,11 @@ def runner(arguments: argparse.Namespace) -> Runner:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"--device {device}: torch cannot use it ({str(error).splitlines()[0]}); use --device cpu") from error
-    if arguments.workers < 0:
+    if arguments.workers is not None and arguments.workers < 0:
         raise UserError(f"--workers must not be negative, got {arguments.workers}")
     if arguments.max_tokens < 1:
         raise UserError(f"--max-tokens must be at least 1, got {arguments.max_tokens}")
-    return Runner(device=device, tokens=arguments.max_tokens, workers=arguments.workers)
+    return Runner(device=device, tokens=arguments.max_tokens, workers=arguments.workers or 0)
 
 
 def molecules_of(store: Store, split: str | None) -> np.ndarray:

@@ -49,6 +49,7 @@ class Use:
         inputs: "2d", "3d" or "2d+3d" of what is computed; "" in pretraining.
         split: that is evaluated.
         run: what this run learns (only for "resume").
+        prepared: whether there is no store, and molecules are made as the checkpoint wants them.
         allowed: topics that are meant to differ.
     """
 
@@ -58,7 +59,13 @@ class Use:
     inputs: str = ""
     split: str = ""
     run: FinetunedFor | None = None
+    prepared: bool = False
     allowed: frozenset[str] = frozenset()
+
+    @property
+    def what(self) -> str:
+        """What the store is called in messages."""
+        return "the input" if self.prepared else "the store"
 
 
 def parse_allowed(text: str | None) -> frozenset[str]:
@@ -143,10 +150,11 @@ def _molecules(then: TrainedOn, use: Use) -> list[Difference]:
     if then.hydrogens != now.hydrogens and UNKNOWN not in (then.hydrogens, now.hydrogens):
         other = f", or start from weights pretrained with --hydrogens {now.hydrogens}" if use.purpose == "finetune" else ""
         remedy = f"make the store with `moleblend preprocess ... --hydrogens {then.hydrogens}`{other}"
-        text = f"it was trained on molecules with {_hydrogens(then)}, those of the store have {_hydrogens(now)}"
+        remedy = "leave out --hydrogens" if use.prepared else remedy
+        text = f"it was trained on molecules with {_hydrogens(then)}, those of {use.what} have {_hydrogens(now)}"
         result.append(Difference("hydrogens", text, remedy))
     if then.featurisation != now.featurisation:
-        text = f"it was trained on features of version {then.featurisation}, the store's are of version {now.featurisation}"
+        text = f"it was trained on features of version {then.featurisation}, {use.what}'s are of version {now.featurisation}"
         result.append(Difference("featurisation", text, "train it again with this version, or use it with the version that trained it"))
     return result
 
@@ -161,8 +169,9 @@ def _structures(then: TrainedOn, use: Use) -> list[Difference]:
     if "3d" not in use.inputs or now.structures in ("none", then.structures):
         return []
     theirs, ours = (STRUCTURES.get(each.structures, each.structures) for each in (then, now))
-    remedy = f"preprocess with {theirs}, or use a model with --inputs 2d"
-    return [Difference("structures", f"it was trained on {theirs}, the store has {ours}", remedy)]
+    made = "give SMILES alone, of which structures are made as in training" if then.structures == "ETKDG" else f"give {theirs}"
+    remedy = f"{made if use.prepared else f'preprocess with {theirs}'}, or use a model with --inputs 2d"
+    return [Difference("structures", f"it was trained on {theirs}, {use.what} has {ours}", remedy)]
 
 
 def _trained_molecules(then: TrainedOn, now: TrainedOn) -> list[Difference]:

@@ -7,7 +7,7 @@ from moleblend_fs.chem.parse import EXTENSION
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import identify
-from moleblend_fs.sources.delimited import Table
+from moleblend_fs.sources.delimited import Table, full_width
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.sources.text import TextFile
 
@@ -41,10 +41,8 @@ def carried_columns(path: Path, manifest: Manifest) -> tuple[list[str], Cells]:
 
 def _of_table(table: Table) -> Cells:
     """Rows count without blank ones; cells that a row lacks are empty, and those that it has too many stand in the last one."""
-    width = len(table.header)
     for row, line in enumerate(line for line in table.rows() if line.cells):
-        cells = line.cells if len(line.cells) <= width else [*line.cells[: width - 1], ",".join(line.cells[width - 1 :])]
-        yield row, [*cells, *[""] * (width - len(cells))]
+        yield row, full_width(line.cells, len(table.header))
 
 
 def _of_list(path: Path) -> Cells:

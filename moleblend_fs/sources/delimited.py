@@ -158,6 +158,13 @@ def decimal_commas(table: Table, columns: Sequence[int]) -> list[bool]:
     return [comma and not point for comma, point in zip(commas, points, strict=True)]
 
 
+def full_width(cells: list[str], width: int) -> list[str]:
+    """Cells that a row lacks are empty, and those that it has too many stand in the last one."""
+    if len(cells) > width:
+        cells = [*cells[: width - 1], ",".join(cells[width - 1 :])]
+    return [*cells, *[""] * (width - len(cells))]
+
+
 def full_rows(table: Table) -> Iterator[list[str] | None]:
     """Rows of a table that somebody published, None for blank lines; UserError at the first one that is not as long as the header."""
     for number, (cells, problem) in enumerate(table.rows()):

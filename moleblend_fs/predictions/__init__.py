@@ -1,0 +1,1 @@
+"""From anything that holds molecules to predictions: ensembles, intervals, the domain of a model, tables."""

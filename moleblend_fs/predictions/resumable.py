@@ -1,0 +1,145 @@
+"""A table that is whole under its name or not there, and goes on where a run of the same command was stopped.
+
+OUT.partial       the lines so far
+OUT.partial.json  what was asked for, and how far OUT.partial is good: written after each part
+"""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import io
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moleblend_fs.data.left_behind import LeftBehind, why_begin_anew
+from moleblend_fs.data.typed_json import READING, from_json, read_json
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import as_json, resolved, told, write_atomically
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ledger:
+    """How far a file is good.
+
+    Attributes:
+        request: what was asked for. rows: of the input that are in. bytes: of the file with these. seconds: of work. counts: of kinds.
+    """
+
+    request: dict[str, Any]
+    rows: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class ResumableFile:
+    """`OUT`, while it is being written.
+
+    Args:
+        out: the file. request: what was asked for, as JSON values; a later run that asks for the same goes on.
+
+    Attributes:
+        rows: of the input that are in. counts: as they were given with these.
+        note: what is to be told of what was left behind; "" for nothing.
+    """
+
+    def __init__(self, out: Path, request: Mapping[str, Any]):
+        self.out = resolved(out)
+        self._shown, self._request = out, json.loads(json.dumps(request))
+        self.partial = self.out.with_name(self.out.name + ".partial")
+        self._ledger = self.partial.with_name(self.partial.name + ".json")
+        self.note = ""
+        self._begun, self._before = time.monotonic(), 0.0
+        try:
+            if self.out.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({told(error)})") from error
+
+    def _open(self) -> None:
+        if os.path.lexists(self.partial) and self.partial.stat().st_size and not self._ledger.is_file():
+            raise UserError(
+                f"{self.partial} is in the way of {self._shown}, which is written there first; move it away, or choose another OUT"
+            )
+        self._stream = open(self.partial, "ab")  # noqa: SIM115
+        try:
+            try:
+                fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"{self._shown} is being written by another process; wait for it, or choose another OUT") from error
+            found = self._found()
+            if found is None:
+                found = _Ledger(request=self._request)
+                write_atomically(self._ledger, as_json({"request": self._request}))
+            if self._stream.seek(0, os.SEEK_END) < found.bytes:
+                raise UserError(f"{self.partial} is shorter than {self._ledger.name} says; delete both to begin anew")
+            self._stream.truncate(found.bytes)
+        except BaseException:
+            self._stream.close()
+            raise
+        self.rows, self.counts, self._before = found.rows, dict(found.counts), found.seconds
+        if self.rows and not self.note:
+            self.note = f"going on after row {self.rows:,} of {self._shown}, where an earlier run was stopped"
+
+    def _found(self) -> _Ledger | None:
+        """What an earlier run left behind that can be gone on with."""
+        if not self._ledger.exists():
+            return None
+        try:
+            ledger = from_json(_Ledger, read_json(self._ledger))
+        except READING as error:
+            raise UserError(f"{self._ledger}: cannot be read ({error}); delete it and {self.partial.name} to begin anew") from error
+        left = LeftBehind(self.partial, json.dumps(ledger.request).encode(), ledger.rows, ledger.seconds)
+        if (why := why_begin_anew(left, self._request)) is None:
+            return ledger
+        self.note = why
+        return None
+
+    def write(self, text: str, rows: int, counts: Mapping[str, int]) -> None:
+        """Add lines, which hold all of the input up to `rows`; they outlive whatever comes after."""
+        try:
+            self._stream.write(text.encode("utf-8", "backslashreplace"))
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+            self.rows = rows
+            ledger = {
+                "request": self._request,
+                "rows": rows,
+                "bytes": self._stream.tell(),
+                "seconds": self._before + time.monotonic() - self._begun,
+                "counts": dict(counts),
+            }
+            write_atomically(self._ledger, as_json(ledger))
+        except OSError as error:
+            raise UserError(f"{self._shown}: cannot be written ({told(error)}); the same command goes on from there") from error
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        os.replace(self.partial, self.out)
+        self._ledger.unlink()
+        self._stream.close()
+
+    def close(self, *, drop: bool = False) -> None:
+        """End without finishing; what is worth nothing, or is to be dropped, is removed."""
+        if self._stream.closed:
+            return
+        if drop or self.rows == 0:
+            for path in (self.partial, self._ledger):
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._stream.close()
+
+
+def lines_to_text(lines: Sequence[Sequence[str]]) -> str:
+    """CSV, with line feeds."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(lines)
+    return stream.getvalue()

@@ -1,0 +1,83 @@
+"""Rows -> a file of predictions, part by part, with progress."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import is_stream, whole_file
+from moleblend_fs.inference.forward import Forward
+from moleblend_fs.predictions.resumable import ResumableFile, lines_to_text
+from moleblend_fs.predictions.rows import Made
+from moleblend_fs.predictions.table import PredictionTable
+from moleblend_fs.predictions.windows import WINDOW, windows
+
+Begin = Callable[[int], Iterator[list[Made]]]
+"""A row to begin at -> the rows from there on."""
+
+
+def write_table(
+    out: Path,
+    begin: Begin,
+    table: PredictionTable,
+    forward: Forward,
+    request: Mapping[str, Any],
+    *,
+    total: int | None = None,
+    progress: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+    window: int = WINDOW,
+) -> None:
+    """Write a line for each row.
+
+    Args:
+        out: a file, which is written as `ResumableFile`, or a stream.
+        request: all that the lines depend on.
+        total: rows, where that is known. progress: whether to show a bar on stderr.
+        tell: is given what a user should know.
+
+    Raises:
+        UserError: the file cannot be written, or no molecule at all has a finite value: then nothing is left.
+    """
+    if is_stream(out):
+        with whole_file(out) as stream:
+            stream.write(lines_to_text([table.header]))
+            for text, _ in _parts(begin(0), table, forward, 0, total, progress, window):
+                stream.write(text)
+                stream.flush()
+        return
+    file = ResumableFile(out, request)
+    try:
+        if file.note:
+            tell(file.note)
+        table.counts.update(file.counts)
+        heading = "" if file.rows else lines_to_text([table.header])
+        for text, rows in _parts(begin(file.rows), table, forward, file.rows, total, progress, window):
+            file.write(heading + text, rows, table.counts)
+            heading = ""
+        if table.nothing_finite:
+            file.close(drop=True)
+            raise nothing_finite(table.molecules)
+        if heading:
+            file.write(heading, 0, table.counts)
+        file.finish()
+    finally:
+        file.close()
+
+
+def nothing_finite(molecules: int) -> UserError:
+    """The error where no molecule has a finite value."""
+    return UserError(f"the prediction is not finite for any of {molecules} molecules; nothing was written: the model is broken")
+
+
+def _parts(
+    made: Iterator[list[Made]], table: PredictionTable, forward: Forward, rows: int, total: int | None, progress: bool, window: int
+) -> Iterator[tuple[str, int]]:
+    """(lines, rows of the input with them) of each window."""
+    with tqdm(total=total, initial=rows, unit=" rows", smoothing=0.05, disable=not progress) as bar:
+        for part in windows(made, forward, window=window):
+            rows += len(part.rows)
+            yield lines_to_text(list(table.lines(part))), rows
+            bar.update(len(part.rows))

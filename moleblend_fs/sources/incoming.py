@@ -1,0 +1,256 @@
+"""Molecules in whatever file they come, row by row, with all that the file says of them: for predictions, without a store."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rdkit import Chem
+
+from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
+from moleblend_fs.chem.parse import EXTENSION, silence_rdkit
+from moleblend_fs.data.graph import Failure, MolecularGraph
+from moleblend_fs.data.splits import Splitter
+from moleblend_fs.errors import UserError
+from moleblend_fs.sources.base import Source, build_options
+from moleblend_fs.sources.delimited import Row, Table, column_indices, full_width
+from moleblend_fs.sources.packed import SUFFIXES, read_blocks
+from moleblend_fs.sources.sdf import SdfRow, graph_of_record
+from moleblend_fs.sources.sdf_records import detected, item_names, sdf_items, sdf_records
+from moleblend_fs.sources.tables import ROWS_WITH_CONFORMERS, SmilesRow
+from moleblend_fs.sources.text import TextFile
+
+FORMATS = ("csv", "smiles", "sdf")
+SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure")
+"""What a column of SMILES may be called, in any case, where none is named; the first that is there."""
+LIST_SUFFIXES = (".smi", ".smiles", ".ism")
+NO_LABELS = np.zeros(0)
+LACKING = "the model was trained on molecules with explicit hydrogens"
+
+
+class IncomingRow(NamedTuple):
+    """A row: the cells that it goes out with, and what `Incoming.parse` makes a molecule of."""
+
+    cells: list[str]
+    raw: Any
+
+
+class Incoming(Source):
+    """Rows of a file that become predictions, one each.
+
+    Attributes:
+        build: hydrogens and conformers, as a model wants them; see `want`. structures: whether structures of the file itself are read.
+        columns: names of the cells of each row.
+        smiles_place: which of the cells is to be filled with the SMILES that was made of the row; None for none.
+        has_structures: whether the file may hold structures.
+    """
+
+    name = "incoming"
+    labels = ()
+    splitter = Splitter(kind="none")
+    columns: Sequence[str] = ()
+    smiles_place: int | None = None
+    has_structures = False
+
+    build = BuildOptions()
+    structures = False
+
+    def want(self, build: BuildOptions, *, structures: bool) -> None:
+        """Say what molecules are to be made, before any is."""
+        self.build, self.structures = build, structures
+        if build.conformers.count:
+            self.chunk_rows, self.extra_seconds = ROWS_WITH_CONFORMERS, float(build.conformers.timeout)
+
+    def options(self) -> dict[str, Any]:
+        return build_options(self.build) | {"format": type(self).name, "structures": self.structures}
+
+    @abstractmethod
+    def incoming(self) -> Iterator[IncomingRow]:
+        """All rows, in the order of the file."""
+
+    def rows(self, start: int) -> Iterator[tuple[int, IncomingRow]]:
+        for number, row in enumerate(self.incoming()):
+            if number >= start:
+                yield number, row
+
+    def count(self) -> int:
+        """Rows, by reading them all."""
+        return sum(1 for _ in self.incoming())
+
+    def parse(self, raw: Any) -> MolecularGraph | Failure:
+        if raw.problem:
+            return Failure(input=raw.smiles, reason=raw.problem)
+        return graph_from_smiles(raw.smiles, labels=NO_LABELS, options=self.build)
+
+
+class IncomingTable(Incoming):
+    """A table with a column of SMILES."""
+
+    name = "csv"
+
+    def __init__(self, table: Table, smiles_column: str):
+        self._table, self.columns = table, table.header
+        (self._smiles,) = column_indices(table.path, table.header, [smiles_column])
+        self.notes = (table.note,) if table.note else ()
+        self._blank = 0
+
+    def files(self) -> list[Path]:
+        return [self._table.path]
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"smiles column": self.columns[self._smiles]}
+
+    def left_out(self) -> dict[str, int]:
+        return {"blank": self._blank}
+
+    def incoming(self) -> Iterator[IncomingRow]:
+        self._blank = 0
+        for row in self._table.rows():
+            if row.cells:
+                yield IncomingRow(full_width(row.cells, len(self.columns)), self._raw(row))
+            else:
+                self._blank += 1
+
+    def _raw(self, row: Row) -> SmilesRow:
+        problem = row.problem
+        if not problem and len(row.cells) != len(self.columns):
+            problem = f"the row has {len(row.cells)} columns, the header {len(self.columns)}"
+        return SmilesRow(",".join(row.cells)[:200] if problem else row.cells[self._smiles].strip(), [], problem=problem)
+
+
+class IncomingList(Incoming):
+    """A text file with one "SMILES name" a line; lines that are blank or begin with # are left out."""
+
+    name = "smiles"
+    columns = ("smiles", "name")
+
+    def __init__(self, path: Path):
+        self._text = TextFile(path)
+        self.notes = (self._text.note(),) if self._text.notes else ()
+        self._blank = 0
+
+    def files(self) -> list[Path]:
+        return [self._text.path]
+
+    def left_out(self) -> dict[str, int]:
+        return {"blank or comment": self._blank}
+
+    def incoming(self) -> Iterator[IncomingRow]:
+        self._blank = 0
+        for line in self._text.lines():
+            words = line.lstrip("\ufeff").split(maxsplit=1)
+            if not words or words[0].startswith("#"):
+                self._blank += 1
+                continue
+            rest = words[1] if len(words) > 1 else ""
+            extension = EXTENSION.match(rest)
+            smiles = words[0] + (f" {extension[0]}" if extension else "")
+            yield IncomingRow([smiles, EXTENSION.sub("", rest, count=1).strip() if extension else rest.strip()], SmilesRow(smiles, []))
+
+
+class IncomingSdf(Incoming):
+    """An SD file: titles and data items of its records, and SMILES made of them; every record is a row of its own."""
+
+    name = "sdf"
+    has_structures = True
+
+    def __init__(self, path: Path):
+        self._path = path
+        item_names(path)  # says what is no SD file
+        items = dict.fromkeys(name for record in sdf_records(path) for name in sdf_items(record))
+        self._items = list(items)
+        taken = {"name", "smiles"} & set(items)
+        self.columns = [f"{name} (record)" if name in taken else name for name in ("name", "smiles")] + self._items
+        self.smiles_place = 1
+        self.notes = (note,) if (note := detected(path)) else ()
+
+    def files(self) -> list[Path]:
+        return [self._path]
+
+    def incoming(self) -> Iterator[IncomingRow]:
+        for number, record in enumerate(sdf_records(self._path)):
+            title, items = record.split("\n", 1)[0].strip(), sdf_items(record)
+            cells = [" | ".join(dict.fromkeys(items.get(name, []))) for name in self._items]
+            yield IncomingRow([title, "", *cells], SdfRow(title or f"record {number + 1}", record))
+
+    def parse(self, raw: SdfRow) -> MolecularGraph | Failure:
+        return graph_of_record(raw, self.build, labels=NO_LABELS, structures=self.structures, lacking=LACKING)
+
+
+class IncomingSmiles(Incoming):
+    """SMILES that are given one by one."""
+
+    name = "given"
+    columns = ("smiles",)
+
+    def __init__(self, smiles: Sequence[str]):
+        self._smiles = list(smiles)
+
+    def files(self) -> list[Path]:
+        return []
+
+    def incoming(self) -> Iterator[IncomingRow]:
+        for text in self._smiles:
+            yield IncomingRow([text], SmilesRow(text.strip(), []))
+
+
+def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | None = None) -> Incoming:
+    """Molecules of a file; what it is, is told from its content.
+
+    Args:
+        smiles_column: of a table; found by its name (`SMILES_NAMES`) where it is not given.
+        kind: of `FORMATS`; found where it is not given.
+
+    Raises:
+        UserError: the file is none of these, or its column of SMILES is not found.
+    """
+    if kind == "sdf" or (kind is None and smiles_column is None and _is_sdf(path)):
+        return IncomingSdf(path)
+    if kind == "smiles":
+        return IncomingList(path)
+    names = [smiles_column] if smiles_column is not None else spellings()
+    table = Table(path, [names])
+    if smiles_column is not None:
+        return IncomingTable(table, smiles_column)
+    if (column := find_smiles_column(table.header)) is not None:
+        return IncomingTable(table, column)
+    if kind is None and (_bare_suffix(path) in LIST_SUFFIXES or _is_list(path)):
+        return IncomingList(path)
+    shown = ", ".join(table.header[:20]) + (f", ... ({len(table.header)} in all)" if len(table.header) > 20 else "")
+    raise UserError(
+        f"{path}: no column is called smiles; the first line has: {shown}. Name the column with --smiles-column, "
+        "or give a list of SMILES (one a line, then its name), or an SD file"
+    )
+
+
+def spellings() -> list[str]:
+    """`SMILES_NAMES` as they may be written, the first ones first."""
+    return [spelt for name in SMILES_NAMES for spelt in dict.fromkeys((name, name.upper(), name.capitalize(), name.title()))]
+
+
+def find_smiles_column(header: Sequence[str]) -> str | None:
+    """The column that is called as a column of SMILES may be, in any case; None where there is none."""
+    for wanted in SMILES_NAMES:
+        if found := [name for name in header if name.lower() == wanted]:
+            return wanted if wanted in found else found[0]
+    return None
+
+
+def _bare_suffix(path: Path) -> str:
+    """The ending of a name, without that of a packed file."""
+    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).suffix.lower()
+
+
+def _is_sdf(path: Path) -> bool:
+    return b"M  END" in next(read_blocks(path), b"").replace(b"\0", b"")  # in UTF-16, too
+
+
+def _is_list(path: Path) -> bool:
+    """Whether the first line that says something begins with a SMILES."""
+    silence_rdkit()
+    for line in TextFile(path).lines():
+        words = line.lstrip("\ufeff").split()
+        if words and not words[0].startswith("#"):
+            return Chem.MolFromSmiles(words[0]) is not None
+    return False
