@@ -26,7 +26,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
 
 
-def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+def add_split_arguments(parser: argparse._ActionsContainer) -> None:
     """Splits that training took from a file."""
     parser.add_argument("--split-file", metavar="FILE", help="JSON file with splits to take in place of the store's own, as training did")
     parser.add_argument("--fold", default="", metavar="NAME", help="which fold of --split-file, where it has several")
