@@ -29,7 +29,7 @@ def written(save_dir, cuts: list[dict[str, tuple[int, int]]]) -> dict:
             for name, (start, stop) in cut.items()
         }
         whole_files.save(pieces, folder / zero_moments.file_name(rank, len(cuts)))
-    return {"shards": TAG, "ranks": len(cuts), "step": 7, "options": {"lr": 0.1}, "loss_scale": None}
+    return {"shards": TAG, "ranks": len(cuts), "step": 7, "options": {"lr": 0.1}, "loss_scale": 64.0}
 
 
 TWO = [{"a": (0, 6), "b": (0, 1)}, {"b": (1, 5), "c": (0, 1)}]
@@ -48,7 +48,7 @@ def test_any_piece_of_any_cut(tmp_path, cuts):
     state = found.whole(SHAPES)
     assert all(torch.equal(state.moments[key][name], WHOLE[key][name]) for key in MOMENTS for name in SHAPES)
     assert set(state.step.values()) == {7}
-    assert state.options == {"lr": 0.1}
+    assert (state.options, state.loss_scale) == ({"lr": 0.1}, 64.0)
 
 
 @pytest.mark.parametrize(
