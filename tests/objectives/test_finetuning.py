@@ -100,3 +100,12 @@ def test_regression_scores():
 def test_mixed_kinds_are_told():
     with pytest.raises(UserError, match=r"a \(regression\), b \(classification\); choose with --targets"):
         shared_kind(("regression", "classification"), ("a", "b"))
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_losses_and_gradients_are_of_the_predictions_type(kind):
+    """Labels are float64 in stores; a loss in float64 would be slow on GPUs, and is only what float64 models get."""
+    for dtype in (torch.float32, torch.float64):
+        z = torch.tensor(PREDICTION, dtype=dtype, requires_grad=True)
+        total = property_loss(z, torch.tensor(LABEL, dtype=torch.float64), torch.tensor(PRESENT), kind, "mse")
+        assert total.dtype == dtype
