@@ -135,7 +135,8 @@ def scaling(folder: Path, source: Source) -> list[Row]:
 
 def loading(store: Store, case: str) -> list[Row]:
     """What training gets from its loader: batches of 1,024 from worker processes, in the order of an epoch, doing nothing else."""
-    from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
+    from fairseq_plugins.dataset import BatchPlan, StoreDataset
+    from fairseq_plugins.patches.epoch_iterator import epoch_iterator
 
     dataset = StoreDataset(store, np.tile(np.arange(len(store)), LOADED_MOLECULES // len(store) + 1)[:LOADED_MOLECULES])
     rows: list[Row] = []

@@ -1,10 +1,18 @@
-"""Thin adapters to fairseq's registries. Importing this package registers them and mends what fairseq needs mended."""
+"""Adapters to fairseq's registries: importing this package registers them, and puts `patches` in their places."""
 
-from fairseq_plugins import command_line, compat, criterion, fused_adam, model, optimizer, task, trainer
+from fairseq_plugins import criterion, model, optimizer, task
+from fairseq_plugins.patches import (
+    call_main,
+    clip_grad_norm,
+    fused_adam,
+    load_checkpoint,
+    parse_args,
+    save_checkpoint,
+    starting_ranks,
+    trainer_class,
+)
 
-__all__ = ["command_line", "compat", "criterion", "fused_adam", "model", "optimizer", "task", "trainer"]
+__all__ = ["criterion", "model", "optimizer", "task"]
 
-compat.install()
-command_line.install()
-fused_adam.install()
-trainer.install()
+for _patch in (call_main, clip_grad_norm, fused_adam, load_checkpoint, parse_args, save_checkpoint, starting_ranks, trainer_class):
+    _patch.install()

@@ -18,8 +18,9 @@ import fairseq
 import torch.distributed as dist
 from omegaconf import DictConfig
 
-import fairseq_plugins.places as places
+import fairseq_plugins
 import moleblend_fs
+from fairseq_plugins import output_paths
 from moleblend_fs.files import told
 
 DETAILS = "details.log"
@@ -27,7 +28,7 @@ FORMAT = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
 DATES = "%Y-%m-%d %H:%M:%S"
 LIBRARIES = ("py.warnings", "DeepSpeed")
 """Loggers of others that are set apart: Python's warnings, and one that prints past the others."""
-SOURCES = tuple(str(Path(str(module.__file__)).parent) + os.sep for module in (fairseq, moleblend_fs, places))
+SOURCES = tuple(str(Path(str(module.__file__)).parent) + os.sep for module in (fairseq, moleblend_fs, fairseq_plugins))
 """Folders whose messages the console shows; with `fairseq_cli`, which lies beside fairseq."""
 BESIDE = (
     "Start iterating over samples",
@@ -48,9 +49,8 @@ SECONDS_BETWEEN = 10.0
 """Between two lines about how long it will take."""
 
 logger = logging.getLogger(__name__)
-_held = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
-"""Warnings from before --save-dir is known."""
-_undo: list[Any] = []
+_held = logging.handlers.MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)  # state: warnings that come before --save-dir is known
+_undo: list[Any] = []  # state: logging has handlers for the whole process, which `end` takes away
 
 
 class LogFile(logging.FileHandler):
@@ -76,7 +76,7 @@ class LogFile(logging.FileHandler):
         self.failed = True
         if self.option is None:
             return logger.warning("%s ends here: %s", self.baseFilename, told(error))
-        raise places.cannot_write(self.option, self.baseFilename, error) from error
+        raise output_paths.cannot_write(self.option, self.baseFilename, error) from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # told already, or lost with nothing left that could tell it

@@ -9,12 +9,13 @@ import torch
 import torch.distributed as dist
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.logging import meters, metrics
+from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
 from fairseq_plugins import nonfinite
-from fairseq_plugins.selection import SCORE_NAMES
+from fairseq_plugins.patches.prediction_meter import PredictionMeter
+from fairseq_plugins.splits import SCORE_NAMES
 from fairseq_plugins.task import FinetuningTask, PretrainingTask
 from moleblend_fs.model.shown import show_all, show_random_modality
 from moleblend_fs.objectives.finetuning import property_loss
@@ -203,25 +204,6 @@ class Pretraining(BatchCriterion):
 @register_criterion("blend_then_predict", dataclass=CriterionConfig)
 class BlendThenPredict(Pretraining):
     """The same, by the name of the default objective."""
-
-
-class PredictionMeter(meters.MetersDict._DerivedMeter):
-    """Collects predictions and labels, for scores that are no means over batches.
-
-    Of the kind that fairseq leaves out of its checkpoints: it makes those that it finds there again from classes of its own.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(lambda _: float(sum(len(p) for p in self.predictions)))
-        self.reset()
-
-    def reset(self) -> None:
-        self.predictions: list[np.ndarray] = []
-        self.labels: list[np.ndarray] = []
-
-    def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
-        self.predictions.append(prediction)
-        self.labels.append(label)
 
 
 @register_criterion("property_prediction", dataclass=CriterionConfig)

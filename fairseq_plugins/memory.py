@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 VARIABLE = "MOLEBLEND_MEMORY_CHECK"
 """Environment variable; 0 leaves the checks out."""
 GPU = "the GPU"
-_before_model = 0
+_before_model = 0  # state: fairseq builds the model between the two checks
 """Memory that this process had before its model was built."""
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from moleblend_fs.checkpoint.adam_state import GROUP_OPTIONS, AdamState
 from moleblend_fs.checkpoint.zero_moments import Shards
+from moleblend_fs.zero.patches.scaled_step import step_with_gradients_times
 
 
 @dataclass
@@ -35,8 +36,7 @@ class DeepSpeedConfig(FairseqDataclass):
 class DeepSpeedOptimizer(FairseqOptimizer):
     """fairseq calls, in this order: backward for each micro-batch, multiply_grads, clip_grad_norm, step.
 
-    ZeRO divides gradients by its loss scale, clips and steps in one call. `multiply_grads(c)` is therefore done by dividing
-    the loss scale by c for that call, so that gradients are normalised before they are clipped.
+    ZeRO does the last three in one call: `multiply_grads(c)` only keeps c for it.
     """
 
     def __init__(self, cfg: DeepSpeedConfig, params: Iterable[nn.Parameter]):
@@ -70,29 +70,8 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         self.factor = float(c)
 
     def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
-        """Normalise, clip and step; the norm before clipping.
-
-        Raises:
-            OverflowError: fp16 gradients are not finite; the step was left out and the loss scale lowered.
-            FloatingPointError: other gradients are not finite, or the loss scale cannot be lowered any more; there was no step.
-        """
-        zero = self.zero
-        true_scale = zero.loss_scale
-        zero.loss_scale = true_scale / self.factor
-        ratio = zero.loss_scale / true_scale
-        try:
-            self.engine.step()
-        except Exception as error:
-            if "loss scale already at minimum" in str(error):  # a plain Exception in DeepSpeed 0.19
-                raise FloatingPointError(str(error)) from error
-            raise
-        finally:
-            zero.loss_scale = zero.loss_scale / ratio
-        if zero.overflow:
-            if self.engine.fp16_enabled():
-                raise OverflowError(f"loss scale is now {zero.loss_scale}")
-            raise FloatingPointError("gradients are not finite")  # found by ZeRO itself, in bfloat16
-        return torch.as_tensor(float(self.engine.get_global_grad_norm()))
+        """Normalise, clip and step (`step_with_gradients_times`); the norm before clipping."""
+        return torch.as_tensor(step_with_gradients_times(self.engine, self.factor))
 
     def step(self, closure: Any = None, scale: float = 1.0, groups: Any = None) -> None:
         """Done in `clip_grad_norm`."""

@@ -11,10 +11,10 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 
-from fairseq_plugins import subsets
-from fairseq_plugins.dataset import BatchPlan, StoreDataset, epoch_iterator
+from fairseq_plugins import splits
+from fairseq_plugins.dataset import BatchPlan, StoreDataset
 from fairseq_plugins.options import fairseq_dataclass, our_options
-from fairseq_plugins.selection import check_metric, check_validation
+from fairseq_plugins.patches.epoch_iterator import epoch_iterator
 from moleblend_fs.checkpoint.read import FinetunedFor
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.batching import BatchBudget
@@ -81,7 +81,7 @@ class StoreTask(FairseqTask):
         self.store = open_store(cfg.data, cfg.split_file, cfg.fold)
         self.epoch = 1
         self.validated: dict[str, StoreDataset] = {}
-        subsets.check(self.store, cfg.train_subset, None if cfg.disable_validation else cfg.valid_subset)
+        splits.check(self.store, cfg.train_subset, None if cfg.disable_validation else cfg.valid_subset)
 
     @property
     def trained_on(self) -> TrainedOn:
@@ -109,12 +109,12 @@ class StoreTask(FairseqTask):
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Make the dataset of a split, or of several; UserError names the splits that there are."""
-        self.datasets[split] = StoreDataset(self.store, subsets.indices(self.store, split), self.label_columns())
+        self.datasets[split] = StoreDataset(self.store, splits.indices(self.store, split), self.label_columns())
 
     def validation_dataset(self, split: str) -> StoreDataset:
         """A dataset of its own, also where the split is trained on: fairseq keeps one iterator for each."""
         if split not in self.validated:
-            self.validated[split] = StoreDataset(self.store, subsets.indices(self.store, split), self.label_columns())
+            self.validated[split] = StoreDataset(self.store, splits.indices(self.store, split), self.label_columns())
         return self.validated[split]
 
     def batch_of(self, molecules: Sequence[int]) -> MoleculeBatch:
@@ -236,7 +236,7 @@ class PretrainingTask(StoreTask):
         self.objective.take_labels({name: self._label(place, name) for place, name in enumerate(self.labels)})
 
     def _label(self, place: int, name: str) -> Label:
-        found = subsets.statistics(self.store, self.cfg.train_subset, self.store.manifest.label_index(name))
+        found = splits.statistics(self.store, self.cfg.train_subset, self.store.manifest.label_index(name))
         if found is None:
             raise UserError(f"label {name!r} has no value in the training split ({self.cfg.train_subset}) of {self.store.path}")
         return Label(place, found.mean, found.std if found.std > ROUNDING * max(abs(found.min), abs(found.max)) else 1.0)
@@ -329,17 +329,17 @@ class FinetuningTask(StoreTask):
     def _check_selection(self) -> None:
         """The first validation split, as fairseq takes it, must be able to choose a checkpoint."""
         cfg = self.cfg
-        check_metric(cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, self.kind)
+        splits.check_metric(cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, self.kind)
         metric = self.selection_metric[0] if cfg.best_checkpoint_metric == "loss" else cfg.best_checkpoint_metric
         split = cfg.valid_subset.split(",")[0]
         if not cfg.disable_validation and split in self.store.splits:
-            check_validation(self.store, split, self.columns, metric)
+            splits.check_validation(self.store, split, self.columns, metric)
 
     def _scale(self, column: int) -> tuple[float, float]:
         """Training mean and standard deviation of a regression target."""
         if self.kind == "classification":
             return self.UNSCALED
-        of_label = subsets.statistics(self.store, self.cfg.train_subset, column)
+        of_label = splits.statistics(self.store, self.cfg.train_subset, column)
         if of_label is None:
             label = self.store.manifest.labels[column].name
             raise UserError(f"label {label!r} has no value in the training split ({self.cfg.train_subset}) of {self.store.path}")
@@ -350,7 +350,7 @@ class FinetuningTask(StoreTask):
 
     def _check_range(self, column: int, mean: float, scale: float) -> None:
         """Validation values must be finite when they are scaled and squared in float32; UserError names the label."""
-        found = subsets.statistics(self.store, self.cfg.valid_subset, column)
+        found = splits.statistics(self.store, self.cfg.valid_subset, column)
         if found is not None and (far := max(abs(found.min - mean), abs(found.max - mean)) / scale) > FARTHEST:
             raise UserError(
                 f"label {self.store.manifest.labels[column].name!r} of the validation split lies {far:.3g} standard deviations from the "

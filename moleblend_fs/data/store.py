@@ -41,7 +41,7 @@ def key(index: int) -> bytes:
     return index.to_bytes(8, "big")
 
 
-_readers: dict[Path, LmdbFile] = {}
+_readers: dict[Path, LmdbFile] = {}  # state: LMDB allows a process to open a file once
 
 
 def _reader(path: Path) -> LmdbFile:

@@ -132,7 +132,7 @@ class PropertyHead(nn.Module):
         return self.out(F.gelu(self.hidden(x_Bd)))
 
 
-BUILDERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+BUILDERS: dict[str, Callable[[ModelConfig], nn.Module]] = {  # state: an objective adds its own head when it is imported
     "spd": lambda config: PairHead(config, SPD_CLASSES),
     "edge": lambda config: PairHead(config, MAX_HOPS * EDGE_CLASSES),
     "displacement": lambda config: GeometryHead(config, 3),

@@ -28,7 +28,7 @@ LAST_CAPABILITY = (9, 0)
 CHOSEN_WITH = {"atom_forces": "attention"}
 """Ops that follow the choice of another."""
 
-_configured = "auto"  # of this process, as --ops is
+_configured = "auto"  # state: of this process, as --ops is
 
 
 class OtherNumbers(RuntimeError):

@@ -106,11 +106,11 @@ class Memory(NamedTuple):
 
 def parameter_sizes(config: ModelConfig) -> list[int]:
     """Elements of each parameter, without allocating them."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    import torch
 
     from moleblend_fs.model.moleblend import MoleBlend
 
-    with FakeTensorMode():
+    with torch.device("meta"):
         return [prod(parameter.shape) for parameter in MoleBlend(config).parameters()]
 
 

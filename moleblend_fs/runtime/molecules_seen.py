@@ -11,7 +11,7 @@ from typing import Any
 VARIABLE = "MOLEBLEND_LEDGER"
 
 
-class Ledger:
+class Recorder:
     """This rank's record: a line of JSON for each update of a run."""
 
     def __init__(self, folder: str, rank: int):
@@ -19,8 +19,8 @@ class Ledger:
         self.file = Path(folder, f"{time.time_ns()}-{rank}.jsonl").open("a")  # noqa: SIM115
 
     @classmethod
-    def from_environment(cls, rank: int) -> "Ledger | None":
-        """A ledger in the folder that the environment names, or None."""
+    def from_environment(cls, rank: int) -> "Recorder | None":
+        """A record in the folder that the environment names, or None."""
         folder = os.environ.get(VARIABLE)
         return cls(folder, rank) if folder else None
 

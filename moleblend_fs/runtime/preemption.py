@@ -57,8 +57,7 @@ def _deafen() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-preemption = Preemption()
-"""Of this process."""
+preemption = Preemption()  # state: signals come to the process
 
 
 def passing_on(processes: Callable[[], list[Any]]) -> Callable[[int, FrameType | None], None]:

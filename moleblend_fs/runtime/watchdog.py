@@ -16,7 +16,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
+
+from moleblend_fs.patches.default_store import own_connection
 
 DEFAULT_TIMEOUT = 1800
 EXIT_HUNG = 75
@@ -67,7 +68,7 @@ class Watchdog:
     @classmethod
     def of_process_group(cls, timeout: float) -> "Watchdog":
         """Start one for the default process group, on a connection of its own to its store."""
-        store = dist.PrefixStore("moleblend-beats", _get_default_store().clone())  # type: ignore[attr-defined]
+        store = own_connection("moleblend-beats")
         watchdog = cls(store, dist.get_rank(), dist.get_world_size(), timeout)
         places: list[str] = [""] * dist.get_world_size()
         dist.all_gather_object(places, watchdog.own.where)  # so that a rank has a place from the beginning
@@ -148,8 +149,7 @@ class Watchdog:
         return None
 
 
-current: Watchdog | None = None
-"""Of this process."""
+current: Watchdog | None = None  # state: one for a process; whoever waits for other ranks tells it so
 
 
 def begin(timeout: float) -> None:

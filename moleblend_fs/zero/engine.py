@@ -3,7 +3,6 @@
 Written for deepspeed 0.19. DeepSpeed is imported only inside functions.
 """
 
-import importlib
 import json
 import os
 import socket
@@ -18,7 +17,9 @@ from torch import nn
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.planning.estimate import BUCKET
-from moleblend_fs.zero.clipping import clip_in_zero
+from moleblend_fs.zero.patches.clipping import clip_in_zero
+from moleblend_fs.zero.patches.compilation import compile_nothing
+from moleblend_fs.zero.patches.reduction_order import reduce_in_one_order
 
 STAGES = (1, 2, 3)
 REFUSED_KEYS = {
@@ -191,39 +192,6 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
     return engine
 
 
-def reduce_in_one_order(zero: Any, model: nn.Module) -> None:
-    """Let ZeRO reduce gradients in the same order of parameters on all ranks.
-
-    DeepSpeed 0.19 puts a gradient into the next reduction when its hook fires, and takes for granted that hooks fire in the same
-    order everywhere. Where the order depends on the data (another code path for small batches, say), ZeRO 2 and 3 silently add
-    up gradients of different parameters. Here a gradient waits until those before it, in an order fixed beforehand, are there.
-
-    Raises:
-        RuntimeError: (in backward) a parameter had no gradient on this rank.
-    """
-    order = [(name, parameter) for name, parameter in reversed(list(model.named_parameters())) if parameter.requires_grad]
-    reduce, finish = zero.reduce_ready_partitions_and_remove_grads, zero.independent_gradient_partition_epilogue
-    waiting: dict[int, tuple[Any, ...]] = {}
-    done = 0
-
-    def ready(parameter: nn.Parameter, *group: int) -> None:
-        nonlocal done
-        waiting[id(parameter)] = (parameter, *group)
-        while done < len(order) and id(order[done][1]) in waiting:
-            reduce(*waiting.pop(id(order[done][1])))
-            done += 1
-
-    def epilogue() -> None:
-        nonlocal done
-        if 0 < done < len(order) or waiting:
-            raise RuntimeError(f"parameter {order[done][0]} had no gradient on rank {dist.get_rank()}, which ZeRO needs of each")
-        done = 0
-        finish()
-
-    zero.reduce_ready_partitions_and_remove_grads = ready
-    zero.independent_gradient_partition_epilogue = epilogue
-
-
 def start_single_process_group(device: torch.device) -> None:
     """DeepSpeed needs a process group even where there is one process."""
     if dist.is_initialized():
@@ -233,16 +201,6 @@ def start_single_process_group(device: torch.device) -> None:
         port = free.getsockname()[1]
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", init_method=f"tcp://127.0.0.1:{port}", world_size=1, rank=0)
-
-
-def compile_nothing() -> None:
-    """Keep DeepSpeed 0.19 from compiling its shared-memory operation for CPUs.
-
-    Only inference uses it. Compiling it takes a minute at the first start, and a start that is killed meanwhile leaves a lock
-    that all later ones wait for without end.
-    """
-    # Not as an attribute: deepspeed.comm.torch is torch itself.
-    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
 class EngineModel:

@@ -5,7 +5,6 @@ can be read only by the same stage; these functions go by the parameter's name i
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,45 +13,7 @@ from torch import Tensor, nn
 
 from moleblend_fs.checkpoint.adam_state import MOMENTS, AdamState, shapes_of
 from moleblend_fs.checkpoint.zero_moments import Piece, Shards
-
-
-@dataclass(frozen=True)
-class Fragment:
-    """The piece of a parameter that this rank has.
-
-    Attributes:
-        flat: the rank's flat float32 buffer, which is also what the optimizer keeps its state by.
-        offset: of the piece in `flat`.
-        start: of the piece in the flattened parameter.
-        length: of the piece, without padding.
-    """
-
-    flat: Tensor
-    offset: int
-    start: int
-    length: int
-
-    def of(self, buffer: Tensor) -> Tensor:
-        """The piece of a buffer as long as `flat`."""
-        return buffer.narrow(0, self.offset, self.length)
-
-
-def fragment(parameter: Any, zero: Any) -> Fragment | None:
-    """This rank's piece of a parameter; None if it has none.
-
-    Args:
-        zero: the engine's ZeRO optimizer, of any stage.
-    """
-    if hasattr(parameter, "ds_id"):  # stage 3: each rank has the same share of each parameter, the last ones padded
-        group, offset, share = zero.grad_position[zero.get_param_id(parameter)]
-        start = share * dist.get_rank(parameter.ds_process_group)
-        length = min(share, parameter.ds_numel - start)
-        return Fragment(zero.fp32_partitioned_groups_flat[group], offset, start, length) if length > 0 else None
-    mapping = parameter._hp_mapping
-    if mapping is None:
-        return None
-    here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
-    return Fragment(zero.single_partition_of_fp32_groups[mapping.param_group_index], there.start, here.start, here.numel)
+from moleblend_fs.zero.patches.fragments import Fragment, fragment
 
 
 def gather_weights(model: nn.Module, zero: Any) -> dict[str, Tensor] | None:

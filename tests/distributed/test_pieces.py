@@ -12,7 +12,7 @@ from moleblend_fs.checkpoint import whole_files
 from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, split_flat, to_table
 from moleblend_fs.errors import UserError
 from moleblend_fs.runtime.epoch_position import pack, remaining, share, unpack
-from moleblend_fs.runtime.molecules_seen import Ledger, read, seen_by_epoch
+from moleblend_fs.runtime.molecules_seen import Recorder, read, seen_by_epoch
 from moleblend_fs.runtime.watchdog import EXIT_HUNG, Watchdog
 
 SHAPES = {"a": torch.Size([2, 3]), "b": torch.Size([4])}
@@ -102,10 +102,10 @@ def test_the_ledger_counts_what_was_kept(tmp_path):
         return {"id": torch.tensor(ids)}
 
     for rank, molecules in enumerate(([1, 2], [3])):
-        ledger = Ledger(str(tmp_path / "one"), rank)
+        ledger = Recorder(str(tmp_path / "one"), rank)
         ledger.write(1, 1, [sample(*molecules)])
         ledger.write(2, 1, [sample(*(m + 10 for m in molecules)), {}])
-    second = Ledger(str(tmp_path / "two"), 0)
+    second = Recorder(str(tmp_path / "two"), 0)
     second.write(2, 1, [sample(13, 12)])
     second.write(3, 1, [sample(11)])
     with (next((tmp_path / "one").iterdir())).open("a") as file:

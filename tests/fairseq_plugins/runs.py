@@ -105,9 +105,9 @@ def _own_state(words: list[str]):
     from fairseq import checkpoint_utils
     from fairseq.logging import metrics, progress_bar
 
-    import fairseq_plugins.trainer
+    from fairseq_plugins.patches import trainer_class
 
-    fairseq_plugins.trainer.install()
+    trainer_class.install()
     collect, root, argv = _Collect(), logging.getLogger(), sys.argv
     level = root.level
     root.addHandler(collect)

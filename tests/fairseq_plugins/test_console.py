@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from fairseq_plugins import console, loading, places
+from fairseq_plugins import console, output_paths
+from fairseq_plugins.patches import loader_processes
 from moleblend_fs.errors import UserError
 from tests.fairseq_plugins.runs import ADAM, BIN, FINETUNE, PRETRAIN, ROOT, SMALL, command, run_here, train, train_command
 
@@ -96,7 +97,7 @@ def test_a_users_file_called_dummy_outlives_the_start(qm9_store, tmp_path):
 def test_errors_of_the_system_are_told(tmp_path):
     with pytest.raises(OSError, match="gone") as raised:
         (tmp_path / "gone").read_text()
-    assert str(places.of_system(raised.value)) == f"{tmp_path / 'gone'}: No such file or directory"
+    assert str(output_paths.error_of_system(raised.value)) == f"{tmp_path / 'gone'}: No such file or directory"
 
 
 @pytest.mark.slow
@@ -111,10 +112,10 @@ def test_too_few_open_files_are_told_before_loaders_hang(qm9_store, tmp_path):
 
 
 def test_open_files_are_counted():
-    loading.check_open_files(0, held=10**9)
-    loading.check_open_files(1, held=1)
+    loader_processes.check_open_files(0, held=10**9)
+    loader_processes.check_open_files(1, held=1)
     with pytest.raises(UserError, match="needs up to 11000"):
-        loading.check_open_files(1, held=10**9)
+        loader_processes.check_open_files(1, held=10**9)
 
 
 class Damaged:
@@ -130,7 +131,7 @@ class Damaged:
 
 
 def test_what_a_loader_process_finds_is_told_as_it_is():
-    loader = loading.Loader(Damaged(), num_workers=1, batch_size=1, multiprocessing_context="fork")
+    loader = loader_processes.Loader(Damaged(), num_workers=1, batch_size=1, multiprocessing_context="fork")
     found = []
     with pytest.raises(UserError, match=r"^store: record 2 is damaged$"):
         found.extend(iter(loader))
@@ -146,14 +147,14 @@ class Waiting(Damaged):
 
 @pytest.mark.slow
 def test_a_loader_process_that_hangs_is_given_up(monkeypatch):
-    monkeypatch.setattr(loading, "LOADER_TIMEOUT", 5)
+    monkeypatch.setattr(loader_processes, "LOADER_TIMEOUT", 5)
     with pytest.raises(UserError, match=r"a loader process failed .nothing has come for 5 s.*--num-workers 0"):
-        next(iter(loading.Loader(Waiting(), num_workers=1, batch_size=1, multiprocessing_context="fork")))
+        next(iter(loader_processes.Loader(Waiting(), num_workers=1, batch_size=1, multiprocessing_context="fork")))
 
 
 KILLING = """
 import os, sys
-from fairseq_plugins.loading import Loader
+from fairseq_plugins.patches.loader_processes import Loader
 from moleblend_fs.data.store import Store
 read = Store.records
 Store.records = lambda self, indices: os._exit(9) if 5 in list(indices) else read(self, indices)
@@ -207,3 +208,8 @@ def test_a_command_with_folders_that_are_not_there(qm9_store, tmp_path):
         qm9_store.path, tmp_path / "runs" / "a", *COMMON, "--max-update", "1", "--log-file", str(tmp_path / "runs" / "a" / "t.log")
     )
     assert run.code == 0, run.output[-3000:]
+
+
+def test_a_loader_process_whose_end_is_seen_by_its_pipe_first():
+    error = loader_processes.failed(ConnectionResetError(104, "Connection reset by peer"))
+    assert str(error).startswith("a loader process failed (it exited unexpectedly: Connection reset by peer); fewer --num-workers")

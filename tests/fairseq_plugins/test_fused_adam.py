@@ -6,7 +6,7 @@ import pytest
 import torch
 from fairseq.optim.adam import Adam
 
-from fairseq_plugins.fused_adam import FusedAdam
+from fairseq_plugins.patches.fused_adam import FusedAdam
 
 OPTIONS = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.01}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fairseq_plugins.selection import SHOWN, check_metric, check_validation, count_labels
+from fairseq_plugins.splits import SHOWN, check_metric, check_validation, count_labels
 from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
 from tests.fairseq_plugins.conftest import NAN, write_labelled

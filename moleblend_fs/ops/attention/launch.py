@@ -21,6 +21,7 @@ from moleblend_fs.ops.attention.kernels_long import backward_columns_long, backw
 from moleblend_fs.ops.attention.kernels_short import backward_short, forward_short
 from moleblend_fs.ops.kernel_variant import dot_precision, on_its_device
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.patches.graph_task import backward_pass
 
 LONGER = 0
 """Stands for all size classes beyond those that a table lists."""
@@ -250,7 +251,7 @@ class _Attention(torch.autograd.Function):
         qkv_T3Hw, out, logsumexp, bias_HP, graph_bias_H = ctx.saved_tensors
         shared, layout, mode = ctx.shared, ctx.layout, 0
         if ctx.needs_input_grad[1]:
-            task = torch._C._current_graph_task_id()
+            task = backward_pass()
             mode = 2
             if shared.d_bias_HP is None or shared.task != task:  # what a backward pass left that did not ask for the bias is void
                 shared.task, mode = task, 1

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.layout import Bucket, Layout
 from moleblend_fs.ops.linear import product
+from moleblend_fs.patches.softmax_backward import softmax_backward
 
 
 def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[Tensor]:
@@ -74,7 +75,7 @@ class AttentionLinear(torch.autograd.Function):
                 _scatter(out, torch.bmm(weights, v), bucket)
             d_v = torch.bmm(weights.transpose(1, 2), d_o)
             d_probabilities = _drop(torch.bmm(d_o, v.transpose(1, 2)), keep, ctx.dropout)
-            d_logits = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
+            d_logits = softmax_backward(d_probabilities, probabilities)
             d_q, d_k = torch.bmm(d_logits, k) * scale, torch.bmm(d_logits.transpose(1, 2), q) * scale
             rows = torch.stack([d_q, d_k, d_v]).view(3, b, heads, N, width).permute(1, 3, 0, 2, 4).reshape(b * N, 3, heads, width)
             d_qkv.index_copy_(0, bucket.token_targets, rows.index_select(0, bucket.token_places).to(d_qkv.dtype))

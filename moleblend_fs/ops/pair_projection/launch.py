@@ -83,7 +83,7 @@ class Plan(NamedTuple):
     strips: Tensor
 
 
-_plans: WeakKeyDictionary[Layout, Plan] = WeakKeyDictionary()
+_plans: WeakKeyDictionary[Layout, Plan] = WeakKeyDictionary()  # state: kept for as long as their layouts are
 
 
 def plan_of(layout: Layout) -> Plan:

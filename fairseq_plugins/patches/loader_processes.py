@@ -1,4 +1,7 @@
-"""Loader processes: they outlive signals that are meant for the trainer, and one that fails, hangs or lacks what it needs is told."""
+"""Replaces how torch's `DataLoader` (2.13) makes and asks its loader processes.
+
+They outlive signals that are meant for the trainer, and one that fails, hangs or lacks what it needs is told.
+"""
 
 import os
 import resource
@@ -16,6 +19,12 @@ from moleblend_fs.files import told
 from moleblend_fs.inference.predict import LOADER_TIMEOUT
 from moleblend_fs.runtime.preemption import blocked, only_parent_ends_me
 
+PINS = {
+    "torch.utils.data.dataloader.DataLoader._get_iterator": "7d99464767c8",
+    "torch.utils.data.dataloader.DataLoader.__iter__": "805268756c69",
+    "torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL": "bde786b29629",
+    "torch.utils.data.dataloader._MultiProcessingDataLoaderIter": "8470fa03b6cb",
+}
 TENSORS = len(MoleculeBatch.__dataclass_fields__) + 1
 """Of a batch: each is an open file as long as the batch is held."""
 PREFETCHED = 2
@@ -51,6 +60,8 @@ def check_open_files(workers: int, held: int) -> None:
 def failed(error: Exception) -> UserError:
     """What to say of a loader process that failed."""
     reason = str(error).strip().splitlines()[-1]
+    if isinstance(error, ConnectionError):  # its end of the pipe is gone before torch sees that the process is
+        reason = f"it exited unexpectedly: {told(error)}"
     return UserError(f"a loader process failed ({reason}); fewer --num-workers need less memory, --num-workers 0 none")
 
 
@@ -102,8 +113,5 @@ class Loader(torch.utils.data.DataLoader):
             except UserError as error:  # raised in a loader process: torch puts the traceback into its text
                 raise UserError(str(error).strip().splitlines()[-1].removeprefix(f"{UserError.__module__}.UserError: ")) from error
             except (RuntimeError, OSError) as error:
-                reason = str(error).strip().splitlines()[-1]
-                raise UserError(
-                    f"a loader process failed ({reason}); fewer --num-workers need less memory, --num-workers 0 none"
-                ) from error
+                raise failed(error) from error
             yield batch

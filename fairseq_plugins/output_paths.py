@@ -11,7 +11,7 @@ from moleblend_fs.files import told
 from moleblend_fs.runtime.preemption import check_marker
 
 
-def check_places(cfg: DictConfig) -> None:
+def check_output_paths(cfg: DictConfig) -> None:
     """Make the folders of --save-dir, --tensorboard-logdir and --log-file; UserError names the one that cannot be written to."""
     make_folder("--save-dir", cfg.checkpoint.save_dir)
     check_marker(cfg.checkpoint.save_dir)
@@ -42,7 +42,7 @@ def cannot_write(option: str, path: str | os.PathLike, error: OSError) -> UserEr
     return UserError(f"{option} {os.fspath(path)}: cannot be written ({told(error)})")
 
 
-def of_system(error: OSError) -> UserError:
+def error_of_system(error: OSError) -> UserError:
     """An error of the system that nobody expected, in one sentence."""
     named = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return UserError(": ".join([*named, told(error)]))

@@ -1,10 +1,19 @@
-"""torch's fused AdamW as the Adam that fairseq uses on GPUs, where it looks for apex's: one kernel instead of a dozen."""
+"""Replaces `fairseq.optim.adam.get_fused_adam_class` (fairseq 0.12), which looks for apex:
+where that is not installed, torch's fused AdamW.
+
+fairseq takes it on GPUs: one kernel instead of a dozen.
+"""
 
 from typing import Any
 
 import torch
 from fairseq.optim import adam
 from torch import Tensor
+
+PINS = {
+    "fairseq.optim.adam.FairseqAdam.__init__": "ba43d38b45f4",
+    "fairseq.optim.fused_adam.get_fused_adam_class": "4b477260ac48",
+}
 
 
 class FusedAdam(torch.optim.AdamW):

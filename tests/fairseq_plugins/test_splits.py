@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from fairseq_plugins import subsets
+from fairseq_plugins import splits
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
@@ -98,15 +98,15 @@ def test_an_empty_split_is_told_at_once(folds):
     info = store.manifest.splits["other"]
     store.manifest.splits["other"] = type(info)(molecules=0, sha256=info.sha256)
     with pytest.raises(UserError, match="split 'other' is empty; choose another with --valid-subset, or train with --disable-validation"):
-        subsets.check(store, "fold0", "fold1,other")
+        splits.check(store, "fold0", "fold1,other")
     with pytest.raises(UserError, match="split 'other' is empty; choose another with --train-subset, or make the store again"):
-        subsets.check(store, "other", None)
+        splits.check(store, "other", None)
 
 
 def test_statistics_of_one_split_are_the_stores_own(qm9_store):
     for column in range(len(qm9_store.manifest.labels)):
-        assert subsets.statistics(qm9_store, TRAIN, column) is qm9_store.manifest.statistics[TRAIN][column]
-        together = subsets.statistics(qm9_store, "train,valid,test", column)
+        assert splits.statistics(qm9_store, TRAIN, column) is qm9_store.manifest.statistics[TRAIN][column]
+        together = splits.statistics(qm9_store, "train,valid,test", column)
         everything = qm9_store.labels(np.arange(len(qm9_store)))[:, column].astype(np.float64)
         assert together.count == len(everything)
         assert (together.mean, together.std) == pytest.approx((everything.mean(), everything.std()), rel=1e-6)
@@ -115,5 +115,5 @@ def test_statistics_of_one_split_are_the_stores_own(qm9_store):
 
 def test_nothing_is_warned_of_where_splits_differ(folds, caplog):
     caplog.set_level(logging.WARNING)
-    subsets.check(folds, "fold0,fold1", "held out")
+    splits.check(folds, "fold0,fold1", "held out")
     assert not caplog.records

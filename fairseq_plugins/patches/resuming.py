@@ -1,4 +1,7 @@
-"""What fairseq forgets when a run goes on: validations that a signal left out, patience, and that a run was complete."""
+"""What fairseq 0.12 forgets when a run goes on: validations that a signal left out, patience, and that a run was complete.
+
+It keeps the best score and the count of --patience at functions of its own, which are read and set here.
+"""
 
 import logging
 import math
@@ -12,6 +15,12 @@ from omegaconf import open_dict
 
 logger = logging.getLogger(__name__)
 
+PINS = {
+    "fairseq_cli.train.main": "7b5c19d75199",
+    "fairseq_cli.train.should_stop_early": "4c442a0bc320",
+    "fairseq_cli.train.validate_and_save": "6eaeda1b2df1",
+    "fairseq_cli.train.validate": "e9e42554e3e3",
+}
 NO_EPOCH = -1
 """A --max-epoch that no epoch is within; 0 is none."""
 
@@ -51,8 +60,7 @@ def entry() -> Any:
 def validates_here(trainer: Any, epoch_itr: Any) -> bool:
     """Whether fairseq would validate after this update (`validate_and_save` of 0.12), had no signal come."""
     dataset, checkpoint, updates = trainer.cfg.dataset, trainer.cfg.checkpoint, trainer.get_num_updates()
-    max_update, disabled = trainer.asked
-    if disabled or updates < dataset.validate_after_updates:
+    if trainer.requested.disable_validation or updates < dataset.validate_after_updates:
         return False
 
     def every(interval: int) -> bool:
@@ -60,7 +68,7 @@ def validates_here(trainer: Any, epoch_itr: Any) -> bool:
 
     ended = epoch_itr.end_of_epoch()
     due = epoch_itr.epoch % dataset.validate_interval == 0 if ended else every(checkpoint.save_interval_updates)
-    return due or every(dataset.validate_interval_updates) or (max_update > 0 and updates >= max_update)
+    return due or every(dataset.validate_interval_updates) or (0 < trainer.requested.max_update <= updates)
 
 
 def forget(extra_state: dict[str, Any], differing: frozenset[str]) -> None:

@@ -1,4 +1,7 @@
-"""What a fairseq-train command lacks, in one sentence: fairseq 0.12 ends in `RuntimeError()`, an assertion, or another task's error."""
+"""Replaces `fairseq.options.parse_args_and_arch` (fairseq 0.12): what a command lacks is told in one sentence.
+
+fairseq itself ends in `RuntimeError()`, an assertion, or another task's error.
+"""
 
 import argparse
 import functools
@@ -11,13 +14,17 @@ from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 
-from fairseq_plugins.compat import tell
 from fairseq_plugins.criterion import Pretraining, PropertyPrediction
 from fairseq_plugins.model import FairseqMoleBlend
+from fairseq_plugins.patches.call_main import exit_with
 from fairseq_plugins.task import FinetuningTask, PretrainingTask, StoreTask
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS
 
+PINS = {
+    "fairseq.options.parse_args_and_arch": "e7f96c62d047",
+    "fairseq_cli.train.cli_main": "2848d9688341",
+}
 CRITERIONS: dict[type, tuple[str, type]] = {
     PretrainingTask: ("blend_then_predict", Pretraining),
     FinetuningTask: ("property_prediction", PropertyPrediction),
@@ -35,7 +42,7 @@ _fairseq_parse = options.parse_args_and_arch
 
 
 def install() -> None:
-    """Look at a command before fairseq does, once."""
+    """Put ours in its place."""
     options.parse_args_and_arch = parse_args_and_arch
 
 
@@ -54,7 +61,7 @@ def parse_args_and_arch(
         try:
             check(known, rest)
         except UserError as error:
-            tell(error)
+            exit_with(error)
     return _fairseq_parse(parser, input_args, *args, modify_parser=modify_parser, **kw)
 
 

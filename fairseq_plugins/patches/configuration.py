@@ -1,0 +1,130 @@
+"""Corrects the configuration that fairseq 0.12 has read, where it would fail with today's torch or do something that nobody asked for.
+
+Nothing of fairseq's is replaced: `call_main` has each process pass its configuration through `fix_config`. A function each says what
+fairseq would do.
+"""
+
+import os
+import sys
+
+from fairseq.distributed import utils as distributed_utils
+from omegaconf import DictConfig, open_dict
+
+from fairseq_plugins import console, output_paths, splits
+from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
+from fairseq_plugins.patches.starting_ranks import infer_world, use_cpu_backends
+from moleblend_fs.errors import UserError
+from moleblend_fs.zero.engine import STAGES, engine_config, require_deepspeed
+
+PINS = {
+    "fairseq.options.parse_args_and_arch": "e7f96c62d047",
+    "fairseq.checkpoint_utils.load_checkpoint": "bc7cc4344393",
+    "fairseq.checkpoint_utils.get_maybe_sharded_checkpoint_filename": "5aa5ad9fc770",
+    "fairseq.dataclass.utils.convert_namespace_to_omegaconf": "5e0c11c99aed",
+    "fairseq_cli.train.main": "7b5c19d75199",
+}
+
+
+def fix_config(cfg: DictConfig) -> None:
+    """All corrections, and what is refused before any process is started.
+
+    Raises:
+        UserError: options that do not go together, or a file or folder that cannot be read or written.
+    """
+    with open_dict(cfg):
+        clear_tpu(cfg)
+        refuse_fp16_on_cpu(cfg)
+        refuse_unsafe_saving(cfg)
+        refuse_with_deepspeed(cfg)
+        check_pretrained(cfg)
+        check_restore_file(cfg)
+        accept_pair_limit(cfg)
+        tidy_subsets(cfg)
+        console.check_save_interval(cfg, sys.argv)
+        output_paths.check_output_paths(cfg)
+        load_on_all_ranks(cfg)
+        infer_world(cfg)
+        use_cpu_backends(cfg)
+
+
+def clear_tpu(cfg: DictConfig) -> None:
+    """options.py of fairseq 0.12 sets tpu for every --bf16; without XLA that ends in an AttributeError."""
+    if cfg.common.bf16 and distributed_utils.xm is None:
+        for section in (cfg.common, cfg.distributed_training, cfg.optimizer):
+            if section is not None and "tpu" in section:
+                section.tpu = False
+
+
+def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
+    """fairseq's fp16 path asserts on CUDA deep inside; say so at the start."""
+    if cfg.common.fp16 and on_cpu(cfg):
+        raise UserError("--fp16 needs a GPU and none is in use; leave it out, or train with --bf16, which also runs on the CPU")
+
+
+def refuse_unsafe_saving(cfg: DictConfig) -> None:
+    """fairseq's asynchronous writes end up under final names before they are complete."""
+    if cfg.checkpoint.write_checkpoints_asynchronously:
+        raise UserError("--write-checkpoints-asynchronously could leave half-written checkpoints; leave it out")
+
+
+def refuse_with_deepspeed(cfg: DictConfig) -> None:
+    """Name what does not go with --optimizer deepspeed before any process is started."""
+    if optimizer_name(cfg) != "deepspeed":
+        return
+    refused = {
+        "--store-ema": cfg.ema.store_ema,
+        "--quantization-config-path": cfg.common.quantization_config_path,
+        "--amp": cfg.common.amp,
+        "--memory-efficient-fp16": cfg.common.memory_efficient_fp16,
+        "--memory-efficient-bf16": cfg.common.memory_efficient_bf16,
+        "--use-bmuf": cfg.optimization.use_bmuf,
+        "--zero-sharding": str(cfg.distributed_training.zero_sharding) != "none",
+        "--ddp-backend fully_sharded": str(cfg.distributed_training.ddp_backend) == "fully_sharded",
+        "--ddp-backend slowmo": str(cfg.distributed_training.ddp_backend) == "slowmo",
+        "--pipeline-model-parallel": cfg.distributed_training.pipeline_model_parallel,
+        "--model-parallel-size": cfg.common.model_parallel_size > 1,
+    }
+    for flag, given in refused.items():
+        if given:
+            raise UserError(f"{flag} does not go with --optimizer deepspeed; leave it out, or choose --optimizer adam")
+    if cfg.optimizer.zero_stage not in STAGES:
+        raise UserError(f"--zero-stage {cfg.optimizer.zero_stage}: choose 1, 2 or 3 (without ZeRO: --optimizer adam)")
+    if on_cpu(cfg):
+        os.environ["DS_ACCELERATOR"] = "cpu"  # for processes that are started; this one has imported DeepSpeed already
+    require_deepspeed()
+    engine_config(engine_options(cfg))
+
+
+def check_pretrained(cfg: DictConfig) -> None:
+    """fairseq ends in a traceback where the pretrained weights are not there, after the data are loaded."""
+    pretrained = cfg.checkpoint.finetune_from_model
+    if pretrained is not None and not os.path.exists(pretrained):
+        raise UserError(f"--finetune-from-model {pretrained}: no such checkpoint")
+
+
+def check_restore_file(cfg: DictConfig) -> None:
+    """fairseq begins from scratch where the file asked for does not exist; only the default one may be absent."""
+    asked = cfg.checkpoint.restore_file
+    if asked != "checkpoint_last.pt" and not os.path.exists(asked):
+        raise UserError(f"--restore-file {asked}: no such checkpoint; leave it out to resume from checkpoint_last.pt in --save-dir")
+
+
+def accept_pair_limit(cfg: DictConfig) -> None:
+    """fairseq asserts that --max-tokens or --batch-size is given; --max-pairs is a limit too."""
+    if cfg.dataset.max_tokens is None and cfg.dataset.batch_size is None:
+        if not cfg.task.get("max_pairs"):
+            raise UserError("a batch needs a limit: give --batch-size, --max-tokens or --max-pairs")
+        cfg.dataset.batch_size = cfg.dataset.batch_size_valid = sys.maxsize
+
+
+def tidy_subsets(cfg: DictConfig) -> None:
+    """fairseq takes " b" of "a, b" for a name. It also looks for files of unused validation sets beside the data, whose path it splits
+    at each colon; a store has none."""
+    cfg.dataset.train_subset = splits.tidy(cfg.dataset.train_subset)
+    cfg.dataset.valid_subset = splits.tidy(cfg.dataset.valid_subset)
+    cfg.dataset.ignore_unused_valid_subsets = True
+
+
+def load_on_all_ranks(cfg: DictConfig) -> None:
+    """Resuming broadcasts a pickled configuration, which today's torch refuses to unpickle; every rank reads the file instead."""
+    cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
