@@ -129,6 +129,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_pretraining_is_the_plain_loop(qm9_store, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "record"))
     run = train(qm9_store.path, tmp_path / "run", *PRETRAIN, *OPTIONS)
@@ -149,6 +150,7 @@ def test_pretraining_is_the_plain_loop(qm9_store, tmp_path, monkeypatch):
         assert run.column("train_inner", f"{term.name}_loss") == [round(means[index], 4) for means in loop.mean_losses]
 
 
+@pytest.mark.slow
 def test_finetuning_is_the_plain_loop(qm9_store, tmp_path, monkeypatch):
     """Squared error of a scaled label, from 2D and 3D."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "record"))
