@@ -68,6 +68,8 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "./scripts/test.sh": TESTS,
         "./.ci/run": Skip("it runs all tests; tests/scripts/test_scripts.py parses it"),
         "moleblend check-golden": Check("tests/inference/test_golden.py runs it"),
+        "pip install -c constraints.txt": Skip("the network"),
+        "nice -n 19 python scripts/mutation.py": Skip("minutes; tests/scripts/test_mutation.py looks at what it is to run"),
     },
     "docs/architecture.md": {"file ──source──>": DRAWING},
     "docs/data.md": {
