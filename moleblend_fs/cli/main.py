@@ -15,6 +15,7 @@ COMMANDS = {
     "preprocess": "molecules from PCQM4Mv2, QM9, MoleculeNet, Uni-Mol or your own files -> store",
     "merge": "put shards of a large source, made by preprocess --shard I/N, together to a store",
     "train": "fairseq-train with our tasks, models and criterions, from any folder; all of its options",
+    "finetune": "from a table of molecules and measured values to models, predictions, scores and a report",
     "inspect": "show what is inside a store",
     "evaluate": "score a finetuned checkpoint on a split of a store",
     "predict": "predict properties of the molecules of a store, as CSV",

@@ -141,6 +141,20 @@ def parity(evaluations: Sequence[Evaluation], target: str, position: int) -> str
         return to_svg(figure)
 
 
+def scatter(true: np.ndarray, predicted: np.ndarray, target: str, unit: str) -> str:
+    """Predicted over true values of one target, with the diagonal."""
+    low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
+    margin = 0.03 * (high - low or 1.0)
+    shown = f" ({unit})" if unit else ""
+    with pyplot.rc_context(STYLE):
+        figure, axis = pyplot.subplots(figsize=(4.4, 4.4), layout="constrained")
+        axis.plot([low, high], [low, high], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        axis.scatter(true, predicted, s=11, color=PALETTE[0], alpha=0.5, linewidths=0)
+        axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
+        axis.set(xlabel=f"measured{shown}", ylabel=f"predicted{shown}", title=target)
+        return to_svg(figure)
+
+
 def relation_matrix(choice: np.ndarray, atoms: Sequence[str], cells: Sequence[Sequence[str]], names: Sequence[str]) -> str:
     """Which relation each ordered pair shows.
 

@@ -53,6 +53,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "./scripts/quickstart.sh": Skip("tests/scripts/test_quickstart.py runs it"),
         "./scripts/test.sh": TESTS,
         "molecule ──>": DRAWING,
+        "moleblend finetune mine.csv": Run((("--target logS", "--target logS --split random --epochs 1 --ensemble 1"),)),
         "moleblend preprocess qm9 qm9pack": Run((QM9,)),
         "moleblend preprocess moleculenet FOLDER/": Run((("FOLDER", "."),)),
         "moleblend preprocess pcqm4mv2 FOLDER": Run((("FOLDER", "pcqm"),)),
@@ -75,6 +76,9 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     "docs/data.md": {
         "moleblend preprocess SOURCE IN OUT": Run((("SOURCE IN OUT [--workers N] [options]", "csv mine.csv runs/data/again --workers 1"),)),
         "STORE/records.lmdb": LAYOUT,
+    },
+    "docs/finetune.md": {
+        "moleblend finetune mine.csv": Check("README's, which is run", ()),
     },
     "docs/launching.md": {
         "PROCS=8 ./scripts/launch.sh": Check(HOSTS, (STORE,)),

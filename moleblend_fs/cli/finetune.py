@@ -1,0 +1,152 @@
+"""`moleblend finetune DATA --target NAME [OUT]`: from a table of molecules to models, predictions, scores and a report."""
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from moleblend_fs.cli.values import seed
+from moleblend_fs.errors import UserError
+from moleblend_fs.finetune.progress import Progress
+from moleblend_fs.finetune.run import MODEL_NAME, Outcome, finetune
+from moleblend_fs.finetune.settings import ARCHITECTURES, INPUTS, SPLITS, Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.description = (
+        "Learn properties of molecules from a table (CSV, TSV, semicolons, Excel, Parquet), an SD file, packed ones too, or a store. OUT "
+        "gets the models and the command of each, splits.json, predictions with all columns of the table, metrics.json with baselines, and "
+        "report.html. A run that was stopped goes on when the same command is given again."
+    )
+    default = Settings()
+    parser.add_argument("data", metavar="DATA", help="table with SMILES and values, SD file, or folder of a store")
+    parser.add_argument("out", metavar="OUT", nargs="?", help="folder of the run (default: runs/finetune-NAME)")
+    target = parser.add_argument_group("what is learned")
+    target.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME[:KIND[:UNIT]]",
+        help="a column to learn; several: given several times, with commas, or a pattern such as 'NR-*'",
+    )
+    target.add_argument("--kind", choices=("regression", "classification"), default="", help="of all targets that do not say it themselves")
+    target.add_argument("--smiles-column", default="", metavar="NAME", help="column of SMILES (default: found by its name)")
+    split = parser.add_argument_group("split")
+    split.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="",
+        help="scaffold: whole scaffolds, largest first; scaffold-balanced: at random; butina: whole clusters of similar molecules; random; "
+        "column, file: as the table or a file says; store: the store's own (default: scaffold; store where DATA is a store with splits)",
+    )
+    split.add_argument("--split-column", default="", metavar="NAME", help="column that says train, valid or test")
+    split.add_argument("--split-file", default="", metavar="FILE", help="JSON of rows: see docs/data.md, folds over one store")
+    split.add_argument("--split-fractions", default="0.8,0.1,0.1", metavar="F,F,F", help="train, valid, test (default %(default)s)")
+    split.add_argument("--folds", type=int, default=1, metavar="K", help="cross-validation: each molecule is tested in one of K folds")
+    split.add_argument("--repeats", type=int, default=1, metavar="R", help="split R times anew")
+    model = parser.add_argument_group("model (by default what docs/finetune.md says for the number of molecules)")
+    model.add_argument("--weights", default="", metavar="PATH", help="checkpoint to start from (default: random weights)")
+    model.add_argument("--inputs", choices=INPUTS, default=default.inputs, help="3d makes conformers where DATA has no structures")
+    model.add_argument("--hydrogens", choices=("explicit", "none"), default="", help="default: those of the weights, otherwise none")
+    model.add_argument("--arch", choices=ARCHITECTURES, default="", help="size of a model without --weights")
+    model.add_argument("--ensemble", type=int, default=default.ensemble, metavar="N", help="models of each fold (default %(default)s)")
+    model.add_argument("--epochs", type=int, default=0, metavar="N", help="passes over the training molecules")
+    model.add_argument("--batch-size", type=int, default=0, metavar="N", help="molecules in an update")
+    model.add_argument("--lr", type=float, default=0.0, help="largest learning rate")
+    model.add_argument("--regression-loss", choices=("mse", "mae"), default=default.regression_loss)
+    model.add_argument("--conformers", type=int, default=1, metavar="K", help="of each molecule, where they are made (default 1)")
+    model.add_argument("--seed", type=seed, default=0, help="of splits and models (default 0)")
+    model.add_argument("--level", type=float, default=default.level, help="of the intervals (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="models at a time (default: one for each GPU or core)")
+    parser.add_argument("--verbose", action="store_true", help="show what is found out about the input, and bars")
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The options as settings."""
+    try:
+        fractions = tuple(float(part) for part in arguments.split_fractions.split(","))
+    except ValueError:
+        fractions = ()
+    if len(fractions) != 3:
+        raise UserError(f"--split-fractions must be three numbers like 0.8,0.1,0.1, got {arguments.split_fractions!r}")
+    split = arguments.split or ("column" if arguments.split_column else "file" if arguments.split_file else "")
+    return Settings(
+        targets=tuple(arguments.target),
+        kind=arguments.kind,
+        smiles_column=arguments.smiles_column,
+        split=split,
+        split_column=arguments.split_column,
+        split_file=arguments.split_file,
+        fractions=fractions,
+        folds=arguments.folds,
+        repeats=arguments.repeats,
+        ensemble=arguments.ensemble,
+        seed=arguments.seed,
+        weights=arguments.weights,
+        inputs=arguments.inputs,
+        hydrogens=arguments.hydrogens,
+        arch=arguments.arch,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        lr=arguments.lr,
+        regression_loss=arguments.regression_loss,
+        conformers=arguments.conformers,
+        level=arguments.level,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it, and print the table."""
+    if arguments.jobs < 0:
+        raise UserError(f"--jobs must not be negative, got {arguments.jobs}")
+    settings = settings_of(arguments)
+    out = arguments.out or os.path.join("runs", f"finetune-{Path(arguments.data).name.split('.')[0]}")
+    command = shlex.join(["moleblend", *sys.argv[1:]]) if sys.argv[1:2] == ["finetune"] else ""
+    before = signal.signal(signal.SIGTERM, _told_to_stop)
+    progress = Progress(verbose=arguments.verbose)
+    try:
+        outcome = finetune(arguments.data, out, settings, jobs=arguments.jobs, progress=progress, command=command)
+    except KeyboardInterrupt:
+        progress.end()
+        print(f"moleblend finetune: stopped; the same command goes on, in {out}", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    show(outcome, verbose=arguments.verbose)
+    return 0
+
+
+def _told_to_stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def show(outcome: Outcome, *, verbose: bool) -> None:
+    """The sentence and the small table."""
+    metrics = outcome.metrics
+    print(metrics["first_line"])
+    for target, about in metrics["targets"].items():
+        if len(metrics["targets"]) <= 5 or verbose:
+            print(f"  {target}: {about['kind']}{', in ' + about['unit'] if about['unit'] else ''}")
+    if metrics["models"]:
+        scores = list(next(iter(metrics["models"].values()))["mean"])[:3]
+        width = max(map(len, metrics["models"]))
+        print(f"  {'':<{width}}  " + "  ".join(f"{score:>24}" for score in scores))
+        for name, of in metrics["models"].items():
+            told = "trained model" if name == MODEL_NAME else name
+            print(f"  {told:<{width}}  " + "  ".join(f"{_cell(of['mean'].get(score)):>24}" for score in scores))
+    if outcome.failed:
+        print(f"  {outcome.failed} rows gave no molecule: the column status of {outcome.out / 'predictions_oof.csv'} says why")
+    for note in outcome.notes if verbose else ():
+        print(f"  note: {note}")
+    print(f"  {outcome.out / 'report.html'}; predict others with: moleblend predict {outcome.out} INPUT")
+
+
+def _cell(score: dict[str, float | None] | None) -> str:
+    if not score or score.get("value") is None:
+        return "-"
+    interval = f" ({score['low']:.3f}-{score['high']:.3f})" if score.get("low") is not None else ""
+    return f"{score['value']:.4f}{interval}"

@@ -1,0 +1,205 @@
+"""DATA of any format -> a store with the targets as labels, made once in the run's folder."""
+
+import fnmatch
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.conformers import ConformerOptions
+from moleblend_fs.chem.featurize import MAX_ATOMS
+from moleblend_fs.data.graph import LabelSpec
+from moleblend_fs.data.splits import Splitter
+from moleblend_fs.data.store import MANIFEST, Store
+from moleblend_fs.errors import UserError
+from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.sources import sdf, tables
+from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.delimited import Table
+from moleblend_fs.sources.labels import UNSAID, parse_label
+from moleblend_fs.sources.run import preprocess
+from moleblend_fs.sources.sdf_records import item_names
+
+SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "mol", "molecule", "canonicalsmiles", "isosmiles")
+"""Names, in lower case, of columns of SMILES, in the order in which they are looked for."""
+PACKED = (".gz", ".xz", ".bz2", ".zip")
+SDF = (".sdf", ".sd", ".mol")
+LISTS = (".smi", ".smiles", ".ism")
+FRAMES = {".xlsx": "openpyxl", ".xlsm": "openpyxl", ".xls": "xlrd", ".ods": "odfpy", ".parquet": "pyarrow", ".pq": "pyarrow"}
+"""Endings of tables that pandas reads, and the package that it needs for them."""
+COPY = "data.csv"
+UNIT = re.compile(r"[\[(]([^\[\]()]+)[\])]\s*$")
+"""A unit at the end of a column's name: "logS (mol/L)", "gap [eV]"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """A store, and what it was made of.
+
+    Attributes:
+        store: the molecules. targets: labels to learn.
+        table: file whose columns stand in the outputs, or None where the data were a store.
+        notes: what the user should be told of the input.
+    """
+
+    store: Store
+    targets: tuple[LabelSpec, ...]
+    table: Path | None
+    notes: tuple[str, ...]
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is the folder of a store."""
+    return (path / MANIFEST).is_file()
+
+
+def ending(path: Path) -> str:
+    """A file's last ending in lower case, that of its packing aside."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in PACKED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def as_text(path: Path, folder: Path) -> Path:
+    """The file itself, or where it is a spreadsheet or Parquet file a copy of it as CSV in `folder`.
+
+    Raises:
+        UserError: no such file, or pandas or what it needs for this format is not installed.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if ending(path) not in FRAMES:
+        return path
+    try:
+        import pandas
+
+        text = ending(path)
+        frame = pandas.read_parquet(path) if text in (".parquet", ".pq") else pandas.read_excel(path, dtype=object)
+    except ImportError as error:
+        needed = error.name if isinstance(error, ModuleNotFoundError) and error.name else FRAMES[ending(path)]
+        raise UserError(f"{path}: reading it needs pandas and {FRAMES[ending(path)]} ({needed} is missing): pip install it, or save the "
+                        "table as CSV") from error  # fmt: skip
+    except (ValueError, OSError, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); save it as CSV") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    return written(frame, folder / COPY)
+
+
+def written(frame: "object", path: Path) -> Path:
+    """A pandas frame as CSV; numbers with all their digits."""
+    temporary = path.with_name(f".{path.name}")
+    frame.to_csv(temporary, index=False)  # type: ignore[attr-defined]
+    os.replace(temporary, path)
+    return path
+
+
+def smiles_column(path: Path, header: list[str], asked: str) -> str:
+    """The column of SMILES: the one that was asked for, or that has one of the usual names; UserError names those that there are."""
+    if asked:
+        return asked
+    for usual in SMILES_NAMES:
+        for name in header:
+            if name.lower() == usual:
+                return name
+    raise UserError(f"{path}: which column has the SMILES? Name it with --smiles-column; there are: {', '.join(header[:20])}")
+
+
+def targets_of(asked: tuple[str, ...], kind: str, columns: list[str], path: Path) -> list[LabelSpec]:
+    """The labels that --target asks for: columns, patterns of them, or several separated by commas.
+
+    Raises:
+        UserError: no target, or one that is no column.
+    """
+    names: list[str] = []
+    for text in asked:
+        if any(text == column or text.startswith(f"{column}:") for column in columns):
+            names.append(text)
+            continue
+        for part in text.split(","):
+            names += fnmatch.filter(columns, part.strip()) or [part.strip()]
+    if not names:
+        shown = ", ".join(columns[:20]) + (f", ... ({len(columns)} in all)" if len(columns) > 20 else "")
+        raise UserError(f"{path}: which column is to be learned? Name it with --target; there are: {shown}")
+    labels = [parse_label(name, columns) for name in names]
+    missing = [label.name for label in labels if label.name not in columns]
+    if missing:
+        raise UserError(f"{path}: --target: no column {', '.join(map(repr, missing))}; there are: {', '.join(columns[:40])}")
+    return [replace(label, kind=label.kind or kind, unit=label.unit or unit_of(label.name)) for label in labels]
+
+
+def unit_of(name: str) -> str:
+    """The unit that a column's name ends in, "" for none."""
+    found = UNIT.search(name)
+    return found[1].strip() if found else ""
+
+
+@contextmanager
+def told_as_target() -> Iterator[None]:
+    """Messages of sources name the option that this command has."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--label ", "--target ")) from error
+
+
+def open_source(path: Path, settings: Settings, hydrogens: str) -> Source:
+    """The file as a source whose labels are the targets, split as a column says or not at all."""
+    count = settings.conformers if "3d" in settings.inputs and ending(path) not in SDF else 0
+    build = BuildOptions(
+        hydrogens=hydrogens == "explicit", conformers=ConformerOptions(count=count), max_atoms=settings.max_atoms or MAX_ATOMS
+    )
+    splitter = Splitter(kind="prescribed" if settings.split == "column" else "none")
+    column = settings.split_column or None
+    with told_as_target():
+        if ending(path) in SDF:
+            labels = targets_of(settings.targets, settings.kind, list(item_names(path)), path)
+            return sdf.SdfSource(path, labels=labels, build=build, splitter=splitter, split_item=column)
+        table = Table(path, [[settings.smiles_column] if settings.smiles_column else []])
+        table = Table(path, [[smiles_column(path, table.header, settings.smiles_column)]])
+        if ending(path) in LISTS and not set(SMILES_NAMES) & {name.lower() for name in table.header}:
+            raise UserError(
+                f"{path}: a list of SMILES has no values to learn from; give a table with a header, SMILES and a column of values"
+            )
+        smiles = smiles_column(path, table.header, settings.smiles_column)
+        others = [name for name in table.header if name not in (smiles, column)]
+        labels = targets_of(settings.targets, settings.kind, others, path)
+        return tables.CsvSource(table, smiles_column=smiles, labels=labels, build=build, splitter=splitter, split_column=column)
+
+
+def prepare(path: Path, settings: Settings, folder: Path, hydrogens: str, *, workers: int, progress: bool) -> Data:
+    """The store of DATA: itself where it is one, otherwise made in `folder`, once.
+
+    Raises:
+        UserError: DATA or a target cannot be read, or is ambiguous.
+    """
+    if is_store(path):
+        return _of_store(path, settings)
+    table = as_text(path, folder)
+    if (folder / "store" / MANIFEST).is_file():
+        store = Store(folder / "store")
+    else:
+        source = open_source(table, settings, hydrogens)
+        _one_kind(source.labels)
+        preprocess(source, folder / "store", workers=workers, progress=progress)
+        store = Store(folder / "store")
+    return Data(store=store, targets=store.manifest.labels, table=table, notes=store.manifest.notes)
+
+
+def _of_store(path: Path, settings: Settings) -> Data:
+    store = Store(path)
+    names = [label.name for label in store.manifest.labels]
+    chosen = targets_of(settings.targets or ("*",), "", names, path)
+    targets = tuple(store.manifest.labels[names.index(label.name)] for label in chosen)
+    _one_kind(targets)
+    return Data(store=store, targets=targets, table=None, notes=())
+
+
+def _one_kind(labels: tuple[LabelSpec, ...]) -> None:
+    kinds = {label.kind for label in labels} - {UNSAID}
+    if len(kinds) > 1:
+        told = ", ".join(f"{label.name} ({label.kind})" for label in labels)
+        raise UserError(f"the targets of one model must be all quantities or all classes, got {told}; learn them in two runs")

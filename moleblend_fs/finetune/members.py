@@ -1,0 +1,256 @@
+"""Members: each is one `moleblend train` command over a fold of the store; some run at a time, and what is finished is not run again."""
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moleblend_fs.checkpoint.read import Checkpoint, load
+from moleblend_fs.data.split_file import all_labels
+from moleblend_fs.data.splits import TRAIN, VALID
+from moleblend_fs.data.store import Store
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import as_json, write_atomically
+from moleblend_fs.finetune.data import Data
+from moleblend_fs.finetune.settings import Recipe, Settings, recipe_for
+from moleblend_fs.model.config import architecture_options
+
+SPLITS, LOG, OUTPUT, COMMAND, DONE = "splits.json", "train.log", "output.log", "command.sh", "finished.json"
+CHECKPOINT = "checkpoint_best.pt"
+STOPPED = "preempted"
+"""File that training leaves where it was told to stop."""
+SCRIPT = '#!/bin/sh\n# Trains this member, and goes on where it was stopped.\ncd "$(dirname "$0")/../.." || exit 1\n'
+WARM_UP = 0.1
+"""Share of the updates in which the learning rate rises."""
+POLL = 0.3
+"""Seconds between two looks at the members."""
+ENDING = 120
+"""Seconds that a member may take to save what it has when it is told to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One model to train.
+
+    Attributes:
+        name: of its folder in members/. fold: of splits.json. seed: of fairseq.
+        words: of the command, after `moleblend train`; paths are seen from the run's folder.
+        updates: in all.
+    """
+
+    name: str
+    fold: str
+    seed: int
+    words: tuple[str, ...]
+    updates: int
+
+    def command(self) -> str:
+        """The script that trains it, from wherever it lies."""
+        lines = " \\\n    ".join(shlex.join(pair) for pair in _paired(self.words))
+        return f"{SCRIPT}exec moleblend train {lines}\n"
+
+
+def _paired(words: Sequence[str]) -> list[list[str]]:
+    """Words in lines: an option with its values."""
+    lines: list[list[str]] = []
+    for word in words:
+        if word.startswith("--") or not lines:
+            lines.append([word])
+        else:
+            lines[-1].append(word)
+    return lines
+
+
+def plan(data: Data, store_path: str, folds: dict[str, Store], settings: Settings) -> list[Member]:
+    """All members: `ensemble` for each fold, with the seeds S, S + 1, ..."""
+    start = load(settings.weights) if settings.weights else None
+    return [
+        _member(data, store_path, name, fold, settings, start, number)
+        for name, fold in folds.items()
+        for number in range(settings.ensemble)
+    ]
+
+
+def chosen_recipe(settings: Settings, molecules: int) -> Recipe:
+    """The table's recipe with what was asked for in its place."""
+    recipe = recipe_for(molecules)
+    lr = settings.lr or (recipe.lr_pretrained if settings.weights else recipe.lr)
+    return Recipe(settings.arch or recipe.arch, settings.epochs or recipe.epochs, settings.batch_size or recipe.batch_size, lr, lr)
+
+
+def _member(data: Data, store_path: str, fold: str, store: Store, settings: Settings, start: Checkpoint | None, number: int) -> Member:
+    molecules = store.manifest.splits[TRAIN].molecules
+    recipe = chosen_recipe(settings, molecules)
+    updates = recipe.epochs * math.ceil(molecules / recipe.batch_size)
+    name, seed = f"{fold}-member{number}", settings.seed + number
+    architecture = f"--arch moleblend_{recipe.arch}" if start is None else architecture_options(start.config)
+    all_of_store = len(data.targets) == len(store.manifest.labels)
+    targets = [] if all_of_store else ["--targets", ",".join(label.name for label in data.targets)]
+    words = (
+        *(store_path, "--split-file", SPLITS, "--fold", fold),
+        *("--task", "moleblend_finetune", "--criterion", "property_prediction", *architecture.split()),
+        *([] if start is None else ["--finetune-from-model", os.path.abspath(settings.weights)]),
+        *("--inputs", settings.inputs, *targets, "--regression-loss", settings.regression_loss),
+        *(["--select-by", "loss"] if not _both_classes(data, store) else []),
+        *("--optimizer", "adam", "--lr", f"{recipe.lr:g}", "--lr-scheduler", "cosine"),
+        *("--warmup-updates", str(max(1, round(WARM_UP * updates))), "--max-epoch", str(recipe.epochs), "--max-update", str(updates)),
+        *("--clip-norm", "5", "--batch-size", str(recipe.batch_size), "--seed", str(seed), "--num-workers", "0"),
+        *("--save-dir", f"members/{name}", "--log-format", "json", "--log-file", f"members/{name}/{LOG}"),
+    )
+    return Member(name=name, fold=fold, seed=seed, words=words, updates=updates)
+
+
+def _both_classes(data: Data, store: Store) -> bool:
+    """Whether ROC-AUC is defined for a target on the validation split; True for quantities."""
+    if data.targets[0].kind != "classification":
+        return True
+    columns = [store.manifest.label_index(label.name) for label in data.targets]
+    labels = all_labels(store, store.split(VALID))[:, columns]
+    return any(len(np.unique(column[~np.isnan(column)])) == 2 for column in labels.T)
+
+
+class Training:
+    """Members under way.
+
+    Args:
+        out: the run's folder. members: all of them. jobs: how many at a time.
+        show: called with (updates done in all, updates in all) now and then.
+    """
+
+    def __init__(self, out: Path, members: Sequence[Member], jobs: int, show: Callable[[int, int], None]):
+        self.out, self.members, self.jobs, self.show = out, members, max(1, min(jobs, len(members))), show
+        self.threads = max(1, (len(os.sched_getaffinity(0)) if jobs else 1) // self.jobs)
+        self.running: dict[str, subprocess.Popen] = {}
+        self._slots: dict[str, int] = {}
+
+    def folder(self, member: Member) -> Path:
+        """Where a member's files are."""
+        return self.out / "members" / member.name
+
+    def finished(self, member: Member) -> bool:
+        """Whether a member was trained to its end by this very command."""
+        try:
+            content = json.loads((self.folder(member) / DONE).read_text())
+        except (OSError, ValueError):
+            return False
+        return content.get("words") == list(member.words) and (self.folder(member) / CHECKPOINT).is_file()
+
+    def run(self) -> None:
+        """Train all that is not finished; UserError names a member that failed, and why."""
+        waiting = [member for member in self.members if not self.finished(member)]
+        by_name = {member.name: member for member in waiting}
+        try:
+            while waiting or self.running:
+                while waiting and len(self.running) < self.jobs:
+                    member = waiting.pop(0)
+                    taken = {self._slots[name] for name in self.running}
+                    self._slots[member.name] = next(slot for slot in range(self.jobs) if slot not in taken)
+                    self.running[member.name] = self._start(member, self._slots[member.name])
+                time.sleep(POLL)
+                for name, process in list(self.running.items()):
+                    if process.poll() is not None:
+                        del self.running[name]
+                        self._ended(by_name[name], process.returncode)
+                self.show(sum(map(self.done, self.members)), sum(member.updates for member in self.members))
+        finally:
+            self.stop()
+
+    def done(self, member: Member) -> int:
+        """Updates that a member has made, as its log has it."""
+        if (self.folder(member) / DONE).is_file():
+            return member.updates
+        return last_update(self.folder(member) / LOG)
+
+    def _start(self, member: Member, slot: int) -> subprocess.Popen:
+        folder = self.folder(member)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / COMMAND, member.command())
+        (folder / COMMAND).chmod(0o755)
+        environment = dict(os.environ)
+        environment.setdefault("OMP_NUM_THREADS", str(self.threads))
+        environment.setdefault("OMP_WAIT_POLICY", "passive")
+        environment |= _device(slot)
+        with open(folder / OUTPUT, "a") as output:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "moleblend_fs.cli.main", "train", *member.words],
+                cwd=self.out,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+
+    def _ended(self, member: Member, code: int) -> None:
+        folder = self.folder(member)
+        if code == 0 and not (folder / STOPPED).exists() and (folder / CHECKPOINT).is_file():
+            write_atomically(folder / DONE, as_json({"words": list(member.words), "updates": member.updates}, indent=1) + "\n")
+            return
+        lines = [line for line in (folder / OUTPUT).read_text(errors="replace").splitlines() if line.strip()]
+        reason = "it was told to stop" if code == 0 else f"exit code {code}" + (f": {lines[-1]}" if lines else "")
+        raise UserError(f"member {member.name} did not finish ({reason}); all it said is in {folder / OUTPUT}; the same command goes on")
+
+    def stop(self) -> None:
+        """Tell all that run to save and end, and wait for them."""
+        for process in self.running.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for process in self.running.values():
+            try:
+                process.wait(ENDING)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self.running.clear()
+
+
+def last_update(log: Path) -> int:
+    """Number of the last update that a log tells of; 0 for none."""
+    try:
+        with open(log, "rb") as stream:
+            stream.seek(max(0, log.stat().st_size - 20_000))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            content: Any = json.loads(line[line.index("{") :])
+            for key in ("num_updates", "train_num_updates", "valid_num_updates"):
+                if key in content:
+                    return int(float(content[key]))
+    return 0
+
+
+def _device(slot: int) -> dict[str, str]:
+    """With several GPUs each member has one of its own."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    given = visible.split(",") if visible else [str(i) for i in range(_gpus())]
+    return {"CUDA_VISIBLE_DEVICES": given[slot % len(given)]} if given and given != [""] and _gpus() else {}
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def default_jobs(members: int) -> int:
+    """Members at a time: one for each GPU, or for each core."""
+    return max(1, min(members, _gpus() or len(os.sched_getaffinity(0))))
+
+
+def _end_with_parent() -> None:
+    """A member is told to stop, after a checkpoint, also where its parent is killed."""
+    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG

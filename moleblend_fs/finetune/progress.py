@@ -1,0 +1,52 @@
+"""One line on the terminal that says how far a run is."""
+
+import sys
+import time
+from typing import IO
+
+WIDTH = 79
+
+
+class Progress:
+    """The line, rewritten in place; where there is no terminal, a line for each stage.
+
+    Args:
+        quiet: show nothing. verbose: whether libraries may show their own progress as well.
+        stream: where to; stderr by default.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, stream: IO[str] | None = None):
+        self.quiet, self.verbose, self.stream = quiet, verbose, stream or sys.stderr
+        self.in_place = self.stream.isatty() and not verbose
+        self.name, self.begun, self.first = "", time.monotonic(), 0
+
+    def stage(self, name: str) -> None:
+        """A new part of the work begins."""
+        self.name, self.begun, self.first = name, time.monotonic(), -1
+        self._show(f"moleblend finetune: {name}")
+        if not self.in_place and not self.quiet:
+            print(f"moleblend finetune: {name}", file=self.stream, flush=True)
+
+    def updates(self, done: int, total: int) -> None:
+        """How many updates of all members are made; what is left is told by the rate since this command began."""
+        if self.first < 0:
+            self.first = done
+        spent = time.monotonic() - self.begun
+        left = spent * (total - done) / (done - self.first) if done > self.first else None
+        eta = "" if left is None else f", about {_duration(left)} to go"
+        self._show(f"moleblend finetune: {self.name} {100 * done / max(1, total):.0f} %{eta}")
+
+    def end(self) -> None:
+        """Clear the line."""
+        self._show("")
+
+    def _show(self, text: str) -> None:
+        if self.in_place and not self.quiet:
+            self.stream.write(f"\r{text[:WIDTH]:<{WIDTH}}" + ("" if text else "\r"))
+            self.stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

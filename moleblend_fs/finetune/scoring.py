@@ -1,0 +1,141 @@
+"""Scores with bootstrap intervals, over one split or the mean of several, and calibration on molecules that no member was trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from moleblend_fs.objectives.metrics import average, probability, scores
+
+RESAMPLES = {"regression": 1000, "classification": 200}
+INTERVALS = {"regression": ("rmse", "mae", "r2"), "classification": ("roc_auc", "pr_auc")}
+"""Scores that have an interval; the first is the one by which models are compared."""
+HIGHER_IS_BETTER = {"rmse": False, "mae": False, "r2": True, "roc_auc": True, "pr_auc": True}
+FEWEST_OF_A_CLASS = 10
+"""Molecules of each class that calibration of probabilities needs."""
+Tested = tuple[np.ndarray, np.ndarray]
+"""(predictions, labels) of one fold's test molecules, both (n, targets); logits for classes, NaN where a label is missing."""
+
+
+def score_folds(folds: Sequence[Tested], names: tuple[str, ...], kind: str, seed: int) -> dict[str, dict[str, Any]]:
+    """Target (and "mean" over targets) -> score -> {"value", "low", "high"}.
+
+    Values are means over the folds. The 95 % interval is the percentile bootstrap over molecules, drawn anew within each fold, all
+    targets of a molecule together. None where the labels do not define a score.
+    """
+    value = _mean_over_folds([scores(*fold, names, kind) for fold in folds], names)
+    drawn: dict[tuple[str, str], list[float]] = {}
+    generator = np.random.Generator(np.random.PCG64(seed))
+    for _ in range(RESAMPLES[kind]):
+        picked = [generator.integers(len(label), size=len(label)) for _, label in folds]
+        parts = [scores(p[rows], t[rows], names, kind, INTERVALS[kind]) for (p, t), rows in zip(folds, picked, strict=True)]
+        for target, row in _mean_over_folds(parts, names).items():
+            for score, number in row.items():
+                if number is not None:
+                    drawn.setdefault((target, score), []).append(number)
+    return {
+        target: {score: _with_interval(number, drawn.get((target, score))) for score, number in row.items()}
+        for target, row in value.items()
+    }
+
+
+def _with_interval(value: float | None, drawn: list[float] | None) -> dict[str, float | None]:
+    if value is None or not drawn:
+        return {"value": value}
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return {"value": value, "low": float(low), "high": float(high)}
+
+
+def _mean_over_folds(parts: Sequence[dict[str, dict[str, float | None]]], names: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
+    result: dict[str, dict[str, float | None]] = {}
+    for name in names:
+        result[name] = {score: _mean([part[name][score] for part in parts]) for score in parts[0][name]}
+    result["mean"] = {score: average(result, score) for score in parts[0][names[0]]}
+    return result
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfTarget:
+    """How predictions of one target are calibrated.
+
+    Attributes:
+        kind: "regression" or "classification".
+        absolute: |label - prediction| of the calibration molecules, sorted. scaled: the same over (std of the members + floor), or None.
+        floor: of `scaled`. slope, intercept: calibrated logit = slope * logit + intercept.
+    """
+
+    kind: str
+    absolute: list[float]
+    scaled: list[float] | None = None
+    floor: float | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As calibration.json has it."""
+        if self.kind == "classification":
+            return {"kind": self.kind, "slope": self.slope, "intercept": self.intercept}
+        return {"kind": self.kind, "absolute_residuals": self.absolute, "scaled_residuals": self.scaled, "std_floor": self.floor}
+
+    def half_width(self, std: np.ndarray, level: float) -> np.ndarray:
+        """Half of the interval's width; NaN where there are too few residuals for the level (split conformal prediction)."""
+        residuals = self.absolute if self.scaled is None else self.scaled
+        place = int(np.ceil((len(residuals) + 1) * level))
+        quantile = residuals[place - 1] if place <= len(residuals) else np.nan
+        return np.full(len(std), quantile) if self.scaled is None else quantile * (std + self.floor)
+
+
+def calibrate(prediction: np.ndarray, std: np.ndarray, label: np.ndarray, kind: str, *, scaled: bool) -> list[OfTarget]:
+    """Of each target, from molecules that the members were not trained on.
+
+    Args:
+        prediction, std, label: (n, targets): the members' mean (logits for classes) and spread; NaN where a label is missing.
+        scaled: whether residuals are also given over the spread.
+    """
+    return [_of_target(p, s, y, kind, scaled=scaled) for p, s, y in zip(prediction.T, std.T, label.T, strict=True)]
+
+
+def _of_target(prediction: np.ndarray, std: np.ndarray, label: np.ndarray, kind: str, *, scaled: bool) -> OfTarget:
+    known = ~np.isnan(label) & np.isfinite(prediction)
+    prediction, std, label = prediction[known], std[known], label[known]
+    if kind == "classification":
+        slope, intercept = platt(prediction, label)
+        return OfTarget(kind=kind, absolute=[], slope=slope, intercept=intercept)
+    absolute = np.abs(label - prediction)
+    if not scaled or not len(absolute):
+        return OfTarget(kind=kind, absolute=sorted(absolute.tolist()))
+    floor = float(np.median(absolute)) or 1e-6
+    return OfTarget(kind=kind, absolute=sorted(absolute.tolist()), scaled=sorted((absolute / (std + floor)).tolist()), floor=floor)
+
+
+def platt(logit: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+    """(slope, intercept) of Platt's scaling; 1 and 0 where there are too few molecules of a class, or more would be turned around."""
+    if min(np.sum(label == 0), np.sum(label == 1)) < FEWEST_OF_A_CLASS:
+        return 1.0, 0.0
+    model = LogisticRegression(C=1.0).fit(logit[:, None], label)
+    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    return (slope, intercept) if slope > 0 else (1.0, 0.0)
+
+
+def calibrated(prediction: np.ndarray, of_targets: Sequence[OfTarget]) -> np.ndarray:
+    """(n, targets) predictions as they are reported: values, or calibrated logits."""
+    return prediction * np.array([each.slope for each in of_targets]) + np.array([each.intercept for each in of_targets])
+
+
+def shown(prediction: np.ndarray, kind: str) -> np.ndarray:
+    """Values, or probabilities of class 1."""
+    return probability(prediction) if kind == "classification" else prediction
+
+
+def coverage(prediction: np.ndarray, half: np.ndarray, label: np.ndarray) -> list[float | None]:
+    """Share of the labels of each target that lie in their intervals; None where there is none."""
+    inside = np.abs(label - prediction) <= half
+    known = ~np.isnan(label) & ~np.isnan(half)
+    return [float(i[k].mean()) if k.any() else None for i, k in zip(inside.T, known.T, strict=True)]

@@ -1,0 +1,118 @@
+"""What `moleblend finetune` is asked for, and what it chooses by itself."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from moleblend_fs.errors import UserError
+from moleblend_fs.model.config import PRESETS
+
+SPLITS = ("scaffold", "random", "scaffold-balanced", "butina", "column", "file", "store")
+INPUTS = ("2d", "3d", "2d+3d")
+ARCHITECTURES = tuple(PRESETS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What shapes the result: a run folder goes on only with the same of these.
+
+    Attributes:
+        targets: as given, NAME[:KIND[:UNIT]] or patterns of names.
+        kind: of all targets for which none is given; "" for guessing.
+        smiles_column: "" for finding it.
+        split: one of `SPLITS`, "" for scaffolds, or the store's own split where the data are a store.
+        split_column, split_file: where split is "column" or "file".
+        fractions: train, valid and test shares of a single split.
+        folds: parts of a cross-validation; 1 for a single split. repeats: how often it is split anew.
+        ensemble: members of each fold, which differ in their seed.
+        seed: of splits and members.
+        weights: checkpoint to start from; "" for random weights.
+        inputs: "2d", "3d" or "2d+3d".
+        hydrogens: "explicit", "none"; "" for those of the weights, heavy atoms without.
+        arch: size of the model, "" for that of the weights or of the table.
+        epochs, batch_size: 0 for the table's. lr: 0 for the table's.
+        regression_loss: "mse" or "mae".
+        conformers: of each molecule, where inputs need 3D and the data have none.
+        max_atoms: larger molecules are left out; 0 for the most there is.
+        level: of the intervals.
+    """
+
+    targets: tuple[str, ...] = ()
+    kind: str = ""
+    smiles_column: str = ""
+    split: str = ""
+    split_column: str = ""
+    split_file: str = ""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    folds: int = 1
+    repeats: int = 1
+    ensemble: int = 2
+    seed: int = 0
+    weights: str = ""
+    inputs: str = "2d"
+    hydrogens: str = ""
+    arch: str = ""
+    epochs: int = 0
+    batch_size: int = 0
+    lr: float = 0.0
+    regression_loss: str = "mse"
+    conformers: int = 1
+    max_atoms: int = 0
+    level: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name in ("folds", "repeats", "ensemble", "conformers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "lr", "max_atoms"):
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
+        if not 0 < self.level < 1:
+            raise UserError(f"--level must lie between 0 and 1, got {self.level}")
+        if self.inputs not in INPUTS:
+            raise UserError(f"--inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
+        if (self.split == "column") != bool(self.split_column) or (self.split == "file") != bool(self.split_file):
+            raise UserError("--split column goes with --split-column NAME, --split file with --split-file FILE")
+        if self.split in ("column", "file", "store") and (self.folds > 1 or self.repeats > 1):
+            raise UserError(f"--split {self.split} says itself what the folds are; leave --folds and --repeats out")
+        if self.folds == 1 and self.repeats > 1 and self.split in ("", "scaffold"):
+            raise UserError("--split scaffold gives one and the same split each time; --repeats needs scaffold-balanced, random or butina")
+        if self.folds > 1 and self.split in ("", "scaffold"):
+            object.__setattr__(self, "split", "scaffold-balanced")
+        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise UserError(f"--split-fractions must be three shares above 0 that sum to 1, got {self.fractions}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+class Recipe(NamedTuple):
+    """How long and with what steps to train.
+
+    Attributes:
+        arch: size of a model that starts from random weights.
+        epochs: passes over the training molecules. batch_size: molecules in an update.
+        lr: of a model from random weights. lr_pretrained: of one that starts from other weights.
+    """
+
+    arch: str
+    epochs: int
+    batch_size: int
+    lr: float
+    lr_pretrained: float
+
+
+RECIPES = (
+    (300, Recipe("tiny", 120, 16, 1e-3, 2e-4)),
+    (1_000, Recipe("tiny", 60, 16, 1e-3, 2e-4)),
+    (3_000, Recipe("tiny", 40, 32, 1e-3, 2e-4)),
+    (10_000, Recipe("tiny", 30, 32, 1e-3, 1e-4)),
+    (100_000, Recipe("small", 20, 64, 5e-4, 1e-4)),
+    (float("inf"), Recipe("small", 10, 128, 5e-4, 1e-4)),
+)
+"""(most training molecules, recipe): docs/finetune.md has the table, and what it was chosen on."""
+
+
+def recipe_for(molecules: int) -> Recipe:
+    """The recipe of a number of training molecules."""
+    return next(recipe for most, recipe in RECIPES if molecules <= most)
