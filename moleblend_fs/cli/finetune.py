@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from moleblend_fs.cli.values import seed
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import MODEL_NAME, Outcome, finetune
 from moleblend_fs.finetune.settings import ARCHITECTURES, INPUTS, SPLITS, Settings
+from moleblend_fs.options import seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

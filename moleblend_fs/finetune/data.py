@@ -1,7 +1,6 @@
 """DATA of any format -> a store with the targets as labels, made once in the run's folder."""
 
 import fnmatch
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import whole_file
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.sources import sdf, tables
 from moleblend_fs.sources.base import Source
@@ -91,9 +91,8 @@ def as_text(path: Path, folder: Path) -> Path:
 
 def written(frame: "object", path: Path) -> Path:
     """A pandas frame as CSV; numbers with all their digits."""
-    temporary = path.with_name(f".{path.name}")
-    frame.to_csv(temporary, index=False)  # type: ignore[attr-defined]
-    os.replace(temporary, path)
+    with whole_file(path) as stream:
+        frame.to_csv(stream, index=False)  # type: ignore[attr-defined]
     return path
 
 
