@@ -19,15 +19,13 @@ from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.sources import sdf, tables
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.delimited import Table
+from moleblend_fs.sources.incoming import LIST_SUFFIXES, find_smiles_column
 from moleblend_fs.sources.labels import UNSAID, parse_label
 from moleblend_fs.sources.run import preprocess
 from moleblend_fs.sources.sdf_records import item_names
 
-SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure", "mol", "molecule", "canonicalsmiles", "isosmiles")
-"""Names, in lower case, of columns of SMILES, in the order in which they are looked for."""
 PACKED = (".gz", ".xz", ".bz2", ".zip")
 SDF = (".sdf", ".sd", ".mol")
-LISTS = (".smi", ".smiles", ".ism")
 FRAMES = {".xlsx": "openpyxl", ".xlsm": "openpyxl", ".xls": "xlrd", ".ods": "odfpy", ".parquet": "pyarrow", ".pq": "pyarrow"}
 """Endings of tables that pandas reads, and the package that it needs for them."""
 COPY = "data.csv"
@@ -100,10 +98,8 @@ def smiles_column(path: Path, header: list[str], asked: str) -> str:
     """The column of SMILES: the one that was asked for, or that has one of the usual names; UserError names those that there are."""
     if asked:
         return asked
-    for usual in SMILES_NAMES:
-        for name in header:
-            if name.lower() == usual:
-                return name
+    if (found := find_smiles_column(header)) is not None:
+        return found
     raise UserError(f"{path}: which column has the SMILES? Name it with --smiles-column; there are: {', '.join(header[:20])}")
 
 
@@ -157,13 +153,11 @@ def open_source(path: Path, settings: Settings, hydrogens: str) -> Source:
         if ending(path) in SDF:
             labels = targets_of(settings.targets, settings.kind, list(item_names(path)), path)
             return sdf.SdfSource(path, labels=labels, build=build, splitter=splitter, split_item=column)
-        table = Table(path, [[settings.smiles_column] if settings.smiles_column else []])
-        table = Table(path, [[smiles_column(path, table.header, settings.smiles_column)]])
-        if ending(path) in LISTS and not set(SMILES_NAMES) & {name.lower() for name in table.header}:
-            raise UserError(
-                f"{path}: a list of SMILES has no values to learn from; give a table with a header, SMILES and a column of values"
-            )
-        smiles = smiles_column(path, table.header, settings.smiles_column)
+        header = Table(path, [[settings.smiles_column] if settings.smiles_column else []]).header
+        if ending(path) in LIST_SUFFIXES and not settings.smiles_column and find_smiles_column(header) is None:
+            raise UserError(f"{path}: a list of SMILES has no values to learn from; give a table with a header, SMILES and values")
+        smiles = smiles_column(path, header, settings.smiles_column)
+        table = Table(path, [[smiles]])
         others = [name for name in table.header if name not in (smiles, column)]
         labels = targets_of(settings.targets, settings.kind, others, path)
         return tables.CsvSource(table, smiles_column=smiles, labels=labels, build=build, splitter=splitter, split_column=column)

@@ -5,12 +5,12 @@ import ctypes
 import json
 import math
 import os
+import select
 import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ STOPPED = "preempted"
 SCRIPT = '#!/bin/sh\n# Trains this member, and goes on where it was stopped.\ncd "$(dirname "$0")/../.." || exit 1\n'
 WARM_UP = 0.1
 """Share of the updates in which the learning rate rises."""
-POLL = 0.3
-"""Seconds between two looks at the members."""
+POLL = 0.5
+"""Seconds between two looks at how far the members are."""
 ENDING = 120
 """Seconds that a member may take to save what it has when it is told to stop."""
 
@@ -158,7 +158,7 @@ class Training:
                     taken = {self._slots[name] for name in self.running}
                     self._slots[member.name] = next(slot for slot in range(self.jobs) if slot not in taken)
                     self.running[member.name] = self._start(member, self._slots[member.name])
-                time.sleep(POLL)
+                wait_for_one(self.running.values(), POLL)
                 for name, process in list(self.running.items()):
                     if process.poll() is not None:
                         del self.running[name]
@@ -214,6 +214,16 @@ class Training:
             except subprocess.TimeoutExpired:
                 process.kill()
         self.running.clear()
+
+
+def wait_for_one(processes: Iterable[subprocess.Popen], seconds: float) -> None:
+    """Return when one of some processes has ended, or after some time."""
+    descriptors = [os.pidfd_open(process.pid) for process in processes if process.poll() is None]
+    try:
+        select.select(descriptors, [], [], seconds if descriptors else 0)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def last_update(log: Path) -> int:

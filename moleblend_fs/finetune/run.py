@@ -18,15 +18,17 @@ from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
 from moleblend_fs.finetune import baselines, members
 from moleblend_fs.finetune.data import Data, is_store, prepare
 from moleblend_fs.finetune.folds import make_folds, smiles_of
-from moleblend_fs.finetune.predicting import FoldResult, fold_result, write_tables
+from moleblend_fs.finetune.predicting import FoldResult, fold_result
 from moleblend_fs.finetune.progress import Progress
-from moleblend_fs.finetune.scoring import HIGHER_IS_BETTER, INTERVALS, calibrate, coverage, score_folds
+from moleblend_fs.finetune.scoring import HIGHER_IS_BETTER, INTERVALS, calibrate, coverage, half_widths, score_folds
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.finetune.tables import write_tables
 from moleblend_fs.inference.predict import Runner
+from moleblend_fs.predictions.calibration import Calibration
+from moleblend_fs.predictions.model import ABOUT, FORMAT, VERSION
 from moleblend_fs.sources.base import identify
 
-FORMAT, VERSION = "moleblend-finetuned", 1
-REQUEST, SPLITS, MODEL, METRICS, CALIBRATION = "request.json", "splits.json", "model.json", "metrics.json", "calibration.json"
+REQUEST, SPLITS, METRICS, CALIBRATION = "request.json", "splits.json", "metrics.json", "calibration.json"
 TRAINING_MOLECULES = "training_molecules.csv"
 MODEL_NAME = "moleblend"
 
@@ -175,18 +177,18 @@ def _metrics(
         return metrics | {"first_line": "there is no test split with labels: nothing was scored"}
     metrics["models"][MODEL_NAME] = score_folds([(r.reported(), r.test.labels) for r in tested], names, kind, settings.seed)
     if kind == "regression":
-        metrics["coverage"] = _coverage(tested, names, settings.level)
+        metrics["coverage"] = _coverage(tested, names, settings.level, settings.ensemble)
     said = {r.name: _baselines(data, folds[r.name], settings.seed, jobs) for r in tested}
     for name in baselines.NAMES[kind]:
         metrics["models"][name] = score_folds([(said[r.name][name], r.test.labels) for r in tested], names, kind, settings.seed)
     return metrics | compared(metrics)
 
 
-def _coverage(tested: list[FoldResult], names: tuple[str, ...], level: float) -> dict[str, float | None]:
+def _coverage(tested: list[FoldResult], names: tuple[str, ...], level: float, members_of_fold: int) -> dict[str, float | None]:
     """Share of test labels within their intervals, which were calibrated on validation molecules."""
     halves, predictions, labels = [], [], []
     for r in tested:
-        halves.append(np.stack([each.half_width(r.test.std[:, i], level) for i, each in enumerate(r.calibration)], axis=1))
+        halves.append(half_widths(r.test.std, r.calibration, level, members=members_of_fold))
         predictions.append(r.reported())
         labels.append(r.test.labels)
     return dict(zip(names, coverage(*map(np.concatenate, (predictions, halves, labels))), strict=True))
@@ -228,7 +230,7 @@ def _write(
 ) -> None:
     """All files but the report."""
     cross = _cross(folds, settings)
-    write_tables(folder, data, folds, results, members=settings.ensemble, level=settings.level, cross=cross)
+    write_tables(folder, data, results, members=settings.ensemble, level=settings.level, cross=cross)
     write_atomically(folder / METRICS, as_json(metrics, indent=1) + "\n")
     _write_calibration(folder, data, results, settings, cross=cross)
     trained = np.unique(np.concatenate([np.asarray(store.split(TRAIN)) for store in folds.values()]))
@@ -251,7 +253,7 @@ def _write(
         "split": next(iter(folds.values())).manifest.split,
         "version_of_moleblend_fs": __version__,
     }
-    write_atomically(folder / MODEL, as_json(model, indent=1) + "\n")
+    write_atomically(folder / ABOUT, as_json(model, indent=1) + "\n")
 
 
 def _write_calibration(folder: Path, data: Data, results: list[FoldResult], settings: Settings, *, cross: bool) -> None:
@@ -260,5 +262,4 @@ def _write_calibration(folder: Path, data: Data, results: list[FoldResult], sett
     prediction, std, label = (np.concatenate([getattr(part, name) for part in said]) for name in ("prediction", "std", "labels"))
     kind = data.targets[0].kind
     of_targets = calibrate(prediction, std, label, kind, scaled=len(results) == 1 and settings.ensemble > 1)
-    targets = {label.name: each.to_json() for label, each in zip(data.targets, of_targets, strict=True)}
-    write_atomically(folder / CALIBRATION, as_json({"targets": targets}, indent=1) + "\n")
+    Calibration(targets={label.name: each for label, each in zip(data.targets, of_targets, strict=True)}).save(folder / CALIBRATION)

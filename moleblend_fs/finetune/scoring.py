@@ -1,13 +1,13 @@
 """Scores with bootstrap intervals, over one split or the mean of several, and calibration on molecules that no member was trained on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from moleblend_fs.objectives.metrics import average, probability, scores
+from moleblend_fs.predictions.calibration import TargetCalibration
 
 RESAMPLES = {"regression": 1000, "classification": 200}
 INTERVALS = {"regression": ("rmse", "mae", "r2"), "classification": ("roc_auc", "pr_auc")}
@@ -61,38 +61,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OfTarget:
-    """How predictions of one target are calibrated.
-
-    Attributes:
-        kind: "regression" or "classification".
-        absolute: |label - prediction| of the calibration molecules, sorted. scaled: the same over (std of the members + floor), or None.
-        floor: of `scaled`. slope, intercept: calibrated logit = slope * logit + intercept.
-    """
-
-    kind: str
-    absolute: list[float]
-    scaled: list[float] | None = None
-    floor: float | None = None
-    slope: float = 1.0
-    intercept: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """As calibration.json has it."""
-        if self.kind == "classification":
-            return {"kind": self.kind, "slope": self.slope, "intercept": self.intercept}
-        return {"kind": self.kind, "absolute_residuals": self.absolute, "scaled_residuals": self.scaled, "std_floor": self.floor}
-
-    def half_width(self, std: np.ndarray, level: float) -> np.ndarray:
-        """Half of the interval's width; NaN where there are too few residuals for the level (split conformal prediction)."""
-        residuals = self.absolute if self.scaled is None else self.scaled
-        place = int(np.ceil((len(residuals) + 1) * level))
-        quantile = residuals[place - 1] if place <= len(residuals) else np.nan
-        return np.full(len(std), quantile) if self.scaled is None else quantile * (std + self.floor)
-
-
-def calibrate(prediction: np.ndarray, std: np.ndarray, label: np.ndarray, kind: str, *, scaled: bool) -> list[OfTarget]:
+def calibrate(prediction: np.ndarray, std: np.ndarray, label: np.ndarray, kind: str, *, scaled: bool) -> list[TargetCalibration]:
     """Of each target, from molecules that the members were not trained on.
 
     Args:
@@ -102,17 +71,20 @@ def calibrate(prediction: np.ndarray, std: np.ndarray, label: np.ndarray, kind: 
     return [_of_target(p, s, y, kind, scaled=scaled) for p, s, y in zip(prediction.T, std.T, label.T, strict=True)]
 
 
-def _of_target(prediction: np.ndarray, std: np.ndarray, label: np.ndarray, kind: str, *, scaled: bool) -> OfTarget:
+def _of_target(prediction: np.ndarray, std: np.ndarray, label: np.ndarray, kind: str, *, scaled: bool) -> TargetCalibration:
     known = ~np.isnan(label) & np.isfinite(prediction)
     prediction, std, label = prediction[known], std[known], label[known]
     if kind == "classification":
         slope, intercept = platt(prediction, label)
-        return OfTarget(kind=kind, absolute=[], slope=slope, intercept=intercept)
-    absolute = np.abs(label - prediction)
+        return TargetCalibration(kind="classification", slope=slope, intercept=intercept)
+    absolute = np.sort(np.abs(label - prediction))
     if not scaled or not len(absolute):
-        return OfTarget(kind=kind, absolute=sorted(absolute.tolist()))
+        return TargetCalibration(kind="regression", absolute_residuals=tuple(absolute.tolist()))
     floor = float(np.median(absolute)) or 1e-6
-    return OfTarget(kind=kind, absolute=sorted(absolute.tolist()), scaled=sorted((absolute / (std + floor)).tolist()), floor=floor)
+    relative = np.sort(np.abs(label - prediction) / (std + floor))
+    return TargetCalibration(
+        kind="regression", absolute_residuals=tuple(absolute.tolist()), scaled_residuals=tuple(relative.tolist()), std_floor=floor
+    )
 
 
 def platt(logit: np.ndarray, label: np.ndarray) -> tuple[float, float]:
@@ -124,9 +96,15 @@ def platt(logit: np.ndarray, label: np.ndarray) -> tuple[float, float]:
     return (slope, intercept) if slope > 0 else (1.0, 0.0)
 
 
-def calibrated(prediction: np.ndarray, of_targets: Sequence[OfTarget]) -> np.ndarray:
+def calibrated(prediction: np.ndarray, of_targets: Sequence[TargetCalibration]) -> np.ndarray:
     """(n, targets) predictions as they are reported: values, or calibrated logits."""
     return prediction * np.array([each.slope for each in of_targets]) + np.array([each.intercept for each in of_targets])
+
+
+def half_widths(std: np.ndarray, of_targets: Sequence[TargetCalibration], level: float, *, members: int) -> np.ndarray:
+    """(n, targets) half the width of each prediction's interval; NaN for classes, and where there are too few residuals."""
+    found = [each.half_width(std[:, i], level, members=members) if each.kind == "regression" else None for i, each in enumerate(of_targets)]
+    return np.stack([np.full(len(std), np.nan) if width is None else width for width in found], axis=1)
 
 
 def shown(prediction: np.ndarray, kind: str) -> np.ndarray:
