@@ -4,3 +4,18 @@ Importing this package is cheap on purpose: it loads neither torch, fairseq, dee
 """
 
 __version__ = "0.1.0"
+
+_LAZY = {"Predictor": "moleblend_fs.predictions.api", "Embedder": "moleblend_fs.predictions.api"}
+"""What is imported when it is asked for, and from where."""
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

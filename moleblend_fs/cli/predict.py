@@ -111,7 +111,7 @@ class Input(NamedTuple):
 def run(arguments: argparse.Namespace) -> int:
     """Write the file."""
     _check_arguments(arguments)
-    with _named_input(arguments):
+    with named_input(arguments):
         if arguments.embeddings is not None:
             return run_embeddings(arguments)
         return run_predictions(arguments)
@@ -135,7 +135,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _named_input(arguments: argparse.Namespace) -> Iterator[None]:
+def named_input(arguments: argparse.Namespace) -> Iterator[None]:
     """An input that is a path, and an output; what standard input gives is kept in a temporary file meanwhile."""
     with tempfile.TemporaryDirectory(prefix="moleblend.") as folder:
         given = arguments.input

@@ -126,6 +126,25 @@ def properties(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Lay
     return found
 
 
-def graph_tokens(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Tensor:
-    """(B, d) representations of the graph tokens."""
-    return model.encode(batch, shown, layout)[0].index_select(0, layout.graph_tokens)
+def graph_tokens(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> Tensor:
+    """(B, d) representations of the graph tokens, after so many blocks (all by default)."""
+    return model.encode(batch, shown, layout, blocks)[0].index_select(0, layout.graph_tokens)
+
+
+def atom_tokens(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> Tensor:
+    """(A, d) representations of the atoms."""
+    return model.encode(batch, shown, layout, blocks)[0].index_select(0, layout.atom_tokens)
+
+
+def atom_means(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> Tensor:
+    """(B, d) means of the representations of each molecule's atoms."""
+    atoms = atom_tokens(model, batch, shown, layout, blocks)
+    sums = atoms.new_zeros(layout.num_molecules, atoms.shape[1]).index_add_(0, layout.atom_molecule, atoms)
+    return sums / layout.cu_atoms.diff().unsqueeze(1)
+
+
+def distances(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Tensor:
+    """(P, 1) predicted distances between the atoms of each pair, Angstrom."""
+    found = model(batch, shown, layout).distance
+    assert found is not None
+    return found.unsqueeze(1)

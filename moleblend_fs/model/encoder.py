@@ -84,10 +84,10 @@ class Encoder(nn.Module):
         last = max(config.layers - 1, 1)
         self.blocks = nn.ModuleList(Block(config, config.drop_path * i / last) for i in range(config.layers))
 
-    def forward(self, x_Td: Tensor, bias: Any, layout: Layout) -> Tensor:
-        """(T, d) representations of all tokens, from their embedding sums."""
+    def forward(self, x_Td: Tensor, bias: Any, layout: Layout, blocks: int | None = None) -> Tensor:
+        """(T, d) representations of all tokens, from their embedding sums; after the first `blocks` blocks where that is given."""
         norm: nn.LayerNorm = self.embedding_norm
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(self.blocks[:blocks]):
             if self.training and number < self.checkpoint_layers:
                 x_Td = checkpoint(block, x_Td, norm, bias, layout, use_reentrant=False)
             else:

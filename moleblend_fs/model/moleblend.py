@@ -83,13 +83,13 @@ class MoleBlend(nn.Module):
             if isinstance(head, WithStart):
                 head.start()
 
-    def encode(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Token representations (T, d) and the pairs' attention bias (P, H)."""
+    def encode(self, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> tuple[Tensor, Tensor]:
+        """Token representations (T, d), those after the first `blocks` blocks where that is given, and the pairs' attention bias (P, H)."""
         bias, gaussian_sums = self.relations(batch, shown, layout)
         tokens = self.atoms(batch, shown, gaussian_sums, layout)
         width = self.config.embed_dim // self.config.attention_heads
         bias_of_layers = prepare_bias(bias, self.relations.graph_bias, layout, width)
-        return self.encoder(tokens, bias_of_layers, layout), bias
+        return self.encoder(tokens, bias_of_layers, layout, blocks), bias
 
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
         """All of `HEADS` that the model carries on one packed batch: their predictions, or their losses where there are targets."""

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -16,6 +17,8 @@ WINDOW = 4096
 """Rows that are held together and sorted by size."""
 CHUNKS = 16
 """Chunks of rows after which a window ends in any case: where structures are made, rows take long."""
+Per = Literal["molecule", "atom", "pair"]
+"""What a model's numbers are of."""
 SHORT_OF_MEMORY = ("can't allocate memory", "out of memory")
 """What torch says of it, on CPUs and GPUs."""
 
@@ -27,7 +30,7 @@ class Window:
     Attributes:
         rows: n of them.
         num_atoms: (n,) int64, 0 where there is no molecule. has_3d: (n,) bool.
-        values: for each row (models, k) float64, or (models, atoms, k) where atoms are read off; None where nothing was computed.
+        values: for each row (models, k) float64, or (models, atoms or pairs, k) where these are read off; None where nothing was computed.
         too_large: places of molecules for which memory did not do.
     """
 
@@ -38,15 +41,15 @@ class Window:
     too_large: set[int]
 
 
-def windows(made: Iterator[list[Made]], forward: Forward, *, window: int = WINDOW, by_atom: bool = False) -> Iterator[Window]:
+def windows(made: Iterator[list[Made]], forward: Forward, *, window: int = WINDOW, per: Per = "molecule") -> Iterator[Window]:
     """All rows, in order, with what `forward` reads off."""
     under_way: deque[tuple[Window, list[_Batch]]] = deque()
     for rows in _gathered(made, window):
         under_way.append(_begin(rows, forward))
         if len(under_way) > 1:
-            yield _finished(*under_way.popleft(), forward, by_atom)
+            yield _finished(*under_way.popleft(), forward, per)
     while under_way:
-        yield _finished(*under_way.popleft(), forward, by_atom)
+        yield _finished(*under_way.popleft(), forward, per)
 
 
 def _gathered(made: Iterator[list[Made]], window: int) -> Iterator[list[Made]]:
@@ -86,7 +89,7 @@ def _submitted(rows: list[Made], places: np.ndarray, forward: Forward) -> _Batch
     return _Batch(places, forward.submit(lambda: collate(records)))
 
 
-def _finished(window: Window, batches: list[_Batch], forward: Forward, by_atom: bool) -> Window:
+def _finished(window: Window, batches: list[_Batch], forward: Forward, per: Per) -> Window:
     waiting = deque(batches)
     while waiting:
         batch = waiting.popleft()
@@ -102,7 +105,7 @@ def _finished(window: Window, batches: list[_Batch], forward: Forward, by_atom: 
                     waiting.appendleft(single := _submitted(window.rows, np.array([place]), forward))
                     single.values.exception()
             continue
-        cuts = np.cumsum(window.num_atoms[batch.places])[:-1] if by_atom else np.arange(1, len(batch.places))
+        cuts = np.cumsum(window.num_atoms[batch.places] ** {"molecule": 0, "atom": 1, "pair": 2}[per])[:-1]
         for place, part in zip(batch.places.tolist(), np.split(values, cuts, axis=1), strict=True):
-            window.values[place] = part if by_atom else part[:, 0]
+            window.values[place] = part[:, 0] if per == "molecule" else part
     return window

@@ -16,7 +16,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
 from moleblend_fs.sources.delimited import Row, Table, column_indices, full_width
 from moleblend_fs.sources.packed import SUFFIXES, read_blocks
-from moleblend_fs.sources.sdf import SdfRow, graph_of_record
+from moleblend_fs.sources.sdf import SdfRow, graph_of_mol, graph_of_record
 from moleblend_fs.sources.sdf_records import detected, item_names, sdf_items, sdf_records
 from moleblend_fs.sources.tables import ROWS_WITH_CONFORMERS, SmilesRow
 from moleblend_fs.sources.text import TextFile
@@ -193,6 +193,33 @@ class IncomingSmiles(Incoming):
     def incoming(self) -> Iterator[IncomingRow]:
         for text in self._smiles:
             yield IncomingRow([text], SmilesRow(text.strip(), []))
+
+
+class IncomingMols(Incoming):
+    """RDKit molecules; the structures of their conformers are read where any has one, else conformers are made as of SMILES."""
+
+    name = "mols"
+    columns = ("smiles",)
+    smiles_place = 0
+
+    def __init__(self, mols: Sequence[Chem.Mol | None]):
+        self._mols = list(mols)
+        self.has_structures = any(c.Is3D() for mol in self._mols if mol is not None for c in mol.GetConformers())
+
+    def files(self) -> list[Path]:
+        return []
+
+    def incoming(self) -> Iterator[IncomingRow]:
+        for number, mol in enumerate(self._mols):
+            yield IncomingRow([""], (f"molecule {number}", mol))
+
+    def parse(self, raw: tuple[str, Chem.Mol | None]) -> MolecularGraph | Failure:
+        shown, mol = raw
+        if mol is None:
+            return Failure(input=shown, reason="no molecule: None is given")
+        if self.build.conformers.count:
+            return graph_from_smiles(Chem.MolToSmiles(Chem.RemoveHs(mol)), labels=NO_LABELS, options=self.build)
+        return graph_of_mol(mol, self.build, shown=shown, structures=self.structures, lacking=LACKING)
 
 
 def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | None = None) -> Incoming:

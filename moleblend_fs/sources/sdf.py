@@ -142,6 +142,29 @@ def graph_of_record(
     )
 
 
+def graph_of_mol(mol: Chem.Mol, build: BuildOptions, *, shown: str, structures: bool, lacking: str) -> MolecularGraph | Failure:
+    """The graph of an RDKit molecule, with the structures of its conformers; arguments as of `graph_of_record`."""
+    full = Chem.Mol(mol)
+    try:
+        Chem.SanitizeMol(full)
+    except Chem.MolSanitizeException as error:
+        return Failure(input=shown, reason=f"RDKit: {' '.join(str(error).split())}")
+    kept = full if build.hydrogens else Chem.RemoveHs(full)
+    xyz, note = None, None
+    found = [conformer.GetPositions() for conformer in full.GetConformers() if conformer.Is3D()] if structures else []
+    if found:
+        xyz, note = check_conformers(full, np.stack(found))
+    missing = build.hydrogens and any(atom.GetTotalNumHs() for atom in kept.GetAtoms())
+    if missing and xyz is not None:
+        return Failure(input=shown, reason=f"the structure lacks hydrogens; {lacking}")
+    if missing:
+        kept = Chem.AddHs(kept)
+    elif xyz is not None:
+        xyz = xyz[:, places(kept, full)]
+    smiles = Chem.MolToSmiles(kept)
+    return graph_from_mol(kept, smiles=smiles, labels=np.zeros(0), coordinates=xyz, note=note, max_atoms=build.max_atoms)
+
+
 def structure(mol: Chem.Mol, record: str) -> tuple[np.ndarray | None, str | None]:
     """The structure of a record as (1, n, 3), None where it has none or a drawing; and why what it calls one is none, or None.
 

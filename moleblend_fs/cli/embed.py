@@ -1,0 +1,206 @@
+"""`moleblend embed`: representations of molecules in tables, lists, SD files and SMILES."""
+
+import argparse
+import contextlib
+import csv
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from moleblend_fs.cli.common import add_comparison_argument, add_runner_arguments, check_output, runner
+from moleblend_fs.cli.predict import named_input
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import is_stream, whole_file
+from moleblend_fs.inference.comparison import parse_allowed
+
+ENDINGS = (".npy", ".npz", ".csv")
+EPILOG = """examples:
+  moleblend embed runs/pretrain/checkpoint_best.pt new.csv new.npy                 # graph tokens, a row for each row
+  moleblend embed runs/pretrain/checkpoint_best.pt new.sdf atoms.npz --level atom  # values[starts[i]:starts[i + 1]] are row i's atoms
+  moleblend embed runs/pretrain/checkpoint_best.pt --smiles CCO c1ccccc1 out.csv --level mean --layer 3
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Write representations of molecules: the graph token's, the mean of the atoms', or each atom's. Every row of the input has its\n"
+        "row; where it gives no molecule, numbers are NaN (.npy, .npz) or empty (.csv), and the status of .npz and .csv says why.\n"
+        "Files: .npy, an array (rows, width), float32. .npz, arrays values, smiles, status, and of atoms starts: row i's atoms are\n"
+        "values[starts[i]:starts[i + 1]], in the order of its SMILES or record, hydrogens that were added last. .csv, the input's columns\n"
+        "and e0, e1, ...; of atoms a line for each atom."
+    )
+    parser.epilog = EPILOG
+    parser.add_argument("model", help="checkpoint, pretrained or finetuned, or a folder of `moleblend finetune`")
+    parser.add_argument("input", nargs="?", help="table with a column of SMILES, list of SMILES, SD file, perhaps packed; or -")
+    parser.add_argument("output", nargs="?", type=Path, help=f"file to write, ending in {', '.join(ENDINGS)}")
+    parser.add_argument("--smiles", nargs="+", metavar="SMILES", help="molecules, in place of an input")
+    parser.add_argument(
+        "--level",
+        choices=("graph", "mean", "atom", "distances"),
+        default="graph",
+        help="what is written (default: %(default)s); distances: predicted distances between atoms in Angstrom, as matrices row by row, of "
+        "models pretrained with --geometry-target distance",
+    )
+    parser.add_argument("--layer", type=int, metavar="N", help="after N blocks; 0 is what goes into the first (default: all)")
+    parser.add_argument("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model reads (default: as finetuned, else 2d)")
+    parser.add_argument("--member", type=int, default=0, metavar="N", help="which model of a folder, from 0 (default: %(default)s)")
+    parser.add_argument("--smiles-column", metavar="NAME", help="the table's column of SMILES (default: the one that is called smiles)")
+    parser.add_argument("--format", choices=("csv", "smiles", "sdf"), help="what the input is (default: told from its content)")
+    parser.add_argument("--hydrogens", choices=("none", "explicit"), help="for models that do not say what they were trained on")
+    parser.add_argument("--row-timeout", type=float, default=60.0, metavar="SECONDS", help="time limit for a row (default: %(default)g)")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    add_comparison_argument(parser)
+    add_runner_arguments(parser)
+    parser.set_defaults(workers=None)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the file."""
+    if arguments.smiles is not None and arguments.output is None:
+        arguments.input, arguments.output = None, None if arguments.input is None else Path(arguments.input)
+    elif arguments.smiles is not None:
+        raise UserError("give either an INPUT or --smiles, not both (one more name is OUT)")
+    elif arguments.input is None:
+        raise UserError("give an INPUT (a table, list of SMILES, SD file, or -), or molecules with --smiles")
+    if arguments.output is None:
+        raise UserError(f"give OUT, a file to write, ending in {', '.join(ENDINGS)}")
+    ending = arguments.output.suffix.lower()
+    if ending not in ENDINGS:
+        raise UserError(f"{arguments.output}: the name must end in {', '.join(ENDINGS)}, which says what is written")
+    if ending == ".npy" and arguments.level in ("atom", "distances"):
+        raise UserError(f"--level {arguments.level} gives as many numbers as a molecule has atoms; write .npz or .csv")
+    if not arguments.row_timeout > 0:
+        raise UserError(f"--row-timeout must be above 0 seconds, got {arguments.row_timeout}")
+    with named_input(arguments):
+        return write(arguments, ending)
+
+
+def write(arguments: argparse.Namespace, ending: str) -> int:
+    """Compute and write."""
+    try:
+        from moleblend_fs.predictions.api import Embedder
+        from moleblend_fs.sources.incoming import IncomingSmiles, open_incoming
+    except ModuleNotFoundError as error:
+        raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[chem]'") from error
+    if arguments.input is not None and arguments.input.is_dir():
+        raise UserError(
+            f"{arguments.input} is a folder; representations of a store's molecules are `moleblend predict ... --embeddings 2d`"
+        )
+    check_output(arguments.output, arguments.model, *filter(None, (arguments.input,)))
+    how = runner(arguments)
+    embedder = Embedder(
+        arguments.model,
+        inputs=arguments.inputs,
+        layer=arguments.layer,
+        member=arguments.member,
+        device=how.device,
+        max_tokens=how.tokens,
+        workers=arguments.workers,
+        hydrogens=arguments.hydrogens,
+        allow_differences=parse_allowed(arguments.allow_differences),
+        row_timeout=arguments.row_timeout,
+        tell=lambda line: print(f"moleblend embed: {line}", file=sys.stderr),
+    )
+    if arguments.smiles is not None:
+        incoming: Any = IncomingSmiles(arguments.smiles)
+    else:
+        incoming = open_incoming(arguments.input, smiles_column=arguments.smiles_column, kind=arguments.format)
+    total = incoming.count()
+    with embedder, contextlib.ExitStack() as stack:
+        rows = embedded_rows(embedder, incoming, arguments.level, total, progress=not arguments.no_progress)
+        stream = stack.enter_context(whole_file(arguments.output, "w" if ending == ".csv" else "wb"))
+        if ending == ".csv":
+            failed = write_csv(stream, rows, incoming.columns, width_of(embedder, arguments.level), arguments.level)
+        elif ending == ".npy":
+            failed = write_npy(stream, rows, (total, embedder.width))
+        else:
+            failed = write_npz(stream, rows, width_of(embedder, arguments.level), arguments.level, arguments.output)
+    if failed:
+        print(f"moleblend embed: {failed} of {total} rows have no representation", file=sys.stderr)
+    print(f"{total} rows: {arguments.output}", file=sys.stderr if is_stream(arguments.output) else sys.stdout)
+    return 0
+
+
+def width_of(embedder: Any, level: str) -> int:
+    """Numbers of a molecule or atom; of each pair there is one."""
+    return 1 if level == "distances" else embedder.width
+
+
+def embedded_rows(embedder: Any, incoming: Any, level: str, total: int, *, progress: bool) -> Iterator[tuple[Any, Any, str]]:
+    """(row, float32 values or None, status) of every row, with a bar."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=" rows", disable=not progress) as bar:
+        for window in embedder.windows(incoming, level):
+            for place, row in enumerate(window.rows):
+                values = window.values[place]
+                status = "; ".join(["ok", *row.notes])
+                if row.record is None:
+                    status = f"no molecule: {row.reason}"
+                elif values is None:
+                    why = "not enough memory" if place in window.too_large else "no 3D structure"
+                    status = f"no representation: {why}"
+                elif embedder.inputs == "2d+3d" and not window.has_3d[place]:
+                    status = "; ".join(["from 2D alone: no 3D structure", *row.notes])
+                yield row, None if values is None else values[0].astype("<f4"), status
+            bar.update(len(window.rows))
+
+
+def write_npy(stream: IO[bytes], rows: Iterator[tuple[Any, Any, str]], shape: tuple[int, int]) -> int:
+    """An array with a row for each row; returns how many are NaN."""
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    missing, failed = np.full(shape[1], np.nan, "<f4"), 0
+    for _, values, _ in rows:
+        failed += values is None
+        stream.write((missing if values is None else values).tobytes())
+    return failed
+
+
+def write_npz(stream: IO[bytes], rows: Iterator[tuple[Any, Any, str]], width: int, level: str, out: Path) -> int:
+    """Arrays `values`, `smiles`, `status`, and `starts` where a row has several; values go through a file beside, not through memory."""
+    smiles, statuses, starts, failed = [], [], [0], 0
+    several = level in ("atom", "distances")
+    with tempfile.TemporaryFile(dir=out.resolve().parent) as spool:
+        for row, values, status in rows:
+            failed += values is None
+            smiles.append(row.smiles)
+            statuses.append(status)
+            if values is None and not several:
+                values = np.full(width, np.nan, "<f4")
+            if values is not None:
+                spool.write(values.tobytes())
+            starts.append(starts[-1] + (0 if values is None else values.size // width))
+        spool.flush()
+        shape = (starts[-1], width)
+        read = np.memmap(spool, "<f4", "r", shape=shape) if starts[-1] else np.zeros(shape, "<f4")
+        arrays: dict[str, Any] = {"values": read, "smiles": np.array(smiles, dtype=np.str_), "status": np.array(statuses, dtype=np.str_)}
+        if several:
+            arrays["starts"] = np.array(starts)
+        np.savez(stream, allow_pickle=False, **arrays)
+    return failed
+
+
+def write_csv(stream: IO[str], rows: Iterator[tuple[Any, Any, str]], columns: Any, width: int, level: str) -> int:
+    """The input's cells, numbers and a status; of atoms and pairs a line each."""
+    write_row = csv.writer(stream, lineterminator="\n").writerow
+    places = {"atom": ["atom"], "distances": ["atom", "other_atom"]}.get(level, [])
+    names = ["distance"] if level == "distances" else [f"e{i}" for i in range(width)]
+    write_row([f"{name} (input)" if name in {*places, *names, "status"} else name for name in columns] + places + names + ["status"])
+    failed = 0
+    for row, values, status in rows:
+        failed += values is None
+        if values is None:
+            write_row([*row.cells, *[""] * len(places), *[""] * width, status])
+            continue
+        each = values.reshape(-1, width)
+        atoms = max(1, int(np.sqrt(len(each)))) if level == "distances" else 1
+        for number, numbers in enumerate(each.tolist()):
+            where = {"atom": [number], "distances": [number // atoms, number % atoms]}.get(level, [])
+            write_row([*row.cells, *where, *(f"{value:.7g}" for value in numbers), status])
+    return failed

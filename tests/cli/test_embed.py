@@ -1,0 +1,100 @@
+"""`moleblend embed`: files of every kind hold what `Embedder` gives, a row for each row."""
+
+import csv
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moleblend_fs import Embedder
+from moleblend_fs.checkpoint.read import Checkpoint, save
+from moleblend_fs.cli.main import main
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.moleblend import MoleBlend
+from tests.inference.untrained import untrained
+
+SMILES = ["CCO", "bad", "c1ccccc1", "CC"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return untrained(tmp_path_factory.mktemp("models") / "model", width=64)
+
+
+def embedded(model: Path, level: str = "graph"):
+    with warnings.catch_warnings(), Embedder(model) as embedder:
+        warnings.simplefilter("ignore")
+        return embedder(SMILES, level=level)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", ["graph", "mean"])
+def test_files_of_molecules(model, tmp_path, level, capsys):
+    (tmp_path / "in.csv").write_text("id,smiles\n" + "".join(f"X{i},{text}\n" for i, text in enumerate(SMILES)))
+    expected = embedded(model, level)
+    for ending in ("npy", "npz", "csv"):
+        words = [str(tmp_path / "in.csv"), str(tmp_path / f"out.{ending}"), "--level", level, "--no-progress"]
+        assert main(["embed", str(model), *words]) == 0
+    assert "1 of 4 rows have no representation" in capsys.readouterr().err
+    assert np.array_equal(np.load(tmp_path / "out.npy"), expected, equal_nan=True)
+    arrays = np.load(tmp_path / "out.npz")
+    assert np.array_equal(arrays["values"], expected, equal_nan=True)
+    assert arrays["smiles"].tolist() == SMILES
+    assert [status.split(":")[0] for status in arrays["status"]] == ["ok", "no molecule", "ok", "ok"]
+    with open(tmp_path / "out.csv", newline="") as stream:
+        lines = list(csv.DictReader(stream, strict=True))
+    assert list(lines[0]) == ["id", "smiles", *(f"e{i}" for i in range(64)), "status"]
+    assert lines[1]["e0"] == ""
+    np.testing.assert_allclose([float(lines[2][f"e{i}"]) for i in range(64)], expected[2], rtol=1e-6)
+
+
+def test_files_of_atoms(model, tmp_path):
+    expected = embedded(model, "atom")
+    for ending in ("npz", "csv"):
+        assert main(["embed", str(model), str(tmp_path / f"out.{ending}"), "--smiles", *SMILES, "--level", "atom", "--no-progress"]) == 0
+    arrays = np.load(tmp_path / "out.npz")
+    assert arrays["starts"].tolist() == [0, 3, 3, 9, 11]
+    for i in (0, 2, 3):
+        assert np.array_equal(arrays["values"][arrays["starts"][i] : arrays["starts"][i + 1]], expected[i])
+    with open(tmp_path / "out.csv", newline="") as stream:
+        lines = list(csv.DictReader(stream, strict=True))
+    assert [line["atom"] for line in lines] == ["0", "1", "2", "", *"012345", "0", "1"]
+
+
+def test_distances_of_a_model_that_predicts_them(tmp_path):
+    torch.manual_seed(0)
+    config = ModelConfig(layers=1, embed_dim=32, ffn_dim=32, attention_heads=2, gaussians=32, pair_dim=8, hidden_3d=8, heads=("distance",))
+    net = MoleBlend(config)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    save(Checkpoint(config=config, weights=net.state_dict()), tmp_path / "model")
+    expected = embedded(tmp_path / "model", "distances")
+    assert [None if each is None else each.shape for each in expected] == [(3, 3), None, (6, 6), (2, 2)]
+    words = ["--smiles", *SMILES, "--level", "distances", "--no-progress"]
+    assert main(["embed", str(tmp_path / "model"), str(tmp_path / "out.npz"), *words]) == 0
+    arrays = np.load(tmp_path / "out.npz")
+    assert arrays["starts"].tolist() == [0, 9, 9, 45, 49]
+    assert np.array_equal(arrays["values"][9:45].reshape(6, 6), expected[2])
+    assert main(["embed", str(tmp_path / "model"), str(tmp_path / "out.csv"), *words]) == 0
+    with open(tmp_path / "out.csv", newline="") as stream:
+        lines = list(csv.DictReader(stream, strict=True))
+    assert [(line["atom"], line["other_atom"]) for line in lines[:4]] == [("0", "0"), ("0", "1"), ("0", "2"), ("1", "0")]
+    assert abs(float(lines[1]["distance"]) - expected[0][0, 1]) < 1e-5
+
+
+def test_what_cannot_be_written_is_told(model, tmp_path, capsys):
+    cases = {
+        "the name must end in .npy, .npz, .csv": ["out.parquet", "--smiles", "C"],
+        "gives as many numbers as a molecule has atoms": ["out.npy", "--smiles", "C", "--level", "atom"],
+        "give OUT": ["--smiles", "C"],
+        "give an INPUT": [],
+        "layer must lie in 0 to 2": ["out.npy", "--smiles", "C", "--layer", "9"],
+        "has no head that predicts distances": ["out.npz", "--smiles", "C", "--level", "distances"],
+    }
+    for message, (*words,) in cases.items():
+        words = [str(tmp_path / words[0]), *words[1:]] if words and words[0].startswith("out") else words
+        assert main(["embed", str(model), *words, "--no-progress"]) == 2, message
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

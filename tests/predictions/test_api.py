@@ -1,0 +1,105 @@
+"""`Predictor` and `Embedder`."""
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+import moleblend_fs
+from moleblend_fs import Embedder, Predictor
+from moleblend_fs.cli.main import main
+from moleblend_fs.errors import UserError
+from tests.inference.untrained import untrained
+from tests.predictions.run_folders import run_folder
+
+SMILES = ["CCO", "c1ccccc1", "bad", "CC(=O)O", ""]
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not say what it was trained on", "ignore:molecules are made of heavy atoms")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return untrained(tmp_path_factory.mktemp("models") / "model", width=64)
+
+
+def test_smiles_molecules_frames_and_files_give_the_same_bits(model, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    with Predictor(model) as predictor:
+        found = predictor.predict(SMILES)
+        assert [status.split(":")[0] for status in found.status] == ["ok", "ok", "no molecule", "ok", "no molecule"]
+        assert np.isnan(found["y"]).tolist() == [False, False, True, False, True]
+        assert np.array_equal(predictor("c1ccccc1").values, found.values[1:2])
+        assert np.array_equal(predictor(Chem.MolFromSmiles("c1ccccc1")).values, found.values[1:2])
+        frame = pandas.DataFrame({"id": range(5), "Smiles": SMILES})
+        assert np.array_equal(predictor(frame).values, found.values, equal_nan=True)
+        frame.to_csv(tmp_path / "in.csv", index=False)
+        read = predictor(tmp_path / "in.csv")
+        assert np.array_equal(read.values, found.values, equal_nan=True)
+        assert list(read.to_pandas().columns) == ["id", "Smiles", "y", "status"]
+        assert main(["predict", str(model), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), "--no-progress"]) == 0
+        written = pandas.read_csv(tmp_path / "out.csv")["y"].to_numpy()
+        np.testing.assert_array_equal([f"{value:.7g}" for value in found["y"]], [f"{value:.7g}" for value in written])
+        assert len(predictor([])) == 0
+        with pytest.raises(UserError, match="all be SMILES, or all be RDKit"):
+            predictor(["CCO", Chem.MolFromSmiles("C")])
+
+
+def test_an_ensemble_tells_what_the_table_tells(tmp_path):
+    with Predictor(run_folder(tmp_path / "run")) as predictor:
+        found = predictor.predict(["CCO", "bad"])
+    assert found.std is not None
+    assert found.low is not None
+    assert found.low[0, 0] < found["y"][0]
+    assert found.similarity is not None
+    assert found.similarity[0] == 1.0
+    assert list(found.to_dict()) == ["smiles", "y", "y_std", "y_low", "y_high", "similarity", "outside_domain", "status"]
+
+
+def test_conformers_are_taken_with_their_coordinates(tmp_path):
+    """A turned structure gives the same prediction, another structure another one, hydrogens or not."""
+
+    def sharpened(model) -> None:
+        model.relations.distance_out.weight.mul_(30)
+
+    model = untrained(tmp_path / "model", inputs="2d+3d", width=64, change=sharpened)
+    mol = Chem.AddHs(Chem.MolFromSmiles("OCCCCCCCN"))
+    AllChem.EmbedMultipleConfs(mol, 2, randomSeed=7)
+    folded, stretched = Chem.Mol(mol, confId=0), Chem.Mol(mol, confId=1)
+    turned = Chem.Mol(folded)
+    xyz = turned.GetConformer().GetPositions()[:, [1, 2, 0]] + 1.5
+    for place, point in enumerate(xyz):
+        turned.GetConformer().SetAtomPosition(place, point.tolist())
+    with Predictor(model) as predictor:
+        found = predictor([folded, stretched, turned, Chem.RemoveHs(folded), Chem.MolFromSmiles("OCCCCCCCN")])
+    assert found.status == ["ok"] * 4 + ["from 2D alone: no 3D structure"]
+    values = found["y"]
+    assert abs(values[0] - values[1]) > 1e-4
+    assert abs(values[0] - values[2]) < 1e-5  # float32's rounding of values near 6
+    assert values[0] == values[3]
+    with Predictor(model, hydrogens="explicit") as predictor:
+        found = predictor([folded, Chem.RemoveHs(folded)])
+    assert found.status[0] == "ok"
+    assert "the structure lacks hydrogens" in found.status[1]
+
+
+def test_representations(model):
+    with Embedder(model) as embedder:
+        graph, mean, atoms = embedder(SMILES), embedder(SMILES, level="mean"), embedder(SMILES, level="atom")
+        assert graph.shape == mean.shape == (5, 64)
+        assert np.isnan(graph).all(axis=1).tolist() == [False, False, True, False, True]
+        assert [None if each is None else each.shape for each in atoms] == [(3, 64), (6, 64), None, (4, 64), None]
+        np.testing.assert_allclose(mean[3], atoms[3].mean(axis=0), rtol=1e-5, atol=1e-6)
+        assert np.array_equal(embedder(SMILES[::-1])[::-1], graph, equal_nan=True)
+        assert np.ptp(atoms[1], axis=0).max() < 1e-5, "benzene's atoms are alike"
+        with pytest.raises(UserError, match="no head that predicts distances"):
+            embedder("CCO", level="distances")
+    last, first = Embedder(model, layer=2), Embedder(model, layer=0)
+    assert np.array_equal(last(SMILES), graph, equal_nan=True)
+    assert abs(first("CCO") - first("c1ccccc1")).max() < 1e-6, "before the first block a graph token knows nothing of its molecule"
+    with pytest.raises(UserError, match="layer must lie in 0 to 2"):
+        Embedder(model, layer=3)
+
+
+def test_names_are_there_without_being_loaded():
+    assert {"Predictor", "Embedder"} <= set(dir(moleblend_fs))
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        moleblend_fs.Nothing
