@@ -108,7 +108,8 @@ def infer_config(weights: Mapping[str, Tensor], attention_heads: int | None = No
     }
     means = weights.get(f"{ROOT}molecule_3d_bias.gbf.means.weight")
     hidden = weights.get(f"{ROOT}blend_3d_pred_head.linear.bias")
-    sides = weights.get(f"{ROOT}blend_spd_pred_head.transform_n2_head.{LEFT}_head.bias")
+    each_side = (weights.get(f"{ROOT}{head}.transform_n2_head.{LEFT}_head.bias") for head, _ in PAIR_HEADS.values())
+    side = next((bias for bias in each_side if bias is not None), None)
     tasks = weights.get("encoder.proj_out.out_proj.bias")
     defaults = ModelConfig()
     return ModelConfig(
@@ -117,7 +118,7 @@ def infer_config(weights: Mapping[str, Tensor], attention_heads: int | None = No
         ffn_dim=ffn_dim,
         attention_heads=attention_heads or heads,
         gaussians=defaults.gaussians if means is None else means.numel(),
-        pair_dim=defaults.pair_dim if sides is None else len(sides),
+        pair_dim=defaults.pair_dim if side is None else len(side),
         hidden_3d=defaults.hidden_3d if hidden is None else len(hidden),
         tasks=1 if tasks is None else len(tasks),
         heads=tuple(head for head, name in present.items() if name in weights),
