@@ -40,7 +40,7 @@ class Padding:
 
 
 def relation_bias(model: MoleBlend, batch: MoleculeBatch, shown: Shown, pad: Padding) -> tuple[Tensor, Tensor]:
-    """(B, H, n, n) bias and (B, n, K) Gaussian sums; all three depictions of all pairs, then what is shown of them."""
+    """(B, H, n, n) bias and (B, n, K) Gaussian sums; all three encodings of all pairs, then what is shown of them."""
     r = model.relations
     spd, path, bits = batch.spd[pad.pairs].long(), batch.path_bonds[pad.pairs].long(), shown.relations[pad.pairs]
     rows = torch.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + SPD_FIRST_ROW)

@@ -55,7 +55,7 @@ class Problem:
         return ops.relation_bias(*given, self.weights, self.layout)
 
     def with_stored_features(self) -> tuple[Tensor, Tensor]:
-        """All three depictions of every pair, hop by hop and Gaussian by Gaussian, then what is shown of them."""
+        """All three encodings of every pair, hop by hop and Gaussian by Gaussian, then what is shown of them."""
         w, layout = self.weights, self.layout
         spd, element = self.spd.long(), self.element.long()
         spd_PH = F.embedding(torch.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + SPD_FIRST_ROW), w.spd_table)

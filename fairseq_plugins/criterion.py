@@ -1,6 +1,7 @@
 """The two criterions: they turn a batch into a loss and logged sums. The losses themselves are in `moleblend_fs.objectives`."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ from moleblend_fs.objectives.objective import Objective, Prepared, Read
 from moleblend_fs.objectives.random_draws import draw_modality
 from moleblend_fs.ops.layout import Layout
 
+SUMS = "_sums"
+"""Where fairseq keeps the vector of logged sums; what begins with an underscore it does not show."""
+LOSSES, COUNTS = "losses", "counts"
+"""Parts of that vector, before those that an objective adds."""
 EVALUATION_EPOCH = 0
 """Epoch of the draws in evaluation: the same every time."""
 
@@ -43,6 +48,7 @@ class BatchCriterion(FairseqCriterion):
 
     Attributes:
         update_sums: what was logged of each micro-batch of the update so far.
+        sizes: of the parts of a vector of logged sums, in their order.
         computes_parts: whether this rank can run the model alone, to find out which molecule is at fault (not under ZeRO 3).
     """
 
@@ -66,7 +72,7 @@ class BatchCriterion(FairseqCriterion):
         self.update_sums = []
         self.prepared = {id(sample["batch"]): self.prepare(sample, device) for sample in samples if sample}
         counts = [prepared.counts for prepared in self.prepared.values()]
-        self.update = torch.stack(counts).sum(dim=0) if counts else torch.zeros(self.losses, dtype=torch.float64, device=device)
+        self.update = torch.stack(counts).sum(dim=0) if counts else torch.zeros(len(self.loss_names), dtype=torch.float64, device=device)
         if dist.is_initialized():
             dist.all_reduce(self.update)
 
@@ -79,11 +85,6 @@ class BatchCriterion(FairseqCriterion):
     def loss_names(self) -> list[str]:
         """What the losses are called in messages."""
         raise NotImplementedError
-
-    @property
-    def losses(self) -> int:
-        """How many losses there are."""
-        return len(self.loss_names)
 
     def compute(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, float, dict[str, Any]]:
         """(loss, its sample size, logged sums; in evaluation also predictions) of one micro-batch."""
@@ -107,14 +108,20 @@ class BatchCriterion(FairseqCriterion):
         mine, self.sample_size = self.sample_size, 1.0 if self.update is None else 0.0
         return mine
 
-    def logged(self, prepared: Prepared, sums: list[Tensor]) -> dict[str, Any]:
-        """What is logged of a micro-batch: sums, as one vector; in evaluation they are sent to other processes as objects."""
-        vector = torch.cat([x.detach().double() for x in sums])
+    def logged(self, prepared: Prepared, losses: Tensor, statistics: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """What is logged of a micro-batch: sums, as one vector (see `part`); in evaluation they are sent to other processes as objects."""
+        parts = {LOSSES: losses, COUNTS: prepared.counts, **(statistics or {})}
+        self.sizes = {name: len(sums) for name, sums in parts.items()}
+        vector = torch.cat([sums.detach().double() for sums in parts.values()])
         return {
             "nsentences": len(prepared.batch),
             "atoms": prepared.layout.num_total_atoms,
             "sums": vector if self.training else vector.cpu(),
         }
+
+    def part(self, vector: Tensor, name: str) -> Tensor:
+        """The losses, the counts or a statistic in a vector of logged sums."""
+        return dict(zip(self.sizes, vector.split(list(self.sizes.values())), strict=True))[name]
 
     def combine(self, sums: Tensor, counts: Tensor, weights: list[float]) -> Tensor:
         """The micro-batch's share of the loss, counted over the update or itself alone."""
@@ -132,7 +139,7 @@ class BatchCriterion(FairseqCriterion):
 
 def log_sums(logs: list[dict[str, Any]]) -> None:
     """Add up the logged vectors where they are; they are read when the log is written."""
-    metrics.log_scalar_sum("_sums", torch.stack([log["sums"] for log in logs]).sum(dim=0))
+    metrics.log_scalar_sum(SUMS, torch.stack([log["sums"] for log in logs]).sum(dim=0))
     metrics.log_scalar_sum("molecules", sum(log["nsentences"] for log in logs), round=0)
 
 
@@ -170,27 +177,22 @@ class Pretraining(BatchCriterion):
         ready = self.ready(sample, next(model.parameters()).device)
         sums = model(functools.partial(objective.loss_sums, prepared=ready))
         loss = self.combine(sums, ready.counts, [term.weight for term in objective.terms()])
-        statistics = objective.statistics(ready)
-        self.sizes = {name: len(vector) for name, vector in statistics.items()}
-        log = self.logged(ready, [sums, ready.counts, *statistics.values()])
-        return loss, self.take_sample_size(), log
+        return loss, self.take_sample_size(), self.logged(ready, sums, objective.statistics(ready))
 
     def log_metrics(self, logging_outputs: list[dict[str, Any]]) -> None:
         """Log the losses of the global batch, and what the objective makes of its statistics, from sums that are read only when they
         are shown."""
         logs = [log for log in logging_outputs if log]
         log_sums(logs)
-        terms, sizes = self.objective.terms(), self.sizes
+        terms = self.objective.terms()
         number = {term.name: index for index, term in enumerate(terms)}
-        ends = np.cumsum([2 * len(terms), *sizes.values()]).tolist()
-        places = {name: slice(start, end) for name, start, end in zip(sizes, ends, ends[1:], strict=False)}
 
         def mean(m: dict[str, Any], name: str) -> float:
-            sums = m["_sums"].sum
-            return mean_of(float(sums[number[name]]), float(sums[len(terms) + number[name]]))
+            sums, counts = (self.part(m[SUMS].sum, part)[number[name]] for part in (LOSSES, COUNTS))
+            return mean_of(float(sums), float(counts))
 
         def read(m: dict[str, Any]) -> Read:
-            return Read(functools.partial(mean, m), lambda name: m["_sums"].sum[places[name]].cpu().numpy())
+            return Read(functools.partial(mean, m), lambda name: self.part(m[SUMS].sum, name).cpu().numpy())
 
         metrics.log_derived("loss", lambda m: sum(mean(m, term.name) for term in terms), priority=0)
         metrics.log_derived("weighted_loss", lambda m: sum(term.weight * mean(m, term.name) for term in terms), priority=1)
@@ -235,7 +237,7 @@ class PropertyPrediction(BatchCriterion):
         scaled = (batch.labels - mean) / std
         total = property_loss(prediction, scaled, batch.has_label, task.kind, str(task.cfg.regression_loss)).reshape(1)
         loss = self.combine(total, ready.counts, [1.0])
-        log = self.logged(ready, [total, ready.counts])
+        log = self.logged(ready, total)
         if not self.training:
             labels = torch.where(batch.has_label, batch.labels, float("nan"))
             log["prediction"] = (prediction.double() * std + mean).cpu().numpy()
@@ -246,7 +248,7 @@ class PropertyPrediction(BatchCriterion):
         """Log the loss, and in evaluation the scores over the whole split."""
         logs = [log for log in logging_outputs if log]
         log_sums(logs)
-        metrics.log_derived("loss", lambda m: mean_of(*m["_sums"].sum.tolist()), priority=0)
+        metrics.log_derived("loss", lambda m: mean_of(*(float(self.part(m[SUMS].sum, name)) for name in (LOSSES, COUNTS))), priority=0)
         log_throughput(logs)
         if "prediction" in logs[0]:
             for log in logs:

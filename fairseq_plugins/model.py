@@ -18,7 +18,7 @@ MoleBlendModelConfig = fairseq_dataclass("MoleBlendModelConfig", __name__, [Mode
 
 @register_model("moleblend", dataclass=MoleBlendModelConfig)
 class FairseqMoleBlend(BaseFairseqModel):
-    """`MoleBlend` as fairseq wants it: built from a task, called with a batch."""
+    """`MoleBlend` as fairseq needs it: built from a task, called with a batch."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()

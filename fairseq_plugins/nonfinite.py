@@ -59,7 +59,7 @@ def find(criterion: Any, model: Any, samples: Sequence[dict[str, Any]], sums: Te
     batches = [sample["batch"] for sample in samples if sample]
     found = Finding(molecules=[int(i) for batch in batches for i in batch.molecule_id])
     if sums is not None:
-        finite = sums[: criterion.losses].isfinite().tolist()
+        finite = criterion.part(sums, "losses").isfinite().tolist()
         found.losses = [name for name, sound in zip(criterion.loss_names, finite, strict=True) if not sound]
     found.culprits = [culprit for batch in batches for culprit in unsound_input(batch)]
     if model is not None:
@@ -98,7 +98,7 @@ def fault(criterion: Any, model: nn.Module, batch: MoleculeBatch) -> str | None:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.set_grad_enabled(criterion.training):
         loss, _, log = criterion.compute(model, {"batch": batch})
-        if not bool(log["sums"][: criterion.losses].isfinite().all()):
+        if not bool(criterion.part(log["sums"], "losses").isfinite().all()):
             return "its loss is not finite"
         if not np.isfinite(log.get("prediction", 0.0)).all():
             return "its prediction is not finite"
@@ -152,8 +152,8 @@ def message(found: Finding, *, where: str, store: Store, other: str = "the gradi
         named = list(dict.fromkeys(found.culprits))
         listed = "; ".join(f"{name_of(store, culprit.molecule)}: {culprit.why}" for culprit in named[:SHOWN])
         more = f"; and {len(named) - SHOWN} more at least" if len(named) > SHOWN else ""
-        mend = "make the store again without such rows" if any(c.by_input for c in named) else f"if they are sound, {advice}"
-        whose = f"at fault in {store.path}: {listed}{more}; {mend}"
+        remedy = "make the store again without such rows" if any(c.by_input for c in named) else f"if they are sound, {advice}"
+        whose = f"at fault in {store.path}: {listed}{more}; {remedy}"
     else:
         some = ", ".join(name_of(store, molecule) for molecule in found.molecules[:SHOWN])
         rest = f" and {len(found.molecules) - SHOWN} more" if len(found.molecules) > SHOWN else ""

@@ -183,7 +183,7 @@ class MoleBlendTrainer(CheckpointTrainer):
             raise self._not_finite(self.get_num_updates() + 1)
 
     def _not_finite(self, update: int) -> SharedError:
-        """The error for the update in hand, while or after it is done; to be called by all ranks."""
+        """The error for the current update, while or after it is done; to be called by all ranks."""
         criterion = self.get_criterion()
         sums = torch.stack(criterion.update_sums).sum(dim=0) if criterion.update_sums else None
         model = self.get_model() if criterion.computes_parts else None

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake the user can mend."""
+"""The one exception that stands for a mistake that the user can correct."""
 
 import re
 
@@ -7,7 +7,7 @@ _IN_A_WORKER = re.compile(r"Caught \w+ in .*\nmoleblend_fs[\w.]*: ", re.DOTALL)
 
 
 class UserError(ValueError):
-    """Wrong input from outside: says what, where and how to mend it.
+    """Wrong input from outside: says what, where and how to correct it.
 
     Commands print its message without a traceback and exit with code 2.
     """

@@ -80,7 +80,7 @@ ensure_environment() {
         rm -f "$STAMP"
         "$VENV/bin/python" -m pip install --quiet --constraint constraints.txt \
             --editable ".[$(echo $extras | tr ' ' ,)]" </dev/null ||
-            fail "The installation failed; pip's message stands above. Nothing is lost: run this again once it is mended."
+            fail "The installation failed; pip's message stands above. Nothing is lost: run this again once its cause is removed."
         # torch's CUDA builds bring the triton that fits them; beside its CPU build one is needed to test the kernels.
         if grep -qw dev <<<"$extras" && ! "$VENV/bin/python" -c 'import triton' 2>/dev/null; then
             "$VENV/bin/python" -m pip install --quiet "triton==$TRITON" </dev/null || fail "triton==$TRITON could not be installed."

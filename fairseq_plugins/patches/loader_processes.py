@@ -87,7 +87,7 @@ class _Watched(_MultiProcessingDataLoaderIter):
 
 
 class Loader(torch.utils.data.DataLoader):
-    """A loader whose workers outlive a signal to their process group, so that the update in hand can be finished."""
+    """A loader whose workers outlive a signal to their process group, so that the current update can be finished."""
 
     def __init__(self, dataset: Any, **options: Any):
         super().__init__(dataset, worker_init_fn=only_parent_ends_me, **options)

@@ -99,7 +99,7 @@ def _schedule(known: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     given = {word.split("=")[0] for word in rest}
     if not needed or given & set(needed) or (needed[0] == "--max-update" and known.max_update > 0):
         return []
-    example = {"cosine": ": the number of updates of the whole run, from which the learning rate's way down is counted"}
+    example = {"cosine": ": the number of updates of the whole run, over which the learning rate falls to its end"}
     return [f"--lr-scheduler {known.lr_scheduler} needs {' or '.join(needed)}{example.get(known.lr_scheduler, '')}"]
 
 

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def describe_distributed() -> list[tuple[str, str]]:
-    """What training on several processes would use here: launcher, backend, ZeRO, and how it ends when told to stop."""
+    """What training on several processes would use here: launcher, backend, ZeRO, and what a signal does."""
     environment = os.environ
     if "RANK" in environment and "WORLD_SIZE" in environment:
         launcher = f"rank {environment['RANK']} of {environment['WORLD_SIZE']}, started by torchrun or alike"
@@ -80,6 +80,6 @@ def describe_distributed() -> list[tuple[str, str]]:
         ("launcher", launcher),
         ("backend", "nccl" if cuda else "gloo"),
         ("DeepSpeed ZeRO", zero if importlib.util.find_spec("deepspeed") else "not available: deepspeed is missing"),
-        ("told to stop", f"on SIGTERM and SIGUSR1: saves, exit code {environment.get(EXIT_VARIABLE, '0')} ({EXIT_VARIABLE})"),
+        ("SIGTERM, SIGUSR1", f"saves, exit code {environment.get(EXIT_VARIABLE, '0')} ({EXIT_VARIABLE})"),
         ("no progress", f"a run ends after {DEFAULT_TIMEOUT} s without (--heartbeat-timeout), naming the rank"),
     ]

@@ -61,7 +61,7 @@ class AtomEmbedding(nn.Module):
 
 
 class RelationEncoder(nn.Module):
-    """The three depictions of a relation as attention bias per head."""
+    """The three encodings of a relation as attention bias per head."""
 
     class_rows: Tensor
 

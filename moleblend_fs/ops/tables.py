@@ -19,7 +19,7 @@ BOND_FIRST_ROW = 3
 """Row of the first bond feature's value 0."""
 
 ELEMENT_ROWS = 3 * TABLE_ROWS
-"""Rows of the distance depiction's mul and shift."""
+"""Rows of the distance encoding's mul and shift."""
 FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW = 3, 3 + TABLE_ROWS
 """Rows of element 0 as a pair's first and as its second atom."""
 

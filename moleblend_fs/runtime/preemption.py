@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM or SIGUSR1 is noted, the update in hand is finished, a checkpoint saved, and the process ends.
+"""Stopping at a signal: SIGTERM or SIGUSR1 is noted, the current update is finished, a checkpoint saved, and the process ends.
 
 Exit code: 0, or what MOLEBLEND_PREEMPTED_EXIT says (a batch script that requeues itself on 85, say). Beside the checkpoint a
 file `preempted` is left, for launchers that hide the exit codes of what they start; the next start removes it.
@@ -24,7 +24,7 @@ WORD = "stopped by signal "
 
 
 class Preemption:
-    """What this process was told.
+    """Which signal this process received.
 
     Attributes:
         received: the last signal's number, 0 for none.

@@ -30,7 +30,7 @@ class Beat:
 
     Attributes:
         sent: messages it has sent; a process that is dead or stopped sends none.
-        steps: how often its main thread has got on.
+        steps: how often its main thread has made progress.
         doing: what it was about to do.
         where: its host and process.
         at: when `sent` last grew, by this process's clock.
@@ -80,7 +80,7 @@ class Watchdog:
         return watchdog
 
     def step(self, doing: str) -> None:
-        """The main thread has got on, and is about to do something."""
+        """The main thread has made progress, and is about to do something."""
         self.own.steps += 1
         self.own.doing = doing
         self.progress = time.monotonic()
@@ -160,6 +160,6 @@ def begin(timeout: float) -> None:
 
 
 def step(doing: str) -> None:
-    """Tell this process's watchdog that the main thread has got on."""
+    """Tell this process's watchdog that the main thread has made progress."""
     if current is not None:
         current.step(doing)

@@ -137,7 +137,7 @@ def main(out: Path) -> int:
             print(f"    {line}")
     if missing:
         numbers = ",".join(str(task.number) for task in missing)
-        print(f"once mended: ARRAY={numbers} ./scripts/slurm/finetune_array.sbatch, other settings as before")
+        print(f"once the reasons are removed: ARRAY={numbers} ./scripts/slurm/finetune_array.sbatch, other settings as before")
     return 1 if missing else 0
 
 

@@ -1,4 +1,4 @@
-"""The three depictions of a relation: values at the borders of their index conventions, and every gradient."""
+"""The three encodings of a relation: values at the borders of their index conventions, and every gradient."""
 
 import math
 
@@ -162,7 +162,7 @@ def test_gradcheck():
 
 
 def test_the_whole_is_the_sum_of_its_parts(monkeypatch):
-    """Any number of pairs at once: values and gradients of the three depictions, each on its own."""
+    """Any number of pairs at once: values and gradients of the three encodings, each on its own."""
     monkeypatch.setattr(reference, "PAIRS_AT_ONCE", 7)
     monkeypatch.setenv("MOLEBLEND_OPS", "reference")
     _, coordinates, element, weights, layout = distance_inputs(3, 2)

@@ -1,6 +1,6 @@
 """Attention bias of the relations that each pair shows, and the atoms' 3D features.
 
-The three depictions (SPD, edge, distance) are those of Graphormer (Ying et al. 2021) and Transformer-M (Luo et al. 2023).
+The three encodings (SPD, edge, distance) are those of Graphormer (Ying et al. 2021) and Transformer-M (Luo et al. 2023).
 Shape legend: A atoms, P pairs, H heads, K Gaussians.
 """
 
@@ -24,7 +24,7 @@ def relation_bias(
     weights: RelationWeights,
     layout: Layout,
 ) -> tuple[Tensor, Tensor]:
-    """The bias of every pair, (P, H): the sum of the depictions that it shows; and the atoms' Gaussian sums, (A, K).
+    """The bias of every pair, (P, H): the sum of the encodings that it shows; and the atoms' Gaussian sums, (A, K).
 
     Args:
         shown_P: uint8, bits of `SHOW_SPD` and the others.

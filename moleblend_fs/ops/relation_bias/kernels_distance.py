@@ -1,4 +1,4 @@
-"""The distance depiction's two linear layers over the pairs that show a distance: Gaussians are made in registers, tile by tile.
+"""The distance encoding's two linear layers over the pairs that show a distance: Gaussians are made in registers, tile by tile.
 
 A fixed number of programs loops over tiles of the listed pairs, so that weight gradients are partial sums in a fixed order.
 Shape legend: M listed pairs, a tile of R of them, P all pairs, H heads (padded to H_PAD), K Gaussians (padded to K_PAD),

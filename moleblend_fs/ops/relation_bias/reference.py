@@ -57,7 +57,7 @@ def distance_bias(
     weights: DistanceWeights,
     layout: Layout,
 ) -> tuple[Tensor, Tensor]:
-    """Add the distance depiction where it is shown, and sum the Gaussians for the atoms that want them.
+    """Add the distance encoding where it is shown, and sum the Gaussians for the atoms that want them.
 
     x_ij = mul_ij |r_i - r_j| + shift_ij, then Gaussians, Linear, GELU, Linear.
 

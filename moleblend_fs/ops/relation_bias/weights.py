@@ -9,7 +9,7 @@ SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE = 1, 2, 4
 
 
 class DistanceWeights(NamedTuple):
-    """Parameters of the distance depiction: mul and shift (ELEMENT_ROWS,), means and stds (K,), and the two linear layers."""
+    """Parameters of the distance encoding: mul and shift (ELEMENT_ROWS,), means and stds (K,), and the two linear layers."""
 
     mul: Tensor
     shift: Tensor
@@ -22,7 +22,7 @@ class DistanceWeights(NamedTuple):
 
 
 class RelationWeights(NamedTuple):
-    """Parameters of the three depictions: spd_table (TABLE_ROWS, H), hop_table (5, classes, H), and those of `DistanceWeights`."""
+    """Parameters of the three encodings: spd_table (TABLE_ROWS, H), hop_table (5, classes, H), and those of `DistanceWeights`."""
 
     spd_table: Tensor
     hop_table: Tensor
@@ -37,5 +37,5 @@ class RelationWeights(NamedTuple):
 
     @property
     def distance(self) -> DistanceWeights:
-        """Those of the distance depiction."""
+        """Those of the distance encoding."""
         return DistanceWeights(**{name: getattr(self, name) for name in DistanceWeights._fields})
