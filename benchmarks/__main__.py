@@ -15,6 +15,7 @@ HELPERS = (
     "__main__",
     "attention_alternatives",
     "compare",
+    "computed",
     "harness",
     "links",
     "measure",
