@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import GROUP, MoleculeBatch
 from moleblend_fs.errors import UserError
-from moleblend_fs.objectives.random_draws import CIRCLE, bits
+from moleblend_fs.objectives.random_draws import CIRCLE, bits, next_in_circle
 from moleblend_fs.options import option
 
 
@@ -44,22 +44,21 @@ def group_sizes(group_B: Tensor) -> Tensor:
     return counts[group_B]
 
 
-def next_in_group(batch: MoleculeBatch, *, seed: int, epoch: int, shift: int = 1) -> tuple[Tensor, Tensor]:
+def next_in_group(batch: MoleculeBatch, *, seed: int, epoch: int, shift: int = 1, among: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """A molecule's negative: the one `shift` places on in its group's circle.
+
+    Args:
+        among: (B,) bool, molecules that take part; the others stand in no circle.
 
     Returns:
         (B,) int64, its place in the batch, and (B,) bool, whether it is another molecule than itself.
     """
     group = group_of(batch)
+    if among is not None:  # those that take no part are each a group of their own
+        group = torch.where(among, group, len(group) + torch.arange(len(group), device=group.device))
+        group = torch.unique(group, return_inverse=True)[1]
     key = bits(CIRCLE, seed, epoch, batch.molecule_id, torch.zeros_like(batch.molecule_id))
-    order = torch.argsort(key, stable=True)
-    order = order[torch.argsort(group[order], stable=True)]  # by group, within it by hash
-    sizes = group_sizes(group)[order]
-    counts = torch.zeros_like(group).index_add(0, group, torch.ones_like(group))
-    start = (counts.cumsum(0) - counts)[group[order]]
-    place = torch.arange(len(order), device=order.device)
-    partner = torch.empty_like(order)
-    partner[order] = order[start + (place - start + shift) % sizes]
+    partner = next_in_circle(group, key, shift)
     return partner, partner != torch.arange(len(partner), device=partner.device)
 
 

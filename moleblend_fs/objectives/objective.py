@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.errors import UserError
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.ops.layout import Layout
 
@@ -140,3 +141,12 @@ class Objective(ABC):
     def logged(self) -> dict[str, Callable[[Read], float]]:
         """Numbers that are logged beside the losses, and how they follow from what was summed."""
         return {}
+
+
+def needs_structures(manifest: Manifest, store: str, objective: str) -> None:
+    """UserError if a store has none."""
+    if manifest.molecules_with_3d == 0:
+        raise UserError(
+            f"{store} has no 3D structures, and --objective {objective} learns from them; "
+            "preprocess a source with structures (or with --conformers), or choose another objective"
+        )

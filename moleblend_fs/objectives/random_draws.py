@@ -13,7 +13,7 @@ from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.ops.layout import Layout
 
 MASK32 = 0xFFFFFFFF
-RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY, CIRCLE, HIDDEN_ATOM, REPLACEMENT, UNIFORM_NOISE, DROPPED = range(10)
+RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY, CIRCLE, HIDDEN_ATOM, REPLACEMENT, UNIFORM_NOISE, COUNT, KIND = range(11)
 """Streams: one per kind of draw, so that no two share a number."""
 
 
@@ -47,6 +47,29 @@ def categories(draws: Tensor, shares: Tensor) -> Tensor:
         shares: (N, C) non-negative shares that sum to 1 in each row (rows of zeros give category C).
     """
     return (draws.unsqueeze(1) >= shares.cumsum(dim=1)).sum(dim=1)
+
+
+def places_by(group: Tensor, key: Tensor) -> Tensor:
+    """(N,) int64, the place of each member of a group, 0 ... of its size - 1, in the order of keys.
+
+    Args:
+        group: (N,) numbers below N. key: (N,).
+    """
+    order = torch.argsort(key, stable=True)
+    order = order[torch.argsort(group[order], stable=True)]
+    counts = torch.zeros_like(group).index_add(0, group, torch.ones_like(group))
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order), device=order.device)
+    return place - (counts.cumsum(0) - counts)[group]
+
+
+def next_in_circle(group: Tensor, key: Tensor, shift: int = 1) -> Tensor:
+    """(N,) int64, the member `shift` places on where a group's members stand in a circle in the order of keys."""
+    counts = torch.zeros_like(group).index_add(0, group, torch.ones_like(group))
+    start, place = (counts.cumsum(0) - counts)[group], places_by(group, key)
+    order = torch.empty_like(place)
+    order[start + place] = torch.arange(len(place), device=place.device)
+    return order[start + (place + shift) % counts[group]]
 
 
 def draw_noise(batch: MoleculeBatch, layout: Layout, *, scale: float, seed: int, epoch: int) -> Tensor:

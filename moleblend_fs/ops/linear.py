@@ -84,10 +84,11 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_out):
         x, weight = ctx.saved_tensors
-        return product(d_out, weight.t(), None), product(d_out.t(), x.t(), None), d_out.sum(dim=0)
+        d_bias = d_out.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return product(d_out, weight.t(), None), product(d_out.t(), x.t(), None), d_bias
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias, (rows, in) -> (rows, out)."""
     return _Linear.apply(x, weight, bias)
 

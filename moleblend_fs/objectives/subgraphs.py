@@ -1,0 +1,117 @@
+"""Atoms drawn from molecules, pairs whose paths run through them, and molecules that some atoms were taken from.
+
+Shortest paths are those of the whole molecule. Where an atom is not to be known, so are not the paths through it: atom k lies on a shortest
+path from i to j iff spd(i, k) + spd(k, j) = spd(i, j). That is exact for trees; with rings also pairs that have another path of the
+same length are meant.
+Shape legend: B molecules, A atoms, P ordered pairs.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.graph import UNREACHABLE
+from moleblend_fs.errors import UserError
+from moleblend_fs.model.shown import Shown
+from moleblend_fs.objectives.random_draws import bits, places_by
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.relation_bias import SHOW_EDGE, SHOW_SPD
+
+
+def draw_atoms(batch: MoleculeBatch, layout: Layout, count_B: Tensor, *, stream: int, seed: int, epoch: int) -> Tensor:
+    """(A,) bool, so many atoms of each molecule (all, where it has no more), each set of them with the same probability."""
+    hashed = bits(stream, seed, epoch, batch.molecule_id[layout.atom_molecule], layout.atom_number)
+    return places_by(layout.atom_molecule, hashed) < count_B[layout.atom_molecule]
+
+
+def share_and_one(layout: Layout, share: float) -> Tensor:
+    """(B,) floor(share * n + 1) for a molecule of n atoms: the count of masked atoms of Hu et al. (2020)."""
+    return torch.floor(layout.cu_atoms.diff().double() * share + 1).long()
+
+
+def check_share(option: str, share: float) -> None:
+    """UserError unless a share lies in (0, 1)."""
+    if not 0 < share < 1:
+        raise UserError(f"{option} must lie between 0 and 1, got {share}")
+
+
+def transposed_pairs(layout: Layout) -> Tensor:
+    """(P,) int64, the place of pair (j, i) for each pair (i, j)."""
+    first = layout.cu_atoms[layout.pair_molecule]
+    size = layout.cu_atoms.diff()[layout.pair_molecule]
+    return layout.cu_pairs[layout.pair_molecule] + (layout.pair_column - first) * size + layout.pair_row - first
+
+
+def _each_of(atoms_A: Tensor, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
+    """The chosen atoms, one of each molecule at a time: (B,) their places in A, and (B,) whether the molecule has so many."""
+    counts = torch.zeros_like(layout.cu_atoms[1:]).index_add(0, layout.atom_molecule, atoms_A.long())
+    places = atoms_A.nonzero().squeeze(1)
+    starts = counts.cumsum(0) - counts
+    for number in range(int(counts.max()) if len(places) else 0):
+        there = counts > number
+        yield places[(starts + number).clamp(max=len(places) - 1)], there
+
+
+def paths_through(batch: MoleculeBatch, layout: Layout, atoms_A: Tensor) -> Tensor:
+    """(P,) bool, pairs with one of these atoms on a shortest path between them, or at its ends."""
+    spd = batch.spd.long()
+    molecule = layout.pair_molecule
+    first, size, start = layout.cu_atoms[molecule], layout.cu_atoms.diff()[molecule], layout.cu_pairs[molecule]
+    row, column = layout.pair_row - first, layout.pair_column - first
+    found = torch.zeros_like(batch.spd, dtype=torch.bool)
+    for atom_B, there_B in _each_of(atoms_A, layout):
+        k = torch.where(there_B[molecule], atom_B[molecule] - first, 0)
+        to, on = spd[start + row * size + k], spd[start + k * size + column]
+        found |= there_B[molecule] & (to != UNREACHABLE) & (on != UNREACHABLE) & (to + on == spd)
+    return found
+
+
+def without_bonds(relations_P: Tensor, hidden_P: Tensor, bits: int = SHOW_EDGE) -> Tensor:
+    """What pairs show, less some relations where `hidden_P` is true."""
+    return torch.where(hidden_P, relations_P & (0xFF ^ bits), relations_P)
+
+
+@dataclass(frozen=True, slots=True)
+class SubBatch:
+    """A batch with atoms taken away; it is an ordinary batch, so that the model never knows.
+
+    Attributes:
+        batch, layout: of what is left; pairs keep the path lengths of the whole molecule.
+        atoms: (A',) int64, places in A of the atoms that are left. pairs: (P',) int64, places in P.
+        cut: (P',) bool, pairs with an atom that was taken away on a shortest path: their paths are not to be shown.
+    """
+
+    batch: MoleculeBatch
+    layout: Layout
+    atoms: Tensor
+    pairs: Tensor
+    cut: Tensor
+
+    def show(self, shown: Shown) -> Shown:
+        """What a view of the whole batch shows of what is left: no path through what was taken away."""
+        return Shown(
+            relations=without_bonds(shown.relations[self.pairs], self.cut, SHOW_SPD | SHOW_EDGE),
+            degree=shown.degree[self.atoms],
+            distances=shown.distances[self.atoms],
+            coordinates=shown.coordinates[self.atoms],
+            hidden=None if shown.hidden is None else shown.hidden[self.atoms],
+        )
+
+
+def select_atoms(batch: MoleculeBatch, layout: Layout, keep_A: Tensor) -> SubBatch:
+    """The molecules without some of their atoms; at least one of each must stay. Features, degrees among them, stay as they were."""
+    left = torch.zeros_like(layout.cu_atoms[1:]).index_add(0, layout.atom_molecule, keep_A.long())
+    atoms = keep_A.nonzero().squeeze(1)
+    pairs = (keep_A[layout.pair_row] & keep_A[layout.pair_column]).nonzero().squeeze(1)
+    num_atoms = left.cpu()
+    made = dataclasses.replace(
+        batch,
+        num_atoms=num_atoms,
+        **{name: getattr(batch, name)[atoms] for name in ("atom_features", "degree", "coordinates")},
+        **{name: getattr(batch, name)[pairs] for name in ("spd", "path_bonds")},
+    )
+    return SubBatch(made, Layout(num_atoms, layout.device), atoms, pairs, paths_through(batch, layout, ~keep_A)[pairs])
