@@ -236,10 +236,12 @@ class PretrainingTask(StoreTask):
         self.objective.take_labels({name: self._label(place, name) for place, name in enumerate(self.labels)})
 
     def _label(self, place: int, name: str) -> Label:
-        found = splits.statistics(self.store, self.cfg.train_subset, self.store.manifest.label_index(name))
+        column = self.store.manifest.label_index(name)
+        found = splits.statistics(self.store, self.cfg.train_subset, column)
         if found is None:
             raise UserError(f"label {name!r} has no value in the training split ({self.cfg.train_subset}) of {self.store.path}")
-        return Label(place, found.mean, found.std if found.std > ROUNDING * max(abs(found.min), abs(found.max)) else 1.0)
+        std = found.std if found.std > ROUNDING * max(abs(found.min), abs(found.max)) else 1.0
+        return Label(place, found.mean, std, self.store.manifest.labels[column].unit)
 
     def label_columns(self) -> list[int]:
         return [self.store.manifest.label_index(name) for name in self.labels]

@@ -47,11 +47,12 @@ NATS = "cross-entropy (nats)"
 
 
 class Label(NamedTuple):
-    """A label that batches carry for an objective: its column there, and mean and standard deviation over the training split."""
+    """A label that batches carry for an objective: its column there, mean and standard deviation over the training split, and unit."""
 
     column: int
     mean: float
     std: float
+    unit: str = ""
 
 
 class Curve(NamedTuple):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.units import factor
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.heads import NoiseHead, PropertyHead, register_head
 from moleblend_fs.model.moleblend import MoleBlend
@@ -63,10 +64,10 @@ class TransformerM(Objective):
     Options: ClassVar[type] = TransformerMOptions
     options: TransformerMOptions
     curves: ClassVar[dict[str, Curve]] = {
-        "label": Curve("The label (transformer_m)", "absolute error, in its unit"),
+        "label": Curve("The label (transformer_m)", "absolute error (eV, or standard deviations)"),
         "structure_noise": Curve("Noise on the coordinates (transformer_m)", "1 - cosine", uninformed=1.0),
     }
-    label = Label(0, 0.0, 1.0)
+    label = Label(0, 0.0, 1.0, "eV")
 
     def heads(self) -> tuple[str, ...]:
         return (LABEL_HEAD, NOISE_HEAD) if self.options.transformer_m_noise_weight > 0 else (LABEL_HEAD,)
@@ -91,6 +92,12 @@ class TransformerM(Objective):
         asked = self.options.transformer_m_label
         self.label = labels[asked] if asked else labels[USUAL] if USUAL in labels else next(iter(labels.values()))
 
+    @property
+    def size(self) -> float:
+        """What an error of a standard deviation costs: electronvolts of an energy, 1 of anything else."""
+        electronvolts = factor(self.label.unit, "eV") if self.label.unit else None
+        return 1.0 if electronvolts is None else self.label.std * electronvolts
+
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         shown = show_random_modality(batch, layout, draw_modality(batch, seed=seed, epoch=epoch))
         noise = draw_noise(batch, layout, scale=self.options.transformer_m_scale, seed=seed, epoch=epoch)
@@ -105,7 +112,7 @@ class TransformerM(Objective):
         encoded = encode(model, batch, shown, layout)
         output = at_least_float32(model.heads[LABEL_HEAD](encoded.graphs)).squeeze(1)
         scaled = torch.where(labelled, (batch.labels[:, self.label.column] - self.label.mean) / self.label.std, 0)
-        error = self.label.std * (output - scaled.to(output.dtype)).abs()
+        error = self.size * (output - scaled.to(output.dtype)).abs()
         sums = [torch.where(labelled, error, 0).sum()]
         if self.options.transformer_m_noise_weight > 0:
             predicted = model.heads[NOISE_HEAD](encoded.atoms, encoded.bias, shown.coordinates.to(encoded.bias.dtype), layout)

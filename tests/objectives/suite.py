@@ -39,7 +39,7 @@ class Case:
     still: dict[str, Any] = field(default_factory=dict)
     turning: tuple[str, ...] = ()
     reached: dict[str, float] = field(default_factory=dict)
-    updates: int = 400
+    updates: int = 300
     extra: Callable[[MoleculeBatch], MoleculeBatch] = lambda batch: batch
 
 
@@ -60,7 +60,7 @@ def made(name: str, variant: str, manifest: Manifest | None = None, **more: Any)
         labels = {}
         for label in objective.labels(manifest):
             column = manifest.label_index(label)
-            labels[label] = Label(column, statistics[column].mean, statistics[column].std)
+            labels[label] = Label(column, statistics[column].mean, statistics[column].std, manifest.labels[column].unit)
         objective.take_labels(labels)
     return objective
 

@@ -16,7 +16,6 @@ CASE = Case(
     still={"uni_mol_noise": 1e-9},
     turning=("coordinates",),
     reached={"": 0.6},
-    updates=800,
 )
 
 
