@@ -1,8 +1,9 @@
-"""Pictures of stored molecules, with atoms numbered as the store numbers them."""
+"""Pictures of molecules: drawn from their SMILES, with stereochemistry, atoms numbered as the store numbers them."""
 
 from typing import Any
+from xml.sax.saxutils import escape, quoteattr
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
 
@@ -11,6 +12,10 @@ from moleblend_fs.data.graph import MolecularGraph, bond_class_features
 BOND_TYPES = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
 FORMAL_CHARGE, NUM_HYDROGENS, AROMATIC = 3, 4, 7
 """Columns of OGB's atom features; a charge is stored plus 5, and the last value of a feature stands for "misc"."""
+MOST_MATCHED = 200
+"""Atoms of molecules whose SMILES is laid on the stored atoms; larger ones are drawn as they are stored."""
+LONGEST_SMILES = 2000
+"""Characters of a SMILES that a picture is made of."""
 
 
 def molecule_from_graph(graph: MolecularGraph) -> Chem.Mol:
@@ -30,7 +35,58 @@ def molecule_from_graph(graph: MolecularGraph) -> Chem.Mol:
     result = molecule.GetMol()
     result.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(result)
+    # Which atoms are linear: without it triple bonds are drawn bent.
+    Chem.SetConjugation(result)
+    Chem.SetHybridization(result)
     return result
+
+
+def read_smiles(smiles: str, *, hydrogens: bool = False) -> Chem.Mol | None:
+    """A sanitised molecule of a SMILES, hydrogens explicit on request; None where RDKit cannot read it, or it is beyond drawing."""
+    if not smiles.strip() or len(smiles) > LONGEST_SMILES or "\0" in smiles:
+        return None
+    with rdBase.BlockLogs():
+        try:
+            molecule = Chem.MolFromSmiles(smiles.encode(errors="replace").decode())
+            return Chem.AddHs(molecule) if hydrogens and molecule is not None else molecule
+        except (ValueError, RuntimeError):
+            return None
+
+
+def with_stereo(stored: Chem.Mol, smiles: str) -> Chem.Mol | None:
+    """The SMILES's molecule, stereochemistry and all, with its atoms in the order of the stored ones; None where it is another molecule."""
+    hydrogens = any(atom.GetAtomicNum() == 1 for atom in stored.GetAtoms())
+    named = read_smiles(smiles, hydrogens=hydrogens)
+    sizes = (stored.GetNumAtoms(), stored.GetNumBonds())
+    if named is None or (named.GetNumAtoms(), named.GetNumBonds()) != sizes or sizes[0] > MOST_MATCHED:
+        return None
+    order = named.GetSubstructMatch(stored)
+    return Chem.RenumberAtoms(named, list(order)) if len(order) == sizes[0] else None
+
+
+def drawing(graph: MolecularGraph, *, numbers: bool = False) -> Chem.Mol:
+    """The molecule with RDKit's 2D coordinates and wedged bonds; atoms are all the stored ones, in their order, where they are numbered.
+
+    Without numbers explicit hydrogens are left out, as chemists do.
+    """
+    stored = molecule_from_graph(graph)
+    molecule = with_stereo(stored, graph.smiles)
+    if molecule is None:
+        return laid_out(stored, chiral_hydrogens=False)
+    return laid_out(molecule if numbers else Chem.RemoveHs(molecule), chiral_hydrogens=not numbers)
+
+
+def laid_out(molecule: Chem.Mol, *, chiral_hydrogens: bool = True) -> Chem.Mol:
+    """A copy with 2D coordinates, Kekulé bonds where they can be told, and wedges."""
+    molecule = Chem.Mol(molecule)
+    rdDepictor.SetPreferCoordGen(False)
+    rdDepictor.Compute2DCoords(molecule)
+    prepare = rdMolDraw2D.PrepareMolForDrawing
+    with rdBase.BlockLogs():
+        try:
+            return prepare(molecule, kekulize=True, addChiralHs=chiral_hydrogens, wedgeBonds=True, forceCoords=False)
+        except (ValueError, RuntimeError):
+            return prepare(molecule, kekulize=False, addChiralHs=False, wedgeBonds=True, forceCoords=False)
 
 
 def molecule_svg(graph: MolecularGraph, *, width: int = 240, height: int = 180, numbers: bool = False) -> str:
@@ -42,9 +98,17 @@ def molecule_svg(graph: MolecularGraph, *, width: int = 240, height: int = 180, 
         height: of the picture.
         numbers: whether to write the atoms' indices (from 0) beside them.
     """
-    molecule = molecule_from_graph(graph)
-    rdDepictor.SetPreferCoordGen(False)
-    rdDepictor.Compute2DCoords(molecule)
+    return as_svg(drawing(graph, numbers=numbers), graph.smiles, width=width, height=height, numbers=numbers)
+
+
+def smiles_svg(smiles: str, *, width: int = 240, height: int = 180) -> str | None:
+    """The molecule of a SMILES as an SVG element; None where there is no picture of it."""
+    molecule = read_smiles(smiles)
+    return None if molecule is None else as_svg(laid_out(molecule), smiles, width=width, height=height)
+
+
+def as_svg(molecule: Chem.Mol, name: str, *, width: int, height: int, numbers: bool = False) -> str:
+    """A molecule that was laid out, as an SVG element with a name for those who do not see it."""
     drawer = rdMolDraw2D.MolDraw2DSVG(width, height)
     options: Any = drawer.drawOptions()
     options.clearBackground = False
@@ -55,4 +119,8 @@ def molecule_svg(graph: MolecularGraph, *, width: int = 240, height: int = 180, 
     drawer.DrawMolecule(molecule)
     drawer.FinishDrawing()
     svg = drawer.GetDrawingText()
-    return svg[svg.index("<svg") :]
+    name = name[:300].encode(errors="replace").decode()
+    head = f'<svg role="img" aria-label={quoteattr("molecule " + name)} class="molecule"'
+    start = svg.index("<svg") + len("<svg")
+    body_at = svg.index(">", start) + 1
+    return f"{head}{svg[start:body_at]}<title>{escape(name)}</title>{svg[body_at:]}"

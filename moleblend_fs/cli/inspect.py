@@ -1,9 +1,10 @@
 """`moleblend inspect`: what is inside a store, as text and, where asked for, as an HTML page with pictures."""
 
 import argparse
+import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,12 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.options import seed
 from moleblend_fs.report import html
+from moleblend_fs.report.html import counted, short_hash
 
 REASONS_SHOWN = 8
+LONGEST_REASON = 160
+MOST_NAMES = 4
+"""Parts of an option that are listed."""
 SAMPLED_RECORDS = 2000
 """Records read to tell the mean size of one."""
 BINS = 40
@@ -64,23 +69,34 @@ def overview(store: Store) -> list[Row]:
     low, median, most, high = np.percentile(atoms, [0, 50, 99, 100]).astype(int)
     return [
         ("source", manifest.source),
-        ("options", ", ".join(f"{name} {value}" for name, value in manifest.options.items()) or "none"),
-        ("inputs", ", ".join(f"{name} ({digest[:23]})" for name, digest in manifest.inputs.items()) or "none"),
+        ("options", as_option(manifest.options) or "none"),
+        ("inputs", ", ".join(f"{name} ({short_hash(digest)})" for name, digest in manifest.inputs.items()) or "none"),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()) or "unknown"),
         ("molecules", f"{manifest.molecules:,}"),
         ("failures", f"{manifest.failures:,}"),
-        ("with 3D", f"{manifest.molecules_with_3d:,} molecules, {manifest.conformers:,} conformers"),
+        ("with 3D", f"{counted(manifest.molecules_with_3d, 'molecule')}, {counted(manifest.conformers, 'conformer')}"),
         ("atoms", f"{low} to {high}, median {median}, mean {atoms.mean():.2f}, 99 % have at most {most}"),
         ("bytes per molecule", f"{manifest.records_bytes / len(store):,.0f} in the file, {record_bytes:,.0f} in the record alone"),
         ("file", f"{manifest.records_bytes / 1e6:,.2f} MB"),
-        ("split made by", ", ".join(f"{name} {as_option(value)}" for name, value in manifest.split.items())),
+        ("split made by", as_option(manifest.split)),
         *accounts(manifest),
     ]
 
 
 def as_option(value: object) -> str:
-    """An option's value, shares with four digits."""
-    return " : ".join(f"{share:.4g}" for share in value) if isinstance(value, list) else str(value)
+    """Options as people write them: names before values, shares with four digits, yes and no."""
+    if isinstance(value, Mapping):
+        if "name" in value and "kind" in value:  # a label, which stands in a table of its own
+            return str(value["name"])
+        return ", ".join(f"{str(name).replace('_', ' ')} {as_option(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        if len(value) > MOST_NAMES:
+            return f"{as_option(value[:MOST_NAMES])} and {len(value) - MOST_NAMES} more"
+        numbers = [part for part in value if isinstance(part, float)]
+        return (" : " if numbers and len(numbers) == len(value) else " + ").join(map(as_option, value)) or "none"
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return f"{value:.4g}" if isinstance(value, float) else str(value) or "none"
 
 
 def split_rows(store: Store) -> list[Row]:
@@ -101,14 +117,23 @@ def label_rows(store: Store) -> list[Row]:
 
 
 def failure_reasons(store: Store) -> list[Row]:
-    """(count, reason, one input that gave it), the most frequent first; a reason is cut at its first colon or quote."""
+    """(count, reason, one input that gave it), the most frequent first; what a reason quotes of its row is left out."""
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
     for failure in store.failures():
-        reason = failure.reason.split(":")[0].split("'")[0].strip() or "(no reason given)"
+        reason = general(failure.reason, failure.input)
         counts[reason] += 1
         example.setdefault(reason, failure.input)
     return [(f"{count:,}", reason, shorten(example[reason], 60)) for reason, count in counts.most_common(REASONS_SHOWN)]
+
+
+def general(reason: str, row: str) -> str:
+    """A reason without what is of its row alone: the input itself, quoted texts, numbers; in one line, whole up to a length."""
+    text = reason.replace(row, "...") if len(row) > 2 else reason
+    text = re.sub(r"(?<!\w)('[^']*'|\"[^\"]*\")(?!\w)", "...", text)
+    text = re.sub(r"(?<![\w.])\d+(?![\w.]*\w)", "...", text)
+    text = re.sub(r"(\.\.\.[\s,]*){2,}", "... ", " ".join(text.split()))
+    return shorten(text.rstrip(" .:;,"), LONGEST_REASON) or "no reason given"
 
 
 def size_histogram(store: Store) -> tuple[list[str], list[int]]:
@@ -168,20 +193,30 @@ def as_html(store: Store, shown: list[tuple[int, MolecularGraph]]) -> str:
     except ModuleNotFoundError as error:
         raise UserError(f"--html draws molecules with {error.name}: pip install 'moleblend-fs[chem]', or leave --html out") from error
     labels, counts = size_histogram(store)
-    pictures = [
-        f"<figure>{molecule_svg(graph)}<figcaption><b>{index}</b> &nbsp;{graph.num_atoms} atoms<br><code>"
-        f"{html.escape(shorten(graph.smiles, 90))}</code><br>{html.escape(label_text(store, graph))}</figcaption></figure>"
-        for index, graph in shown
-    ]
+    hashes = split_rows(store)
+    splits = [(name, count, short_hash(str(digest))) for name, count, digest in hashes]
+    inputs = [(name, "-", digest) for name, digest in store.manifest.inputs.items()]
     body = [
-        html.section("Overview", html.table(("", ""), overview(store))),
+        html.section("Overview", html.table(("", ""), overview(store), name="what holds for the whole store")),
         html.section("Sizes", html.bars(labels, counts, axis="atoms in a molecule")),
-        html.section("Splits", html.table(SPLIT_HEADER, split_rows(store), numeric=(1,))),
+        html.section(
+            "Splits",
+            html.table(("split", "molecules", "hash of its rows"), splits, numeric=(1,)),
+            html.details("Whole hashes", html.table(("split or input", "molecules", "SHA-256"), [*hashes, *inputs], numeric=(1,))),
+        ),
     ]
     if store.manifest.labels:
         body.append(html.section("Labels", html.table(LABEL_HEADER, label_rows(store), numeric=range(4, 9))))
     if reasons := failure_reasons(store):
         body.append(html.section("Failures", html.table(("rows", "reason", "for example"), reasons, numeric=(0,))))
+    pictures = [
+        html.figure(
+            molecule_svg(graph),
+            caption=f"<b>{index}</b> &nbsp;{counted(graph.num_atoms, 'atom')}<br><code>{html.escape(shorten(graph.smiles, 90))}</code><br>"
+            f"{html.escape(label_text(store, graph))}",
+        )
+        for index, graph in shown
+    ]
     if pictures:
         body.append(html.section("Molecules", f'<div class="gallery">{"".join(pictures)}</div>'))
     return html.page(f"Store {store.path.name}", f"<code>{html.escape(store.path)}</code>", body)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from moleblend_fs.chem.depict import molecule_from_graph, molecule_svg
+from moleblend_fs.chem.depict import drawing, molecule_from_graph, molecule_svg, smiles_svg
 from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.cli.inspect import as_option, general
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
@@ -61,9 +62,49 @@ def test_page_holds_one_picture_for_each_molecule_and_nothing_from_outside(store
     page = tmp_path / "page.html"
     assert main(["inspect", str(store), "--molecules", "3", "--html", str(page)]) == 0
     text = page.read_text()
-    assert text.count("<figure><svg") == 3
+    assert text.count('<svg role="img" aria-label="molecule ') == 3
     assert not re.search(r"<(script|link|img)\b", text)
     assert "RDKit cannot read the SMILES" in text
+
+
+@pytest.mark.parametrize(
+    ("reason", "row", "expected"),
+    [
+        (
+            "RDKit: Explicit valence for atom # 1 N, 5, is greater than permitted",
+            "CN(C)(C)C",
+            "RDKit: Explicit valence for atom # ... N, ..., is greater",
+        ),
+        ("RDKit: SMILES Parse Error: unclosed ring for input: 'C1CC'", "C1CC", "RDKit: SMILES Parse Error: unclosed ring for input"),
+        ("label 'logS' is 'n/a', which is no number", "CCO", "label ... is ..., which is no number"),
+        ("2000 atoms; a molecule must have 1 to 500", "C" * 2000, "... atoms; a molecule must have"),
+        ("can't kekulize mol: it's odd", "c1cc1", "can't kekulize mol: it's odd"),
+        ("", "C", "no reason given"),
+    ],
+)
+def test_reasons_are_told_but_for_what_is_of_their_row(reason, row, expected):
+    assert general(reason, row).startswith(expected)
+
+
+def test_options_are_written_for_people():
+    options = {"hydrogens": "none", "conformers": {"count": 1, "steps": 200}, "fractions": [0.8, 0.1, 0.1], "chirality": True, "path": None}
+    options["labels"] = [{"name": name, "unit": "", "kind": "regression"} for name in "abcdef"]
+    text = as_option(options)
+    assert text == (
+        "hydrogens none, conformers count 1, steps 200, fractions 0.8 : 0.1 : 0.1, chirality yes, path none, "
+        "labels a + b + c + d and 2 more"
+    )
+
+
+def test_page_has_short_hashes_and_the_whole_ones_on_request(store, tmp_path):
+    page = tmp_path / "page.html"
+    assert main(["inspect", str(store), "--html", str(page)]) == 0
+    before, after = page.read_text().split("<details>")
+    digest = Store(store).manifest.splits["train"].sha256
+    assert digest[:12] in before
+    assert digest not in before
+    assert digest in after
+    assert not re.search("[{}]", re.sub("<style>.*?</style>", "", before, flags=re.DOTALL)), "no dictionaries of Python"
 
 
 def test_verify_accepts_the_store_and_notices_one_changed_byte(store, capsys):
@@ -102,3 +143,41 @@ def test_picture_numbers_the_atoms_on_request():
     plain, numbered = (molecule_svg(graph("CCO", 0.0), numbers=numbers) for numbers in (False, True))
     assert plain.startswith("<svg")
     assert len(numbered) > len(plain)
+
+
+@pytest.mark.parametrize("hydrogens", [False, True])
+@pytest.mark.parametrize("smiles", ["C[C@H](O)C#N", "F/C=C/F", "F/C=C\\F", "C[C@@H]1CC[C@H]2CCCC[C@@H]2C1", "N[C@@H](C)C(=O)O.Cl"])
+def test_picture_shows_stereochemistry(smiles, hydrogens):
+    """What is drawn, read again as a drawing, is the molecule: wedges, and double bonds in their geometry."""
+    mol = Chem.MolFromSmiles(smiles)
+    mol = Chem.AddHs(mol) if hydrogens else mol
+    order = np.random.default_rng(0).permutation(mol.GetNumAtoms()).tolist()
+    shuffled = graph_from_mol(Chem.RenumberAtoms(mol, order), smiles=smiles, labels=np.zeros(0))
+    for numbers in (False, True):
+        drawn = drawing(shuffled, numbers=numbers)
+        again = Chem.MolFromMolBlock(Chem.MolToMolBlock(drawn))
+        assert Chem.MolToSmiles(again) == Chem.CanonSmiles(smiles)
+    assert [a.GetAtomicNum() for a in drawn.GetAtoms()] == (shuffled.atom_features[:, 0] + 1).tolist(), "numbers are the store's"
+
+
+def angle(mol, a: int, b: int, c: int) -> float:
+    places = mol.GetConformer().GetPositions()
+    u, v = places[a] - places[b], places[c] - places[b]
+    return float(np.degrees(np.arccos(np.clip(u @ v / np.linalg.norm(u) / np.linalg.norm(v), -1, 1))))
+
+
+@pytest.mark.parametrize("name", ["CCC#N", "of another molecule"])
+def test_triple_bonds_are_straight(name):
+    """Also where the SMILES does not tell of the stored atoms, and these alone are drawn."""
+    stored = graph("CCC#N", 0.0)
+    stored.smiles = name
+    assert angle(drawing(stored, numbers=True), 1, 2, 3) == pytest.approx(180, abs=1)
+    assert angle(drawing(stored, numbers=True), 0, 1, 2) == pytest.approx(120, abs=5)
+
+
+@pytest.mark.parametrize("smiles", ["", " ", "C1CC", "c1cc1", "no molecule", "C" * 5000, "\ud800", "C\0C", "[Xx]"])
+def test_there_is_no_picture_of_what_is_no_molecule(smiles):
+    assert smiles_svg(smiles) is None
+    stored = graph("CCO", 0.0)
+    stored.smiles = smiles
+    assert molecule_svg(stored).startswith("<svg")
