@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 SCORE_NAMES = {"classification": ("roc_auc",), "regression": ("mae", "rmse")}
 """Scores that training logs for the validation split; several targets are averaged."""
+ROUNDING = 1e-13
+"""Standard deviation, relative to the largest value, below which values are equal but for rounding."""
+FARTHEST = 1e15
+"""Standard deviations from the mean whose square still fits into float32."""
 SHOWN = 5
 """Targets that a message names, at most."""
 
@@ -74,6 +78,29 @@ def pooled(parts: list[LabelStatistics]) -> LabelStatistics | None:
     return LabelStatistics(
         count=count, mean=mean, std=math.sqrt(variance), min=min(part.min for part in parts), max=max(part.max for part in parts)
     )
+
+
+def scale(store: Store, subset: str, column: int) -> tuple[float, float]:
+    """Mean and standard deviation of a label over the splits of training (1 for equal values); UserError if it has no value."""
+    found = statistics(store, subset, column)
+    if found is None:
+        label = store.manifest.labels[column].name
+        raise UserError(f"label {label!r} has no value in the training split ({subset}) of {store.path}")
+    return found.mean, found.std if found.std > ROUNDING * max(abs(found.min), abs(found.max)) else 1.0
+
+
+def check_range(store: Store, subset: str, column: int, mean: float, std: float) -> None:
+    """Values of validation must be finite when they are scaled and squared in float32; UserError names the label.
+
+    Args:
+        mean, std: of training.
+    """
+    found = statistics(store, subset, column)
+    if found is not None and (far := max(abs(found.min - mean), abs(found.max - mean)) / std) > FARTHEST:
+        raise UserError(
+            f"label {store.manifest.labels[column].name!r} of the validation split lies {far:.3g} standard deviations from the "
+            f"mean of the training split ({mean:.6g}, {std:.3g}): a value is wrong, or in another unit"
+        )
 
 
 class Labelled(NamedTuple):

@@ -32,11 +32,6 @@ from moleblend_fs.ops import dispatch
 
 logger = logging.getLogger(__name__)
 
-ROUNDING = 1e-13
-"""Standard deviation, relative to the largest value, below which values are equal but for rounding."""
-FARTHEST = 1e15
-"""Standard deviations from the mean whose square still fits into float32."""
-
 
 @dataclass
 class StoreTaskConfig(FairseqDataclass):
@@ -237,11 +232,8 @@ class PretrainingTask(StoreTask):
 
     def _label(self, place: int, name: str) -> Label:
         column = self.store.manifest.label_index(name)
-        found = splits.statistics(self.store, self.cfg.train_subset, column)
-        if found is None:
-            raise UserError(f"label {name!r} has no value in the training split ({self.cfg.train_subset}) of {self.store.path}")
-        std = found.std if found.std > ROUNDING * max(abs(found.min), abs(found.max)) else 1.0
-        return Label(place, found.mean, std, self.store.manifest.labels[column].unit)
+        mean, std = splits.scale(self.store, self.cfg.train_subset, column)
+        return Label(place, mean, std, self.store.manifest.labels[column].unit)
 
     def label_columns(self) -> list[int]:
         return [self.store.manifest.label_index(name) for name in self.labels]
@@ -341,23 +333,10 @@ class FinetuningTask(StoreTask):
         """Training mean and standard deviation of a regression target."""
         if self.kind == "classification":
             return self.UNSCALED
-        of_label = splits.statistics(self.store, self.cfg.train_subset, column)
-        if of_label is None:
-            label = self.store.manifest.labels[column].name
-            raise UserError(f"label {label!r} has no value in the training split ({self.cfg.train_subset}) of {self.store.path}")
-        scale = of_label.std if of_label.std > ROUNDING * max(abs(of_label.min), abs(of_label.max)) else 1.0
+        mean, std = splits.scale(self.store, self.cfg.train_subset, column)
         if not self.cfg.disable_validation:
-            self._check_range(column, of_label.mean, scale)
-        return of_label.mean, scale
-
-    def _check_range(self, column: int, mean: float, scale: float) -> None:
-        """Validation values must be finite when they are scaled and squared in float32; UserError names the label."""
-        found = splits.statistics(self.store, self.cfg.valid_subset, column)
-        if found is not None and (far := max(abs(found.min - mean), abs(found.max - mean)) / scale) > FARTHEST:
-            raise UserError(
-                f"label {self.store.manifest.labels[column].name!r} of the validation split lies {far:.3g} standard deviations from the "
-                f"mean of the training split ({mean:.6g}, {scale:.3g}): a value is wrong, or in another unit"
-            )
+            splits.check_range(self.store, self.cfg.valid_subset, column, mean, std)
+        return mean, std
 
     def label_columns(self) -> list[int]:
         return self.columns
