@@ -109,7 +109,7 @@ class CheckpointTrainer(Trainer):
         state["cfg"]["optimization"]["update_freq"] = self.update_freq
         state["extra_state"]["moleblend"] = checkpoint.describe(self._model_config, self.task.finetuned, self.task.trained_on)
         state["extra_state"]["update"] = {"update_freq": self.update_freq, "batches": self.update_batches}
-        state["extra_state"].update(resuming.to_save(self))
+        state["extra_state"].update(resuming.state_to_save(self))
         return state
 
     @property
@@ -182,7 +182,7 @@ class CheckpointTrainer(Trainer):
     def _take_over(self, filename: str, state: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint as this run's optimizer and number of processes need it."""
         self.loaded_weights = dict(state["model"])
-        resuming.forget(state["extra_state"], self.differing)
+        resuming.drop_what_differs(state["extra_state"], self.differing)
         state["extra_state"]["metrics"] = without_unknown_meters(state["extra_state"].get("metrics", {}))
         history, content = state["optimizer_history"][-1], state.get("last_optimizer_state")
         if content is not None and not self.cfg.checkpoint.reset_optimizer:

@@ -32,8 +32,8 @@ class DeepSpeedTrainer(MoleBlendTrainer):
             raise UserError("--optimizer deepspeed trains the model's parameters alone, and this criterion has its own")
         self.engine_model: EngineModel | None = None
         self.micro_batches = self.micro_batch = 0
-        self.gathered: dict[str, Tensor] | None = None
-        self.named: dict[str, Any] = {}
+        self.gathered_weights: dict[str, Tensor] | None = None
+        self.named_moments: dict[str, Any] = {}
         super().__init__(cfg, task, model, criterion, quantizer)
 
     @property
@@ -86,24 +86,24 @@ class DeepSpeedTrainer(MoleBlendTrainer):
             return  # an update failed on this rank; the others are elsewhere
         super().consolidate_optimizer()
         zero = self.optimizer.zero
-        self.gathered = partitions.gather_weights(self._model, zero)
+        self.gathered_weights = partitions.gather_weights(self._model, zero)
         if not self.cfg.checkpoint.no_save_optimizer_state:
             pieces = partitions.moments(self._model, zero)
             named = zero_moments.write(self.cfg.checkpoint.save_dir, self.get_num_updates(), pieces)
             options = {key: value for key, value in zero.optimizer.param_groups[0].items() if key != "params"}
             loss_scale = float(zero.loss_scale) if self.cfg.common.fp16 else None
-            self.named = {**named, "step": partitions.updates_done(zero), "options": options, "loss_scale": loss_scale}
+            self.named_moments = {**named, "step": partitions.updates_done(zero), "options": options, "loss_scale": loss_scale}
 
     def save_checkpoint(self, filename: str, extra_state: dict[str, Any]) -> str | None:
         """Save what was gathered; nothing in the middle of an update that failed (fairseq's crash.pt)."""
         return None if self.micro_batches else super().save_checkpoint(filename, extra_state)
 
     def weights_to_save(self) -> dict[str, Tensor]:
-        assert self.gathered is not None
-        return {**self._model.state_dict(), **self.gathered}
+        assert self.gathered_weights is not None
+        return {**self._model.state_dict(), **self.gathered_weights}
 
     def optimizer_state_to_save(self) -> dict[str, Any]:
-        return self.named
+        return self.named_moments
 
     def _adam_for_this_run(self, stored: AdamState | Shards) -> AdamState | Shards:
         return stored
@@ -111,5 +111,5 @@ class DeepSpeedTrainer(MoleBlendTrainer):
     def _restore(self, stored: AdamState | Shards) -> None:
         """Take this process's part of a checkpoint's weights and optimizer state."""
         assert self.loaded_weights is not None
-        partitions.spread(self._model, self.optimizer.zero, self.loaded_weights, stored)
+        partitions.set_state(self._model, self.optimizer.zero, self.loaded_weights, stored)
         self.optimizer.take_options(stored)

@@ -234,7 +234,7 @@ class MoleBlendTrainer(CheckpointTrainer):
         """Whether any rank had a signal; all ranks ask together."""
         received = self._largest_of_ranks(preemption.received) if self.data_parallel_world_size > 1 else preemption.received
         if received:
-            preemption.received, preemption.acted = received, True
+            preemption.received, preemption.stopping = received, True
             if self.is_data_parallel_master:
                 mark(self.cfg.checkpoint.save_dir, self.get_num_updates())
         return bool(received)

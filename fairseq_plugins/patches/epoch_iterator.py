@@ -13,7 +13,7 @@ from fairseq.data import data_utils, iterators
 from fairseq_plugins.dataset import BatchPlan, StoreDataset
 from fairseq_plugins.patches.loader_processes import Loader
 from moleblend_fs.errors import UserError
-from moleblend_fs.runtime.epoch_position import pack, remaining, share, slots, unpack
+from moleblend_fs.runtime.epoch_position import batches_of_rank, micro_batches, pack, remaining, unpack
 
 PINS = {
     "fairseq.data.iterators.EpochBatchIterator": "6055c0c5c927",
@@ -50,8 +50,8 @@ class MoleculeIterator(iterators.EpochBatchIterator):
                 np.random.shuffle(batches)  # type: ignore[arg-type]  # noqa: NPY002  a list; the order is fairseq's own
         self.coming = remaining(batches, self._seen_before(epoch), self.batch_sampler.cut)
         done = max(0, len(batches) - len(self.coming)) // self.update_batches
-        self.start = done * slots(self.update_batches, self.num_shards)
-        return share(self.coming, self.update_batches, self.num_shards, self.shard_id)
+        self.start = done * micro_batches(self.update_batches, self.num_shards)
+        return batches_of_rank(self.coming, self.update_batches, self.num_shards, self.shard_id)
 
     def _seen_before(self, epoch: int) -> np.ndarray | None:
         """What earlier runs saw of an epoch."""
@@ -61,7 +61,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
         """(N,) bool, molecules of this epoch that were seen, by earlier runs and by this one on all processes."""
         before = self._seen_before(self.epoch)
         result = np.zeros(len(self.dataset), dtype=bool) if before is None else before.copy()
-        updates = -(-(self.iterations_in_epoch - self.start) // slots(self.update_batches, self.num_shards))
+        updates = -(-(self.iterations_in_epoch - self.start) // micro_batches(self.update_batches, self.num_shards))
         for batch in self.coming[: updates * self.update_batches]:
             result[batch] = True
         return result
@@ -74,7 +74,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
     @property
     def updates_done(self) -> int:
         """How many updates of this epoch are done."""
-        return math.ceil(self.iterations_in_epoch / slots(self.update_batches, self.num_shards))
+        return math.ceil(self.iterations_in_epoch / micro_batches(self.update_batches, self.num_shards))
 
     def state_dict(self) -> dict[str, Any]:
         """fairseq's state, and in mid-epoch the molecules seen."""

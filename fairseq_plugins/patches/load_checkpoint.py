@@ -33,7 +33,7 @@ def load_checkpoint(cfg: DictConfig, trainer: Any, **options: Any) -> tuple[Any,
     """fairseq's; then the validation that a signal cut short is done, and a run that is complete is not trained on (see `resuming`)."""
     extra_state, epoch_itr = _fairseq_load_checkpoint(cfg, trainer, **options)
     if extra_state is not None and not cfg.reset_optimizer and not cfg.reset_meters:
-        resuming.take_up(trainer, extra_state)
+        resuming.restore(trainer, extra_state)
     return extra_state, epoch_itr
 
 

@@ -17,7 +17,7 @@ from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
 from moleblend_fs.inference.predict import LOADER_TIMEOUT
-from moleblend_fs.runtime.preemption import blocked, only_parent_ends_me
+from moleblend_fs.runtime.preemption import obey_only_parent, signals_blocked
 
 PINS = {
     "torch.utils.data.dataloader.DataLoader._get_iterator": "7d99464767c8",
@@ -90,10 +90,10 @@ class Loader(torch.utils.data.DataLoader):
     """A loader whose workers outlive a signal to their process group, so that the current update can be finished."""
 
     def __init__(self, dataset: Any, **options: Any):
-        super().__init__(dataset, worker_init_fn=only_parent_ends_me, **options)
+        super().__init__(dataset, worker_init_fn=obey_only_parent, **options)
 
     def _get_iterator(self) -> Any:
-        with blocked() if self.num_workers else nullcontext():
+        with signals_blocked() if self.num_workers else nullcontext():
             return _Watched(self) if self.num_workers else super()._get_iterator()
 
     def __iter__(self) -> Any:

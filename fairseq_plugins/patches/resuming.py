@@ -51,7 +51,7 @@ class Position:
         return self.state
 
 
-def entry() -> Any:
+def training_module() -> Any:
     """The module that runs training: fairseq keeps the count of --patience at one of its functions."""
     modules = (sys.modules.get(name) for name in ("__main__", "__mp_main__"))
     return next((module for module in modules if hasattr(module, "should_stop_early")), fairseq_cli.train)
@@ -71,7 +71,7 @@ def validates_here(trainer: Any, epoch_itr: Any) -> bool:
     return due or every(dataset.validate_interval_updates) or (0 < trainer.requested.max_update <= updates)
 
 
-def forget(extra_state: dict[str, Any], differing: frozenset[str]) -> None:
+def drop_what_differs(extra_state: dict[str, Any], differing: frozenset[str]) -> None:
     """Leave out of a checkpoint's state what means nothing where a run goes on with something else.
 
     Args:
@@ -89,21 +89,21 @@ def forget(extra_state: dict[str, Any], differing: frozenset[str]) -> None:
         logger.warning("epoch %d begins anew", position["epoch"])
 
 
-def to_save(trainer: Any) -> dict[str, Any]:
-    """What `take_up` reads."""
-    early = entry().should_stop_early
+def state_to_save(trainer: Any) -> dict[str, Any]:
+    """What `restore` reads."""
+    early = training_module().should_stop_early
     patience = {name: getattr(early, name) for name in ("best", "num_runs") if hasattr(early, name)}
     return {"validation_due": trainer.validation_due, "patience": patience}
 
 
-def take_up(trainer: Any, extra_state: dict[str, Any]) -> None:
+def restore(trainer: Any, extra_state: dict[str, Any]) -> None:
     """Go on as the run would have gone on without the stop.
 
     Args:
         trainer: with the checkpoint's weights.
         extra_state: of the checkpoint, as fairseq loaded it.
     """
-    early = entry().should_stop_early
+    early = training_module().should_stop_early
     for name, value in extra_state.get("patience", {}).items():
         setattr(early, name, value)
     stop = False
@@ -124,8 +124,8 @@ def _validate(trainer: Any, position: Position) -> bool:
     logger.info("validating after update %d, which an earlier run was stopped before or in", trainer.get_num_updates())
     trainer.epoch_iterator = position  # another signal saves there
     try:
-        losses = entry().validate(cfg, trainer, trainer.task, position, cfg.dataset.valid_subset.split(","))
-        stop = entry().should_stop_early(cfg, losses[0])
+        losses = training_module().validate(cfg, trainer, trainer.task, position, cfg.dataset.valid_subset.split(","))
+        stop = training_module().should_stop_early(cfg, losses[0])
         checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, position, losses[0])
     finally:
         trainer.epoch_iterator = running

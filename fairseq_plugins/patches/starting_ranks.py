@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from torch.distributed.constants import default_pg_timeout
 
 from fairseq_plugins.options import on_cpu
-from moleblend_fs.runtime.preemption import SIGNALS, passing_on
+from moleblend_fs.runtime.preemption import SIGNALS, pass_signals_to
 
 PINS = {
     "fairseq.distributed.utils.infer_init_method": "dc3a9f23530d",
@@ -122,7 +122,7 @@ def spawn_on_cpu(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, An
         distributed_utils.distributed_main, args=(main, cfg, kwargs), nprocs=distributed.distributed_world_size, join=False
     )
     for number in SIGNALS:
-        signal.signal(number, passing_on(lambda: context.processes))
+        signal.signal(number, pass_signals_to(lambda: context.processes))
     try:
         while not context.join():
             pass

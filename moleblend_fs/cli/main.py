@@ -41,20 +41,20 @@ def main(argv: list[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where a full disk can still be told
     except UserError as error:
-        return told_and_ended(f"{name}: {error}")
+        return end_with(f"{name}: {error}")
     except BrokenPipeError:
-        return told_and_ended(None, code=0)
+        return end_with(None, code=0)
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
-        return told_and_ended(f"{name}: {where}{told(error)}")
+        return end_with(f"{name}: {where}{told(error)}")
     except MemoryError as error:
-        return told_and_ended(f"{name}: out of memory{f' ({error})' if str(error) else ''}; free some, or raise the limit (ulimit -v)")
+        return end_with(f"{name}: out of memory{f' ({error})' if str(error) else ''}; free some, or raise the limit (ulimit -v)")
     except RuntimeError as error:
         if not any(words in str(error) for words in ("can't allocate memory", "out of memory")):  # torch's, of the CPU and of GPUs
             raise
-        return told_and_ended(f"{name}: out of memory; free some, or use a smaller --max-tokens or fewer --workers")
+        return end_with(f"{name}: out of memory; free some, or use a smaller --max-tokens or fewer --workers")
     except KeyboardInterrupt:
-        return told_and_ended(f"{name}: interrupted", code=130)
+        return end_with(f"{name}: interrupted", code=130)
     return code
 
 
@@ -89,7 +89,7 @@ def run(argv: list[str]) -> int:
     return run_command(arguments)
 
 
-def told_and_ended(message: str | None, code: int = 2) -> int:
+def end_with(message: str | None, code: int = 2) -> int:
     """Print a message on stderr, give up what stdout still holds if it cannot be written, and return the exit code."""
     if message is not None:
         with contextlib.suppress(OSError):

@@ -30,18 +30,18 @@ def remaining(batches: Batches, seen: np.ndarray | None, cut: Callable[[np.ndarr
     return cut(order[~seen[order]])
 
 
-def share(batches: Batches, update_batches: int, processes: int, rank: int) -> list[np.ndarray | list[int]]:
+def batches_of_rank(batches: Batches, update_batches: int, processes: int, rank: int) -> list[np.ndarray | list[int]]:
     """A rank's batches: of each update (`update_batches` of the epoch's) every `processes`-th, and empty ones where it has
     fewer than other ranks. Updates hold the same molecules on any number of processes."""
     result: list[np.ndarray | list[int]] = []
     for start in range(0, len(batches), update_batches):
         update = batches[start : start + update_batches]
         mine = list(update[rank::processes])
-        result += [*mine, *([[]] * (slots(len(update), processes) - len(mine)))]
+        result += [*mine, *([[]] * (micro_batches(len(update), processes) - len(mine)))]
     return result
 
 
-def slots(batches: int, processes: int) -> int:
+def micro_batches(batches: int, processes: int) -> int:
     """Micro-batches of an update on each process."""
     return -(-batches // processes)
 

@@ -28,30 +28,30 @@ class Preemption:
 
     Attributes:
         received: the last signal's number, 0 for none.
-        acted: whether the run stopped because of one.
+        stopping: whether the run stopped because of one.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        self.acted = False
+        self.stopping = False
 
     def listen(self) -> None:
         """Note signals from now on; only a main thread can."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 signal.signal(number, self._note)
-            atexit.unregister(_deafen)
-            atexit.register(_deafen)
+            atexit.unregister(_ignore_signals)
+            atexit.register(_ignore_signals)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
 
     def exit_code(self) -> int:
         """0 for a run that came to its end."""
-        return int(os.environ.get(EXIT_VARIABLE, "0")) if self.acted else 0
+        return int(os.environ.get(EXIT_VARIABLE, "0")) if self.stopping else 0
 
 
-def _deafen() -> None:
+def _ignore_signals() -> None:
     """Python puts the default handlers back while it shuts down: a late signal would end a process whose work is done and saved."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -60,7 +60,7 @@ def _deafen() -> None:
 preemption = Preemption()  # state: signals come to the process
 
 
-def passing_on(processes: Callable[[], list[Any]]) -> Callable[[int, FrameType | None], None]:
+def pass_signals_to(processes: Callable[[], list[Any]]) -> Callable[[int, FrameType | None], None]:
     """A handler for a process that only waits for its children: it passes signals on to them."""
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -72,7 +72,7 @@ def passing_on(processes: Callable[[], list[Any]]) -> Callable[[int, FrameType |
 
 
 @contextlib.contextmanager
-def blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Hold the signals back; processes that are forked within never get them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -81,8 +81,8 @@ def blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def only_parent_ends_me(worker: int = 0) -> None:
-    """For a loader's worker that was forked while `blocked`: of the signals it heeds only a SIGTERM from its parent.
+def obey_only_parent(worker: int = 0) -> None:
+    """For a loader's worker that was forked while `signals_blocked`: of the signals it heeds only a SIGTERM from its parent.
 
     Launchers signal whole process groups; a worker that ends of that leaves the trainer without the update's data.
     """

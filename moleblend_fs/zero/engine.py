@@ -18,7 +18,7 @@ from torch import nn
 from moleblend_fs.errors import UserError
 from moleblend_fs.planning.estimate import BUCKET
 from moleblend_fs.zero.patches.clipping import clip_in_zero
-from moleblend_fs.zero.patches.compilation import compile_nothing
+from moleblend_fs.zero.patches.compilation import skip_compilation
 from moleblend_fs.zero.patches.reduction_order import reduce_in_one_order
 
 STAGES = (1, 2, 3)
@@ -181,7 +181,7 @@ def build_engine(model: nn.Module, optimizer: torch.optim.Optimizer, config: dic
             f"DeepSpeed was started for {get_accelerator().device_name()}, training for {device.type}: set DS_ACCELERATOR={device.type}"
         )
     start_single_process_group(device)
-    compile_nothing()
+    skip_compilation()
     os.environ.update(RANK=str(dist.get_rank()), WORLD_SIZE=str(dist.get_world_size()), LOCAL_RANK=str(local_rank))
     try:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)

@@ -64,7 +64,7 @@ def device_of_exchange() -> torch.device:
     return torch.device(get_accelerator().current_device_name())
 
 
-def spread(model: nn.Module, zero: Any, weights: dict[str, Tensor], state: AdamState | Shards) -> None:
+def set_state(model: nn.Module, zero: Any, weights: dict[str, Tensor], state: AdamState | Shards) -> None:
     """Set this rank's pieces. The model's own weights (bf16 or not) are not touched.
 
     Args:

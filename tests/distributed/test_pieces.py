@@ -11,7 +11,7 @@ import torch
 from moleblend_fs.checkpoint import whole_files
 from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, split_flat, to_table
 from moleblend_fs.errors import UserError
-from moleblend_fs.runtime.epoch_position import pack, remaining, share, unpack
+from moleblend_fs.runtime.epoch_position import batches_of_rank, pack, remaining, unpack
 from moleblend_fs.runtime.molecules_seen import Recorder, read, seen_by_epoch
 from moleblend_fs.runtime.watchdog import EXIT_HUNG, Watchdog
 
@@ -32,7 +32,7 @@ def test_positions_survive_packing(molecules):
 @pytest.mark.parametrize("update_batches", [1, 4, 5])
 def test_updates_hold_the_same_batches_on_any_number_of_processes(processes, update_batches):
     batches = [np.array([i]) for i in range(11)]
-    shares = [share(batches, update_batches, processes, rank) for rank in range(processes)]
+    shares = [batches_of_rank(batches, update_batches, processes, rank) for rank in range(processes)]
     assert len({len(mine) for mine in shares}) == 1
     steps = -(-update_batches // processes)
     for start in range(0, len(shares[0]), steps):

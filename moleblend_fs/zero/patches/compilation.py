@@ -8,7 +8,7 @@ PINS = {
 }
 
 
-def compile_nothing() -> None:
+def skip_compilation() -> None:
     """Keep DeepSpeed from compiling its shared-memory operation for CPUs.
 
     Only inference uses it. Compiling it takes a minute at the first start, and a start that is killed meanwhile leaves a lock
