@@ -2,12 +2,13 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
-import os
 import sys
 
 from moleblend_fs import __version__
+from moleblend_fs.cli.standard_output import GONE, given_up, loudly
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
 
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; 0 on success, 1 where a check failed, 2 for a user's mistake (a message, no traceback)."""
     argv = sys.argv[1:] if argv is None else argv
     name = " ".join(["moleblend", *(word for word in argv[:1] if word in COMMANDS)])
+    loudly()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name need not be text
@@ -42,9 +44,9 @@ def main(argv: list[str] | None = None) -> int:
                 sys.stdout.flush()  # here, where a full disk can still be told
     except UserError as error:
         return end_with(f"{name}: {error}")
-    except BrokenPipeError:
-        return end_with(None, code=0)
     except OSError as error:
+        if error.errno == errno.EPIPE:
+            return end_with(None, code=GONE)
         where = f"{error.filename}: " if error.filename is not None else ""
         return end_with(f"{name}: {where}{told(error)}")
     except MemoryError as error:
@@ -94,11 +96,7 @@ def end_with(message: str | None, code: int = 2) -> int:
     if message is not None:
         with contextlib.suppress(OSError):
             print(message, file=sys.stderr)
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    given_up()
     return code
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import moleblend_fs
+from moleblend_fs.cli import standard_output
 from moleblend_fs.errors import UserError
 
 USER_DIR = Path(moleblend_fs.__file__).parent
@@ -26,7 +27,7 @@ def run(options: list[str]) -> NoReturn:
         raise UserError("give a store and options, as docs/training.md tells them: moleblend train STORE --task TASK --arch ARCH ...")
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-P", str(fairseq_train()), *with_user_dir(options)])
+    os.execv(sys.executable, [sys.executable, "-P", str(standard_output.__file__), str(fairseq_train()), *with_user_dir(options)])
 
 
 def fairseq_train() -> Path:

@@ -188,7 +188,32 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(given):
     os.close(read)
     done = subprocess.run([COMMAND, "inspect", given["store"]], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (141, ""), "as a shell tells of a program that SIGPIPE ended"
+
+
+SLOW = pytest.param("train", True, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("command", "buffered"), [*((name, True) for name in ("", *COMMANDS) if name != "train"), ("", False), SLOW])
+def test_help_on_a_full_disk_and_into_a_pipe_without_a_reader(command, buffered):
+    """Of every sub-command; with and without Python's buffer of standard output, without which argparse drops what goes wrong."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment |= {} if buffered else {"PYTHONUNBUFFERED": "1"}
+    words = [COMMAND, *([command] if command else []), "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    said = [line for line in done.stderr.splitlines() if "real_accelerator" not in line]
+    assert done.returncode == 2, done.stderr
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+    if command in ("", "train"):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+        os.close(write)
+        assert done.returncode == 141
+        assert "Traceback" not in done.stderr
+        assert "Broken" not in done.stderr
 
 
 @pytest.mark.parametrize("command", ["predict", "predict --embeddings", "evaluate", "convert", "inspect", "report"])

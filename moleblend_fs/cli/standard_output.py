@@ -1,0 +1,73 @@
+"""Standard output that cannot be written to: a full disk, or a reader that has gone. Told in a line, or not at all; never by a traceback.
+
+Run as a program, it is fairseq-train so: `python standard_output.py FAIRSEQ-TRAIN OPTION...`.
+"""
+
+import argparse
+import contextlib
+import errno
+import logging
+import os
+import runpy
+import sys
+
+GONE = 141
+"""Exit code where the reader of a pipe has gone: as a shell tells of a program that SIGPIPE ended."""
+
+
+class CannotPrint(OSError):
+    """A message of a parser that could not be printed."""
+
+
+def loudly() -> None:
+    """Let argparse raise what keeps it from printing, which it drops, and logging drop it, which prints a traceback for each message."""
+    logging.raiseExceptions = False
+
+    def print_message(self: argparse.ArgumentParser, message: str, file=None) -> None:
+        try:
+            if message:
+                (file or sys.stderr).write(message)
+        except OSError as error:
+            raise CannotPrint(error.errno, error.strerror) from error
+
+    argparse.ArgumentParser._print_message = print_message  # type: ignore[method-assign]
+
+
+def given_up() -> OSError | None:
+    """Write what standard output still holds; where that fails, why, and what it holds is given up."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
+
+
+def train() -> int | str | None:
+    """Run the program that the command line names; its exit code, or what it is where it could not print."""
+    sys.argv = sys.argv[1:]
+    code: int | str | None = 0
+    failed: OSError | None = None
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    except CannotPrint as error:
+        failed = error
+    failed = given_up() or failed
+    if failed is None:
+        return code
+    if failed.errno == errno.EPIPE:
+        return code or GONE
+    with contextlib.suppress(OSError):
+        print(f"moleblend train: standard output: {failed.strerror}; what was to be printed is lost", file=sys.stderr)
+    return code or 2
+
+
+if __name__ in ("__main__", "__mp_main__"):  # the latter in processes that training starts
+    logging.raiseExceptions = False
+if __name__ == "__main__":
+    loudly()
+    sys.exit(train())
