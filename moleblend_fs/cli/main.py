@@ -13,8 +13,9 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
 
 COMMANDS = {
-    "preprocess": "molecules from PCQM4Mv2, QM9, MoleculeNet, Uni-Mol or your own files -> store",
+    "preprocess": "molecules from PCQM4Mv2, QM9, MoleculeNet, MOSES, Uni-Mol or your own files -> store",
     "merge": "put shards of a large source, made by preprocess --shard I/N, together to a store",
+    "overlap": "count the molecules that stores have in common: the same ones, the same skeletons, near neighbours",
     "train": "fairseq-train with our tasks, models and criterions, from any folder; all of its options",
     "finetune": "from a table of molecules and measured values to models, predictions, scores and a report",
     "inspect": "show what is inside a store",

@@ -8,9 +8,12 @@ from pathlib import Path
 from moleblend_fs.cli.summary import print_summary
 from moleblend_fs.data.store_parts import ShardNumber
 from moleblend_fs.errors import UserError
+from moleblend_fs.options import seed
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.command import source_commands
+from moleblend_fs.sources.excluded import skeletons_of
 from moleblend_fs.sources.run import preprocess, preprocess_shard
+from moleblend_fs.sources.selected import Excluding, Sampled, SampleSize
 from moleblend_fs.sources.workers import ROW_TIMEOUT
 
 RESUME = "A run that was stopped goes on where it was when the same command is given again."
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     shard = None if args.shard is None else ShardNumber.parse(args.shard)
     if not args.row_timeout > 0:
         raise UserError(f"--row-timeout must be above 0 seconds, got {args.row_timeout}")
-    source: Source = args.open(args)
+    source = _part_of(args.open(args), args)
     for note in source.notes:
         print(f"note: {note}", flush=True)
     begin = time.monotonic()
@@ -57,6 +60,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _part_of(source: Source, args: argparse.Namespace) -> Source:
+    """What --exclude and --sample leave of a source."""
+    notes = source.notes
+    if args.exclude:
+        skeletons, more = skeletons_of(args.exclude)
+        source, notes = Excluding(source, skeletons), (*notes, *more)
+    if args.sample is not None:
+        source = Sampled(source, SampleSize.parse(args.sample), args.sample_seed)
+    source.notes = notes
+    return source
+
+
 def _add_common(parser: argparse.ArgumentParser, where: str) -> None:
     parser.add_argument("input", metavar="IN", help=where)
     parser.add_argument("output", metavar="OUT", help="folder of the new store; must not exist")
@@ -67,6 +82,21 @@ def _add_common(parser: argparse.ArgumentParser, where: str) -> None:
         help="processes; the store is the same for any number (default %(default)s)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows, for trials")
+    parser.add_argument(
+        "--sample",
+        metavar="N|SHARE",
+        help="only N of the rows, or a share of them (0.1), drawn by a hash of seed and row: smaller samples are parts of larger ones",
+    )
+    parser.add_argument("--sample-seed", type=seed, default=0, metavar="SEED", help="seed of --sample (default 0)")
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE_OR_STORE",
+        help="leave out molecules whose InChIKey skeleton (first block) is in one of these stores, tables, lists of SMILES or SD files; "
+        "they are counted, and listed in failures.csv",
+    )
     parser.add_argument(
         "--shard",
         metavar="I/N",

@@ -88,10 +88,12 @@ class Failure:
     Attributes:
         input: what stood there (SMILES or name), for the reader of failures.csv.
         reason: why it failed, in one sentence.
+        left_out: what it is counted under if it did not fail, but was left out on purpose; see `RowCounts.left_out`.
     """
 
     input: str
     reason: str
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import heapq
 import io
 import itertools
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
@@ -128,11 +129,18 @@ class StoreWriter(WorkTables):
 
     def _row_counts(self, rows: np.ndarray, molecules: int, source_rows: int | None, left_out: dict[str, int]) -> RowCounts:
         """Where all rows went, of which `rows` gave the molecules; UserError if some are missing."""
-        with self._environment.begin(db=self._failures) as transaction:
-            listed = {int.from_bytes(row) for row in transaction.cursor().iternext(keys=True, values=False)}
+        listed: set[int] = set()
+        on_purpose: Counter[str] = Counter()
+        with self._read() as tables:
+            for row, value in tables.items(tables.table(b"failures")):
+                failure: Failure = parse_entry(tables, Failure, value)
+                if failure.left_out:
+                    on_purpose[failure.left_out] += 1
+                else:
+                    listed.add(int.from_bytes(row))
         failed = len(listed.difference(rows.tolist()))
-        given = len(rows) + failed if source_rows is None else source_rows
-        elsewhere = left_out | ({JOINED: len(rows) - molecules} if molecules < len(rows) else {})
+        given = len(rows) + failed + on_purpose.total() if source_rows is None else source_rows
+        elsewhere = left_out | dict(on_purpose) | ({JOINED: len(rows) - molecules} if molecules < len(rows) else {})
         counts = RowCounts(read=given + sum(left_out.values()), stored=molecules, failed=failed, left_out=elsewhere)
         counts.check()
         return counts

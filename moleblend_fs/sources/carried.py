@@ -29,7 +29,7 @@ def carried_columns(path: Path, manifest: Manifest) -> tuple[list[str], Cells]:
     if digest not in manifest.inputs.values():
         made_from = ", ".join(f"{name} ({other[:23]})" for name, other in manifest.inputs.items()) or "nothing that is known"
         raise UserError(f"--source {path}: not the file that the store was made from; it was {made_from}, this is {digest[:23]}")
-    if manifest.source in ("csv", "moleculenet"):
+    if manifest.source in ("csv", "moleculenet", "moses"):
         table = Table(path, [manifest.options["columns"][:1]])
         return table.header, _of_table(table)
     if manifest.source == "smiles":

@@ -81,7 +81,7 @@ def _reason(error: BaseException) -> str:
 def _printable(failure: Failure) -> Failure:
     """Without halves of surrogate pairs, which no file can hold."""
     text = (part.encode("utf-8", "replace").decode() for part in (failure.input, failure.reason))
-    return Failure(input=next(text), reason=next(text))
+    return Failure(input=next(text), reason=next(text), left_out=failure.left_out)
 
 
 @dataclass(slots=True)

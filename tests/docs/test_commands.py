@@ -55,6 +55,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "molecule ──>": DRAWING,
         "moleblend finetune mine.csv": Run((("--target logS", "--target logS --split random --epochs 1 --ensemble 1"),)),
         "moleblend preprocess qm9 qm9pack": Run((QM9,)),
+        "moleblend preprocess moses molsets": Run((("molsets", "moses.csv"), ("100000", "20"))),
         "moleblend preprocess moleculenet FOLDER/": Run((("FOLDER", "."),)),
         "moleblend preprocess pcqm4mv2 FOLDER": Run((("FOLDER", "pcqm"),)),
         "moleblend preprocess csv mine.csv": Run(),
@@ -75,6 +76,8 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     "docs/architecture.md": {"file ──source──>": DRAWING},
     "docs/data.md": {
         "moleblend preprocess SOURCE IN OUT": Run((("SOURCE IN OUT [--workers N] [options]", "csv mine.csv runs/data/again --workers 1"),)),
+        "moleblend preprocess moses molsets": Run((("molsets", "moses.csv"), ("100000", "20"), ("esol.csv bbbp.csv", "mine.csv"))),
+        "moleblend overlap": Run((("runs/data/bbbp", "runs/data/again"),)),
         "STORE/records.lmdb": LAYOUT,
     },
     "docs/finetune.md": {
@@ -211,6 +214,7 @@ def readers_folder(path: Path) -> Path:
     (path / "bbbp.csv").write_text("num,name,p_np,smiles\n" + "\n".join(rows) + "\n")
     bash("gzip -k bbbp.csv", path)
     (path / "mine.csv").write_text("smiles,logS\n" + "".join(f"{s},{i / 7 - 3}\n" for i, s in enumerate(smiles[:30])))
+    (path / "moses.csv").write_text("SMILES\n" + "".join(f"{s}\n" for s in smiles))
     pcqm4mv2(path / "pcqm", smiles[:40])
     (path / "hosts").write_text("host1 slots=8\nhost2 slots=8\n")
     for name in ("esol", "tox21"):  # all that the example reads of a store before it trains
