@@ -1,6 +1,7 @@
 """DATA of any format -> a store with the targets as labels, made once in the run's folder."""
 
 import fnmatch
+import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +27,9 @@ from moleblend_fs.sources.sdf_records import item_names
 
 PACKED = (".gz", ".xz", ".bz2", ".zip")
 SDF = (".sdf", ".sd", ".mol")
-FRAMES = {".xlsx": "openpyxl", ".xlsm": "openpyxl", ".xls": "xlrd", ".ods": "odfpy", ".parquet": "pyarrow", ".pq": "pyarrow"}
+FRAMES = {".xlsx": "openpyxl", ".xlsm": "openpyxl", ".xls": "xlrd", ".parquet": "pyarrow", ".pq": "pyarrow"}
 """Endings of tables that pandas reads, and the package that it needs for them."""
+PARQUET = (".parquet", ".pq")
 COPY = "data.csv"
 UNIT = re.compile(r"[\[(]([^\[\]()]+)[\])]\s*$")
 """A unit at the end of a column's name: "logS (mol/L)", "gap [eV]"."""
@@ -72,17 +74,14 @@ def as_text(path: Path, folder: Path) -> Path:
         raise UserError(f"{path}: no such file")
     if ending(path) not in FRAMES:
         return path
-    try:
-        import pandas
+    if lacking := [name for name in ("pandas", FRAMES[ending(path)]) if importlib.util.find_spec(name) is None]:
+        raise UserError(f"{path}: reading it needs {' and '.join(lacking)}: pip install them, or save the table as CSV")
+    import pandas
 
-        text = ending(path)
-        frame = pandas.read_parquet(path) if text in (".parquet", ".pq") else pandas.read_excel(path, dtype=object)
-    except ImportError as error:
-        needed = error.name if isinstance(error, ModuleNotFoundError) and error.name else FRAMES[ending(path)]
-        raise UserError(f"{path}: reading it needs pandas and {FRAMES[ending(path)]} ({needed} is missing): pip install it, or save the "
-                        "table as CSV") from error  # fmt: skip
-    except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); save it as CSV") from error
+    try:
+        frame = pandas.read_parquet(path) if ending(path) in PARQUET else pandas.read_excel(path, dtype=object)
+    except Exception as error:  # libraries of many formats raise what they like
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else error!r}); save it as CSV") from error
     folder.mkdir(parents=True, exist_ok=True)
     return written(frame, folder / COPY)
 

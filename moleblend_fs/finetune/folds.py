@@ -136,7 +136,7 @@ def dealt(groups: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
 def balanced(groups: Sequence[str], fractions: Sequence[float], seed: int) -> Parts:
     """Groups in a seeded order fill test, then valid, then train; one that would fill over half of a small part trains."""
     total = len(groups)
-    wanted = {TEST: fractions[2] * total, VALID: fractions[1] * total}
+    wanted = {name: share * total for name, share in ((TEST, fractions[2]), (VALID, fractions[1])) if share}
     parts: dict[str, list[int]] = {TRAIN: [], VALID: [], TEST: []}
     for members in _members(groups, seed):
         for name, size in wanted.items():

@@ -78,8 +78,8 @@ class Settings:
             raise UserError("--split scaffold gives one and the same split each time; --repeats needs scaffold-balanced, random or butina")
         if self.folds > 1 and self.split in ("", "scaffold"):
             object.__setattr__(self, "split", "scaffold-balanced")
-        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
-            raise UserError(f"--split-fractions must be three shares above 0 that sum to 1, got {self.fractions}")
+        if min(self.fractions[:2]) <= 0 or self.fractions[2] < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+            raise UserError(f"--split-fractions must be three shares that sum to 1, of train and valid above 0, got {self.fractions}")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -103,8 +103,8 @@ class Recipe(NamedTuple):
 
 
 RECIPES = (
-    (300, Recipe("tiny", 120, 16, 1e-3, 2e-4)),
-    (1_000, Recipe("tiny", 60, 16, 1e-3, 2e-4)),
+    (300, Recipe("tiny", 120, 16, 2e-3, 2e-4)),
+    (1_000, Recipe("tiny", 60, 16, 2e-3, 2e-4)),
     (3_000, Recipe("tiny", 40, 32, 1e-3, 2e-4)),
     (10_000, Recipe("tiny", 30, 32, 1e-3, 1e-4)),
     (100_000, Recipe("small", 20, 64, 5e-4, 1e-4)),

@@ -1,0 +1,265 @@
+"""Finetuning from Python: `Finetuner` for a folder with everything, and two estimators for scikit-learn."""
+
+import csv
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rdkit import Chem
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
+
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import whole_file
+from moleblend_fs.finetune.progress import Progress
+from moleblend_fs.finetune.run import Outcome, finetune
+from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.predictions.api import Predictions, Predictor
+
+TARGET, SMILES = "y", "smiles"
+KEPT = ("model.json", "calibration.json", "training_molecules.csv")
+"""Files of a run that prediction needs, besides the members' checkpoints."""
+
+
+class Finetuner:
+    """From molecules and values to a folder as `moleblend finetune` writes it, and to predictions.
+
+    Args:
+        target: name of the column, or names of several; of `y`, the names that its columns get.
+        out: the folder; by default a temporary one, which lasts as long as this object. A fit that was stopped goes on in it.
+        jobs: members at a time; 0 for what the machine has. verbose: show how far it is.
+        settings: any of `moleblend_fs.finetune.settings.Settings`: epochs, ensemble, split, folds, weights, inputs, ...
+
+    Attributes:
+        outcome_: metrics, and what the user should be told of the input.
+    """
+
+    outcome_: Outcome
+
+    def __init__(self, target: str | Sequence[str] = TARGET, *, out: str | os.PathLike | None = None, jobs: int = 0, verbose: bool = False,
+                 **settings: Any):  # fmt: skip
+        self.targets = (target,) if isinstance(target, str) else tuple(target)
+        known = [field.name for field in fields(Settings) if field.name not in ("targets", "smiles_column")]
+        if unknown := [name for name in settings if name not in known]:
+            raise UserError(f"no setting {unknown[0]!r}; there are: {', '.join(known)}")
+        self.settings = Settings(targets=self.targets, **settings)
+        self._temporary = tempfile.TemporaryDirectory(prefix="moleblend-") if out is None else None
+        self.out = Path(out) if self._temporary is None else Path(self._temporary.name, "run")  # type: ignore[arg-type]
+        self.jobs, self.verbose = jobs, verbose
+        self._predictor: Predictor | None = None
+
+    @property
+    def metrics_(self) -> dict[str, Any]:
+        """Content of metrics.json."""
+        return self.outcome_.metrics
+
+    def fit(self, molecules: Any, y: Any = None) -> "Finetuner":
+        """Train.
+
+        Args:
+            molecules: path of a table, a DataFrame with a column of SMILES, or a sequence of SMILES or RDKit molecules, whose conformers
+                are taken with their coordinates where `inputs` has 3D.
+            y: (n,) or (n, targets) values, NaN where missing; None where the table has them.
+        """
+        progress = Progress(quiet=not self.verbose)
+        with tempfile.TemporaryDirectory(prefix="moleblend-data-") as folder:
+            given = molecules if isinstance(molecules, str | os.PathLike) and y is None else self._written(molecules, y, Path(folder))
+            self.outcome_ = finetune(given, self.out, self.settings, jobs=self.jobs, progress=progress)
+        self._predictor = None
+        return self
+
+    def predict(self, molecules: Any) -> Predictions:
+        """Values, spread, intervals and status of each molecule; see `Predictor.predict`."""
+        if self._predictor is None:
+            self._predictor = Predictor(self.out)
+        return self._predictor.predict(molecules)
+
+    def _written(self, molecules: Any, y: Any, folder: Path) -> Path:
+        """A file of what was given in memory."""
+        names, columns = _columns(molecules)
+        values = None if y is None else np.asarray(y, dtype=object).reshape(len(columns[0]), -1)
+        if values is not None and values.shape[1] != len(self.targets):
+            raise UserError(f"y has {values.shape[1]} columns, and there are {len(self.targets)} targets: {', '.join(self.targets)}")
+        labels = [] if values is None else [[_cell(value) for value in column] for column in values.T]
+        if values is not None:
+            kept = [i for i, name in enumerate(names) if name not in self.targets]
+            names, columns = [names[i] for i in kept] + list(self.targets), [columns[i] for i in kept] + labels
+        if "3d" in self.settings.inputs and (mols := _with_structures(molecules)):
+            return _write_sdf(folder / "molecules.sdf", mols, self.targets, labels)
+        with whole_file(folder / "molecules.csv") as stream:
+            table = csv.writer(stream, lineterminator="\n")
+            table.writerow(names)
+            table.writerows(zip(*columns, strict=True))
+        return folder / "molecules.csv"
+
+
+def _cell(value: Any) -> str:
+    """A value as the text of a table: empty for None and NaN."""
+    return "" if value is None or value != value else repr(float(value)) if isinstance(value, float | np.floating) else str(value)
+
+
+def _columns(molecules: Any) -> tuple[list[str], list[list[str]]]:
+    """(names, columns as texts) of a DataFrame, or the SMILES of a sequence."""
+    if hasattr(molecules, "columns") and hasattr(molecules, "iloc"):
+        names = [str(name) for name in molecules.columns]
+        return names, [[_cell(value) for value in molecules.iloc[:, i].tolist()] for i in range(len(names))]
+    return [SMILES], [[_smiles(each) for each in as_list(molecules)]]
+
+
+def as_list(molecules: Any) -> list[Any]:
+    """Molecules of a list, a Series, or an array of one column; UserError for more columns."""
+    if isinstance(molecules, str) or not hasattr(molecules, "__len__"):
+        raise UserError("give a sequence of SMILES or RDKit molecules, a DataFrame, or the path of a table")
+    if hasattr(molecules, "iloc") and hasattr(molecules, "columns"):
+        if molecules.shape[1] == 1:
+            return molecules.iloc[:, 0].tolist()
+        raise UserError(f"a DataFrame of one column of SMILES is needed, this has {molecules.shape[1]}")
+    if isinstance(molecules, np.ndarray) and molecules.ndim > 1:
+        if molecules.shape[1:] != (1,):
+            raise UserError(f"an array of one column of SMILES is needed, this has the shape {molecules.shape}")
+        return molecules[:, 0].tolist()
+    return list(molecules)
+
+
+def _smiles(molecule: Any) -> str:
+    return Chem.MolToSmiles(molecule) if isinstance(molecule, Chem.Mol) else "" if molecule is None else str(molecule)
+
+
+def _with_structures(molecules: Any) -> list[Chem.Mol]:
+    """The molecules where all are RDKit's and some have a 3D conformer; else none."""
+    if hasattr(molecules, "iloc") or not isinstance(molecules, Sequence | np.ndarray):
+        return []
+    mols = as_list(molecules)
+    every = all(isinstance(mol, Chem.Mol) for mol in mols)
+    return mols if every and any(mol.GetNumConformers() and mol.GetConformer().Is3D() for mol in mols) else []
+
+
+def _write_sdf(path: Path, mols: Sequence[Chem.Mol], targets: Sequence[str], labels: Sequence[Sequence[str]]) -> Path:
+    """Molecules with their structures and labels."""
+    with whole_file(path) as stream:
+        for i, mol in enumerate(mols):
+            items = "".join(f">  <{name}>\n{column[i]}\n\n" for name, column in zip(targets, labels, strict=True))
+            stream.write(f"{Chem.MolToMolBlock(mol)}{items}$$$$\n")
+    return path
+
+
+class _MoleBlendEstimator(BaseEstimator):
+    """What both estimators share. X is a sequence of SMILES or RDKit molecules, or a table of one column of them.
+
+    A fitted estimator holds its models' files itself: it can be pickled, copied and sent to other processes.
+
+    Args:
+        epochs, batch_size, lr, arch: 0 and "" for what docs/finetune.md says for the number of molecules.
+        weights: checkpoint to start from. inputs: "2d", "3d" or "2d+3d".
+        ensemble: models, which differ in their seed.
+        split: how the molecules that choose the best epoch are taken from those given: "random", "scaffold-balanced", ...
+        validation_fraction: how many these are.
+        seed: of all that is random. jobs: models that are trained at a time; 0 for what the machine has.
+    """
+
+    KIND = ""
+
+    def __init__(self, *, epochs: int = 0, batch_size: int = 0, lr: float = 0.0, arch: str = "", weights: str = "", inputs: str = "2d",
+                 ensemble: int = 1, split: str = "random", validation_fraction: float = 0.1, seed: int = 0, jobs: int = 0):  # fmt: skip
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.arch = arch
+        self.weights = weights
+        self.inputs = inputs
+        self.ensemble = ensemble
+        self.split = split
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.jobs = jobs
+
+    def _fit(self, X: Any, y: np.ndarray) -> None:
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
+        mols = as_list(X)
+        if len(mols) != len(y):
+            raise ValueError(f"X has {len(mols)} molecules and y {len(y)} values")
+        names = ("epochs", "batch_size", "lr", "arch", "weights", "inputs", "ensemble", "split", "seed", "jobs")
+        shares = (1 - self.validation_fraction, self.validation_fraction, 0.0)
+        targets = [TARGET] if y.ndim == 1 else [f"{TARGET}{i}" for i in range(y.shape[1])]
+        finetuner = Finetuner(targets, kind=self.KIND, fractions=shares, **{name: getattr(self, name) for name in names})
+        finetuner.fit(mols, y)
+        if finetuner.outcome_.failed:
+            warnings.warn(f"{finetuner.outcome_.failed} molecules cannot be read and were not trained on", stacklevel=3)
+        members = sorted(path.relative_to(finetuner.out) for path in finetuner.out.glob("members/*/checkpoint_best.pt"))
+        self.files_ = {str(name): (finetuner.out / name).read_bytes() for name in [*map(Path, KEPT), *members]}
+        self.n_features_in_ = 1
+        self._loaded: Predictor | None = None
+
+    def _predictions(self, X: Any) -> Predictions:
+        check_is_fitted(self, "files_")
+        if getattr(self, "_loaded", None) is None:
+            with tempfile.TemporaryDirectory(prefix="moleblend-") as folder:
+                for name, content in self.files_.items():
+                    path = Path(folder, name)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+                self._loaded = Predictor(folder, similarity=False)
+        assert self._loaded is not None
+        found = self._loaded.predict(as_list(X))
+        if bad := [status for status in found.status if status.startswith("no ")]:
+            warnings.warn(f"{len(bad)} molecules have no prediction, the first of them: {bad[0]}", stacklevel=3)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_loaded"}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.no_validation = True
+        return tags
+
+
+class MoleBlendRegressor(RegressorMixin, _MoleBlendEstimator):
+    """Quantities of molecules; `y` may have several columns, NaN where a value is missing."""
+
+    KIND = "regression"
+
+    def fit(self, X: Any, y: Any) -> "MoleBlendRegressor":
+        """Train on molecules and their values."""
+        self._fit(X, np.asarray(y, dtype=np.float64))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(n,) or (n, targets) values; NaN, with a warning, where a molecule cannot be read."""
+        values = self._predictions(X).values
+        return values[:, 0] if values.shape[1] == 1 else values
+
+
+class MoleBlendClassifier(ClassifierMixin, _MoleBlendEstimator):
+    """Two classes of molecules."""
+
+    KIND = "classification"
+
+    def fit(self, X: Any, y: Any) -> "MoleBlendClassifier":
+        """Train on molecules and their classes, of any two names."""
+        y = np.asarray(y)
+        check_classification_targets(y)
+        self.classes_ = np.unique(y)
+        if y.ndim > 1 or len(self.classes_) != 2:
+            raise ValueError(f"two classes are needed, got {len(self.classes_)}" if y.ndim == 1 else f"y must be (n,), got {y.shape}")
+        self._fit(X, (y == self.classes_[1]).astype(np.int64))
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """(n, 2) probabilities of the classes, in the order of `classes_`."""
+        positive = self._predictions(X).values[:, 0]
+        return np.stack([1 - positive, positive], axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """(n,) the likelier class; the first where a molecule cannot be read."""
+        return self.classes_[(self.predict_proba(X)[:, 1] > 0.5).astype(int)]
