@@ -5,7 +5,13 @@ Importing this package is cheap on purpose: it loads neither torch, fairseq, dee
 
 __version__ = "0.1.0"
 
-_LAZY = {"Predictor": "moleblend_fs.predictions.api", "Embedder": "moleblend_fs.predictions.api"}
+_LAZY = {
+    "Predictor": "moleblend_fs.predictions.api",
+    "Embedder": "moleblend_fs.predictions.api",
+    "Finetuner": "moleblend_fs.finetune.estimators",
+    "MoleBlendRegressor": "moleblend_fs.finetune.estimators",
+    "MoleBlendClassifier": "moleblend_fs.finetune.estimators",
+}
 """What is imported when it is asked for, and from where."""
 
 

@@ -1,0 +1,87 @@
+"""Finetuning from Python, and as scikit-learn's estimators."""
+
+import pickle
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
+
+from moleblend_fs import Finetuner, MoleBlendClassifier, MoleBlendRegressor, Predictor
+from moleblend_fs.errors import UserError
+from tests.finetune.conftest import ESOL
+
+SMILES, VALUES = zip(*(line.rsplit(",", 1) for line in ESOL.strip().splitlines()), strict=True)
+Y = np.array([float(value) for value in VALUES])
+QUICK = {"epochs": 1, "batch_size": 8}
+CHECKS = (
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_mixin_order",
+    "check_valid_tag_types",
+)
+"""scikit-learn's checks that do not hand over numbers in place of molecules."""
+
+
+@pytest.mark.parametrize("kind", [MoleBlendRegressor, MoleBlendClassifier])
+@pytest.mark.parametrize("name", CHECKS)
+def test_scikit_learns_checks(kind, name):
+    getattr(estimator_checks, name)(kind.__name__, kind())
+
+
+@pytest.fixture(scope="module")
+def regressor():
+    return MoleBlendRegressor(**QUICK, seed=3).fit(list(SMILES), Y)
+
+
+def test_a_regressor_is_pickled_with_its_models(regressor):
+    expected = regressor.predict(list(SMILES))
+    assert expected.shape == (len(SMILES),)
+    assert np.array_equal(pickle.loads(pickle.dumps(regressor)).predict(np.array(SMILES, dtype=object)[:, None]), expected)
+    # Atoms may come in another order from RDKit's molecules: sums differ by rounding.
+    assert regressor.predict([Chem.MolFromSmiles(text) for text in SMILES]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    with pytest.warns(UserWarning, match="1 molecules have no prediction"):
+        found = regressor.predict(["CCO", "C1CC"])
+    assert np.isfinite(found).tolist() == [True, False]
+
+
+def test_what_is_not_fitted_or_no_molecules_is_told(regressor):
+    with pytest.raises(NotFittedError):
+        clone(regressor).predict(["CCO"])
+    with pytest.raises(UserError, match="one column"):
+        regressor.predict(np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="24 molecules and y 3 values"):
+        MoleBlendRegressor(**QUICK).fit(list(SMILES), Y[:3])
+    with pytest.raises(ValueError, match="two classes are needed, got 3"):
+        MoleBlendClassifier(**QUICK).fit(list(SMILES), np.arange(24) % 3)
+    with pytest.raises(UserError, match="no setting 'epoch'"):
+        Finetuner(epoch=3)
+
+
+def test_a_classifier_in_a_pipeline_under_cross_validation():
+    """Class names are the user's; the score of every fold is a number."""
+    names = np.where(np.arange(24) % 2, "toxic", "harmless")
+    pipeline = make_pipeline(FunctionTransformer(lambda smiles: [text.strip() for text in smiles]), MoleBlendClassifier(**QUICK))
+    scores = cross_val_score(pipeline, np.array(SMILES, dtype=object), names, cv=2, error_score="raise")
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_a_frame_to_a_folder_and_predictions(tmp_path):
+    """The folder is what the command writes, for the same data; its predictor gives the estimator's numbers."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"id": range(24), "smiles": SMILES, "logS": Y})
+    finetuner = Finetuner("logS", out=tmp_path / "run", ensemble=1, split="random", **QUICK).fit(frame)
+    header = (tmp_path / "run" / "predictions_test.csv").read_text().splitlines()[0]
+    assert header.startswith("id,smiles,logS,logS (predicted)")
+    assert finetuner.metrics_["best"] in finetuner.metrics_["models"]
+    found = finetuner.predict(frame)
+    assert np.array_equal(found["logS"], Predictor(tmp_path / "run").predict(frame)["logS"])
