@@ -20,8 +20,14 @@ class Block:
     line: int
     lines: tuple[str, ...]
 
+    def python(self) -> str:
+        """The whole block where it is Python, which begins with an import; otherwise ""."""
+        return "\n".join(self.lines) + "\n" if self.lines and self.lines[0].startswith(("from ", "import ")) else ""
+
     def commands(self) -> list[str]:
-        """Commands, continued lines joined, comments left out."""
+        """Commands, continued lines joined, comments left out; none where it is Python."""
+        if self.python():
+            return []
         text = re.sub(r"\\\n\s*", "", "\n".join(self.lines))
         found = (re.sub(r"(^|\s+)#.*$", "", line).strip() for line in text.splitlines())
         return [re.sub(r"\s+", " ", command) for command in found if command]

@@ -261,6 +261,13 @@ def test_commands_run(page, folder):
                 really(replace_all(command, how.replaced), folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.python()], ids=lambda b: f"{b.page}:{b.line}")
+def test_python_runs(block, folder):
+    (folder / "example.py").write_text(block.python())
+    bash("python example.py", folder)
+
+
 @pytest.mark.parametrize("page", dict.fromkeys(b.page for b in BLOCKS))
 def test_commands_that_are_not_run_would_be_understood(page, unused):
     for block in (b for b in BLOCKS if b.page == page):
