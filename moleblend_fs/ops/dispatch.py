@@ -11,14 +11,15 @@ import importlib
 import importlib.util
 import logging
 import os
+import pkgutil
 
 import torch
 
+import moleblend_fs.ops
 from moleblend_fs.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-OPS = ("relation_bias", "attention", "pair_projection")
 IMPLEMENTATIONS = ("auto", "triton", "reference")
 VARIABLE = "MOLEBLEND_OPS"
 LEAST_CAPABILITY = (8, 0)
@@ -27,6 +28,8 @@ LAST_CAPABILITY = (9, 0)
 """The newest that the kernels are compiled for and checked (benchmarks/kernel_resources.csv)."""
 CHOSEN_WITH = {"atom_forces": "attention"}
 """Ops that follow the choice of another."""
+OPS = tuple(room.name for room in pkgutil.iter_modules(moleblend_fs.ops.__path__) if room.ispkg and room.name not in CHOSEN_WITH)
+"""Ops that are chosen for: each folder here is one."""
 
 _configured = "auto"  # state: of this process, as --ops is
 

@@ -1,17 +1,11 @@
 """An objective is one file: CONTRIBUTING's steps, followed in a copy of the packages, and trained, resumed and loaded."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import preprocessed
-
-ROOT = Path(__file__).parents[2]
+from tests.support.copied import Copy
 
 OBJECTIVE = '''
 """How many bonds each atom has, from the structure alone."""
@@ -59,29 +53,16 @@ class BondCount(Objective):
 '''
 
 
-@pytest.fixture
-def copy(tmp_path):
-    """The packages with the new file."""
-    for name in ("moleblend_fs", "fairseq_plugins"):
-        shutil.copytree(ROOT / name, tmp_path / "code" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "code/moleblend_fs/objectives/bond_count.py").write_text(OBJECTIVE)
-    return tmp_path / "code"
-
-
-def run(copy, *words):
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
-    return subprocess.run([sys.executable, *words], cwd=copy, env=environment, capture_output=True, text=True)
-
-
 @pytest.mark.slow
-def test_a_new_objective_is_one_file(copy, qm9_sample, tmp_path):
+def test_a_new_objective_is_one_file(qm9_sample, tmp_path):
+    copy = Copy(tmp_path / "code", {"moleblend_fs/objectives/bond_count.py": OBJECTIVE})
     store = preprocessed(tmp_path / "store", "qm9", str(qm9_sample))
     words = ["-m", "fairseq_cli.train", str(store.path), "--user-dir", "moleblend_fs", "--task", "moleblend", "--criterion", "pretrain"]
     words += ["--objective", "bond_count", "--bond-count-weight", "3", "--arch", "moleblend_tiny", "--batch-size", "8", "--cpu"]
     words += ["--optimizer", "adam", "--lr", "1e-3", "--num-workers", "0", "--save-dir", str(tmp_path / "save"), "--log-interval", "1"]
     words += ["--log-format", "json", "--log-file", str(tmp_path / "log")]
     for updates in (3, 5):  # the second goes on
-        done = run(copy, *words, "--max-update", str(updates))
+        done = copy.run(*words, "--max-update", str(updates))
         assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line[line.index("{") :]) for line in (tmp_path / "log").read_text().splitlines() if '"bond_count_loss"' in line]
     assert [int(line["num_updates"]) for line in lines if "num_updates" in line] == [1, 2, 3, 4, 5]
@@ -92,5 +73,5 @@ def test_a_new_objective_is_one_file(copy, qm9_sample, tmp_path):
         assert float(line["weighted_loss"]) == pytest.approx(3 * loss, rel=1e-6)
         assert float(line["doubled"]) == pytest.approx(2 * loss, rel=1e-6)
     check = "import sys; from moleblend_fs.checkpoint.read import load; print(load(sys.argv[1]).build().heads['bond_count'].weight.shape)"
-    done = run(copy, "-c", check, str(tmp_path / "save" / "checkpoint_last.pt"))
+    done = copy.run("-c", check, str(tmp_path / "save" / "checkpoint_last.pt"))
     assert done.stdout.strip() == "torch.Size([8, 64])", done.stderr
