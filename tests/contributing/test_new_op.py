@@ -159,6 +159,7 @@ print("kernels" if calls else "plain torch", len(variants()))
 """
 
 
+@pytest.mark.slow
 def test_a_new_op_is_one_folder(tmp_path):
     pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
     copy = Copy(tmp_path / "code", {f"moleblend_fs/ops/swish/{name}.py": text for name, text in FILES.items()})
