@@ -24,7 +24,7 @@ from moleblend_fs.planning.estimate import Setup, estimate, parameter_sizes
 
 PREDICT = BlendConfig().predict
 HEADS = {"pretraining": PREDICT, "finetuning": ("property",)}
-SIZES = {"small": (8, 16, 32, 64, 128), "base": (16, 64)}
+SIZES = {"small": (8, 32), "base": (16,)}
 """Model -> molecules of a step. The factors of the estimate were fitted to steps of `small` alone."""
 
 
