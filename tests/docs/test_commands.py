@@ -42,11 +42,16 @@ class Skip:
 
 
 DRAWING, LAYOUT = Skip("a drawing"), Skip("names of files")
+PREDICTING = Skip("Python; tests/predictions/test_api.py runs it")
 HOSTS, SLURM = "needs GPUs or several hosts", "needs Slurm"
 WHOLE = "all of the data, and minutes to days"
 TESTS = Check("tests that run tests")
 STORE = ("STORE OPTION...", "STORE --arch moleblend_tiny --task moleblend --criterion blend_then_predict")
 PRETRAIN = "--task moleblend --criterion blend_then_predict --arch moleblend_tiny"
+UNTRAINED = (
+    'python -c "from pathlib import Path; from tests.inference.untrained import untrained; '
+    "Path('runs/untrained').exists() or untrained(Path('runs/untrained'), width=64)\""
+)
 
 DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     "README.md": {
@@ -99,6 +104,12 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
             WHOLE, (("NAME [--device cpu|cuda] [--json FILE] [--no-save]", "--device cuda --json x --no-save step"),)
         ),
         "NAME:": Skip("explains NAME"),
+    },
+    "docs/predictions.md": {
+        "moleblend predict MODEL INPUT": Run((("MODEL INPUT [OUT]", "runs/untrained mine.csv runs/mine_0.csv"),), before=UNTRAINED),
+        "moleblend predict runs/bbbp": Run((("runs/bbbp/checkpoint_best.pt", "runs/untrained"),)),
+        "moleblend embed runs/pretrain": Run((("runs/pretrain/checkpoint_best.pt", "runs/untrained"),)),
+        "from moleblend_fs import": PREDICTING,
     },
     "docs/reliability.md": {
         "moleblend train STORE ...": Check(
@@ -160,7 +171,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
 def declared(block: Block, command: str) -> Run | Check | Skip | None:
     """What is said of a command; a whole block that is no command goes by its first line."""
     of_page = DECLARED.get(block.page, {})
-    whole = next((how for start, how in of_page.items() if how in (DRAWING, LAYOUT) and block.lines[0].startswith(start)), None)
+    whole = next((how for start, how in of_page.items() if how in (DRAWING, LAYOUT, PREDICTING) and block.lines[0].startswith(start)), None)
     if whole is not None:
         return whole
     found = [start for start in of_page if command.startswith(start)]

@@ -1,5 +1,7 @@
 """`Predictor` and `Embedder`."""
 
+import re
+
 import numpy as np
 import pytest
 from rdkit import Chem
@@ -9,6 +11,7 @@ import moleblend_fs
 from moleblend_fs import Embedder, Predictor
 from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
+from tests.conftest import ROOT
 from tests.inference.untrained import untrained
 from tests.predictions.run_folders import run_folder
 
@@ -97,6 +100,21 @@ def test_representations(model):
     assert abs(first("CCO") - first("c1ccccc1")).max() < 1e-6, "before the first block a graph token knows nothing of its molecule"
     with pytest.raises(UserError, match="layer must lie in 0 to 2"):
         Embedder(model, layer=3)
+
+
+def test_the_example_of_the_page(tmp_path, monkeypatch, capsys):
+    """The Python of docs/predictions.md, in a folder that has what it names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.csv").write_text("smiles\nCCO\n")
+    for run in ("bbbp", "pretrain"):
+        untrained(tmp_path / "runs" / run / "checkpoint_best.pt", width=64)
+    text = (ROOT / "docs" / "predictions.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert "'ok', 'ok', 'no molecule: " in capsys.readouterr().out
+    assert names["table"]["status"] == ["ok"]
+    assert names["atoms"][0].shape == (3, 64)
 
 
 def test_names_are_there_without_being_loaded():
