@@ -12,16 +12,25 @@ from moleblend_fs.files import is_stream, resolved, write_atomically
 from moleblend_fs.options import seed
 
 if TYPE_CHECKING:
-    from moleblend_fs.report.runs import Runs
+    from moleblend_fs.report.runs import Runs, TrainingLog
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", metavar="RUN_DIR", type=Path, help="folder of runs: logs (*.log, *.jsonl) and results (*.json)")
     parser.add_argument("--output", metavar="FILE.html", type=Path, required=True, help="page to write")
     parser.add_argument("--title", default=None, help="title of the page (default: the folder's name)")
-    parser.add_argument("--store", metavar="STORE", type=Path, help="store of the pictured molecule (default: one under RUN_DIR)")
-    parser.add_argument("--molecule", metavar="INDEX", type=int, help="the pictured molecule (default: chosen by --seed)")
-    parser.add_argument("--seed", type=seed, default=1, help="of the choice and of the pictured blend (default: 1)")
+    parser.add_argument(
+        "--store", metavar="STORE", type=Path, help="store of the pictured molecule (default: that of pretraining, or one under RUN_DIR)"
+    )
+    parser.add_argument(
+        "--molecule",
+        metavar="INDEX",
+        type=int,
+        help="the molecule that is pictured as pretraining by blending sees it (default: chosen by --seed)",
+    )
+    parser.add_argument(
+        "--seed", type=seed, default=1, help="of the choice, of the pictured blend and of the intervals' bootstrap (default: 1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,12 +40,15 @@ def run(args: argparse.Namespace) -> int:
         import rdkit  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"the report draws with {error.name}: pip install 'moleblend-fs[chem,report]'") from error
-    from moleblend_fs.report.page import build
+    from moleblend_fs.report.page import blending, build
     from moleblend_fs.report.results import as_text, result_rows
     from moleblend_fs.report.runs import find_runs
 
     runs = find_runs(args.runs)
-    store = open_store(args.store, runs)
+    blend = blending(runs)
+    if blend is None and args.molecule is not None:
+        raise UserError(f"--molecule pictures what blending shows, but no log in {args.runs} tells of pretraining by blend_then_predict")
+    store = open_store(args.store, runs, None if blend is None else blend[0])
     if args.molecule is not None and store is None:
         raise UserError("--molecule needs a --store: none was found under the folder of runs")
     page = build(runs, title=args.title or resolved(args.runs).name, molecule=args.molecule, store=store, seed=args.seed)
@@ -50,11 +62,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def open_store(asked: Path | None, runs: "Runs") -> Store | None:
-    """The store of the pictured molecule; one that was not asked for may be damaged, and is told."""
+def open_store(asked: Path | None, runs: "Runs", pretraining: "TrainingLog | None") -> Store | None:
+    """The store of the pictured molecule, if possible that of pretraining; one that was not asked for may be damaged, and is told."""
     if asked is not None:
         return Store(asked)
-    for path in runs.stores:
+    if pretraining is None:
+        return None
+    data = Path(pretraining.settings.get("task.data", ""))
+    for path in sorted(runs.stores, key=lambda path: (path != resolved(data), path.name != data.name)):
         try:
             return Store(path)
         except UserError as error:

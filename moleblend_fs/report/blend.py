@@ -1,5 +1,7 @@
 """One molecule and the relations that a blend shows of it: the picture behind the paper's Eq. 8."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from moleblend_fs.data.batch import collate
@@ -16,6 +18,7 @@ NAMES = ("shortest path", "edges on the path", "3D distance", "nothing")
 BITS = (SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE)
 BOND_SYMBOLS = ("\u2013", "=", "\u2261", ":", "?")
 READABLE_ATOMS = 14
+LARGEST_MATRIX = 100
 TRIES = 200
 
 
@@ -61,33 +64,58 @@ def cell_texts(graph: MolecularGraph, choice: np.ndarray) -> list[list[str]]:
     return [[text(i, j) for j in range(n)] for i in range(n)]
 
 
-def blended_molecule(store: Store, index: int, *, seed: int, epoch: int = 1) -> str:
+COLOURS = ("#BFD9EC", "#F7D9A8", "#BFE5D3", "#E3E6E9")
+
+
+def relation_matrix(choice: np.ndarray, atoms: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table of which relation each ordered pair shows: (n, n) positions in `NAMES`, in colour, and in words where the mouse rests."""
+    head = "".join(f'<th scope="col">{html.escape(atom)}</th>' for atom in atoms)
+    rows = []
+    for i, atom in enumerate(atoms):
+        row = "".join(
+            f'<td style="background:{COLOURS[kind]}" title="{html.escape(f"{atom} to {to}: {NAMES[kind]}")}">'
+            f"{html.escape(cells[i][j])}</td>"
+            for j, (kind, to) in enumerate(zip(choice[i].tolist(), atoms, strict=True))
+        )
+        rows.append(f'<tr><th scope="row">{html.escape(atom)}</th>{row}</tr>')
+    table = f'<table class="matrix"><thead><tr><td></td>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return html.scrolled(table, "relation that each pair of atoms shows: from the row's atom to the column's")
+
+
+def blended_molecule(store: Store, index: int, config: BlendConfig, *, seed: int, epoch: int = 1) -> str:
     """HTML: the molecule with numbered atoms beside its blended relation matrix.
 
     Args:
         store: where it is.
         index: of the molecule.
+        config: how pretraining blended.
         seed: of the draw, fairseq's --seed.
         epoch: of the draw.
     """
     if not 0 <= index < len(store):
         raise UserError(f"--molecule {index}: {store.path} has molecules 0 to {len(store) - 1}")
     from moleblend_fs.chem.depict import molecule_from_graph, molecule_svg
-    from moleblend_fs.report.charts import relation_matrix
 
     record = store.record(index)
     graph = decode(record)[1]
-    config = BlendConfig()
+    if graph.num_atoms > LARGEST_MATRIX:
+        raise UserError(
+            f"molecule {index} has {graph.num_atoms} atoms; a matrix of more than {LARGEST_MATRIX} is not drawn: choose another"
+        )
     choice = choices(record, config, seed=seed, epoch=epoch)
     symbols = [f"{atom.GetSymbol()}{atom.GetIdx()}" for atom in molecule_from_graph(graph).GetAtoms()]
     used = NAMES if (choice == len(BITS)).any() else NAMES[:-1]
-    matrix = relation_matrix(choice, symbols, cell_texts(graph, choice), used)
     counts = ", ".join(f"{name} {np.mean(choice == position):.0%}" for position, name in enumerate(used))
-    return (
-        f'<div class="row"><figure>{molecule_svg(graph, width=360, height=300, numbers=True)}<figcaption><code>'
-        f"{html.escape(graph.smiles)}</code><br>molecule {index}, {graph.num_atoms} atoms</figcaption></figure>"
-        f"<figure>{matrix}</figure></div>"
-        '<p class="soft">Each ordered pair of atoms shows the model one relation only, drawn with the probabilities '
-        f"{', '.join(f'{p:g}' for p in config.blend_ratio)}; here: {counts}. In the cells: path length in bonds; the first five "
-        "bonds of the path; distance in \u00c5 (before noise). The model is asked for all of them, shown or not.</p>"
+    picture = html.figure(
+        molecule_svg(graph, width=360, height=300, numbers=True),
+        caption=f"<code>{html.escape(graph.smiles)}</code><br>molecule {index}, {html.counted(graph.num_atoms, 'atom')}",
+    )
+    matrix = html.legend(zip(used, COLOURS, strict=False)) + relation_matrix(choice, symbols, cell_texts(graph, choice))
+    ratio = ", ".join(f"{p:g}" for p in config.blend_ratio)
+    masked = f", and none with probability {config.mask_ratio:g}" if config.mask_ratio else ""
+    return f'<div class="row">{picture}<div>{matrix}</div></div>' + html.note(
+        f"Each ordered pair of atoms, from the row's to the column's, shows the model one relation only, drawn with the probabilities "
+        f"{ratio}{masked}; here: {counts}. In the cells: path length in bonds; the first five bonds of the path; distance in "
+        "\u00c5 (before noise). "
+        "The model is asked for all of them, shown or not."
     )

@@ -1,9 +1,11 @@
-"""Charts as SVG elements, drawn by matplotlib."""
+"""Charts as SVG elements, drawn by matplotlib: panels that are as wide as a phone, in colours of the page, with names and tooltips."""
 
 import hashlib
+import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -14,19 +16,27 @@ from matplotlib.figure import Figure
 
 from moleblend_fs.objectives import registry
 from moleblend_fs.objectives.objective import Curve as LossCurve
-from moleblend_fs.report.runs import Curve, Evaluation, TrainingLog
+from moleblend_fs.report.runs import Curve, TrainingLog
 
 matplotlib.use("Agg")
 INK, SOFT, GRID = "#1d2733", "#5b6876", "#e6eaee"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#444444")
+PALETTE = ("#0072b2", "#d55e00", "#00875f", "#b5578d", "#b87700", "#2b88c2", "#7a5195", "#5c5c5c")
+AXIS = "#9aa5b1"
+ON_PAGE = {INK: "--ink", SOFT: "--soft", GRID: "--grid", AXIS: "--axis"} | {colour: f"--c{i}" for i, colour in enumerate(PALETTE)}
+"""Colour -> the variable of the page's style that stands for it, so that charts are light or dark as the page is."""
+PANEL = (3.75, 2.9)
+"""Width and height of a panel, inches: 360 pixels, and its text is read on a phone as it is."""
+MOST_POINTS = 1500
+"""Points that are drawn; of more a sample."""
+POINTS = "points"
 STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10,
+    "font.size": 9.5,
     "text.color": INK,
     "text.parse_math": False,
-    "axes.edgecolor": "#9aa5b1",
+    "axes.edgecolor": AXIS,
     "axes.labelcolor": SOFT,
     "axes.titlecolor": INK,
     "axes.titlesize": 11,
@@ -45,46 +55,82 @@ STYLE: Any = {
 }
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an <svg> element; identifiers are made unique, so that several can stand in one page."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
-    pyplot.close(figure)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    return re.sub(r'(id="|url\(#|href="#)', rf"\g<1>f{mark}-", svg)
-
-
-def loss_curves(logs: Sequence[TrainingLog]) -> str:
-    """One panel for each pretraining loss that was logged: training as lines, validation as dots, over updates."""
-    known = registry.curves()
-    names = [name for name in known if any(name in log.train or name in log.valid for log in logs)]
+@contextmanager
+def panel(*, xlabel: str, ylabel: str) -> Iterator[tuple[Figure, Axes]]:
+    """One set of axes in the page's style."""
     with pyplot.rc_context(STYLE):
-        rows = -(-len(names) // 2)
-        figure, axes = pyplot.subplots(rows, min(2, len(names)), figsize=(10.4, 3.1 * rows), squeeze=False, layout="constrained")
-        for axis, name in zip(axes.flat, names, strict=False):
-            curve = known[name]
-            axis.set(title=curve.title, xlabel="updates", ylabel=curve.unit)
+        figure, axis = pyplot.subplots(figsize=PANEL, layout="constrained")
+        axis.set(xlabel=shortened(xlabel), ylabel=shortened(ylabel))
+        axis.locator_params(nbins=5)
+        axis.ticklabel_format(axis="both", style="plain", useOffset=False)
+        try:
+            yield figure, axis
+        finally:
+            pyplot.close(figure)
+
+
+def shortened(text: str, length: int = 34) -> str:
+    """A text that has room beside an axis."""
+    return text if len(text) <= length else text[: length - 1] + "\u2026"
+
+
+def to_svg(figure: Figure, name: str, titles: Sequence[str] = ()) -> str:
+    """The figure as an <svg> element, its identifiers unique, so that several can stand in one page.
+
+    Args:
+        figure: what to draw.
+        name: what it shows, for those who do not see it.
+        titles: of the points of the one scatter plot whose identifier is `POINTS`, shown where the mouse rests.
+    """
+    for axis in figure.axes:
+        for ticks in (axis.xaxis, axis.yaxis):
+            low, high = sorted(ticks.get_view_interval())
+            if max(abs(low), abs(high)) >= 1e5 or high - low < 1e-3:
+                ticks.set_major_formatter(lambda value, _: f"{value:.3g}")
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") + len("<svg") :]
+    mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>f{mark}-", with_titles(svg, titles))
+    svg = re.sub("|".join(ON_PAGE), lambda found: f"var({ON_PAGE[found[0]]})", svg)
+    return f'<svg role="img" aria-label="{html.escape(name)}"{svg}'
+
+
+def with_titles(svg: str, titles: Sequence[str]) -> str:
+    """The points of the scatter plot with what they stand for."""
+    before, found, after = svg.partition(f'<g id="{POINTS}">')
+    points = re.split(r"(<use [^>]*)/>", after, maxsplit=len(titles)) if found else []
+    if len(points) != 2 * len(titles) + 1:
+        return svg
+    ends = [f"><title>{html.escape(title)}</title></use>" for title in titles] + [""]
+    told = "".join(gap + use + end for gap, use, end in zip(points[::2], [*points[1::2], ""], ends, strict=True))
+    return before + found + told
+
+
+def loss_curves(logs: Sequence[TrainingLog]) -> list[tuple[str, str]]:
+    """(title, SVG) of each pretraining loss that was logged: training as lines, validation as dots, over updates."""
+    pictures = []
+    for name, curve in registry.curves().items():
+        if not any(name in log.train or name in log.valid for log in logs):
+            continue
+        with panel(xlabel="updates", ylabel=curve.unit) as (figure, axis):
             for log, colour in zip(logs, PALETTE * len(logs), strict=False):
-                draw_curve(axis, log, name, colour, log.name)
+                draw_curve(axis, log, name, colour)
             uninformed = [value for log in logs if (value := level(log, name, curve)) is not None]
             if uninformed:
-                axis.axhline(
-                    float(np.mean(uninformed)), color=SOFT, linestyle=(0, (4, 3)), linewidth=1, label="knowing nothing of the input"
-                )
-        for axis in axes.flat[len(names) :]:
-            axis.axis("off")
-        axes.flat[0].legend(*unique_labels(axes.flat[0]))
-        return to_svg(figure)
+                axis.axhline(float(np.mean(uninformed)), color=SOFT, linestyle=(0, (4, 3)), linewidth=1)
+            last = [f"{log.name} {log.valid[name][1][-1]:.4g}" for log in logs if name in log.valid]
+            pictures.append((curve.title, to_svg(figure, f"{curve.title} over updates; last on validation: {', '.join(last) or 'none'}")))
+    return pictures
 
 
-def draw_curve(axis: Axes, log: TrainingLog, name: str, colour: str, label: str) -> None:
+def draw_curve(axis: Axes, log: TrainingLog, name: str, colour: str) -> None:
     """Training as a line, validation as joined dots."""
     if name in log.train:
-        axis.plot(*log.train[name], color=colour, linewidth=1.4, alpha=0.75, label=f"{label}, training")
+        axis.plot(*log.train[name], color=colour, linewidth=1.4, alpha=0.75)
     if name in log.valid:
-        axis.plot(*log.valid[name], color=colour, linewidth=1, marker="o", markersize=4, label=f"{label}, validation")
+        axis.plot(*log.valid[name], color=colour, linewidth=1, marker="o", markersize=3.5)
 
 
 def level(log: TrainingLog, name: str, curve: LossCurve) -> float | None:
@@ -98,91 +144,78 @@ def level(log: TrainingLog, name: str, curve: LossCurve) -> float | None:
     return None
 
 
-def unique_labels(axis: Axes) -> tuple[list, list[str]]:
-    """Legend entries without repetitions."""
-    handles, labels = axis.get_legend_handles_labels()
-    first = {label: handle for handle, label in reversed(list(zip(handles, labels, strict=True)))}
-    return [first[label] for label in dict.fromkeys(labels)], list(dict.fromkeys(labels))
+def metric_curves(curves: Sequence[tuple[str, Curve] | None], *, title: str, unit: str) -> str:
+    """Several runs' curves of one quantity over updates; None for a run that has none of it."""
+    with panel(xlabel="updates", ylabel=unit) as (figure, axis):
+        for entry, colour in zip(curves, PALETTE * len(curves), strict=False):
+            if entry is not None:
+                axis.plot(*entry[1], color=colour, linewidth=1.3, marker="o", markersize=3)
+        last = ", ".join(f"{name} {curve[1][-1]:.4g}" for name, curve in filter(None, curves))
+        return to_svg(figure, f"{title} over updates; last: {last}")
 
 
-def metric_curves(curves: Sequence[tuple[str, Curve]], *, title: str, unit: str) -> str:
-    """Several runs' curves of one quantity over updates."""
-    with pyplot.rc_context(STYLE):
-        figure, axis = pyplot.subplots(figsize=(10.4, 3.6), layout="constrained")
-        for (name, curve), colour in zip(curves, PALETTE * len(curves), strict=False):
-            axis.plot(*curve, color=colour, linewidth=1.3, marker="o", markersize=3.5, label=name)
-        axis.set(title=title, xlabel="updates", ylabel=unit)
-        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
-        return to_svg(figure)
+def limits(*values: np.ndarray) -> tuple[float, float]:
+    """A range with a margin around all finite values."""
+    every = np.concatenate([np.ravel(value) for value in values])
+    present = every[np.isfinite(every)]
+    low, high = (float(present.min()), float(present.max())) if len(present) else (0.0, 1.0)
+    margin = 0.04 * (high - low) or 0.04 * abs(high) or 1.0
+    return low - margin, high + margin
 
 
-def parity(evaluations: Sequence[Evaluation], target: str, position: int) -> str:
-    """Predicted against true values, one panel for each evaluation, on common axes."""
-    unit = next((e.units[target] for e in evaluations if e.units.get(target)), "")
-    pairs = [(e.target[:, position], e.prediction[:, position]) for e in evaluations]
-    every = np.concatenate([np.concatenate(pair) for pair in pairs])
-    present = every[~np.isnan(every)]
-    low, high = (present.min(), present.max()) if len(present) else (0.0, 1.0)
-    margin = 0.03 * (high - low or 1.0)
-    columns = min(len(evaluations), 4)
-    rows = -(-len(evaluations) // columns)
-    with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(rows, columns, figsize=(2.75 * columns, 2.9 * rows), squeeze=False, layout="constrained")
-        for axis, evaluation, (true, predicted) in zip(axes.flat, evaluations, pairs, strict=False):
-            axis.plot([low, high], [low, high], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
-            axis.scatter(true, predicted, s=7, color=PALETTE[0], alpha=0.45, linewidths=0)
-            axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
-            axis.set_title(evaluation.name, fontsize=10)
-            axis.locator_params(nbins=4)
-        figure.supxlabel(f"{target}, true{f' ({unit})' if unit else ''}", fontsize=10, color=SOFT)
-        figure.supylabel(f"{target}, predicted{f' ({unit})' if unit else ''}", fontsize=10, color=SOFT)
-        for axis in axes.flat[len(evaluations) :]:
-            axis.axis("off")
-        return to_svg(figure)
-
-
-def scatter(true: np.ndarray, predicted: np.ndarray, target: str, unit: str) -> str:
-    """Predicted over true values of one target, with the diagonal."""
-    low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
-    margin = 0.03 * (high - low or 1.0)
-    shown = f" ({unit})" if unit else ""
-    with pyplot.rc_context(STYLE):
-        figure, axis = pyplot.subplots(figsize=(4.4, 4.4), layout="constrained")
-        axis.plot([low, high], [low, high], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
-        axis.scatter(true, predicted, s=11, color=PALETTE[0], alpha=0.5, linewidths=0)
-        axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
-        axis.set(xlabel=f"measured{shown}", ylabel=f"predicted{shown}", title=target)
-        return to_svg(figure)
-
-
-def relation_matrix(choice: np.ndarray, atoms: Sequence[str], cells: Sequence[Sequence[str]], names: Sequence[str]) -> str:
-    """Which relation each ordered pair shows.
+def scatter(
+    true: np.ndarray,
+    predicted: np.ndarray,
+    target: str,
+    unit: str,
+    *,
+    titles: Sequence[str] = (),
+    residuals: bool = False,
+    within: tuple[float, float] | None = None,
+) -> str:
+    """Predicted over true values of one target, with the diagonal; or their difference over predicted ones.
 
     Args:
-        choice: (n, n) index into `names`.
-        atoms: (n,) axis labels.
-        cells: (n, n) short texts written into the cells; left out where molecules are too large for them.
-        names: what the colours mean.
+        true, predicted: (molecules,), finite.
+        target: its name. unit: "" where there is none.
+        titles: of the molecules, shown where the mouse rests.
+        residuals: whether to draw predicted - true over predicted.
+        within: both axes' range; that of the values if None.
     """
-    colours = ("#BFD9EC", "#F7D9A8", "#BFE5D3", "#F0F2F4")[: len(names)]
-    count = len(atoms)
-    with pyplot.rc_context(STYLE | {"axes.grid": False}):
-        side = min(0.42 * count, 5.2) + 0.8
-        figure, axis = pyplot.subplots(figsize=(side + 0.6, side), layout="constrained")
-        axis.imshow(choice, cmap=matplotlib.colors.ListedColormap(list(colours)), vmin=-0.5, vmax=len(colours) - 0.5)
-        axis.set(xticks=range(count), yticks=range(count), xlabel="to atom j", ylabel="from atom i")
-        axis.set_xticklabels(atoms, fontsize=8, rotation=90 if count > 12 else 0)
-        axis.set_yticklabels(atoms, fontsize=8)
-        axis.tick_params(length=0)
-        axis.set_xticks(np.arange(-0.5, count), minor=True)
-        axis.set_yticks(np.arange(-0.5, count), minor=True)
-        axis.grid(which="minor", color="white", linewidth=1.5)
-        axis.tick_params(which="minor", length=0)
-        if count <= 20:
-            for i, j in np.ndindex(count, count):
-                axis.text(j, i, cells[i][j], ha="center", va="center", fontsize=6.5, color=INK)
-        patches = [matplotlib.patches.Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
-        axis.legend(handles=patches, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(names), borderaxespad=0.4, handlelength=1.2)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
-        return to_svg(figure)
+    shown = f" ({unit})" if unit else ""
+    picked = np.arange(len(true))
+    if len(true) > MOST_POINTS:
+        picked = np.sort(np.random.Generator(np.random.PCG64(0)).choice(len(true), MOST_POINTS, replace=False))
+    names = [titles[i] for i in picked.tolist()] if titles else []
+    x, y = (predicted, predicted - true) if residuals else (true, predicted)
+    told = ("residuals, predicted - true, over predicted values" if residuals else "predicted over true values") + f" of {target}"
+    labels = (
+        (f"{target}, predicted{shown}", f"predicted \u2212 true{shown}") if residuals else (f"{target}, true{shown}", f"predicted{shown}")
+    )
+    with panel(xlabel=labels[0], ylabel=labels[1]) as (figure, axis):
+        range_x, range_y = (limits(x), limits(y)) if residuals else (within or limits(x, y),) * 2
+        line = ([0, 0] if residuals else list(range_x)) if len(x) else [np.nan, np.nan]
+        axis.plot(list(range_x), line, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        axis.set(xlim=range_x, ylim=range_y)
+        axis.scatter(x[picked], y[picked], s=12, color=PALETTE[0], alpha=0.5, linewidths=0, gid=POINTS)
+        return to_svg(figure, f"{told}, {len(true):,} molecules", names)
+
+
+def lines(
+    curves: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    name: str,
+    diagonal: bool = False,
+    marker: str = "",
+    step: bool = False,
+) -> str:
+    """Curves between 0 and 1 on both axes."""
+    with panel(xlabel=xlabel, ylabel=ylabel) as (figure, axis):
+        if diagonal:
+            axis.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+        for (x, y), colour in zip(curves, PALETTE * len(curves), strict=False):
+            axis.plot(x, y, color=colour, linewidth=1.4, marker=marker, markersize=4, drawstyle="steps-post" if step else "default")
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        return to_svg(figure, name)

@@ -1,16 +1,19 @@
-"""The report on a folder of runs: results, curves, parity, and one blended molecule."""
+"""The report on a folder of runs: results, curves, what predictions are like, what stores say of repeats, and one blended molecule."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 from moleblend_fs import __version__
-from moleblend_fs.data.store import Store
+from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.store import MANIFEST, Store
+from moleblend_fs.errors import UserError
+from moleblend_fs.objectives.blend_then_predict import BlendConfig
 from moleblend_fs.report import html
-from moleblend_fs.report.results import BASELINE, METRIC_TITLES, METRICS, OF_UNIT, SINGLE_TARGETS, result_rows
+from moleblend_fs.report.evaluations import picture_sections, runs_table, target_tables, worst_sections
+from moleblend_fs.report.results import BASELINE, METRIC_TITLES, METRICS, OF_UNIT, result_rows
 from moleblend_fs.report.runs import Evaluation, Runs, TrainingLog
-
-PARITY_PANELS = 12
-"""Panels of a parity plot; more runs are left to the table."""
+from moleblend_fs.report.settings import blend_of, shown_settings
 
 
 def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, seed: int) -> str:
@@ -21,34 +24,120 @@ def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, 
         title: of the page.
         molecule: index in the store of the molecule to draw; chosen by the seed if None.
         store: where that molecule is; no picture if None.
-        seed: of the choice and of the blend.
+        seed: of the choice, of the blend, and of the bootstrap.
     """
     from moleblend_fs.objectives.registry import curves
-    from moleblend_fs.report.charts import loss_curves
 
-    body = []
-    if runs.evaluations:
-        header, rows = result_rows(runs.evaluations)
-        note = '<p class="soft">The mean predictor always says the mean of the training split.</p>' if BASELINE in header else ""
-        body.append(html.section("Results", note, html.table(header, rows, numeric=range(header.index("metric") + 1, len(header)))))
-    losses = set(curves())
-    pretraining = [log for log in runs.logs if losses & {*log.train, *log.valid}]
-    if pretraining:
-        note = '<p class="soft">The losses of the objectives, each unweighted.</p>'
-        body.append(html.section("Pretraining", note, loss_curves(pretraining), *information(pretraining)))
-    if finetuning := [log for log in runs.logs if not losses & {*log.train, *log.valid}]:
-        body += finetuning_section(finetuning, runs.evaluations)
-    if runs.evaluations:
-        body += parity_sections(runs.evaluations)
-    if store is not None:
-        from moleblend_fs.report.blend import blended_molecule, choose_molecule
-
-        index = choose_molecule(store, seed) if molecule is None else molecule
-        body.append(html.section("One molecule as the model sees it", blended_molecule(store, index, seed=seed)))
+    manifests = read_manifests(runs)
+    body = results_sections(runs, manifests, seed)
+    pretraining = [log for log in runs.logs if set(curves()) & {*log.train, *log.valid}]
+    body += pretraining_section(pretraining)
+    body += finetuning_section([log for log in runs.logs if all(log is not other for other in pretraining)], runs.evaluations)
+    body += picture_sections(runs.evaluations) + worst_sections(runs.evaluations)
+    header, rows = shown_settings([(log.name, log.settings) for log in runs.logs])
+    if rows:
+        body.append(html.section("Settings", html.table(header, rows, name="settings of each run")))
+    body += repeats_section(manifests)
+    if store is not None and (blend := blending(runs)) is not None:
+        body += molecule_section(runs, store, *blend, molecule, seed)
     if runs.notes:
-        body.append(html.section("Not read", *(f'<p class="soft">{html.escape(note)}</p>' for note in runs.notes)))
+        body.append(html.section("Not read", *(html.note(note) for note in runs.notes)))
     made = f"{datetime.now():%Y-%m-%d %H:%M}, moleblend_fs {__version__}"
     return html.page(title, f"<code>{html.escape(runs.folder)}</code> &nbsp; {made}", body)
+
+
+def blending(runs: Runs) -> tuple[TrainingLog, BlendConfig] | None:
+    """The first pretraining run that blended relations, and how, as its log tells."""
+    for log in runs.logs:
+        try:
+            if (config := blend_of(log.settings)) is not None:
+                return log, config
+        except UserError as error:
+            runs.notes.append(f"{log.name}: {error}")
+    return None
+
+
+def molecule_section(runs: Runs, store: Store, log: TrainingLog, config: BlendConfig, molecule: int | None, seed: int) -> list[str]:
+    """A molecule as the pretraining run sees it; a note where none of the store can be drawn and none was asked for."""
+    from moleblend_fs.report.blend import blended_molecule, choose_molecule
+
+    try:
+        index = choose_molecule(store, seed) if molecule is None else molecule
+        picture = blended_molecule(store, index, config, seed=seed)
+    except UserError as error:
+        if molecule is not None:
+            raise
+        runs.notes.append(f"no picture of a molecule: {error}")
+        return []
+    told = html.note(f"As pretraining of {log.name} blends it.")
+    return [html.section("One molecule as the model sees it", told, picture)]
+
+
+def read_manifests(runs: Runs) -> dict[Path, Manifest]:
+    """Manifest of each store; damaged ones are noted."""
+    found = {}
+    for path in runs.stores:
+        try:
+            found[path] = Manifest.load(path / MANIFEST)
+        except UserError as error:
+            if not any(str(error) in note for note in runs.notes):
+                runs.notes.append(str(error))
+    return found
+
+
+def results_sections(runs: Runs, manifests: dict[Path, Manifest], seed: int) -> list[str]:
+    """Scores with intervals beside those of knowing nothing; what was scored; tables of many targets."""
+    if not runs.evaluations:
+        return []
+    header, rows = result_rows(runs.evaluations, seed)
+    told = [f"In brackets 95 % intervals by bootstrap over the molecules scored (percentiles, seed {seed})."]
+    if BASELINE in header:
+        told.append("The mean predictor always says the mean of the training split; of classes, the same probability for all molecules.")
+    splits = {}
+    for evaluation in runs.evaluations:
+        split = next((m.split for path, m in manifests.items() if path == Path(evaluation.store)), {})
+        splits[evaluation.store] = ", ".join(
+            str(split[name]) if name == "kind" else f"{name} {split[name]}" for name in ("kind", "seed") if name in split
+        )
+    table = html.table(header, rows, numeric=range(header.index("metric") + 1, len(header)), name="scores of all runs")
+    return [
+        html.section("Results", html.note(" ".join(told)), table, "<h3>What was scored</h3>", runs_table(runs.evaluations, splits)),
+        *target_tables(runs.evaluations, seed),
+    ]
+
+
+def repeats_section(manifests: dict[Path, Manifest]) -> list[str]:
+    """What stores say of molecules that are there more than once, above all in two splits: scores of these are too good."""
+    if not manifests:
+        return []
+    rows = []
+    for path, manifest in manifests.items():
+        repeats = manifest.duplicates
+        shared = ", ".join(f"{count:,} of {pair}" for pair, count in repeats.shared.items()) or "none"
+        rows.append([path.name, manifest.split.get("kind", ""), shared, f"{repeats.molecules:,}", f"{manifest.failures:,}"])
+    header = ["store", "split made by", "molecules of one split in another", "molecules repeated", "rows that gave no molecule"]
+    told = html.note(
+        "As found when the stores were made, by canonical SMILES. A molecule in two splits makes scores look better than they are."
+    )
+    return [html.section("Leakage between splits", told, html.table(header, rows, numeric=(3, 4), name="repeated molecules of each store"))]
+
+
+def pretraining_section(logs: Sequence[TrainingLog]) -> list[str]:
+    """Curves of all losses, and bounds on information."""
+    from moleblend_fs.report.charts import loss_curves
+
+    if not logs:
+        return []
+    told = html.note(
+        "The losses of the objectives, each unweighted: lines for training, dots for validation, dashed: knowing nothing of the input."
+    )
+    panels = [html.figure(picture, title) for title, picture in loss_curves(logs)]
+    return [html.section("Pretraining", told, run_legend([log.name for log in logs]), html.charts(panels), *information(logs))]
+
+
+def run_legend(names: Sequence[str]) -> str:
+    """Runs in the colours of their curves."""
+    return html.legend((name, f"var(--c{i % 8})") for i, name in enumerate(names))
 
 
 def information(logs: Sequence[TrainingLog]) -> list[str]:
@@ -64,38 +153,27 @@ def information(logs: Sequence[TrainingLog]) -> list[str]:
                 rows.append((log.name, what, f"{curve[1][-1]:.3f}", f"{curve[0][-1]:,}"))
     if not rows:
         return []
-    note = '<p class="soft">H(target) - cross-entropy: a lower bound on what the input tells of the target.</p>'
-    return [note + html.table(("run", "about", "at least (nats)", "at update"), rows, numeric=(2, 3))]
+    told = html.note("H(target) - cross-entropy: a lower bound on what the input tells of the target.")
+    return [told + html.table(("run", "about", "at least (nats)", "at update"), rows, numeric=(2, 3), name="bounds on information")]
 
 
 def finetuning_section(logs: Sequence[TrainingLog], evaluations: Sequence[Evaluation]) -> list[str]:
-    """Validation curves of one quantity for all finetuning runs: the first metric that they have."""
+    """Validation curves of one quantity for all finetuning runs, the first metric that any has, and their losses."""
     from moleblend_fs.report.charts import metric_curves
 
     units = {unit for e in evaluations for unit in e.units.values()}
     unit = units.pop() if len(units) == 1 else ""
-    sections: list[str] = []
-    for metric in (*METRICS, "loss"):
-        curves = [(log.name, log.valid[metric]) for log in logs if metric in log.valid]
-        if curves and not sections:
-            name = METRIC_TITLES.get(metric, metric)
-            title = f"{name} on the validation split"
-            shown = f"{name} ({unit})" if unit and metric in OF_UNIT else name
-            sections.append(html.section("Finetuning", metric_curves(curves, title=title, unit=shown)))
-    return sections
-
-
-def parity_sections(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Parity plots of regression targets, one row of panels for each target."""
-    from moleblend_fs.report.charts import parity
-
-    groups: dict[str, list[tuple[Evaluation, int]]] = {}
-    for evaluation in evaluations:
-        for position, target in enumerate(list(evaluation.metrics)[:SINGLE_TARGETS]):
-            if "mae" in evaluation.metrics[target] and position < evaluation.target.shape[-1]:
-                groups.setdefault(target, []).append((evaluation, position))
-    pictures = []
-    for target, members in groups.items():
-        same = [member for member in members if member[1] == members[0][1]]
-        pictures.append(parity([e for e, _ in same][:PARITY_PANELS], target, same[0][1]))
-    return [html.section("Parity", *pictures)] if pictures else []
+    names = [log.name for log in logs]
+    panels = []
+    score = next((metric for metric in METRICS if any(metric in log.valid for log in logs)), None)
+    for metric, split in ((score, "valid"), ("loss", "valid"), ("loss", "train")):
+        # Every run keeps its place, and with it its colour, in all panels.
+        curves = [(log.name, curve) if (curve := getattr(log, split).get(metric)) is not None else None for log in logs]
+        if metric is None or not any(curves):
+            continue
+        name = METRIC_TITLES.get(metric, metric)
+        title = f"{name}, {'validation' if split == 'valid' else 'training'}"
+        panels.append(
+            html.figure(metric_curves(curves, title=title, unit=f"{name} ({unit})" if unit and metric in OF_UNIT else name), title)
+        )
+    return [html.section("Finetuning", run_legend(names), html.charts(panels))] if panels else []

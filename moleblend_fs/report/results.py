@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from moleblend_fs.report.runs import VARIANTS, Evaluation
+from moleblend_fs.report.statistics import draws, interval
 
 METRIC_TITLES = {
     "roc_auc": "ROC-AUC",
@@ -29,8 +30,10 @@ RowKey = tuple[str, ...]
 """Run, split, target, metric, unit."""
 
 
-def result_rows(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list[str]]]:
+def result_rows(evaluations: Sequence[Evaluation], seed: int | None = None) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of results: a row for each (run, split, target, metric), variants side by side.
+
+    Where a seed is given, numbers have 95 % intervals by bootstrap over molecules, and their own number stands before them.
 
     Runs called seed0, seed1, ... get a row more, with their mean and standard deviation. Columns without a value are left out.
     """
@@ -38,18 +41,62 @@ def result_rows(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[list
     titles = {"": "result"} | {name: name for name in VARIANTS}
     header = ["run", "split", "target", "metric", "unit", BASELINE, *(titles[name] for name in variants)]
     cells: dict[RowKey, dict[str, list[float]]] = {}
+    ranges: dict[tuple[RowKey, str], tuple[float, float]] = {}
     for evaluation in evaluations:
         stem, variant = evaluation.variant
+        found = {} if seed is None else intervals(evaluation, seed)
         for target, metric, value, baseline in scores(evaluation):
             unit = evaluation.units.get(target, "") if metric in OF_UNIT else ""
-            row = cells.setdefault((stem, evaluation.split, target, METRIC_TITLES[metric], unit), {})
+            key = (stem, evaluation.split, target, METRIC_TITLES[metric], unit)
+            row = cells.setdefault(key, {})
+            if (bounds := found.get((target if target in evaluation.metrics else "", metric))) is not None:
+                ranges[key, variant] = bounds
             row[variant] = [value]
             if baseline is not None:
                 row[BASELINE] = [baseline]
     cells |= over_seeds(cells)
-    rows = [[*key, *(shown_numbers(row.get(name, [])) for name in (BASELINE, *variants))] for key, row in cells.items()]
+    rows = [
+        [*key, *(shown_numbers(row.get(name, [])) + shown_range(ranges.get((key, name))) for name in (BASELINE, *variants))]
+        for key, row in cells.items()
+    ]
     kept = [column for column in range(len(header)) if any(row[column] for row in rows)]
     return [header[column] for column in kept], [[row[column] for column in kept] for row in rows]
+
+
+def intervals(evaluation: Evaluation, seed: int) -> dict[tuple[str, str], tuple[float, float]]:
+    """(target, metric) -> its 95 % interval; "" stands for the average over all targets for which the metric is defined."""
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    drawn = dict(zip(evaluation.metrics, draws(evaluation.prediction, evaluation.target, seed=seed), strict=False))
+    for metric in (*METRICS, "r2"):
+        defined = [target for target, scores in evaluation.metrics.items() if scores.get(metric) is not None]
+        parts = {target: drawn[target][metric] for target in defined if metric in drawn.get(target, {})}
+        for target, values in parts.items():
+            if (bounds := interval(values)) is not None:
+                found[target, metric] = bounds
+        if parts and len(parts) == len(defined) and (bounds := interval(np.mean(list(parts.values()), axis=0))) is not None:
+            found["", metric] = bounds
+    return found
+
+
+def shown_range(bounds: tuple[float, float] | None) -> str:
+    """An interval in brackets; nothing for none."""
+    return "" if bounds is None else f" ({shown_number(bounds[0])} to {shown_number(bounds[1])})"
+
+
+def uninformed(evaluation: Evaluation, target: str, metric: str) -> float | None:
+    """A metric of the predictor that knows nothing of its input: as the result file has it, or of a constant probability.
+
+    Of the latter the area under the ROC curve and balanced accuracy are 1/2, the average precision is the share of class 1.
+    """
+    told = evaluation.baseline.get(target, {}).get(metric)
+    position = list(evaluation.metrics).index(target)
+    if told is not None or evaluation.target.size == 0:
+        return told
+    labels = evaluation.target[:, position]
+    labels = labels[~np.isnan(labels)]
+    if evaluation.metrics[target].get(metric) is None or set(labels.tolist()) != {0.0, 1.0}:
+        return None
+    return {"roc_auc": 0.5, "balanced_accuracy": 0.5, "pr_auc": float(labels.mean())}.get(metric)
 
 
 def over_seeds(cells: dict[RowKey, dict[str, list[float]]]) -> dict[RowKey, dict[str, list[float]]]:
@@ -69,11 +116,13 @@ def scores(evaluation: Evaluation) -> Iterator[tuple[str, str, float, float | No
     for metric in METRICS:
         defined = [value for target in targets if (value := evaluation.metrics[target].get(metric)) is not None]
         if len(targets) > SINGLE_TARGETS and defined:
-            yield f"average of {len(defined)}", metric, sum(defined) / len(defined), None
+            known = [value for target in targets if (value := uninformed(evaluation, target, metric)) is not None]
+            baseline = sum(known) / len(known) if len(known) == len(defined) else None
+            yield f"average of {len(defined)}", metric, sum(defined) / len(defined), baseline
     for target in targets if len(targets) <= SINGLE_TARGETS else ():
         for metric in METRICS:
             if (value := evaluation.metrics[target].get(metric)) is not None:
-                yield target, metric, value, evaluation.baseline.get(target, {}).get(metric)
+                yield target, metric, value, uninformed(evaluation, target, metric)
 
 
 def shown_numbers(values: Sequence[float]) -> str:

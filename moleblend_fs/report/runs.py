@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from moleblend_fs.data.store import MANIFEST
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
+from moleblend_fs.report.settings import START, Settings, read_settings
 
 VARIANTS = ("scratch", "pretrained")
 """Runs whose folder names differ only by one of these endings (after "_") are compared side by side."""
@@ -25,6 +27,8 @@ DAMAGED: dict[str, Any] = {"num_updates": None}
 MOST_UPDATES = 2**53
 LARGEST = 1e100
 """Numbers beyond cannot be drawn."""
+WITHIN = re.compile(r"\bepoch \d+: +\d+ / \d+ (.*=.*)$")
+AFTER = re.compile(r"\bepoch \d+ \| (valid on '.*?' subset \| )?(\w+ .*\|.*)$")
 T = TypeVar("T")
 Curve = tuple[np.ndarray, np.ndarray]
 """Updates (n,) and values (n,)."""
@@ -44,11 +48,13 @@ class TrainingLog:
         name: the log's folder, relative to the folder of runs.
         train: quantity -> values at every log interval.
         valid: quantity -> values at every validation.
+        settings: what the run was started with, as far as the log tells.
     """
 
     name: str
     train: dict[str, Curve]
     valid: dict[str, Curve]
+    settings: Settings = field(default_factory=dict)
 
     def agrees_with(self, other: "TrainingLog") -> bool:
         """Whether both have the same value wherever both have one."""
@@ -65,7 +71,7 @@ class TrainingLog:
         for mine, theirs in ((self.train, other.train), (self.valid, other.valid)):
             names = dict.fromkeys((*mine, *theirs))
             both.append({n: {u: v for log in (mine, theirs) if n in log for u, v in zip(*log[n], strict=True)} for n in names})
-        return TrainingLog(name=self.name, train=curves(both[0]), valid=curves(both[1]))
+        return TrainingLog(name=self.name, train=curves(both[0]), valid=curves(both[1]), settings={**self.settings, **other.settings})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,6 +86,8 @@ class Evaluation:
         baseline: target -> metric -> value of the predictor that always says the training mean.
         units: target -> unit; "" where it is not known.
         target, prediction: (molecules, targets), NaN where missing.
+        smiles: of each molecule; "" where it is not told. rows: of each in the source, or what stands for it.
+        about: what else the file says of the whole: "checkpoint", "updates", "inputs", "split_sha256", as texts.
     """
 
     name: str
@@ -90,6 +98,9 @@ class Evaluation:
     units: dict[str, str] = field(default_factory=dict)
     target: np.ndarray
     prediction: np.ndarray
+    smiles: list[str] = field(default_factory=list)
+    rows: list[str] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def variant(self) -> tuple[str, str]:
@@ -120,17 +131,30 @@ def find_runs(folder: Path) -> Runs:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder that holds the runs' save folders")
     notes: list[str] = []
-    found = [(path, log) for path in _files(folder, "*.log", "*.jsonl") if (log := _read(read_log, path, folder, notes)) is not None]
+    files = _files(folder, "*.log", "*.jsonl")
+    found = [(path, log) for path in files if (log := _read(read_log, path, folder, notes)) is not None]
     logs = one_log_per_run(found, folder)
-    evaluations = [result for path in _files(folder, "*.json") if (result := _read(read_evaluation, path, folder, notes)) is not None]
+    results = [(path, made) for path in _files(folder, "*.json") if (made := _read(read_evaluation, path, folder, notes)) is not None]
+    evaluations = [result for _, result in results]
     if not logs and not evaluations:
         raise UserError(
             f"{folder}: neither a training log (fairseq-train --log-format json --log-file RUN/train.log) "
             f"nor a result (moleblend evaluate --json RUN/test.json) was found{''.join(f'; {note}' for note in notes[:5])}"
         )
+    runs = {path.parent for path in (*_files(folder, "checkpoint*.pt"), *(path for path, _ in results))}
+    notes += without_curves(runs - {path.parent for path, _ in found}, files)
     logs.sort(key=lambda log: split_name(log.name))
     evaluations.sort(key=lambda evaluation: evaluation.variant)
     return Runs(folder=folder, logs=logs, evaluations=evaluations, notes=notes)
+
+
+def without_curves(runs: set[Path], logs: Sequence[Path]) -> Iterator[str]:
+    """A sentence for each folder that holds a run, and logs without curves, or no log."""
+    for run in sorted(runs):
+        empty = [path for path in logs if path.parent == run]
+        yield from (f"{path}: holds no curve of a training run" for path in empty)
+        if not empty:
+            yield f"{run}: no curves are shown: there is no log of the run (*.log, *.jsonl)"
 
 
 def _files(folder: Path, *patterns: str) -> list[Path]:
@@ -166,8 +190,12 @@ def read_log(path: Path, root: Path, notes: list[str] | None = None) -> Training
     """
     train: dict[str, dict[int, float]] = {}
     valid: dict[str, dict[int, float]] = {}
+    settings: Settings = {}
     damaged = 0
-    for entry in json_lines(path):
+    for entry in entries(path):
+        if isinstance(entry, str):
+            settings |= read_settings(entry)
+            continue
         if "valid_num_updates" in entry:
             updates, kind, prefix = entry["valid_num_updates"], valid, "valid_"
         elif "num_updates" in entry:
@@ -183,24 +211,56 @@ def read_log(path: Path, root: Path, notes: list[str] | None = None) -> Training
             if name.startswith(prefix) and value is not None:
                 kind.setdefault(clean(name.removeprefix(prefix)), {})[int(update)] = value
     if damaged and notes is not None:
-        notes.append(f"{path}: {damaged} lines of it are damaged and were left out")
+        lines = "1 line of it is" if damaged == 1 else f"{damaged} lines of it are"
+        notes.append(f"{path}: {lines} damaged and left out")
     if not train and not valid:
         return None
-    return TrainingLog(name=run_name(path, root), train=curves(train), valid=curves(valid))
+    return TrainingLog(name=run_name(path, root), train=curves(train), valid=curves(valid), settings=settings)
 
 
-def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that are JSON objects; `DAMAGED` in place of those that were."""
+def entries(path: Path) -> Iterator[dict[str, Any] | str]:
+    """What the lines of a log hold: values at an update, as JSON or as fairseq's plain formats; the configuration, as its text.
+
+    `DAMAGED` stands for lines that should be JSON objects.
+    """
     with open(path, errors="replace") as stream:
         for line in stream:
-            line = line[line.find("{") :].strip() if "{" in line else ""
-            if line.endswith("}"):
-                try:
-                    entry = json.loads(line)
-                except (ValueError, RecursionError):
-                    entry = DAMAGED if '_updates"' in line or '"num_updates"' in line else None
-                if isinstance(entry, dict):
-                    yield entry
+            if START in line:
+                yield line
+            elif (plain := plain_values(line)) is not None:
+                yield plain
+            elif (entry := json_values(line)) is not None:
+                yield entry
+
+
+def json_values(line: str) -> dict[str, Any] | None:
+    """The JSON object at a line's end."""
+    line = line[line.find("{") :].strip() if "{" in line else ""
+    if not line.endswith("}"):
+        return None
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        entry = DAMAGED if '_updates"' in line or '"num_updates"' in line else None
+    return entry if isinstance(entry, dict) else None
+
+
+def plain_values(line: str) -> dict[str, Any] | None:
+    """Names and values of a line of --log-format simple or tqdm, named as in JSON; None of any other line.
+
+    "epoch 001:   50 / 53 loss=1.2, num_updates=50" within an epoch; "epoch 001 | valid on 'valid' subset | loss 1.2 | num_updates 53".
+    """
+    if (within := WITHIN.search(line)) is not None:
+        pairs = [part.partition("=") for part in within[1].strip().split(", ")]
+    elif (after := AFTER.search(line)) is not None:
+        pairs = [part.partition(" ") for part in after[2].strip().split(" | ")]
+        if not after[1]:  # averages of an epoch, of which JSON lines are passed over as well
+            return None
+    else:
+        return None
+    prefix = "valid_" if within is None else ""
+    values = {f"{prefix}{name.strip()}": value.strip() for name, _, value in pairs}
+    return values if f"{prefix}num_updates" in values else None
 
 
 def number(text: Any) -> float | None:
@@ -238,6 +298,10 @@ class _Result:
     predictions: list[dict[str, Any]]
     baseline: dict[str, dict[str, float | None]] = field(default_factory=dict)
     units: dict[str, str] | None = None
+    checkpoint: str = ""
+    updates: int | None = None
+    inputs: str = ""
+    split_sha256: str = ""
 
 
 def read_evaluation(path: Path, root: Path, notes: list[str] | None = None) -> Evaluation | None:
@@ -274,6 +338,9 @@ def read_evaluation(path: Path, root: Path, notes: list[str] | None = None) -> E
         units={clean(name): clean(unit) for name, unit in (result.units or units_of(Path(result.store))).items()},
         target=target,
         prediction=prediction,
+        smiles=[clean(str(row.get("smiles") or "")) for row in result.predictions],
+        rows=[clean(str(row.get("id", ""))) for row in result.predictions],
+        about={name: clean(str(raw[name])) for name in ("checkpoint", "updates", "inputs", "split_sha256") if raw.get(name) is not None},
     )
 
 

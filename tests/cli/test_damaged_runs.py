@@ -9,7 +9,7 @@ import pytest
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
-from moleblend_fs.report.page import parity_sections
+from moleblend_fs.report.evaluations import picture_sections, worst_sections
 from moleblend_fs.report.results import as_text, result_rows
 from moleblend_fs.report.runs import find_runs
 from tests.cli.test_report import write_log, write_result
@@ -97,7 +97,7 @@ def test_awkward_names_and_numbers_can_be_drawn(whole, tmp_path, capsys):
     assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "page.html")]) == 0
     said = capsys.readouterr()
     assert f"note: {tmp_path / 'runs' / 'gone.json'}: left out, it cannot be read" in said.err
-    assert "train.log: 1 lines of it are damaged and were left out" in said.err
+    assert "train.log: 1 line of it is damaged and left out" in said.err
     page = (tmp_path / "page.html").read_text()
     assert "ga$p^_?" in page
     assert "gone.json: left out" in page
@@ -110,5 +110,5 @@ def test_a_damaged_store_is_noted_and_the_page_made_without_its_picture(whole, q
     assert main(["report", str(folder), "--store", str(folder / "store"), "--output", str(tmp_path / "page.html")]) == 2
 
 
-def test_parity_of_nothing_is_nothing():
-    assert parity_sections([]) == []
+def test_pictures_of_nothing_are_nothing():
+    assert picture_sections([]) == worst_sections([]) == []

@@ -1,6 +1,7 @@
 """`moleblend report`: reading real log lines of fairseq and results of `evaluate`, and the page made of them."""
 
 import json
+import logging
 import math
 import re
 from xml.etree import ElementTree
@@ -25,8 +26,17 @@ from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.report.blend import cell_texts, choices
 from moleblend_fs.report.results import result_rows
 from moleblend_fs.report.runs import find_runs, read_log
+from moleblend_fs.report.settings import blend_of, read_settings, shown_settings
 
 EPOCHS, UPDATES = 3, 6
+CONFIGURATION = (
+    "{'_name': None, 'common': {'_name': None, 'seed': 7, 'user_dir': '/a/{odd}/path'}, 'dataset': {'_name': None, 'batch_size': 64}, "
+    "'checkpoint': {'_name': None, 'finetune_from_model': None}, 'task': {'_name': 'moleblend', 'data': 'gone', "
+    "'objective': blend_then_predict, 'blend_ratio': [0.5, 0.3, 0.2], 'mask_ratio': 0.1, 'noise_scale': 0.2}, "
+    "'criterion': {'_name': 'blend_then_predict', 'seed': 7}, 'optimization': {'_name': None, 'max_update': 18, 'lr': [0.002]}, "
+    "'optimizer': {'_name': 'adam', 'adam_betas': '(0.9, 0.999)', 'lr': [0.002]}}"
+)
+"""What fairseq-train writes of a pretraining run, shortened; enumerations stand there without quotes."""
 
 
 def write_log(path, losses) -> None:
@@ -37,6 +47,8 @@ def write_log(path, losses) -> None:
     for epoch in range(1, EPOCHS + 1):
         bar = progress_bar.progress_bar(range(UPDATES), log_format="json", log_interval=2, log_file=str(path), epoch=epoch)
         progress_bar.logger.info("begin training epoch {not json")
+        if "spd_loss" in losses and epoch == 1:
+            progress_bar.logger.info(CONFIGURATION)
         for step, _ in enumerate(bar):
             done = (epoch - 1) * UPDATES + step + 1
             bar.log({name: loss(done) for name, loss in losses.items()} | {"num_updates": done}, tag="train_inner", step=done)
@@ -139,13 +151,20 @@ def test_page_is_self_contained_and_has_every_part(runs, tmp_path, capsys):
     text = page.read_text()
     for title in ("A title", "Results", "Pretraining", "Finetuning", "Parity", "One molecule as the model sees it"):
         assert f">{title}<" in text
+    for title in ("Residuals", "Ten worst molecules", "Settings", "Leakage between splits"):
+        assert f">{title}<" in text
     for label in ("Shortest path distance", "Edges along the path", "3D displacement", "gap, true (meV)", "MAE (meV)", "updates"):
         assert label in text
+    assert "150.0 (150.0 to 150.0)" in text  # all errors are equal, and so are those of all resamples
+    assert "0.5, 0.3, 0.2, and none with probability 0.1" in text
+    assert text.count("<title>C (row ") == 2 * 4 * 39  # a point of each panel for each molecule with a label
     assert not re.search(r"<(script|link|img|iframe)\b", text)
     pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(pictures) == 5  # losses, metric, parity, molecule, matrix
+    # Losses; score and two losses; parity and residuals of four; ten molecules of three; the blended one.
+    assert len(pictures) == 3 + 3 + 2 * 4 + 3 * 10 + 1
     for picture in pictures:
         ElementTree.fromstring(picture)
+        assert re.match(r'<svg role="img" aria-label="[^"]', picture)
     identifiers = re.findall(r'\bid="([^"]+)"', text)
     assert len(identifiers) == len(set(identifiers))
 
@@ -190,3 +209,104 @@ def test_mistakes_give_a_message_and_exit_code_2(runs, tmp_path, arguments, caps
     assert main(["report", *filled, "--output", str(tmp_path / "x.html")]) == 2
     assert capsys.readouterr().err.startswith("moleblend report: ")
     assert not (tmp_path / "x.html").exists()
+
+
+def test_only_pretraining_by_blending_is_pictured(runs, tmp_path, capsys):
+    """Without such a run, or with a log that does not tell how it blended, there are no ratios to show."""
+    page = tmp_path / "x.html"
+    log = runs / "pretrain" / "train.log"
+    log.write_text(log.read_text().replace("'objective': blend_then_predict", "'objective': denoise"))
+    assert main(["report", str(runs), "--output", str(page)]) == 0
+    assert "as the model sees it" not in page.read_text()
+    assert main(["report", str(runs), "--molecule", "0", "--output", str(page)]) == 2
+    assert "no log in" in capsys.readouterr().err
+
+
+def test_settings_are_those_of_the_log():
+    settings = read_settings(f"2026-11-26 | INFO | fairseq_cli.train | {CONFIGURATION}\n")
+    shown = {
+        "common.seed": "7",
+        "common.user_dir": "/a/{odd}/path",
+        "task.objective": "blend_then_predict",
+        "optimizer.adam_betas": "(0.9, 0.999)",
+    }
+    assert shown.items() <= settings.items()
+    assert blend_of(settings).blend_ratio == (0.5, 0.3, 0.2)
+    assert blend_of(settings).mask_ratio == 0.1
+    assert blend_of(settings | {"task._name": "moleblend_finetune"}) is None
+    assert blend_of({}) is None
+    assert read_settings("2026 | INFO | valid | {}") == {}
+    header, [row] = shown_settings([("a", settings), ("b", {})])
+    assert dict(zip(header, row, strict=True))["learning rate"] == "0.002"
+
+
+@pytest.mark.parametrize("form", ["simple", "tqdm"])
+def test_curves_are_read_from_plain_logs(tmp_path, form):
+    """Lines as fairseq's own progress bars write them; tqdm's within an epoch go to the terminal alone."""
+    path = tmp_path / "run" / "details.log"
+    path.parent.mkdir()
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s | %(levelname)s | %(name)s | %(message)s"))
+    progress_bar.logger.setLevel("INFO")
+    progress_bar.logger.addHandler(handler)
+    try:
+        for epoch in (1, 2):
+            bar = progress_bar.progress_bar(range(UPDATES), log_format=form, log_interval=2, epoch=epoch)
+            for step, _ in enumerate(bar):
+                done = (epoch - 1) * UPDATES + step + 1
+                bar.log({"loss": 4 / done, "num_updates": done}, tag="train_inner", step=done)
+            bar.print({"loss": 5.0, "num_updates": done}, tag="train", step=done)
+            bar = progress_bar.progress_bar([], log_format=form, epoch=epoch, prefix="valid on 'valid' subset")
+            bar.print({"loss": 1 / done, "mae": 2.0, "num_updates": done}, tag="valid", step=done)
+    finally:
+        progress_bar.logger.removeHandler(handler)
+        handler.close()
+    [log] = find_runs(tmp_path).logs
+    assert log.valid["loss"][0].tolist() == [6, 12]
+    np.testing.assert_allclose(log.valid["loss"][1], [1 / 6, 1 / 12], atol=1e-3)
+    assert log.valid["mae"][1].tolist() == [2, 2]
+    if form == "simple":
+        np.testing.assert_allclose(log.train["loss"][1], 4 / log.train["loss"][0], atol=1e-3)
+        assert log.train["loss"][0].tolist() == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_run_without_curves_is_told(runs, tmp_path):
+    for name, content in (("quiet", "INFO | nothing of interest\n"), ("mute", None)):
+        (runs / name).mkdir()
+        (runs / name / "checkpoint_best.pt").write_bytes(b"x")
+        if content is not None:
+            (runs / name / "details.log").write_text(content)
+    assert find_runs(runs).notes == [
+        f"{runs / 'mute'}: no curves are shown: there is no log of the run (*.log, *.jsonl)",
+        f"{runs / 'quiet' / 'details.log'}: holds no curve of a training run",
+    ]
+
+
+def test_classes_have_curves_calibration_and_the_predictor_that_knows_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = (rng.random((60, 4)) < 0.25).astype(float)
+    truth[:, 3] = 0  # one class alone: no curve
+    said = np.clip(0.4 * truth + 0.5 * rng.random((60, 4)), 0, 1)
+    names = ["a", "b", "c <odd & long name that has no room anywhere at all>", "d"]
+    metrics = {name: {"roc_auc": None if name == "d" else 0.8, "pr_auc": None if name == "d" else 0.7} for name in names}
+    rows = [
+        {"id": i, "smiles": "C" * (i % 9 + 1), "target": t, "prediction": p} for i, (t, p) in enumerate(zip(truth.tolist(), said.tolist()))
+    ]
+    result = {
+        "store": "gone",
+        "split": "test",
+        "split_sha256": "ab" * 32,
+        "kind": "classification",
+        "metrics": metrics,
+        "predictions": rows,
+    }
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "test.json").write_text(json.dumps(result))
+    [evaluation] = find_runs(tmp_path / "runs").evaluations
+    _, table = result_rows([evaluation])
+    assert [row[3:] for row in table] == [["ROC-AUC", "0.5000", "0.8000"], ["PR-AUC", f"{truth[:, :3].mean():.4f}", "0.7000"]]
+    assert main(["report", str(tmp_path / "runs"), "--output", str(tmp_path / "x.html")]) == 0
+    page = (tmp_path / "x.html").read_text()
+    assert page.count('aria-label="ROC curve of ') == page.count('aria-label="calibration of ') == 3
+    assert "abababababab<" in page
+    assert "ab" * 32 not in page
