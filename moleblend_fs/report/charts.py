@@ -50,6 +50,7 @@ STYLE: Any = {
     "ytick.color": SOFT,
     "legend.frameon": False,
     "legend.fontsize": 9,
+    "axes.facecolor": "none",
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
 }

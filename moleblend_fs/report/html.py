@@ -28,7 +28,8 @@ th, td { padding: 5px 14px 5px 0; text-align: left; border-bottom: 1px solid var
 td { max-width: 46ch; overflow-wrap: break-word; }
 th { color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
 td.number, th.number { text-align: right; }
-td.number, td:first-child { white-space: nowrap; }
+td.number { white-space: nowrap; }
+@media (min-width: 700px) { td:first-child { white-space: nowrap; } }
 tr.strong td { font-weight: 650; }
 code { font: 13px ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--soft); }

@@ -42,7 +42,14 @@ def test_quickstart_ends_with_a_table_and_a_report(finished):
         assert all(math.isfinite(mae) and 0 < mae < 10_000 for mae in expected)
         assert all(result["split"] == "test" and len(result["predictions"]) > 300 for result in results)
     page = (out / "report.html").read_text()
-    for label in ("Shortest path distance", "Edges along the path", "3D displacement", "Noise on the coordinates", *RUNS, "drawn with the probabilities"):
+    for label in (
+        "Shortest path distance",
+        "Edges along the path",
+        "3D displacement",
+        "Noise on the coordinates",
+        *RUNS,
+        "drawn with the probabilities",
+    ):
         assert label in page
 
 
