@@ -115,6 +115,15 @@ def test_the_table_allows_nothing_that_is_not_used():
         assert allowed <= used, f"{folder} does not import {', '.join(sorted(allowed - used))}"
 
 
+def test_files_that_an_update_crosses_exist():
+    """Given from the repository's root, or from within one of the two packages."""
+    text = (ROOT / "docs" / "architecture.md").read_text().split("## The way of an update")[1].split("## Boundaries")[0]
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert {"trainer.py", "patches/fused_adam.py", "runtime/watchdog.py"} <= named
+    missing = [name for name in named if not any((ROOT / base / name).is_file() for base in (".", "moleblend_fs", "fairseq_plugins"))]
+    assert not missing
+
+
 def test_rooms_make_no_circle():
     ours = {Path(room).name: set(allowed) for room, allowed in ROOMS.items()}
     waiting, done = dict(ours), set()

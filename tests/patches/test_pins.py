@@ -66,6 +66,9 @@ def test_a_digest_is_of_the_source(tmp_path, monkeypatch):
     (package / "module.py").write_text(text.replace("return 2", "return 3"))
     after = {name: digest(f"toy_package.module.{name}") for name in before}
     assert [name for name in before if before[name] != after[name]] == ["A", "A.g"]
+    patch = tmp_path / "patch.py"
+    patch.write_text(f"PINS = {{'toy_package.module.A.f': '{before['A.f']}', 'toy_package.module.A.g': '{before['A.g']}'}}\n")
+    assert moved(patch) == {"toy_package.module.A.g": (before["A.g"], after["A.g"])}
 
 
 def private(name: str) -> bool:
