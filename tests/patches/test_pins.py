@@ -21,6 +21,7 @@ NOT_PRIVATE = {
     "_replace": "of named tuples",
     "_name": "a key of fairseq's configuration",
     "_exit": "of the module os",
+    "_print_message": "of argparse, which drops what keeps it from printing",
     "_asdict": "of named tuples",
     "_ActionsContainer": "what argparse's parsers and groups have in common",
     "_core": "of numpy, where its pickles name it",

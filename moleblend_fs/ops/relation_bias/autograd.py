@@ -8,6 +8,7 @@ batch and the device, without atomics.
 Shape legend: A atoms, P ordered pairs, H heads, K Gaussians, M the pairs that show a distance.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from moleblend_fs.ops.kernel_variant import tf32_allowed
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias.launch import relation_bias_backward, relation_bias_forward
+from moleblend_fs.ops.relation_bias.weights import RelationWeights
 
 MAX_GAUSSIANS, MAX_HEADS, MAX_CLASSES = 256, 128, 64
 """Sizes that the kernels compile for; beyond the shipped ones, some of them spill registers and are slow."""
@@ -78,7 +80,8 @@ def relation_bias(
 
 def unsupported(weights: Sequence[Tensor]) -> str | None:
     """Why the kernels cannot take these weights; None if they can."""
-    heads, gaussians, classes = weights[0].shape[1], weights[4].shape[0], weights[1].shape[1]
+    named = RelationWeights(*weights)
+    heads, gaussians, classes = named.spd_table.shape[1], len(named.means), named.hop_table.shape[1]
     sizes = (("attention heads", heads, MAX_HEADS), ("Gaussians", gaussians, MAX_GAUSSIANS), ("bond classes", classes, MAX_CLASSES))
     for what, size, limit in sizes:
         if size > limit:
@@ -88,13 +91,19 @@ def unsupported(weights: Sequence[Tensor]) -> str | None:
     return None
 
 
+def in_groups(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Six inputs, three places of the layout, the weights, and what comes after these."""
+    rest = iter(tensors)
+    return [*(list(itertools.islice(rest, count)) for count in (6, 3, len(RelationWeights._fields))), list(rest)]
+
+
 class RelationBias(torch.autograd.Function):
-    """Autograd around the two custom ops; tensors are their six inputs, three places of the layout, and ten weights."""
+    """Autograd around the two custom ops; tensors: see `in_groups`."""
 
     @staticmethod
     def forward(ctx: Any, products: str, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, places, weights = tensors[:6], tensors[6:9], tensors[9:]
-        bias_HP, sums_AK, *listed = relation_bias_forward(*inputs, list(weights), *places, products)
+        inputs, places, weights, _ = in_groups(tensors)
+        bias_HP, sums_AK, *listed = relation_bias_forward(*inputs, weights, *places, products)
         ctx.save_for_backward(*tensors, *listed)
         ctx.products = products
         ctx.set_materialize_grads(False)
@@ -103,9 +112,8 @@ class RelationBias(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_bias_PH: Tensor | None, d_sums_AK: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        inputs, places, weights, listed = saved[:6], saved[6:9], saved[9:19], saved[19:]
+        inputs, places, weights, listed = in_groups(ctx.saved_tensors)
         d_bias_HP = None if d_bias_PH is None else d_bias_PH.t().float().contiguous()
         d_sums_AK = None if d_sums_AK is None else d_sums_AK.float().contiguous()
-        gradients = relation_bias_backward(d_bias_HP, d_sums_AK, *inputs, list(weights), *places, *listed, ctx.products)
+        gradients = relation_bias_backward(d_bias_HP, d_sums_AK, *inputs, weights, *places, *listed, ctx.products)
         return *[None] * 10, *gradients

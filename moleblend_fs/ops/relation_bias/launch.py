@@ -16,6 +16,7 @@ from moleblend_fs.ops.kernel_variant import on_its_device
 from moleblend_fs.ops.relation_bias import kernels_atoms as atoms
 from moleblend_fs.ops.relation_bias import kernels_distance as distance
 from moleblend_fs.ops.relation_bias import kernels_tables as tables
+from moleblend_fs.ops.relation_bias.weights import RelationWeights
 from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, UNREACHABLE_ROW
 
 SPD_GROUPS, ROWS_PER_GROUP = 4, 64
@@ -103,8 +104,9 @@ def launches(precision: str, heads: int, gaussians: int, classes: int, wider: in
 
 
 def _launches_for(weights: Sequence[Tensor], precision: str) -> dict[str, Launch]:
-    wider = 1 if weights[0].is_cuda else WIDER_WITHOUT_GPU
-    return launches(precision, weights[0].shape[1], weights[4].shape[0], weights[1].shape[1], wider)
+    named = RelationWeights(*weights)
+    wider = 1 if named.spd_table.is_cuda else WIDER_WITHOUT_GPU
+    return launches(precision, named.spd_table.shape[1], len(named.means), named.hop_table.shape[1], wider)
 
 
 @torch.library.custom_op("moleblend::relation_bias", mutates_args=())
@@ -150,7 +152,8 @@ def relation_bias_forward(
 
 @relation_bias_forward.register_fake
 def _(shown_P, spd_P, path_P5, wants_A, coordinates_A3, element_A, weights, atom_molecule, cu_atoms, cu_pairs, precision):
-    heads, gaussians, pairs = weights[0].shape[1], weights[4].shape[0], shown_P.shape[0]
+    named = RelationWeights(*weights)
+    heads, gaussians, pairs = named.spd_table.shape[1], named.means.shape[0], shown_P.shape[0]
     new = shown_P.new_empty
     return (
         new(heads, pairs, dtype=torch.float32),
@@ -182,34 +185,34 @@ def relation_bias_backward(
     precision: str,
 ) -> list[Tensor]:
     """Gradients of the weights, in their order."""
-    gradients = [torch.zeros_like(weight) for weight in weights]
+    named, gradients = RelationWeights(*weights), RelationWeights(*(torch.zeros_like(weight) for weight in weights))
     chosen = _launches_for(weights, precision)
-    means, stds = weights[4], weights[5]
+    means, stds = named.means, named.stds
     places, num_atoms = (atom_molecule, cu_atoms, cu_pairs), len(wants_A)
     d_x_P = x_M.new_zeros(len(x_M))
     sums: list[Tensor] = []
     if d_bias_HP is not None:
         _table_gradients(chosen["table_gradients"], gradients, d_bias_HP, shown_P, spd_P, path_P5)
-        inputs = (d_bias_HP, pair_M, x_M, count, *weights[4:9])
+        inputs = (d_bias_HP, pair_M, x_M, count, means, stds, named.weight1, named.bias1, named.weight2)
         sums.append(_partial_sums(chosen["distance_gradients"], x_M, *inputs, d_x_P, sizes=(len(x_M),)))
         _weight_gradients(chosen["weight_gradients"], gradients, inputs)
     if d_sums_AK is not None:
-        inputs = (d_sums_AK, wants_A, coordinates_A3, element_A, *weights[2:6], *places, d_x_P)
-        sums.append(_partial_sums(chosen["sum_gaussians_gradients"], x_M, *inputs, sizes=(num_atoms,)))
+        of_atoms = (d_sums_AK, wants_A, coordinates_A3, element_A, named.mul, named.shift, means, stds, *places, d_x_P)
+        sums.append(_partial_sums(chosen["sum_gaussians_gradients"], x_M, *of_atoms, sizes=(num_atoms,)))
     if sums:
         inverse = 1 / (stds.abs() + 0.01)
         first, second = torch.cat(sums)[:, :, : len(means)].sum(0)
-        gradients[4] = first * inverse
-        gradients[5] = second * inverse * stds.sign()
+        gradients.means.copy_(first * inverse)
+        gradients.stds.copy_(second * inverse * stds.sign())
     by_element = chosen["element_gradients"]
     programs = by_element.programs(x_M.device)
     partial = x_M.new_empty(programs, 4, ELEMENTS)
     by_element.run((programs,), d_x_P, coordinates_A3, element_A, *places, partial, num_atoms)
     mul_first, mul_second, shift_first, shift_second = partial.sum(0)
-    for gradient, of_first, of_second in ((gradients[2], mul_first, mul_second), (gradients[3], shift_first, shift_second)):
+    for gradient, of_first, of_second in ((gradients.mul, mul_first, mul_second), (gradients.shift, shift_first, shift_second)):
         gradient[FIRST_ELEMENT_ROW : FIRST_ELEMENT_ROW + ELEMENTS] = of_first
         gradient[SECOND_ELEMENT_ROW : SECOND_ELEMENT_ROW + ELEMENTS] = of_second
-    return gradients
+    return list(gradients)
 
 
 @relation_bias_backward.register_fake
@@ -217,7 +220,9 @@ def _(d_bias_HP, d_sums_AK, shown_P, spd_P, path_P5, wants_A, coordinates_A3, el
     return [torch.empty_like(weight) for weight in weights]
 
 
-def _table_gradients(launch: Launch, gradients: list[Tensor], d_bias_HP: Tensor, shown_P: Tensor, spd_P: Tensor, path_P5: Tensor) -> None:
+def _table_gradients(
+    launch: Launch, gradients: RelationWeights, d_bias_HP: Tensor, shown_P: Tensor, spd_P: Tensor, path_P5: Tensor
+) -> None:
     """Fill in the gradients of spd_table and hop_table."""
     heads, pairs = d_bias_HP.shape
     groups, programs = SPD_GROUPS + MAX_HOPS, launch.programs(d_bias_HP.device)
@@ -225,9 +230,9 @@ def _table_gradients(launch: Launch, gradients: list[Tensor], d_bias_HP: Tensor,
     launch.run((groups, programs), d_bias_HP, shown_P, spd_P, path_P5, partial, pairs)
     by_row = partial.sum(0)[:, :heads].transpose(1, 2)
     by_spd = by_row[:SPD_GROUPS].flatten(0, 1)
-    gradients[0][1:256] = by_spd[:255]
-    gradients[0][UNREACHABLE_ROW] = by_spd[255]
-    gradients[1].copy_(by_row[SPD_GROUPS:, : gradients[1].shape[1]])
+    gradients.spd_table[1:256] = by_spd[:255]
+    gradients.spd_table[UNREACHABLE_ROW] = by_spd[255]
+    gradients.hop_table.copy_(by_row[SPD_GROUPS:, : gradients.hop_table.shape[1]])
 
 
 def _partial_sums(launch: Launch, like: Tensor, *arguments: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -238,7 +243,7 @@ def _partial_sums(launch: Launch, like: Tensor, *arguments: Tensor, sizes: tuple
     return partial
 
 
-def _weight_gradients(launch: Launch, gradients: list[Tensor], inputs: tuple[Tensor, ...]) -> None:
+def _weight_gradients(launch: Launch, gradients: RelationWeights, inputs: tuple[Tensor, ...]) -> None:
     """Fill in the gradients of the two linear layers."""
     d_bias_HP = inputs[0]
     heads, pairs = d_bias_HP.shape
@@ -248,7 +253,7 @@ def _weight_gradients(launch: Launch, gradients: list[Tensor], inputs: tuple[Ten
     partials = [d_bias_HP.new_empty(programs, *shape) for shape in shapes]
     launch.run((chunks, programs), *inputs, *partials, pairs)
     weight1, weight2, bias1, bias2 = (partial.sum(0) for partial in partials)
-    gradients[6].copy_(weight1[:gaussians, :gaussians])
-    gradients[7].copy_(bias1[:gaussians])
-    gradients[8].copy_(weight2[:heads, :gaussians])
-    gradients[9].copy_(bias2[0, :heads])
+    gradients.weight1.copy_(weight1[:gaussians, :gaussians])
+    gradients.bias1.copy_(bias1[:gaussians])
+    gradients.weight2.copy_(weight2[:heads, :gaussians])
+    gradients.bias2.copy_(bias2[0, :heads])

@@ -144,7 +144,7 @@ class _DistanceBias(torch.autograd.Function):
         ctx.save_for_backward(*weights)
         ctx.wanted = wanted
         out = bias_PH.clone()
-        sums = bias_PH.new_zeros(num_atoms, len(weights[2]))
+        sums = bias_PH.new_zeros(num_atoms, len(DistanceWeights(*weights).means))
         for some in wanted.some():
             bias, pair, features = some.features(DistanceWeights(*weights))
             out.index_add_(0, pair, bias)

@@ -47,8 +47,9 @@ def self_test(device: torch.device, dtype: torch.dtype = torch.float32, shape: t
     )
     shapes += ((gaussians, gaussians), (gaussians,), (heads, gaussians), (heads,))
     weights = [uniform(*shape) - 0.5 for shape in shapes]
-    weights[0][0] = 0  # the padding row
-    weights[4:6] = [3 * uniform(gaussians), 0.3 + uniform(gaussians)]
+    named = RelationWeights(*weights)
+    named.spd_table[0] = 0  # the padding row
+    weights = list(named._replace(means=3 * uniform(gaussians), stds=0.3 + uniform(gaussians)))
     upstream = (uniform(pairs, heads) - 0.5, uniform(num_atoms, gaussians) - 0.5)
 
     def results(function: Callable[..., tuple[Tensor, Tensor]], dtype: torch.dtype) -> list[Tensor]:
