@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 def write(arguments: argparse.Namespace, ending: str) -> int:
     """Compute and write."""
     try:
-        from moleblend_fs.predictions.api import Embedder
+        from moleblend_fs.predictions.embedder import Embedder
         from moleblend_fs.sources.incoming import IncomingSmiles, open_incoming
     except ModuleNotFoundError as error:
         raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[chem]'") from error

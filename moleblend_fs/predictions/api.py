@@ -1,8 +1,8 @@
-"""Predictions and representations from Python: `from moleblend_fs import Predictor, Embedder`."""
+"""Predictions from Python: `from moleblend_fs import Predictor`; and how molecules are taken there."""
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,12 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from moleblend_fs.checkpoint.read import Checkpoint, load
+from moleblend_fs.checkpoint.read import Checkpoint
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import parse_allowed
-from moleblend_fs.inference.forward import Forward, ReadOff, atom_means, atom_tokens, distances, graph_tokens, properties
-from moleblend_fs.inference.predict import check_weights
-from moleblend_fs.model.shown import MODALITIES
+from moleblend_fs.inference.forward import Forward, properties
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.predictions.model import ABOUT, open_predictive
+from moleblend_fs.predictions.model import open_predictive
 from moleblend_fs.predictions.preparing import prepare
 from moleblend_fs.predictions.rows import made_of
 from moleblend_fs.predictions.table import LEVEL, PredictionTable
@@ -31,14 +29,6 @@ FEW = 256
 TOKENS = 16_384
 Molecules = Any
 """A SMILES or an RDKit molecule, a sequence of either, a DataFrame with a column of SMILES, or the path of a file."""
-Level = Literal["graph", "mean", "atom", "distances"]
-LEVELS: Mapping[str, tuple[ReadOff, Per]] = {
-    "graph": (graph_tokens, "molecule"),
-    "mean": (atom_means, "molecule"),
-    "atom": (atom_tokens, "atom"),
-    "distances": (distances, "pair"),
-}
-"""What representations are of, how they are read off, and what there is one of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +87,7 @@ class Predictions:
         return pandas.DataFrame(self.to_dict())
 
 
-class _Reader:
+class Reader:
     """What both classes share: how molecules are taken, and the device."""
 
     def __init__(
@@ -130,7 +120,7 @@ class _Reader:
         yield from windows(made_of(incoming, workers=workers, row_timeout=self._timeout), forward, per=per)
 
 
-class Predictor(_Reader):
+class Predictor(Reader):
     """A checkpoint, or a folder of `moleblend finetune`, ready to predict.
 
     Args:
@@ -227,117 +217,6 @@ class Predictor(_Reader):
             columns={name: [row[i] for row in cells] for i, name in enumerate(incoming.columns)},
             **arrays,
         )
-
-
-class Embedder(_Reader):
-    """Representations of molecules by a pretrained or finetuned model.
-
-    Args:
-        path: checkpoint, or a folder of `moleblend finetune`, of which `member` is taken.
-        inputs: "2d", "3d" or "2d+3d"; by default those of a finetuned model, else "2d".
-        layer: after how many blocks; 0 is what goes into the first. All by default.
-        device, max_tokens, workers, hydrogens, allow_differences, row_timeout, tell: see `Predictor`.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        *,
-        inputs: str | None = None,
-        layer: int | None = None,
-        member: int = 0,
-        device: str | None = None,
-        max_tokens: int = TOKENS,
-        workers: int | None = None,
-        hydrogens: str | None = None,
-        allow_differences: Iterable[str] = (),
-        row_timeout: float = 60.0,
-        tell: Callable[[str], None] | None = None,
-    ):
-        super().__init__(device, workers, hydrogens, allow_differences, row_timeout, tell)
-        self.checkpoint = checkpoint_of(Path(path), member)
-        config, finetuned = self.checkpoint.config, self.checkpoint.finetuned
-        self.inputs = inputs or ("2d" if finetuned is None else finetuned.inputs)
-        if self.inputs not in MODALITIES:
-            raise UserError(f"inputs must be one of {', '.join(MODALITIES)}, got {self.inputs!r}")
-        if layer is not None and not 0 <= layer <= config.layers:
-            raise UserError(f"layer must lie in 0 to {config.layers}, the blocks of this model, got {layer}")
-        self.layer, self.width, self._tokens = layer, config.embed_dim, max_tokens
-        self._model = self.checkpoint.build()
-        self._forwards: dict[str, Forward] = {}
-
-    def __enter__(self) -> "Embedder":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End its threads."""
-        for forward in self._forwards.values():
-            forward.close()
-        self._forwards.clear()
-
-    def forward(self, level: Level) -> Forward:
-        """What computes a level."""
-        if level not in LEVELS:
-            raise UserError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
-        if level == "distances" and "distance" not in self.checkpoint.config.heads:
-            raise UserError(
-                f"{self.checkpoint.about.get('file')} has no head that predicts distances; one pretrained with --geometry-target distance "
-                "has (displacements are predicted but for their length)"
-            )
-        if level not in self._forwards:
-            read_off, _ = LEVELS[level]
-            read_off = read_off if level == "distances" else partial(read_off, blocks=self.layer)  # type: ignore[call-arg]
-            alone = level == "distances"  # sizes of the pair heads are not those that `Forward` looks at
-            self._forwards[level] = Forward([self._model], self.device, self.inputs, read_off, self._tokens, apart=alone)
-        return self._forwards[level]
-
-    def windows(self, incoming: Incoming, level: Level) -> Iterator[Window]:
-        """Rows with what was read off, part by part."""
-        return self._windows(incoming, self.checkpoint, self.inputs, "embed", self.forward(level), LEVELS[level][1])
-
-    def __call__(self, molecules: Molecules, level: Level = "graph") -> Any:
-        """Representations, float32.
-
-        Args:
-            molecules: see `Predictor.predict`.
-            level: "graph" for the graph token's, "mean" for the mean of the atoms', "atom" for each atom's; "distances" for predicted
-                distances between all atoms in Angstrom, of models that have such a head.
-
-        Returns:
-            (n, d) for "graph" and "mean", NaN where there is no molecule. Else a list of n arrays, (atoms, d) or (atoms, atoms), or None
-            where there is no molecule; atoms stand in the order of the SMILES or RDKit molecule, hydrogens that were added after them.
-        """
-        found = [
-            shaped(None if values is None else values[0], int(atoms), level)
-            for window in self.windows(taken(molecules), level)
-            for values, atoms in zip(window.values, window.num_atoms, strict=True)
-        ]
-        if LEVELS[level][1] != "molecule":
-            return found
-        missing = np.full(self.width, np.nan, dtype=np.float32)
-        return np.stack([missing if each is None else each for each in found]) if found else np.zeros((0, self.width), np.float32)
-
-
-def shaped(values: np.ndarray | None, atoms: int, level: Level) -> np.ndarray | None:
-    """What was read off of a molecule, as float32; distances as a matrix."""
-    if values is None:
-        return None
-    return values.astype(np.float32).reshape(atoms, atoms) if level == "distances" else values.astype(np.float32)
-
-
-def checkpoint_of(path: Path, member: int = 0) -> Checkpoint:
-    """A checkpoint, or a member of a run folder."""
-    if not (path / ABOUT).is_file():
-        checkpoint = load(path)
-        check_weights(checkpoint)
-        return checkpoint
-    members = open_predictive(path).members
-    if not 0 <= member < len(members):
-        raise UserError(f"{path} has members 0 to {len(members) - 1}, got {member}")
-    return members[member]
 
 
 def taken(molecules: Molecules) -> Incoming:
