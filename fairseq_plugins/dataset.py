@@ -1,6 +1,7 @@
 """A split of a store as a fairseq dataset, and the batches of its epochs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from fairseq.data import FairseqDataset
 
 from moleblend_fs.data.batch import GROUP, MoleculeBatch, collate
 from moleblend_fs.data.batching import BatchBudget, make_batches, training_order
+from moleblend_fs.data.record import StoredRecord
+from moleblend_fs.data.sidecar import Sidecar
 from moleblend_fs.data.store import Store
 
 
@@ -19,13 +22,21 @@ class StoreDataset(FairseqDataset):
         store: where the records are.
         indices: (N,) molecule indices of the split.
         labels: columns of the store's labels to keep, in this order; all by default.
+        sidecars: what else batches carry of each molecule, by name.
 
     Attributes:
         group: molecules that are kept together, see `BatchPlan`; None where each is on its own.
     """
 
-    def __init__(self, store: Store, indices: np.ndarray, labels: Sequence[int] | None = None):
+    def __init__(
+        self,
+        store: Store,
+        indices: np.ndarray,
+        labels: Sequence[int] | None = None,
+        sidecars: Mapping[str, Sidecar] = MappingProxyType({}),
+    ):
         self.store = store
+        self.sidecars = dict(sidecars)
         self.indices = np.asarray(indices)
         self.num_atoms = store.num_atoms[self.indices].astype(np.int64)
         self.labels = None if labels is None else list(labels)
@@ -36,19 +47,21 @@ class StoreDataset(FairseqDataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> bytes:
+    def __getitem__(self, index: int) -> StoredRecord:
         return self.store.record(int(self.indices[index]))
 
-    def __getitems__(self, index: Sequence[int]) -> list[bytes]:
+    def __getitems__(self, index: Sequence[int]) -> list[StoredRecord]:
         return self.store.records(self.indices[np.asarray(index, dtype=np.int64)])  # a rank without a batch asks for none
 
-    def collater(self, samples: list[bytes]) -> dict[str, Any]:
+    def collater(self, samples: list[StoredRecord]) -> dict[str, Any]:
         """The mini-batch that tasks and criterions see: {"batch": MoleculeBatch, "nsentences", "ntokens", "id"}."""
         if not samples:
             return {}
         batch = collate(samples, self.conformer_draw)
         if self.labels is not None:
             batch = select_labels(batch, self.labels)
+        for name, sidecar in self.sidecars.items():
+            batch.extra[name] = torch.from_numpy(sidecar.standardised([record.index for record in samples]))
         if self.group is not None:
             batch.extra[GROUP] = torch.arange(len(batch)) // self.group
         return {

@@ -18,6 +18,7 @@ from fairseq_plugins.patches.epoch_iterator import epoch_iterator
 from moleblend_fs.checkpoint.read import FinetunedFor
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.batching import BatchBudget
+from moleblend_fs.data.sidecar import Sidecar
 from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
@@ -76,6 +77,7 @@ class StoreTask(FairseqTask):
         self.store = open_store(cfg.data, cfg.split_file, cfg.fold)
         self.epoch = 1
         self.validated: dict[str, StoreDataset] = {}
+        self.sidecars: dict[str, Sidecar] = {}
         splits.check(self.store, cfg.train_subset, None if cfg.disable_validation else cfg.valid_subset)
 
     @property
@@ -104,12 +106,15 @@ class StoreTask(FairseqTask):
 
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Make the dataset of a split, or of several; UserError names the splits that there are."""
-        self.datasets[split] = StoreDataset(self.store, splits.indices(self.store, split), self.label_columns())
+        self.datasets[split] = self.dataset_of(split)
+
+    def dataset_of(self, split: str) -> StoreDataset:
+        return StoreDataset(self.store, splits.indices(self.store, split), self.label_columns(), self.sidecars)
 
     def validation_dataset(self, split: str) -> StoreDataset:
         """A dataset of its own, also where the split is trained on: fairseq keeps one iterator for each."""
         if split not in self.validated:
-            self.validated[split] = StoreDataset(self.store, splits.indices(self.store, split), self.label_columns())
+            self.validated[split] = self.dataset_of(split)
         return self.validated[split]
 
     def batch_of(self, molecules: Sequence[int]) -> MoleculeBatch:
@@ -229,6 +234,8 @@ class PretrainingTask(StoreTask):
         self.objective.check(self.store.manifest, str(self.store.path))
         self.labels = self.objective.labels(self.store.manifest)
         self.objective.take_labels({name: self._label(place, name) for place, name in enumerate(self.labels)})
+        self.sidecars = {name: Sidecar(self.store, name) for name in self.objective.sidecars()}
+        self.objective.take_sidecars({name: sidecar.manifest for name, sidecar in self.sidecars.items()})
 
     def _label(self, place: int, name: str) -> Label:
         column = self.store.manifest.label_index(name)
@@ -243,7 +250,7 @@ class PretrainingTask(StoreTask):
         return self.objective.group
 
     def model_config(self, cfg: Any) -> ModelConfig:
-        return our_options(ModelConfig, cfg, heads=self.objective.heads())
+        return our_options(ModelConfig, cfg, heads=self.objective.heads(), **self.objective.config_fields())
 
 
 @dataclass

@@ -28,14 +28,15 @@ SECTIONS = ("labels", "coordinates", "bonds", "bond_classes", "atom_features", "
 
 
 class StoredRecord(bytes):
-    """A record that knows where it lies, for messages about its damage."""
+    """A record that knows where it lies, for messages about its damage, and its molecule's index in the store, for what is kept beside it."""
 
     where: str
+    index: int
 
     @classmethod
-    def at(cls, where: str, content: bytes) -> "StoredRecord":
+    def at(cls, where: str, content: bytes, index: int = -1) -> "StoredRecord":
         record = cls(content)
-        record.where = where
+        record.where, record.index = where, index
         return record
 
 

@@ -95,20 +95,20 @@ class Store:
     def __len__(self) -> int:
         return self.manifest.molecules
 
-    def record(self, index: int) -> bytes:
+    def record(self, index: int) -> StoredRecord:
         """Bytes of one molecule."""
         return self.records([index])[0]
 
-    def records(self, indices: Iterable[int]) -> list[bytes]:
+    def records(self, indices: Iterable[int]) -> list[StoredRecord]:
         """Bytes of several molecules, in the order asked for."""
         path = self.path / RECORDS
         get, place = _reader(path).get, f"{path}, molecule "
-        result: list[bytes] = []
+        result: list[StoredRecord] = []
         for index in map(int, indices):
             value = get(key(index)) if 0 <= index < len(self) else None
             if value is None:
                 raise UserError(f"{self.path}: no molecule {index}; the store has {len(self)}")
-            result.append(StoredRecord.at(place + str(index), value))
+            result.append(StoredRecord.at(place + str(index), value, index))
         return result
 
     @cached_property

@@ -13,6 +13,7 @@ class ModelConfig:
     Attributes:
         heads: names of the heads that the model carries.
         tasks: outputs of the property head.
+        molecule_values: outputs of heads that predict all values of a sidecar for each molecule.
     """
 
     layers: int = option(12, "transformer blocks")
@@ -28,10 +29,11 @@ class ModelConfig:
     drop_path: float = option(0.1, "stochastic depth per molecule at the last block, rising linearly from 0 at the first")
     heads: tuple[str, ...] = ()
     tasks: int = 1
+    molecule_values: int = 1
     checkpoint_layers: int = option(0, "blocks, from the first, that are recomputed in the backward pass: less memory, more time")
 
     def __post_init__(self) -> None:
-        for name in ("layers", "embed_dim", "ffn_dim", "attention_heads", "gaussians", "pair_dim", "hidden_3d", "tasks"):
+        for name in ("layers", "embed_dim", "ffn_dim", "attention_heads", "gaussians", "pair_dim", "hidden_3d", "tasks", "molecule_values"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.checkpoint_layers <= self.layers:

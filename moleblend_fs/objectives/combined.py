@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.objective import Label, Objective, Prepared, Read, Term
@@ -63,6 +64,16 @@ class Combined(Objective):
     def take_labels(self, labels: Mapping[str, Label]) -> None:
         for part in self.parts:
             part.take_labels(labels)
+
+    def sidecars(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.sidecars()))
+
+    def take_sidecars(self, sidecars: Mapping[str, SidecarManifest]) -> None:
+        for part in self.parts:
+            part.take_sidecars(sidecars)
+
+    def config_fields(self) -> dict[str, int]:
+        return {name: value for part in self.parts for name, value in part.config_fields().items()}
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         parts = [part.prepare(batch, layout, seed=seed, epoch=epoch) for part in self.parts]

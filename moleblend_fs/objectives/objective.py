@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.ops.layout import Layout
@@ -126,6 +127,17 @@ class Objective(ABC):
 
     def take_labels(self, labels: Mapping[str, Label]) -> None:  # noqa: B027  most need none
         """Where in a batch its labels are, and their scales."""
+
+    def sidecars(self) -> tuple[str, ...]:
+        """Names of the sidecars whose values batches are to carry, as `extra`, see `data.sidecar`."""
+        return ()
+
+    def take_sidecars(self, sidecars: Mapping[str, SidecarManifest]) -> None:  # noqa: B027  most need none
+        """What is in them."""
+
+    def config_fields(self) -> dict[str, int]:
+        """Fields of the model's configuration that follow from the data; after `take_sidecars`."""
+        return {}
 
     @abstractmethod
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:

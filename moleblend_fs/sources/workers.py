@@ -54,6 +54,8 @@ def encode_row(source: Source, row: int, raw: Any) -> Results:
     """A row's molecule or failure, whatever parsing it raises. A molecule with a note gives a line in failures.csv as well."""
     try:
         graph = source.parse(raw)
+        if isinstance(graph, EncodedMolecule):  # of a sidecar, which has no graph
+            return [(row, graph)]
         if not isinstance(graph, Failure) and (problem := check_values(graph.labels, source.labels)) is not None:
             graph = Failure(input=graph.smiles, reason=problem)
         if not isinstance(graph, Failure):

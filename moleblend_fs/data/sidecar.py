@@ -1,0 +1,148 @@
+"""Sidecars: numbers for each molecule of a store, beside its records, with a manifest of their own.
+
+STORE/sidecars/NAME/values.f4       (molecules, columns) float32, row i of molecule i, NaN where there is none
+STORE/sidecars/NAME/manifest.json   see `SidecarManifest`
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moleblend_fs.data.store import Store
+from moleblend_fs.data.typed_json import READING, from_json, read_json
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import write_atomically
+
+FOLDER, VALUES, MANIFEST = "sidecars", "values.f4", "manifest.json"
+FORMAT_VERSION = 1
+TAIL = 0.005
+"""Share of the values at either end that winsorising moves to the quantile."""
+COLUMNS_AT_A_TIME = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnStatistics:
+    """Of one column over the finite values of the training split.
+
+    Attributes:
+        lower, upper: quantiles at `TAIL` and 1 - `TAIL`; values beyond are moved there.
+        mean, std: of the values moved so; a std of 0 stands for a column that tells nothing, or has no value.
+    """
+
+    lower: float
+    upper: float
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarManifest:
+    """What a sidecar says of itself.
+
+    Attributes:
+        name: what it is called.
+        columns: their names.
+        molecules: rows, as many as the store has.
+        records_sha256: of the store's records: whose sidecar this is.
+        values_sha256: of all values.
+        statistics: one for each column.
+        statistics_of: the split that they are of; "" for all molecules.
+        missing: values that are not there; without: molecules that have none at all.
+        versions: of the libraries that computed it.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    molecules: int
+    records_sha256: str
+    values_sha256: str
+    statistics: tuple[ColumnStatistics, ...]
+    statistics_of: str
+    missing: int
+    without: int
+    versions: dict[str, str]
+    format_version: int = FORMAT_VERSION
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+
+def folder_of(store: Store, name: str) -> Path:
+    return store.path / FOLDER / name
+
+
+class Sidecar:
+    """A sidecar, opened for reading: safe in forked processes, and pickled by its path.
+
+    Raises:
+        UserError: there is none, it is damaged, or belongs to another store.
+    """
+
+    def __init__(self, store: Store, name: str):
+        self.path = folder_of(store, name)
+        make = f"moleblend preprocess-sidecar {name} {store.path}"
+        if not self.path.is_dir():
+            raise UserError(f"{store.path} has no sidecar {name!r}; make it with `{make}`")
+        again = f"delete {self.path} and run `{make}`"
+        try:
+            self.manifest = from_json(SidecarManifest, read_json(self.path / MANIFEST))
+        except READING as error:
+            raise UserError(f"{self.path / MANIFEST}: not a readable manifest of a sidecar ({error}); {again}") from error
+        about = self.manifest
+        if about.format_version != FORMAT_VERSION or len(about.statistics) != len(about.columns):
+            raise UserError(f"{self.path}: of another format, or damaged; {again}")
+        if (about.records_sha256, about.molecules) != (store.manifest.records_sha256, len(store)):
+            raise UserError(f"{self.path}: made from another store, or from this one before it was made anew; {again}")
+        self._width = len(about.columns)
+        values = self.path / VALUES
+        size, wanted = (values.stat().st_size if values.is_file() else -1), 4 * self._width * about.molecules
+        if size != wanted:
+            raise UserError(f"{values}: {'missing' if size < 0 else f'{size} bytes'} instead of {wanted}; {again}")
+        columns = [(s.lower, s.upper, s.mean, s.std) for s in about.statistics]
+        self._lower, self._upper, self._mean, self._std = np.array(columns, dtype=np.float64).reshape(-1, 4).T
+        self._file: int | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_file": None}
+
+    def raw(self, indices: Sequence[int]) -> np.ndarray:
+        """(n, columns) float32, as computed, of some molecules."""
+        if self._file is None:
+            self._file = os.open(self.path / VALUES, os.O_RDONLY)
+        length = 4 * self._width
+        rows = [os.pread(self._file, length, int(index) * length) for index in indices]
+        if any(len(row) != length for row in rows):
+            raise UserError(f"{self.path / VALUES}: cut short while it was read; copy the store again")
+        return np.frombuffer(b"".join(rows), "<f4").reshape(-1, self._width)
+
+    def standardised(self, indices: Sequence[int]) -> np.ndarray:
+        """(n, columns) float32: winsorised, mean 0 and standard deviation 1 over the training split; NaN where there is no value, or
+        where the column is constant."""
+        values = self.raw(indices).astype(np.float64)
+        std = np.where(self._std > 0, self._std, np.nan)
+        return ((np.clip(values, self._lower, self._upper) - self._mean) / std).astype(np.float32)
+
+
+def column_statistics(values: np.ndarray, rows: np.ndarray) -> tuple[ColumnStatistics, ...]:
+    """Of (molecules, columns) values over some rows, a few columns at a time."""
+    result = []
+    for start in range(0, values.shape[1], COLUMNS_AT_A_TIME):
+        block = np.array(values[rows, start : start + COLUMNS_AT_A_TIME], dtype=np.float64)
+        for column in block.T:
+            result.append(_statistics(column[np.isfinite(column)]))
+    return tuple(result)
+
+
+def _statistics(present: np.ndarray) -> ColumnStatistics:
+    if not len(present):
+        return ColumnStatistics(lower=0.0, upper=0.0, mean=0.0, std=0.0)
+    lower, upper = (float(x) for x in np.quantile(present, [TAIL, 1 - TAIL]))
+    moved = np.clip(present, lower, upper)
+    # Equal values have no spread; the mean of many may be off by a last digit, which would become one.
+    mean, std = (lower, 0.0) if lower == upper else (float(moved.mean()), float(moved.std()))
+    return ColumnStatistics(lower=lower, upper=upper, mean=mean, std=std)

@@ -1,0 +1,122 @@
+"""Regression of molecular descriptors (as CheMeleon, arXiv 2506.15792): from the graph token, RDKit's 2D descriptors, standardised.
+
+    L = mean over the values that there are of (W' GELU(W g) - y)^2
+
+y is winsorised and standardised over the training split, see `data.sidecar`; g is the graph token of the view that is asked for.
+Shape legend: B molecules, D descriptors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.sidecar import SidecarManifest
+from moleblend_fs.errors import UserError
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.heads import register_head
+from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.shown import Shown
+from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
+from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
+from moleblend_fs.objectives.views import encode, full_view
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import Linear
+from moleblend_fs.ops.precision import at_least_float32
+from moleblend_fs.options import option
+
+VIEWS = ("2d", "3d", "2d+3d", "blended")
+SIDECAR = "descriptors"
+
+
+class DescriptorHead(nn.Module):
+    """Linear(d, d), GELU, Linear(d, D) on the graph token."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.hidden = Linear(config.embed_dim, config.embed_dim)
+        self.out = Linear(config.embed_dim, config.molecule_values)
+
+    def forward(self, x_Bd: Tensor) -> Tensor:
+        """(B, D)."""
+        return self.out(F.gelu(self.hidden(x_Bd)))
+
+
+register_head("descriptors", DescriptorHead)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescriptorOptions:
+    """What of a molecule its descriptors are predicted from."""
+
+    descriptors_view: str = option(
+        "2d",
+        "what is shown of a molecule; blended: one relation of each pair and noise, as blend-then-predict draws them by default",
+        VIEWS,
+    )
+
+    def __post_init__(self) -> None:
+        if self.descriptors_view not in VIEWS:
+            raise UserError(f"--descriptors-view must be one of {', '.join(VIEWS)}, got {self.descriptors_view!r}")
+
+
+class Described(NamedTuple):
+    """What is shown, the descriptors (B, D), and which of them count (B, D) bool."""
+
+    shown: Shown
+    target: Tensor
+    present: Tensor
+
+
+class DescriptorRegression(Objective):
+    """See the module."""
+
+    name: ClassVar[str] = "descriptors"
+    Options: ClassVar[type] = DescriptorOptions
+    options: DescriptorOptions
+    curves: ClassVar[dict[str, Curve]] = {"regression": Curve("RDKit descriptors", "squared error (standardised)", uninformed=1.0)}
+    width = 0
+
+    def heads(self) -> tuple[str, ...]:
+        return ("descriptors",)
+
+    def terms(self) -> tuple[Term, ...]:
+        return (Term("regression", 1.0),)
+
+    def check(self, manifest: Manifest, store: str) -> None:
+        if manifest.molecules_with_3d == 0 and self.options.descriptors_view == "3d":
+            raise UserError(f"{store} has no 3D structures; use --descriptors-view 2d, or preprocess a source with structures")
+
+    def sidecars(self) -> tuple[str, ...]:
+        return (SIDECAR,)
+
+    def take_sidecars(self, sidecars: Mapping[str, SidecarManifest]) -> None:
+        self.width = len(sidecars[SIDECAR].columns)
+
+    def config_fields(self) -> dict[str, int]:
+        return {"molecule_values": self.width}
+
+    def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
+        view = self.options.descriptors_view
+        if view == "blended":
+            shown, _ = draw_blend(batch, layout, BlendConfig(), seed=seed, epoch=epoch)
+        else:
+            shown = full_view(batch, layout, view)
+        target = batch.extra[SIDECAR]
+        present = target.isfinite()
+        if view == "3d":  # of others nothing would be seen but their atoms
+            present = present & batch.has_coordinates.unsqueeze(1)
+        return Prepared(batch, layout, present.sum().double().reshape(1), Described(shown, target, present))
+
+    def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
+        shown, target, present = prepared.parts
+        graphs = encode(model, prepared.batch, shown, prepared.layout).graphs
+        prediction = at_least_float32(model.heads["descriptors"](graphs))
+        # Before the square: NaN times 0 would be NaN, in the gradient too.
+        difference = torch.where(present, prediction - torch.where(present, target, 0), 0)
+        return difference.square().sum().reshape(1)
