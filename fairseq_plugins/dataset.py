@@ -61,7 +61,7 @@ class StoreDataset(FairseqDataset):
         if self.labels is not None:
             batch = select_labels(batch, self.labels)
         for name, sidecar in self.sidecars.items():
-            batch.extra[name] = torch.from_numpy(sidecar.standardised([record.index for record in samples]))
+            batch.extra[name] = torch.from_numpy(sidecar.standardised([record.molecule for record in samples]))
         if self.group is not None:
             batch.extra[GROUP] = torch.arange(len(batch)) // self.group
         return {

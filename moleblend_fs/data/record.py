@@ -28,15 +28,15 @@ SECTIONS = ("labels", "coordinates", "bonds", "bond_classes", "atom_features", "
 
 
 class StoredRecord(bytes):
-    """A record that knows where it lies, for messages about its damage, and its molecule's index in the store, for what is kept beside it."""
+    """A record that knows where it lies, for messages about its damage, and which molecule of the store it is."""
 
     where: str
-    index: int
+    molecule: int
 
     @classmethod
-    def at(cls, where: str, content: bytes, index: int = -1) -> "StoredRecord":
+    def at(cls, where: str, content: bytes, molecule: int = -1) -> "StoredRecord":
         record = cls(content)
-        record.where, record.index = where, index
+        record.where, record.molecule = where, molecule
         return record
 
 
