@@ -29,7 +29,8 @@ from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.workers import Chunk, WorkerPool
 
 REQUEST = "request.json"
-SIDECARS = ("descriptors",)
+SIDECARS = (descriptors.__name__,)
+"""What can be computed, by the names of the functions that do."""
 COPY = 1 << 22
 
 

@@ -83,6 +83,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend preprocess SOURCE IN OUT": Run((("SOURCE IN OUT [--workers N] [options]", "csv mine.csv runs/data/again --workers 1"),)),
         "moleblend preprocess moses molsets": Run((("molsets", "moses.csv"), ("100000", "20"), ("esol.csv bbbp.csv", "mine.csv"))),
         "moleblend overlap": Run((("runs/data/bbbp", "runs/data/again"),)),
+        "moleblend preprocess-sidecar": Run((("STORE --workers 8", "runs/data/again --workers 1"),)),
         "STORE/records.lmdb": LAYOUT,
     },
     "docs/finetune.md": {

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.data.store import Store
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
@@ -32,6 +33,7 @@ class Case:
         turning: terms that are not, whatever the options: their targets turn with the molecule, the head's axes do not.
         reached: the loss, of every molecule, that a tiny model comes below on eight molecules when nothing else is asked of it; by variant.
         updates: for that.
+        sidecars: what the objective is told of its sidecars.
         extra: adds the data that batches carry for it.
     """
 
@@ -40,6 +42,7 @@ class Case:
     turning: tuple[str, ...] = ()
     reached: dict[str, float] = field(default_factory=dict)
     updates: int = 300
+    sidecars: dict[str, SidecarManifest] = field(default_factory=dict)
     extra: Callable[[MoleculeBatch], MoleculeBatch] = lambda batch: batch
 
 
@@ -55,6 +58,7 @@ def made(name: str, variant: str, manifest: Manifest | None = None, **more: Any)
     """An objective with the options of a variant; labels as they stand in a store's records, unscaled where there is no store."""
     found = objectives()[name]
     objective = found(found.Options(**(case_of(name).variants[variant] if variant else {}) | more))
+    objective.take_sidecars(case_of(name).sidecars)
     if manifest is not None:
         statistics = manifest.statistics["train"]
         labels = {}
@@ -68,7 +72,7 @@ def made(name: str, variant: str, manifest: Manifest | None = None, **more: Any)
 def model_of(objective: Objective, *, seed: int = 0, spread: float = 0.3, **size: int) -> MoleBlend:
     """A model in float64 without dropout, its weights large enough that everything matters."""
     torch.manual_seed(seed)
-    config = ModelConfig(**{**SIZE, **size}, heads=objective.heads()).without_dropout()
+    config = ModelConfig(**{**SIZE, **size}, heads=objective.heads(), **objective.config_fields()).without_dropout()
     model = MoleBlend(config).double()
     with torch.no_grad():
         for parameter in model.parameters():
