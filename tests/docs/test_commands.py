@@ -130,6 +130,10 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "torchrun --nproc-per-node 8": Check(HOSTS),
         "./scripts/test.sh": TESTS,
     },
+    "docs/training.md": {
+        "moleblend preprocess-sidecar": Check("tests/objectives/test_descriptors.py runs it"),
+        "moleblend train STORE": Check("tests/objectives/test_descriptors.py runs it"),
+    },
     "examples/finetune_moleculenet/README.md": {
         "DATA=FOLDER ./examples/finetune_moleculenet/run.sh bbbp": Run(
             (("DATA=FOLDER", "DATA=. SEEDS=0 EPOCHS=1 ARCH=tiny PRETRAINED=none"),)
