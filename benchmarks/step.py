@@ -109,8 +109,8 @@ class StepProcess:
         atoms: of a molecule, on average.
     """
 
-    def __init__(self, store: Path, path: str):
-        command = [sys.executable, "-m", "benchmarks.step", str(store), path]
+    def __init__(self, store: Path, path: str, module: str = "benchmarks.step"):
+        command = [sys.executable, "-m", module, str(store), path]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.atoms: float = self._answer()

@@ -121,6 +121,9 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend preprocess qm9": Run((("--limit 116", "--limit 116 --workers 1"),)),
         "python -m tests.support.drill": Check("kills training for many minutes"),
     },
+    "docs/objectives.md": {
+        "moleblend train STORE --task moleblend": Check("tests/distributed/test_objectives.py trains all of them", (("OPTION...", ""),)),
+    },
     "docs/scaling.md": {
         "python -m benchmarks scaling --measure": Check("ten minutes"),
         "python -m benchmarks scaling --compare": Check("ten minutes"),
