@@ -3,9 +3,11 @@
 import hashlib
 import html
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -13,6 +15,7 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from moleblend_fs.objectives import registry
 from moleblend_fs.objectives.objective import Curve as LossCurve
@@ -28,6 +31,8 @@ PANEL = (3.75, 2.9)
 """Width and height of a panel, inches: 360 pixels, and its text is read on a phone as it is."""
 MOST_POINTS = 1500
 """Points that are drawn; of more a sample."""
+ROOM = 44
+"""Letters that have room along a panel's lower edge."""
 POINTS = "points"
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -62,8 +67,6 @@ def panel(*, xlabel: str, ylabel: str) -> Iterator[tuple[Figure, Axes]]:
     with pyplot.rc_context(STYLE):
         figure, axis = pyplot.subplots(figsize=PANEL, layout="constrained")
         axis.set(xlabel=shortened(xlabel), ylabel=shortened(ylabel))
-        axis.locator_params(nbins=5)
-        axis.ticklabel_format(axis="both", style="plain", useOffset=False)
         try:
             yield figure, axis
         finally:
@@ -84,10 +87,7 @@ def to_svg(figure: Figure, name: str, titles: Sequence[str] = ()) -> str:
         titles: of the points of the one scatter plot whose identifier is `POINTS`, shown where the mouse rests.
     """
     for axis in figure.axes:
-        for ticks in (axis.xaxis, axis.yaxis):
-            low, high = sorted(ticks.get_view_interval())
-            if max(abs(low), abs(high)) >= 1e5 or high - low < 1e-3:
-                ticks.set_major_formatter(lambda value, _: f"{value:.3g}")
+        set_ticks(axis)
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
@@ -96,6 +96,28 @@ def to_svg(figure: Figure, name: str, titles: Sequence[str] = ()) -> str:
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>f{mark}-", with_titles(svg, titles))
     svg = re.sub("|".join(ON_PAGE), lambda found: f"var({ON_PAGE[found[0]]})", svg)
     return f'<svg role="img" aria-label="{html.escape(name)}"{svg}'
+
+
+def set_ticks(axis: Axes) -> None:
+    """As many ticks as their labels have room for, with the digits that tell one from the next."""
+    for ticks, room in ((axis.xaxis, ROOM), (axis.yaxis, math.inf)):
+        low, high = sorted(ticks.get_view_interval())
+        for count in range(5, 0, -1):
+            places = [place for place in MaxNLocator(count).tick_values(low, high) if low <= place <= high]
+            labels = tick_labels(places)
+            if sum(len(label) + 2 for label in labels) <= room:
+                break
+        ticks.set_ticks(places, labels)
+
+
+def tick_labels(places: Sequence[float]) -> list[str]:
+    """Numbers with as few digits as tell them apart."""
+    largest = max(map(abs, places), default=0.0)
+    step = min((b - a for a, b in pairwise(places)), default=largest)
+    digits = min(15, max(1, math.ceil(math.log10(largest / step)) + 1)) if step > 0 and largest > 0 else 1
+    if 1e-3 <= largest < 1e7:
+        return [f"{place:.{max(0, digits - 1 - math.floor(math.log10(largest)))}f}" for place in places]
+    return [f"{place:.{max(0, digits - 1)}e}" if abs(place) > step / 2 else "0" for place in places]
 
 
 def with_titles(svg: str, titles: Sequence[str]) -> str:

@@ -75,13 +75,14 @@ def _pictures(metrics: dict[str, Any], tested: list[dict[str, str]]) -> list[str
         points = np.array([[_number(a), _number(b)] for a, b in pairs], dtype=np.float64).reshape(-1, 2)
         points = points[np.isfinite(points).all(axis=1)]
         if len(points):
-            panels.append(scatter(points[:, 0], points[:, 1], target, metrics["targets"][target]["unit"]))
+            picture = scatter(points[:, 0], points[:, 1], target, metrics["targets"][target]["unit"])
+            panels.append(html.figure(picture, target, html.counted(len(points), "molecule")))
     covered = metrics.get("coverage", {})
     rows = [(name, "-" if share is None else f"{100 * share:.1f} %") for name, share in covered.items()]
     level = f"{100 * metrics['level']:g} %"
     note = f'<p class="soft">Intervals of {level} were calibrated on validation molecules; this is how many test labels they hold.</p>'
     return [
-        html.section("Predicted and measured", *panels),
+        html.section("Predicted and measured", html.charts(panels)),
         html.section("Intervals", note, html.table(["target", f"in the {level} interval"], rows, numeric=(1,))),
     ]
 

@@ -21,6 +21,7 @@ h3 { font-size: 15px; margin: 18px 0 6px; overflow-wrap: anywhere; }
 p { margin: 0 0 10px; max-width: 78ch; overflow-wrap: anywhere; }
 .soft { color: var(--soft); }
 section { background: var(--ground); border: 1px solid var(--line); border-radius: 8px; padding: 18px 20px; margin-top: 18px; }
+@media (max-width: 600px) { main { padding: 16px 8px 40px; } section { padding: 14px 12px; } }
 .scroll { overflow-x: auto; margin-bottom: 8px; }
 .scroll:focus-visible { outline: 2px solid var(--accent); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -28,8 +29,8 @@ th, td { padding: 5px 14px 5px 0; text-align: left; border-bottom: 1px solid var
 td { max-width: 46ch; overflow-wrap: break-word; }
 th { color: var(--soft); font-weight: 600; font-size: 13px; vertical-align: bottom; }
 td.number, th.number { text-align: right; }
-td.number { white-space: nowrap; }
-@media (min-width: 700px) { td:first-child { white-space: nowrap; } }
+td.number { white-space: nowrap; max-width: none; }
+@media (min-width: 700px) { td:first-child { white-space: nowrap; max-width: none; } }
 tr.strong td { font-weight: 650; }
 code { font: 13px ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 summary { cursor: pointer; color: var(--soft); }
@@ -148,7 +149,7 @@ def table(
     return scrolled(f"<table>{shown}<tbody>{''.join(lines)}</tbody></table>", name or "table of " + ", ".join(filter(None, header)))
 
 
-BARS_WIDTH, BARS_HEIGHT, BARS_FONT = 400, 170, 12
+BARS_WIDTH, BARS_HEIGHT, BARS_FONT = 350, 160, 12
 LETTER = 0.62
 """Width of a digit in units of the font's size, rounded up."""
 

@@ -134,7 +134,9 @@ def shown_numbers(values: Sequence[float]) -> str:
 
 
 def shown_number(value: float) -> str:
-    """One digit after the point from 100 on, three below, four below 1."""
+    """One digit after the point from 100 on, three below, four below 1; very large and very small ones as powers of ten."""
+    if abs(value) >= 1e7 or 0 < abs(value) < 1e-4:
+        return f"{value:.3g}"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 1 else f"{value:.4f}"
 
 

@@ -123,7 +123,15 @@ class Runs:
         """Stores under the folder, and those that the evaluations name, as far as they still exist."""
         found = [path.parent for path in sorted(self.folder.rglob(MANIFEST))]
         found += [Path(evaluation.store) for evaluation in self.evaluations]
-        return list(dict.fromkeys(resolved(path) for path in found if (path / MANIFEST).is_file()))
+        return list(dict.fromkeys(resolved(path) for path in found if holds_store(path)))
+
+
+def holds_store(path: Path) -> bool:
+    """Whether a store lies there; a path of a result file may be one that no system can have."""
+    try:
+        return (path / MANIFEST).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def find_runs(folder: Path) -> Runs:
