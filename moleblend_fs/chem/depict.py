@@ -119,7 +119,7 @@ def as_svg(molecule: Chem.Mol, name: str, *, width: int, height: int, numbers: b
     drawer.DrawMolecule(molecule)
     drawer.FinishDrawing()
     svg = drawer.GetDrawingText()
-    name = name[:300].encode(errors="replace").decode()
+    name = "".join(c if c.isprintable() else "\ufffd" for c in name[:300].encode(errors="replace").decode())
     head = f'<svg role="img" aria-label={quoteattr("molecule " + name)} class="molecule"'
     start = svg.index("<svg") + len("<svg")
     body_at = svg.index(">", start) + 1

@@ -29,6 +29,7 @@ LARGEST = 1e100
 """Numbers beyond cannot be drawn."""
 WITHIN = re.compile(r"\bepoch \d+: +\d+ / \d+ (.*=.*)$")
 AFTER = re.compile(r"\bepoch \d+ \| (valid on '.*?' subset \| )?(\w+ .*\|.*)$")
+NOT_SHOWN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 T = TypeVar("T")
 Curve = tuple[np.ndarray, np.ndarray]
 """Updates (n,) and values (n,)."""
@@ -281,8 +282,8 @@ def number(text: Any) -> float | None:
 
 
 def clean(text: str) -> str:
-    """A text that can be written: JSON admits halves of characters."""
-    return text.encode("utf-8", errors="replace").decode()
+    """A text that can be written and drawn: JSON admits halves of characters, and characters that are none."""
+    return NOT_SHOWN.sub("\ufffd", text.encode("utf-8", errors="replace").decode())
 
 
 def curves(values: dict[str, dict[int, float]]) -> dict[str, Curve]:

@@ -15,7 +15,7 @@ NUMBERS = [0, 1, 0.5, -1, 1e308, -1e308, 1e-320, 1e99, 7, 3.2e6, -40685.1, float
 METRICS = ["mae", "rmse", "r2", "roc_auc", "pr_auc", "f1", "log_loss", "mcc", "balanced_accuracy", "something else"]
 COMMON = [0.0, 1.0, 0.25]
 """Numbers of results that are classes."""
-CASES = 60
+CASES = 30
 
 
 def picked(rng, values):
