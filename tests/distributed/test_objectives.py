@@ -1,12 +1,16 @@
-"""All objectives of the registry, as one sum, through fairseq-train, resumed in the middle of an epoch."""
+"""All objectives that need no sidecar, as one sum through fairseq-train: resumed in mid-epoch, and under ZeRO 2 in bfloat16."""
+
+import math
 
 import pytest
 
 from moleblend_fs.objectives.registry import objectives
-from tests.distributed.training import ADAM, checkpoint, differing, identical, run
+from tests.distributed.conftest import needs_deepspeed
+from tests.distributed.training import ADAM, checkpoint, differing, identical, run, zero
 
 pytestmark = pytest.mark.slow
-EVERY = [name for name, found in objectives().items() if not getattr(found, "needs_more_than_a_store", False)]
+EVERY = [name for name, found in objectives().items() if not found(found.Options()).sidecars()]
+"""All that learn from a store alone."""
 SUM = ("--criterion", "pretrain", "--objective", ",".join(EVERY), "--batch-size", "16", "--negatives-group", "8", "--no-epoch-checkpoints")
 
 
@@ -20,3 +24,13 @@ def test_resumed_in_the_middle_of_an_epoch(qm9_store, tmp_path):
     logged = whole.logged("train_inner")[0]
     for name in EVERY:
         assert any(key.startswith(f"{name}_") and key.endswith("_loss") for key in logged), name
+
+
+@needs_deepspeed
+def test_zero_2_and_bfloat16(qm9_store, tmp_path):
+    """Two ranks train all of them: every loss is finite, and the sum falls."""
+    done = run(qm9_store, tmp_path, *SUM, *zero(2), "--bf16", "--max-update", "12")
+    losses = [{key: float(value) for key, value in line.items() if key.endswith("loss")} for line in done.logged("train_inner")]
+    assert len(losses) == 12
+    assert all(math.isfinite(value) for line in losses for value in line.values())
+    assert losses[-1]["weighted_loss"] < losses[0]["weighted_loss"]
