@@ -10,6 +10,7 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.report import html
+from moleblend_fs.report.runs import clean as printable
 
 SHOWN_FAILURES = 50
 """Rows without a molecule that the page lists; the tables have all."""
@@ -71,11 +72,12 @@ def _pictures(metrics: dict[str, Any], tested: list[dict[str, str]]) -> list[str
 
     panels = []
     for target in list(metrics["targets"])[:MOST_PANELS]:
-        pairs = [(row[target], row[f"{target} (predicted)"]) for row in tested if row.get(f"{target} (predicted)")]
-        points = np.array([[_number(a), _number(b)] for a, b in pairs], dtype=np.float64).reshape(-1, 2)
-        points = points[np.isfinite(points).all(axis=1)]
+        shown = [row for row in tested if row.get(f"{target} (predicted)")]
+        points = np.array([[_number(row[target]), _number(row[f"{target} (predicted)"])] for row in shown], dtype=np.float64).reshape(-1, 2)
+        known: np.ndarray = np.isfinite(points).all(axis=1)
+        points, titles = points[known], [_title(row, target) for row, kept in zip(shown, known.tolist(), strict=True) if kept]
         if len(points):
-            picture = scatter(points[:, 0], points[:, 1], target, metrics["targets"][target]["unit"])
+            picture = scatter(points[:, 0], points[:, 1], target, metrics["targets"][target]["unit"], titles=titles)
             panels.append(html.figure(picture, target, html.counted(len(points), "molecule")))
     covered = metrics.get("coverage", {})
     rows = [(name, "-" if share is None else f"{100 * share:.1f} %") for name, share in covered.items()]
@@ -85,6 +87,13 @@ def _pictures(metrics: dict[str, Any], tested: list[dict[str, str]]) -> list[str
         html.section("Predicted and measured", html.charts(panels)),
         html.section("Intervals", note, html.table(["target", f"in the {level} interval"], rows, numeric=(1,))),
     ]
+
+
+def _title(row: dict[str, str], target: str) -> str:
+    """What is said of a point: the molecule, where a column is called SMILES, its row, and both values."""
+    smiles = next((text for name, text in row.items() if name and name.strip().lower() == "smiles"), "")
+    values = f"{row[target]}, predicted {row[f'{target} (predicted)']}"
+    return printable(f"{str(smiles)[:200]} (row {row.get('row', '?')}): {values}")
 
 
 def _number(text: str) -> float:
