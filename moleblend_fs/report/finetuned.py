@@ -74,7 +74,7 @@ def _pictures(metrics: dict[str, Any], tested: list[dict[str, str]]) -> list[str
     for target in list(metrics["targets"])[:MOST_PANELS]:
         shown = [row for row in tested if row.get(f"{target} (predicted)")]
         points = np.array([[_number(row[target]), _number(row[f"{target} (predicted)"])] for row in shown], dtype=np.float64).reshape(-1, 2)
-        known: np.ndarray = np.isfinite(points).all(axis=1)
+        known = np.asarray(np.isfinite(points).all(axis=1))
         points, titles = points[known], [_title(row, target) for row, kept in zip(shown, known.tolist(), strict=True) if kept]
         if len(points):
             picture = scatter(points[:, 0], points[:, 1], target, metrics["targets"][target]["unit"], titles=titles)
