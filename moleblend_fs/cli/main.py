@@ -1,6 +1,5 @@
 """The `moleblend` command: one sub-command a module, imported only when it is called for."""
 
-import argparse
 import contextlib
 import errno
 import importlib
@@ -8,6 +7,7 @@ import io
 import sys
 
 from moleblend_fs import __version__
+from moleblend_fs.cli.parser import Parser
 from moleblend_fs.cli.standard_output import GONE, given_up, loudly
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
@@ -68,7 +68,7 @@ def run(argv: list[str]) -> int:
         from moleblend_fs.cli import train  # whose options fairseq's parser reads
 
         train.run(argv[1:])
-    parser = argparse.ArgumentParser(prog="moleblend", description="MoleBlend: data, checkpoints and reports around fairseq-train.")
+    parser = Parser(prog="moleblend", description="MoleBlend: data, checkpoints and reports around fairseq-train.")
     parser.add_argument("--version", action="version", version=f"moleblend_fs {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = next((word for word in argv if not word.startswith("-")), None)

@@ -1,0 +1,28 @@
+"""argparse, with a command's words and options in any order."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's parser.
+
+    argparse itself lets an argument that may lack, such as OUT in `finetune DATA --target logS OUT`, lack as soon as an option
+    follows the others, and then refuses the word.
+    """
+
+    _in_parts = False
+    """argparse parses options and words one after the other, by calling the same method twice."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:  # type: ignore[override]
+        """As the class it comes from, but for the order."""
+        if self._in_parts:
+            return super().parse_known_args(args, namespace)
+        self._in_parts = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        except TypeError:  # commands within commands, whose words are another parser's
+            return super().parse_known_args(args, namespace)
+        finally:
+            self._in_parts = False

@@ -1,0 +1,54 @@
+"""Words and options of a command stand in any order."""
+
+import argparse
+
+import pytest
+
+from moleblend_fs.cli import finetune, predict
+from moleblend_fs.cli.parser import Parser
+
+
+def parsed(module, words: list[str]) -> argparse.Namespace:
+    parser = Parser()
+    module.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (finetune, ["mine.csv", "runs/mine", "--target", "logS"]),
+        (finetune, ["mine.csv", "--target", "logS", "runs/mine"]),
+        (finetune, ["--target", "logS", "mine.csv", "runs/mine"]),
+        (finetune, ["--target", "logS", "mine.csv", "--epochs", "3", "runs/mine"]),
+    ],
+)
+def test_a_word_after_an_option_is_the_next_argument(module, words):
+    arguments = parsed(module, words)
+    assert (str(arguments.data), str(arguments.out), arguments.target) == ("mine.csv", "runs/mine", ["logS"])
+
+
+def test_the_output_of_predictions_may_follow_options():
+    arguments = parsed(predict, ["model.pt", "--device", "cpu", "in.csv", "--workers", "0", "out.csv"])
+    assert [str(arguments.model), str(arguments.input), str(arguments.output)] == ["model.pt", "in.csv", "out.csv"]
+
+
+def test_words_that_are_too_many_are_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed(predict, ["model.pt", "in.csv", "--device", "cpu", "out.csv", "another"])
+    assert ended.value.code == 2
+    assert "another" in capsys.readouterr().err
+
+
+def test_commands_within_a_command_are_found(capsys):
+    parser = Parser(prog="outer")
+    commands = parser.add_subparsers(dest="command", required=True)
+    inner = commands.add_parser("inner")
+    inner.add_argument("first")
+    inner.add_argument("second", nargs="?")
+    inner.add_argument("--option")
+    arguments = parser.parse_args(["inner", "a", "--option", "x", "b"])
+    assert (arguments.first, arguments.second, arguments.option) == ("a", "b", "x")
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+    assert "required: command" in capsys.readouterr().err
