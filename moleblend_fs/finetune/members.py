@@ -28,7 +28,7 @@ from moleblend_fs.finetune.settings import Recipe, Settings, recipe_for
 from moleblend_fs.model.config import architecture_options
 
 SPLITS, LOG, OUTPUT, COMMAND, DONE = "splits.json", "train.log", "output.log", "command.sh", "finished.json"
-CHECKPOINT = "checkpoint_best.pt"
+FOLDER, CHECKPOINT = "members", "checkpoint_best.pt"
 STOPPED = "preempted"
 """File that training leaves where it was told to stop."""
 SCRIPT = '#!/bin/sh\n# Trains this member, and goes on where it was stopped.\ncd "$(dirname "$0")/../.." || exit 1\n'
@@ -107,7 +107,7 @@ def _member(data: Data, store_path: str, fold: str, store: Store, settings: Sett
         *("--optimizer", "adam", "--lr", f"{recipe.lr:g}", "--lr-scheduler", "cosine"),
         *("--warmup-updates", str(max(1, round(WARM_UP * updates))), "--max-epoch", str(recipe.epochs), "--max-update", str(updates)),
         *("--clip-norm", "5", "--batch-size", str(recipe.batch_size), "--seed", str(seed), "--num-workers", "0"),
-        *("--save-dir", f"members/{name}", "--log-format", "json", "--log-file", f"members/{name}/{LOG}"),
+        *("--save-dir", f"{FOLDER}/{name}", "--log-format", "json", "--log-file", f"{FOLDER}/{name}/{LOG}"),
     )
     return Member(name=name, fold=fold, seed=seed, words=words, updates=updates)
 
@@ -137,7 +137,7 @@ class Training:
 
     def folder(self, member: Member) -> Path:
         """Where a member's files are."""
-        return self.out / "members" / member.name
+        return self.out / FOLDER / member.name
 
     def finished(self, member: Member) -> bool:
         """Whether a member was trained to its end by this very command."""

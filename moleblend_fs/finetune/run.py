@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
 from moleblend_fs.finetune import baselines, members
-from moleblend_fs.finetune.data import Data, is_store, prepare
+from moleblend_fs.finetune.data import COPY, Data, is_store, prepare
 from moleblend_fs.finetune.folds import make_folds, smiles_of
 from moleblend_fs.finetune.predicting import FoldResult, fold_result
 from moleblend_fs.finetune.progress import Progress
@@ -29,7 +30,9 @@ from moleblend_fs.predictions.model import ABOUT, FORMAT, VERSION
 from moleblend_fs.sources.base import identify
 
 REQUEST, SPLITS, METRICS, CALIBRATION = "request.json", "splits.json", "metrics.json", "calibration.json"
-TRAINING_MOLECULES = "training_molecules.csv"
+TRAINING_MOLECULES, COMMAND = "training_molecules.csv", "command.sh"
+SHAPES_STORE = {"targets", "kind", "smiles_column", "split_column", "weights", "inputs", "hydrogens", "conformers", "max_atoms"}
+"""Settings that a store is made by."""
 MODEL_NAME = "moleblend"
 
 
@@ -69,12 +72,17 @@ def finetune(
     """
     progress = progress or Progress(quiet=True)
     given, folder = Path(given), resolved(out)
+    hydrogens = _hydrogens(settings)
+    was_there = folder.exists()
     _claim(given, folder, settings)
     if command:
-        write_atomically(folder / "command.sh", f"#!/bin/sh\n{command}\n")
-    hydrogens = _hydrogens(settings)
+        write_atomically(folder / COMMAND, f"#!/bin/sh\n{command}\n")
     progress.stage("molecules")
-    data = prepare(given, settings, folder, hydrogens, workers=jobs or len(os.sched_getaffinity(0)), progress=progress.verbose)
+    try:
+        data = prepare(given, settings, folder, hydrogens, workers=jobs or len(os.sched_getaffinity(0)), progress=progress.verbose)
+    except UserError:
+        _leave(folder, was_there)
+        raise
     progress.stage("splits")
     if not (folder / SPLITS).is_file():
         make_folds(data.store, settings).save(folder / SPLITS)
@@ -85,7 +93,7 @@ def finetune(
     progress.stage("training")
     members.Training(folder, planned, at_once, progress.updates).run()
     progress.stage("predictions")
-    checkpoints = {name: [folder / "members" / m.name / members.CHECKPOINT for m in planned if m.fold == name] for name in folds}
+    checkpoints = {name: [folder / members.FOLDER / m.name / members.CHECKPOINT for m in planned if m.fold == name] for name in folds}
     results = [fold_result(name, store, checkpoints[name], data, Runner()) for name, store in folds.items()]
     progress.stage("baselines")
     metrics = _metrics(data, folds, results, settings, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
@@ -100,7 +108,7 @@ def finetune(
 
 
 def _claim(given: Path, folder: Path, settings: Settings) -> None:
-    """Note in the folder what the run is of; UserError if it has another one, or something else."""
+    """Note in the folder what the run is of; UserError if it has trained another one, or holds something else."""
     if not given.exists():
         raise UserError(f"{given}: no such file")
     identity = Store(given).manifest.records_sha256 if is_store(given) else next(iter(identify([given]).values()))
@@ -118,15 +126,35 @@ def _claim(given: Path, folder: Path, settings: Settings) -> None:
         differing = [name for name in settings.to_json() if before.get("settings", {}).get(name) != request["settings"][name]]
         told = [f"--{name.replace('_', '-')} {before['settings'].get(name)} there, {request['settings'][name]} here" for name in differing]
         told += [f"{name}: another file" for name in ("data", "split file", "weights") if before.get(name) != request.get(name)]
-        if told:
+        if not told:
+            return
+        if (folder / members.FOLDER).exists():
             raise UserError(
                 f"{folder} has a run of other arguments ({'; '.join(told)}); give the same to go on with it, or choose another OUT"
             )
-        return
-    if folder.exists() and any(folder.iterdir()):
+        _begin_anew(folder, same_molecules=before.get("data") == request["data"] and not SHAPES_STORE.intersection(differing))
+    elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and no run of `moleblend finetune`; choose another OUT")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(place, as_json(request, indent=1) + "\n")
+
+
+def _begin_anew(folder: Path, *, same_molecules: bool) -> None:
+    """Remove what a run of other arguments made that did not come to train: its splits, and its store if the molecules are others."""
+    (folder / SPLITS).unlink(missing_ok=True)
+    if not same_molecules:
+        (folder / COPY).unlink(missing_ok=True)
+        for name in ("store", "store.partial"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _leave(folder: Path, was_there: bool) -> None:
+    """Take back the claim on a folder in which nothing was made."""
+    if {path.name for path in folder.iterdir()} <= {REQUEST, COMMAND}:
+        for name in (REQUEST, COMMAND):
+            (folder / name).unlink(missing_ok=True)
+        if not was_there:
+            folder.rmdir()
 
 
 def _existing(path: str) -> Path:
@@ -246,7 +274,7 @@ def _write(
         "hydrogens": manifest.options.get("hydrogens"),
         "conformers": manifest.options.get("conformers"),
         "targets": [{"name": label.name, "kind": label.kind, "unit": label.unit} for label in data.targets],
-        "members": [{"name": m.name, "fold": m.fold, "checkpoint": f"members/{m.name}/{members.CHECKPOINT}"} for m in planned],
+        "members": [{"name": m.name, "fold": m.fold, "checkpoint": f"{members.FOLDER}/{m.name}/{members.CHECKPOINT}"} for m in planned],
         "training_molecules": TRAINING_MOLECULES,
         "calibration": CALIBRATION,
         "data": dict(manifest.inputs),

@@ -42,7 +42,6 @@ class Skip:
 
 
 DRAWING, LAYOUT = Skip("a drawing"), Skip("names of files")
-PREDICTING = Skip("Python; tests/predictions/test_api.py runs it")
 HOSTS, SLURM = "needs GPUs or several hosts", "needs Slurm"
 WHOLE = "all of the data, and minutes to days"
 TESTS = Check("tests that run tests")
@@ -110,7 +109,6 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend predict MODEL INPUT": Run((("MODEL INPUT [OUT]", "runs/untrained mine.csv runs/mine_0.csv"),), before=UNTRAINED),
         "moleblend predict runs/bbbp": Run((("runs/bbbp/checkpoint_best.pt", "runs/untrained"),)),
         "moleblend embed runs/pretrain": Run((("runs/pretrain/checkpoint_best.pt", "runs/untrained"),)),
-        "from moleblend_fs import": PREDICTING,
     },
     "docs/reliability.md": {
         "moleblend train STORE ...": Check(
@@ -179,7 +177,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
 def declared(block: Block, command: str) -> Run | Check | Skip | None:
     """What is said of a command; a whole block that is no command goes by its first line."""
     of_page = DECLARED.get(block.page, {})
-    whole = next((how for start, how in of_page.items() if how in (DRAWING, LAYOUT, PREDICTING) and block.lines[0].startswith(start)), None)
+    whole = next((how for start, how in of_page.items() if how in (DRAWING, LAYOUT) and block.lines[0].startswith(start)), None)
     if whole is not None:
         return whole
     found = [start for start in of_page if command.startswith(start)]

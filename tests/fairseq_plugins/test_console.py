@@ -114,7 +114,7 @@ def test_too_few_open_files_are_told_before_loaders_hang(qm9_store, tmp_path):
 def test_open_files_are_counted():
     loader_processes.check_open_files(0, held=10**9)
     loader_processes.check_open_files(1, held=1)
-    with pytest.raises(UserError, match="needs up to 11000"):
+    with pytest.raises(UserError, match=f"needs up to {loader_processes.TENSORS}000000"):
         loader_processes.check_open_files(1, held=10**9)
 
 

@@ -107,6 +107,32 @@ def test_the_same_command_trains_nothing_again_and_others_are_refused(finetuned,
     assert "is not empty" in capsys.readouterr().err
 
 
+def test_what_was_refused_before_training_can_be_asked_for_better(table, tmp_path, capsys):
+    """A mistake in the first call does not hold the folder's name."""
+    one = tmp_path / "one.csv"
+    one.write_text("smiles,y\n" + "".join(f"{'C' * (i + 1)}O,{i}.5\n" for i in range(30)))
+    out = tmp_path / "out"
+    assert main(["finetune", str(one), str(out), "--target", "y", "--epochs", "1"]) == 2, "all molecules have one scaffold"
+    assert "the train split is empty" in capsys.readouterr().err
+    records = (out / "store" / "records.lmdb").stat().st_mtime_ns
+    chosen = ["--target", "y", "--epochs", "1", "--ensemble", "1"]
+    assert main(["finetune", str(one), str(out), *chosen, "--split", "random", "--split-fractions", "0.9,0.05,0.04"]) == 2
+    assert main(["finetune", str(one), *chosen, "--split", "random", str(out)]) == 0
+    assert (out / "metrics.json").is_file()
+    assert (out / "store" / "records.lmdb").stat().st_mtime_ns == records, "the molecules are the same"
+
+
+def test_a_folder_in_which_nothing_was_made_is_not_left(tmp_path, capsys):
+    bad = tmp_path / "bad.csv"
+    bad.write_text("")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for out in (tmp_path / "new", mine):
+        assert main(["finetune", str(bad), str(out), "--target", "y"]) == 2
+    assert sorted(tmp_path.iterdir()) == [bad, mine]
+    assert not list(mine.iterdir())
+
+
 def test_a_stopped_member_goes_on(finetuned, table, tmp_path):
     """A member that was finished stays, one that was not is trained; the result is the uninterrupted one."""
     out = tmp_path / "again"
