@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.harness import ROOT, Row, row
 from benchmarks.step import StepProcess, random_batch
+from moleblend_fs.data.sidecar import Sidecar
 from moleblend_fs.data.store import Store
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
@@ -36,9 +37,13 @@ def main(args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         store, source = Path(folder) / "qm9", ROOT / "examples/quickstart/qm9_sample.csv.xz"
-        command = [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess", "qm9", source, store, "--limit", "1000"]
+        command = [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess", "qm9", str(source), str(store), "--limit", "1000"]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        for name in args.objective.split(","):
+        names = args.objective.split(",")
+        for sidecar in dict.fromkeys(sidecar for name in names for sidecar in new(name).sidecars()):
+            command = [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess-sidecar", sidecar, str(store), "--no-progress"]
+            subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        for name in names:
             rows += beside_blend(store, name)
     return rows
 
@@ -59,10 +64,15 @@ def beside_blend(store: Path, name: str) -> list[Row]:
     ]
 
 
-def made(name: str, store: Store) -> Objective:
-    """An objective with its defaults, and what it needs to know of the store's labels."""
+def new(name: str) -> Objective:
+    """An objective with its defaults."""
     found = objectives()[name]
-    objective = found(found.Options())
+    return found(found.Options())
+
+
+def made(name: str, store: Store) -> Objective:
+    """The same, and what it needs to know of the store's labels and sidecars."""
+    objective = new(name)
     statistics = store.manifest.statistics["train"]
     labels = {}
     for label in objective.labels(store.manifest):
@@ -71,6 +81,7 @@ def made(name: str, store: Store) -> Objective:
         assert known is not None
         labels[label] = Label(column, known.mean, known.std, store.manifest.labels[column].unit)
     objective.take_labels(labels)
+    objective.take_sidecars({sidecar: Sidecar(store, sidecar).manifest for sidecar in objective.sidecars()})
     return objective
 
 
@@ -80,7 +91,9 @@ def take_steps(path: Path, name: str) -> None:
     torch.manual_seed(0)
     store = Store(path)
     objective, batch = made(name, store), random_batch(store, BATCH)
-    model = MoleBlend(ModelConfig(**PRESETS[SIZE], heads=objective.heads())).train()
+    for sidecar in objective.sidecars():  # of other molecules: their values cost the same
+        batch.extra[sidecar] = torch.from_numpy(Sidecar(store, sidecar).standardised(list(range(BATCH))))
+    model = MoleBlend(ModelConfig(**PRESETS[SIZE], heads=objective.heads(), **objective.config_fields())).train()
     weights = [term.weight for term in objective.terms()]
     print(float(np.mean(batch.num_atoms.numpy())), flush=True)
     for epoch, _ in enumerate(sys.stdin):
