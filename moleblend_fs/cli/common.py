@@ -26,6 +26,16 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
 
 
+def add_rows_arguments(parser: argparse.ArgumentParser) -> None:
+    """How molecules that are in no store are read."""
+    parser.add_argument("--smiles", nargs="+", metavar="SMILES", help="molecules, in place of an input")
+    parser.add_argument("--smiles-column", metavar="NAME", help="the table's column of SMILES (default: the one that is called smiles)")
+    parser.add_argument("--format", choices=("csv", "smiles", "sdf"), help="what the input is (default: told from its content)")
+    parser.add_argument("--hydrogens", choices=("none", "explicit"), help="for models that do not say what they were trained on")
+    parser.add_argument("--row-timeout", type=float, default=60.0, metavar="SECONDS", help="time limit for a row (default: %(default)g)")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+
+
 def add_split_arguments(parser: argparse._ActionsContainer) -> None:
     """Splits that training took from a file."""
     parser.add_argument("--split-file", metavar="FILE", help="JSON file with splits to take in place of the store's own, as training did")

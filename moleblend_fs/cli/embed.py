@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from moleblend_fs.cli.common import add_comparison_argument, add_runner_arguments, check_output, runner
+from moleblend_fs.cli.common import add_comparison_argument, add_rows_arguments, add_runner_arguments, check_output, runner
 from moleblend_fs.cli.predict import named_input
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, whole_file
@@ -21,7 +21,7 @@ ENDINGS = (".npy", ".npz", ".csv")
 EPILOG = """examples:
   moleblend embed runs/pretrain/checkpoint_best.pt new.csv new.npy                 # graph tokens, a row for each row
   moleblend embed runs/pretrain/checkpoint_best.pt new.sdf atoms.npz --level atom  # values[starts[i]:starts[i + 1]] are row i's atoms
-  moleblend embed runs/pretrain/checkpoint_best.pt --smiles CCO c1ccccc1 out.csv --level mean --layer 3
+  moleblend embed runs/pretrain/checkpoint_best.pt out.csv --smiles CCO c1ccccc1 --level mean --layer 3
 """
 
 
@@ -39,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="checkpoint, pretrained or finetuned, or a folder of `moleblend finetune`")
     parser.add_argument("input", nargs="?", help="table with a column of SMILES, list of SMILES, SD file, perhaps packed; or -")
     parser.add_argument("output", nargs="?", type=Path, help=f"file to write, ending in {', '.join(ENDINGS)}")
-    parser.add_argument("--smiles", nargs="+", metavar="SMILES", help="molecules, in place of an input")
     parser.add_argument(
         "--level",
         choices=("graph", "mean", "atom", "distances"),
@@ -50,11 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", type=int, metavar="N", help="after N blocks; 0 is what goes into the first (default: all)")
     parser.add_argument("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model reads (default: as finetuned, else 2d)")
     parser.add_argument("--member", type=int, default=0, metavar="N", help="which model of a folder, from 0 (default: %(default)s)")
-    parser.add_argument("--smiles-column", metavar="NAME", help="the table's column of SMILES (default: the one that is called smiles)")
-    parser.add_argument("--format", choices=("csv", "smiles", "sdf"), help="what the input is (default: told from its content)")
-    parser.add_argument("--hydrogens", choices=("none", "explicit"), help="for models that do not say what they were trained on")
-    parser.add_argument("--row-timeout", type=float, default=60.0, metavar="SECONDS", help="time limit for a row (default: %(default)g)")
-    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    add_rows_arguments(parser)
     add_comparison_argument(parser)
     add_runner_arguments(parser)
     parser.set_defaults(workers=None)

@@ -15,6 +15,7 @@ from moleblend_fs import __version__
 from moleblend_fs.checkpoint.read import Checkpoint, load
 from moleblend_fs.cli.common import (
     add_comparison_argument,
+    add_rows_arguments,
     add_runner_arguments,
     add_split_arguments,
     check_output,
@@ -69,14 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="CSV to write (default: INPUT.predictions.csv beside the input; standard output for - and --smiles); with --embeddings a "
         "NumPy file",
     )
-    parser.add_argument("--smiles", nargs="+", metavar="SMILES", help="molecules, in place of an input")
-    parser.add_argument("--smiles-column", metavar="NAME", help="the table's column of SMILES (default: the one that is called smiles)")
-    parser.add_argument("--format", choices=("csv", "smiles", "sdf"), help="what the input is (default: told from its content)")
-    parser.add_argument("--hydrogens", choices=("none", "explicit"), help="for models that do not say what they were trained on")
+    add_rows_arguments(parser)
     parser.add_argument("--interval", type=float, default=0.9, metavar="P", help="probability of intervals (default: %(default)s)")
     parser.add_argument("--no-similarity", action="store_true", help="leave out the similarity to training molecules, which takes time")
-    parser.add_argument("--row-timeout", type=float, default=60.0, metavar="SECONDS", help="time limit for a row (default: %(default)g)")
-    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     store = parser.add_argument_group("of a store")
     store.add_argument(
         "--source",

@@ -1,10 +1,11 @@
 """Words and options of a command stand in any order."""
 
 import argparse
+import shlex
 
 import pytest
 
-from moleblend_fs.cli import finetune, predict
+from moleblend_fs.cli import embed, finetune, predict
 from moleblend_fs.cli.parser import Parser
 
 
@@ -52,3 +53,12 @@ def test_commands_within_a_command_are_found(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args([])
     assert "required: command" in capsys.readouterr().err
+
+
+def test_examples_of_embed_name_a_file_to_write():
+    examples = [shlex.split(line, comments=True) for line in embed.EPILOG.splitlines() if line.strip().startswith("moleblend embed")]
+    assert len(examples) == 3
+    for words in examples:
+        arguments = parsed(embed, words[2:])
+        last = arguments.output or arguments.input  # with --smiles the one name is OUT
+        assert str(last).endswith(embed.ENDINGS)
