@@ -12,7 +12,8 @@ from moleblend_fs.files import is_stream, resolved, write_atomically
 from moleblend_fs.options import seed
 
 if TYPE_CHECKING:
-    from moleblend_fs.report.runs import Runs, TrainingLog
+    from moleblend_fs.report.runs import Runs
+    from moleblend_fs.report.training_logs import TrainingLog
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

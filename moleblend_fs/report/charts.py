@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from moleblend_fs.objectives import registry
 from moleblend_fs.objectives.objective import Curve as LossCurve
-from moleblend_fs.report.runs import Curve, TrainingLog
+from moleblend_fs.report.training_logs import Curve, TrainingLog
 
 matplotlib.use("Agg")
 INK, SOFT, GRID = "#1d2733", "#5b6876", "#e6eaee"

@@ -6,8 +6,8 @@ import numpy as np
 
 from moleblend_fs.report import html
 from moleblend_fs.report.html import counted, short_hash
+from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.results import METRIC_TITLES, SINGLE_TARGETS, intervals, shown_number, shown_range, uninformed
-from moleblend_fs.report.runs import Evaluation
 from moleblend_fs.report.statistics import is_classes, precision_recall, reliability, roc_curve
 
 MOST_RUNS, MOST_TARGETS, MOST_PANELS = 8, 12, 36

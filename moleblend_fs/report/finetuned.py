@@ -10,7 +10,7 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.report import html
-from moleblend_fs.report.runs import clean as printable
+from moleblend_fs.report.drawable import drawable_text
 
 SHOWN_FAILURES = 50
 """Rows without a molecule that the page lists; the tables have all."""
@@ -93,7 +93,7 @@ def _title(row: dict[str, str], target: str) -> str:
     """What is said of a point: the molecule, where a column is called SMILES, its row, and both values."""
     smiles = next((text for name, text in row.items() if name and name.strip().lower() == "smiles"), "")
     values = f"{row[target]}, predicted {row[f'{target} (predicted)']}"
-    return printable(f"{str(smiles)[:200]} (row {row.get('row', '?')}): {values}")
+    return drawable_text(f"{str(smiles)[:200]} (row {row.get('row', '?')}): {values}")
 
 
 def _number(text: str) -> float:

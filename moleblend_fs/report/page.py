@@ -11,9 +11,11 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.blend_then_predict import BlendConfig
 from moleblend_fs.report import html
 from moleblend_fs.report.evaluations import picture_sections, runs_table, target_tables, worst_sections
+from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.results import BASELINE, METRIC_TITLES, METRICS, OF_UNIT, result_rows
-from moleblend_fs.report.runs import Evaluation, Runs, TrainingLog
+from moleblend_fs.report.runs import Runs
 from moleblend_fs.report.settings import blend_of, shown_settings
+from moleblend_fs.report.training_logs import TrainingLog
 
 
 def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, seed: int) -> str:

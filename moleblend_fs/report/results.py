@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from moleblend_fs.report.runs import VARIANTS, Evaluation
+from moleblend_fs.report.drawable import VARIANTS
+from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.statistics import draws, interval
 
 METRIC_TITLES = {

@@ -25,8 +25,9 @@ from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.report.blend import cell_texts, choices
 from moleblend_fs.report.results import result_rows
-from moleblend_fs.report.runs import find_runs, read_log
+from moleblend_fs.report.runs import find_runs
 from moleblend_fs.report.settings import blend_of, read_settings, shown_settings
+from moleblend_fs.report.training_logs import read_log
 
 EPOCHS, UPDATES = 3, 6
 CONFIGURATION = (

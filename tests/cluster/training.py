@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from moleblend_fs.checkpoint.read import read_torch_file
-from moleblend_fs.report.runs import read_log
+from moleblend_fs.report.training_logs import read_log
 from tests.fairseq_plugins.runs import NO_DROPOUT, PRETRAIN, SMALL, train
 from tests.support import waiting
 
