@@ -1,9 +1,9 @@
-"""Atoms drawn from molecules, pairs whose paths run through them, and molecules that some atoms were taken from.
+"""Atoms and bonds drawn from molecules, pairs whose paths use them, and molecules that some atoms were taken from.
 
-Shortest paths are those of the whole molecule. Where an atom is not to be known, so are not the paths through it: atom k lies on a shortest
-path from i to j iff spd(i, k) + spd(k, j) = spd(i, j). That is exact for trees; with rings also pairs that have another path of the
-same length are meant.
-Shape legend: B molecules, A atoms, P ordered pairs.
+Shortest paths are those of the whole molecule. Where an atom or a bond is not to be known, so are not the paths that use it: atom k lies on
+a shortest path from i to j iff spd(i, k) + spd(k, j) = spd(i, j), bond (u, v) iff spd(i, u) + 1 + spd(v, j) = spd(i, j) one way or another.
+That is exact for trees; with rings also pairs that have another path of the same length are meant.
+Shape legend: B molecules, A atoms, P ordered pairs, M bonds.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.data.graph import UNREACHABLE
+from moleblend_fs.data.graph import MAX_SPD, UNREACHABLE
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.random_draws import bits, places_by
@@ -26,6 +26,25 @@ def draw_atoms(batch: MoleculeBatch, layout: Layout, count_B: Tensor, *, stream:
     """(A,) bool, so many atoms of each molecule (all, where it has no more), each set of them with the same probability."""
     hashed = bits(stream, seed, epoch, batch.molecule_id[layout.atom_molecule], layout.atom_number)
     return places_by(layout.atom_molecule, hashed) < count_B[layout.atom_molecule]
+
+
+def bonds_of(batch: MoleculeBatch, layout: Layout) -> Tensor:
+    """(M,) int64, place in P of every bond, once: of the pair whose first atom has the lower number."""
+    once = layout.atom_number[layout.pair_row] < layout.atom_number[layout.pair_column]
+    return ((batch.spd == 1) & once).nonzero().squeeze(1)
+
+
+def bonds_in(bonds_M: Tensor, layout: Layout) -> Tensor:
+    """(B,) int64, how many of these bonds each molecule has."""
+    molecule = layout.pair_molecule[bonds_M]
+    return torch.zeros_like(layout.cu_atoms[1:]).index_add(0, molecule, torch.ones_like(molecule))
+
+
+def draw_bonds(batch: MoleculeBatch, layout: Layout, bonds_M: Tensor, count_B: Tensor, *, stream: int, seed: int, epoch: int) -> Tensor:
+    """(M,) bool, so many bonds of each molecule (all, where it has no more), each set of them with the same probability."""
+    molecule = layout.pair_molecule[bonds_M]
+    hashed = bits(stream, seed, epoch, batch.molecule_id[molecule], layout.pair_place[bonds_M])
+    return places_by(molecule, hashed) < count_B[molecule]
 
 
 def share_and_one(layout: Layout, share: float) -> Tensor:
@@ -46,27 +65,47 @@ def transposed_pairs(layout: Layout) -> Tensor:
     return layout.cu_pairs[layout.pair_molecule] + (layout.pair_column - first) * size + layout.pair_row - first
 
 
-def _each_of(atoms_A: Tensor, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
-    """The chosen atoms, one of each molecule at a time: (B,) their places in A, and (B,) whether the molecule has so many."""
-    counts = torch.zeros_like(layout.cu_atoms[1:]).index_add(0, layout.atom_molecule, atoms_A.long())
-    places = atoms_A.nonzero().squeeze(1)
+def _each_of(places: Tensor, molecule: Tensor, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
+    """Atoms or bonds in the order of molecules, one of each molecule at a time: (B,) their places, and (B,) whether there are so many."""
+    counts = torch.zeros_like(layout.cu_atoms[1:]).index_add(0, molecule, torch.ones_like(molecule))
     starts = counts.cumsum(0) - counts
     for number in range(int(counts.max()) if len(places) else 0):
-        there = counts > number
-        yield places[(starts + number).clamp(max=len(places) - 1)], there
+        yield places[(starts + number).clamp(max=len(places) - 1)], counts > number
+
+
+class _Paths:
+    """Lengths of the shortest paths of every pair (i, j) to and from an atom of its molecule."""
+
+    def __init__(self, batch: MoleculeBatch, layout: Layout):
+        self.spd, self.molecule = batch.spd.long(), layout.pair_molecule
+        self.first, self.size = layout.cu_atoms[self.molecule], layout.cu_atoms.diff()[self.molecule]
+        self.start = layout.cu_pairs[self.molecule]
+        self.row, self.column = layout.pair_row - self.first, layout.pair_column - self.first
+
+    def meet(self, before_B: Tensor, after_B: Tensor, there_B: Tensor, between: int) -> Tensor:
+        """(P,) bool, spd(i, u) + between + spd(v, j) = spd(i, j), with u and v of each molecule where there are any."""
+        there = there_B[self.molecule]
+        u, v = (torch.where(there, atom_B[self.molecule] - self.first, 0) for atom_B in (before_B, after_B))
+        to, on = self.spd[self.start + self.row * self.size + u], self.spd[self.start + v * self.size + self.column]
+        length = to + between + on
+        longest = (self.spd == MAX_SPD) & (length > MAX_SPD)  # longer paths are stored as this
+        return there & (to != UNREACHABLE) & (on != UNREACHABLE) & ((length == self.spd) | longest)
 
 
 def paths_through(batch: MoleculeBatch, layout: Layout, atoms_A: Tensor) -> Tensor:
     """(P,) bool, pairs with one of these atoms on a shortest path between them, or at its ends."""
-    spd = batch.spd.long()
-    molecule = layout.pair_molecule
-    first, size, start = layout.cu_atoms[molecule], layout.cu_atoms.diff()[molecule], layout.cu_pairs[molecule]
-    row, column = layout.pair_row - first, layout.pair_column - first
-    found = torch.zeros_like(batch.spd, dtype=torch.bool)
-    for atom_B, there_B in _each_of(atoms_A, layout):
-        k = torch.where(there_B[molecule], atom_B[molecule] - first, 0)
-        to, on = spd[start + row * size + k], spd[start + k * size + column]
-        found |= there_B[molecule] & (to != UNREACHABLE) & (on != UNREACHABLE) & (to + on == spd)
+    paths, found, places = _Paths(batch, layout), torch.zeros_like(batch.spd, dtype=torch.bool), atoms_A.nonzero().squeeze(1)
+    for atom_B, there_B in _each_of(places, layout.atom_molecule[places], layout):
+        found |= paths.meet(atom_B, atom_B, there_B, 0)
+    return found
+
+
+def paths_over(batch: MoleculeBatch, layout: Layout, bonds_M: Tensor) -> Tensor:
+    """(P,) bool, pairs with one of these bonds on a shortest path between them; bonds as places in P, in their order."""
+    paths, found = _Paths(batch, layout), torch.zeros_like(batch.spd, dtype=torch.bool)
+    for bond_B, there_B in _each_of(bonds_M, layout.pair_molecule[bonds_M], layout):
+        u, v = layout.pair_row[bond_B], layout.pair_column[bond_B]
+        found |= paths.meet(u, v, there_B, 1) | paths.meet(v, u, there_B, 1)
     return found
 
 
