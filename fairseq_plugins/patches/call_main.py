@@ -6,10 +6,11 @@ place to correct the configuration, to start processes that fairseq would not st
 
 import functools
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 from fairseq.distributed import utils as distributed_utils
@@ -57,6 +58,7 @@ def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> Any:
 def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **kwargs: Any) -> None:
     """Run `main`, in each training process; a UserError becomes its message and exit code 2, a stop by a signal the exit code asked for."""
     preemption.listen()
+    code = 0
     try:
         with open_dict(cfg):
             console.begin(cfg)
@@ -65,29 +67,50 @@ def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **k
         check_states(cfg)
         main(cfg, *args, **kwargs)
     except UserError as error:
-        exit_with(error)
+        code = tell(error)
     except ConnectionError:
         raise  # of other ranks
     except OSError as error:
-        exit_with(output_paths.error_of_system(error))
+        code = tell(output_paths.error_of_system(error))
     except RuntimeError as error:
         if is_of_loader(error):
-            exit_with(failed(error))
-        if watchdog.current is not None and (silent := watchdog.current.explain_failure()):
-            print(f"moleblend: error: lost {silent}", file=sys.stderr, flush=True)
-        raise
+            code = tell(failed(error))
+        else:
+            if watchdog.current is not None and (silent := watchdog.current.explain_failure()):
+                print(f"moleblend: error: lost {silent}", file=sys.stderr, flush=True)
+            raise
     finally:
         if watchdog.current is not None:
             watchdog.current.stop()
         console.end()
-    if preemption.exit_code():
-        logging.shutdown()
-        sys.exit(preemption.exit_code())
+    if code or preemption.exit_code():
+        leave(code or preemption.exit_code())
 
 
-def exit_with(error: UserError) -> None:
-    """Print a user's mistake (once, where all ranks make it together) and end the process."""
+def tell(error: UserError) -> int:
+    """Print a user's mistake (once, where all ranks make it together); returns the exit code for it."""
     logging.shutdown()
     if not (isinstance(error, whole_files.SharedError) and dist.is_initialized() and dist.get_rank() > 0):
         print(f"moleblend: error: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    return 2
+
+
+def exit_with(error: UserError) -> NoReturn:
+    """Print a user's mistake and end the process."""
+    sys.exit(tell(error))
+
+
+def leave(code: int) -> NoReturn:
+    """End this process before its work is done.
+
+    One of several ranks skips the end of Python: a thread of gloo that still has a tensor to let go of, or an exchange of its store, is
+    ended there by force, and takes the process with it ("terminate called without an active exception", exit by SIGABRT).
+    """
+    logging.shutdown()
+    if not dist.is_initialized():
+        sys.exit(code)
+    for worker in multiprocessing.active_children():
+        worker.kill()  # a loader's: they would wait for this process
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
