@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moleblend_fs.checkpoint.published import ROOT, convert_weights, infer_config
+from moleblend_fs.data.finetuned_for import FinetunedFor
 from moleblend_fs.data.torch_file import VARIABLE, read_torch
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.data.typed_json import READING, from_json, read_json
@@ -30,25 +31,6 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKSUMS = "sha256"
 FAIRSEQ_PREFIX = "model."
 """What our parameters' names begin with inside a fairseq checkpoint."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinetunedFor:
-    """How a finetuned model reads molecules and what its outputs mean.
-
-    Attributes:
-        inputs: "2d", "3d" or "2d+3d".
-        targets: label names, one per output.
-        kinds: "regression" or "classification", one per output. units: one per output.
-        mean, std: what regression outputs are scaled by: value = mean + std * output; 0 and 1 for classification.
-    """
-
-    inputs: str
-    targets: tuple[str, ...]
-    kinds: tuple[str, ...]
-    units: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from moleblend_fs.checkpoint.read import Checkpoint
+from moleblend_fs.data.finetuned_for import Described
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
 from moleblend_fs.inference.comparison import FLAG, FLAG_HELP, Purpose, Use, compare, parse_allowed
+from moleblend_fs.inference.device import device_of
 from moleblend_fs.inference.predict import Runner
 
 ROWS_NAMED = 10
@@ -48,7 +48,7 @@ def add_comparison_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def compare_with_store(
-    checkpoint: Checkpoint, store: Store, arguments: argparse.Namespace, purpose: Purpose, *, inputs: str, split: str = ""
+    checkpoint: Described, store: Store, arguments: argparse.Namespace, purpose: Purpose, *, inputs: str, split: str = ""
 ) -> None:
     """Tell on stderr how a checkpoint fits a store; UserError where it does not. See `comparison.Use`."""
     allowed = parse_allowed(arguments.allow_differences)
@@ -60,13 +60,7 @@ def compare_with_store(
 
 def runner(arguments: argparse.Namespace) -> Runner:
     """The runner that the options ask for."""
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device cuda: no GPU is visible to torch; use --device cpu")
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"--device {device}: torch cannot use it ({str(error).splitlines()[0]}); use --device cpu") from error
+    device = device_of(arguments.device)
     if arguments.workers is not None and arguments.workers < 0:
         raise UserError(f"--workers must not be negative, got {arguments.workers}")
     if arguments.max_tokens < 1:

@@ -21,6 +21,7 @@ from moleblend_fs.cli.common import (
     named_rows,
     runner,
 )
+from moleblend_fs.data.logits import probability
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.splits import TRAIN
@@ -30,7 +31,7 @@ from moleblend_fs.files import as_json, flush, flush_names, is_stream, whole_fil
 from moleblend_fs.inference.comparison import label_factors
 from moleblend_fs.inference.predict import Runner, check_structures, loaders_told, property_head
 from moleblend_fs.objectives.finetuning import shared_kind
-from moleblend_fs.objectives.metrics import average, probability, scores
+from moleblend_fs.objectives.metrics import average, scores
 
 PART = 4096
 """Molecules whose records are held at a time."""

@@ -24,12 +24,12 @@ from moleblend_fs.cli.common import (
     named_rows,
     runner,
 )
+from moleblend_fs.data.finetuned_for import Described
 from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, whole_file
 from moleblend_fs.inference.comparison import parse_allowed
-from moleblend_fs.inference.forward import Forward, properties
 from moleblend_fs.inference.predict import Runner, check_structures, loaders_told
 
 ROW, SMILES, STATUS = "row", "smiles", "status"
@@ -167,26 +167,25 @@ def is_store(path: Path) -> bool:
 def run_predictions(arguments: argparse.Namespace) -> int:
     """Predictions of whatever input, as CSV."""
     try:
-        from moleblend_fs.predictions.domain import Domain
-        from moleblend_fs.predictions.model import open_predictive
+        from moleblend_fs.predictions.opening import open_model
         from moleblend_fs.predictions.table import PredictionTable
         from moleblend_fs.predictions.writing import write_table
     except ModuleNotFoundError as error:
         raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[chem]'") from error
-    model = open_predictive(arguments.model)
+    model = open_model(arguments.model)
     check_output(arguments.output, arguments.model, *filter(None, (arguments.input, arguments.source)))
     opened = (
-        open_stored(arguments, model.members[0], model.about.inputs)
+        open_stored(arguments, model.described, model.about.inputs)
         if arguments.input is not None and is_store(arguments.input)
-        else open_rows(arguments, model.members[0], model.about.inputs)
+        else open_rows(arguments, model.described, model.about.inputs)
     )
     how = runner(arguments)
-    domain = None if model.training_molecules is None or arguments.no_similarity else Domain.read(model.training_molecules)
+    domain = None if arguments.no_similarity else model.domain()
     table = PredictionTable(model, opened.columns, domain=domain, level=arguments.interval)
     request = opened.request | {"model": model.sha256(), "columns": table.header, "interval": arguments.interval}
     request |= {"device": how.device.partition(":")[0], "version": __version__}
     progress = not arguments.no_progress and not is_stream(arguments.output)
-    with Forward([member.build() for member in model.members], how.device, model.about.inputs, properties, how.tokens) as forward:
+    with model.computing(how.device, how.tokens) as forward:
         write_table(
             arguments.output,
             opened.begin,
@@ -209,7 +208,7 @@ def say(line: str) -> None:
     print(f"moleblend predict: {line}", file=sys.stderr)
 
 
-def open_rows(arguments: argparse.Namespace, checkpoint: Checkpoint, inputs: str) -> Input:
+def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str) -> Input:
     """A table, a list, an SD file, or SMILES of the command line."""
     from moleblend_fs.predictions.preparing import prepare
     from moleblend_fs.predictions.rows import made_of
@@ -241,7 +240,7 @@ def open_rows(arguments: argparse.Namespace, checkpoint: Checkpoint, inputs: str
     return Input(incoming.columns, begin, request, incoming.count, incoming.left_out)
 
 
-def open_stored(arguments: argparse.Namespace, checkpoint: Checkpoint, inputs: str) -> Input:
+def open_stored(arguments: argparse.Namespace, checkpoint: Described, inputs: str) -> Input:
     """A store's molecules, with columns of its source where they are asked for."""
     from moleblend_fs.predictions.rows import read_from
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moleblend_fs.data.graph import MAX_HOPS
-from moleblend_fs.data.record import HEADER, damaged, inflate, section_bounds
+from moleblend_fs.data.joined import joined
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,47 +81,5 @@ EXTRA = "extra/"
 
 
 def collate(records: Sequence[bytes], conformer_draw: int = 0) -> MoleculeBatch:
-    """Join records into a packed batch.
-
-    Args:
-        records: values of a store, B of them.
-        conformer_draw: 0 for the first conformer of each molecule; any other number (an epoch, say) draws one of its
-            conformers by a hash of the number and the molecule's id.
-    """
-    raw = [inflate(record) for record in records]
-    headers = np.frombuffer(b"".join([r[: HEADER.itemsize] for r in raw]), HEADER)
-    num_atoms = headers["num_atoms"].astype(np.int64)
-    bounds = section_bounds(headers)
-    lengths = np.array([len(r) for r in raw])
-    if (wrong := np.flatnonzero((bounds[:, -1] != lengths) | (headers["num_labels"] != headers["num_labels"][:1]))).size:
-        raise damaged(records[int(wrong[0])], "its parts do not fit together, or are not those of its neighbours")
-    cuts = bounds.T.tolist()
-
-    def join(section: int) -> bytearray:
-        return bytearray().join([r[a:b] for r, a, b in zip(raw, cuts[section], cuts[section + 1], strict=True)])
-
-    labels = np.frombuffer(join(0), "<f8").reshape(len(raw), -1)
-    has_label = ~np.isnan(labels)
-    conformers = headers["num_conformers"].astype(np.int64)
-    # Fibonacci hashing: the high bits of a product with an odd constant are well mixed.
-    hashed = ((headers["molecule_id"] + 1).astype(np.uint64) * np.uint64(conformer_draw) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
-    pick = hashed.astype(np.int64) % np.maximum(conformers, 1)
-    starts = bounds[:, 1] + 12 * num_atoms * pick
-    coordinates = bytearray().join(
-        [
-            r[start : start + 12 * n] if c else bytes(12 * n)
-            for r, start, n, c in zip(raw, starts.tolist(), num_atoms.tolist(), conformers.tolist(), strict=True)
-        ]
-    )
-    return MoleculeBatch(
-        num_atoms=torch.from_numpy(num_atoms),
-        molecule_id=torch.from_numpy(headers["molecule_id"].astype(np.int64)),
-        atom_features=torch.frombuffer(join(4), dtype=torch.uint8).view(-1, 9),
-        degree=torch.frombuffer(join(5), dtype=torch.uint8),
-        coordinates=torch.frombuffer(coordinates, dtype=torch.float32).view(-1, 3),
-        has_coordinates=torch.from_numpy(conformers > 0),
-        spd=torch.frombuffer(join(6), dtype=torch.uint8),
-        path_bonds=torch.frombuffer(join(7), dtype=torch.uint8).view(-1, MAX_HOPS),
-        labels=torch.from_numpy(np.where(has_label, labels, 0.0)),
-        has_label=torch.from_numpy(has_label),
-    )
+    """Join records into a packed batch, see `joined`."""
+    return MoleculeBatch.from_arrays(joined(records, conformer_draw))

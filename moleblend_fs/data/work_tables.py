@@ -14,10 +14,10 @@ from typing import Any, Self, TypeVar
 import lmdb
 
 from moleblend_fs.data.conformer_groups import Structure
-from moleblend_fs.data.graph import Failure, MolecularGraph
+from moleblend_fs.data.encoded import EncodedMolecule
+from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.left_behind import LeftBehind, refuse_foreign_folder, why_begin_anew
 from moleblend_fs.data.lmdb_file import LmdbFile
-from moleblend_fs.data.record import encode
 from moleblend_fs.data.store import key
 from moleblend_fs.data.typed_json import from_json
 from moleblend_fs.errors import UserError
@@ -32,33 +32,6 @@ T = TypeVar("T")
 TABLES = "work.lmdb"
 TABLE_NAMES = (b"records", b"rows", b"failures")
 """Molecule index -> record; molecule index -> what `About` has but the record; source row -> failure."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedMolecule:
-    """A molecule ready to be stored, made in a worker process: its record and what the splits need to know."""
-
-    record: bytes
-    split: str | None
-    scaffold: str | None
-    key: str | None = None
-    converged: int | None = None
-    structure: Structure | None = None
-
-    @classmethod
-    def from_graph(cls, graph: MolecularGraph, source_row: int) -> "EncodedMolecule":
-        """The source row becomes the molecule's id, which seeds its random draws wherever it is used."""
-        structure = None
-        if graph.canonical_order is not None:
-            structure = Structure(name=graph.smiles, order=tuple(graph.canonical_order))
-        return cls(
-            record=encode(graph, source_row),
-            split=graph.split,
-            scaffold=graph.scaffold,
-            key=graph.key,
-            converged=graph.converged,
-            structure=structure,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

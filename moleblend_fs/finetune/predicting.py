@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from moleblend_fs.checkpoint.read import load
+from moleblend_fs.data.logits import probability
 from moleblend_fs.data.split_file import all_labels
 from moleblend_fs.data.splits import TEST, VALID
 from moleblend_fs.data.store import Store
@@ -14,7 +15,6 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.data import Data
 from moleblend_fs.finetune.scoring import calibrate, calibrated
 from moleblend_fs.inference.predict import Runner
-from moleblend_fs.objectives.metrics import probability
 from moleblend_fs.predictions.calibration import TargetCalibration
 
 

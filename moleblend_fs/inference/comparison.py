@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor
+from moleblend_fs.data.finetuned_for import Described, FinetunedFor
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.trained_on import UNKNOWN, TrainedOn
 from moleblend_fs.data.units import factor
@@ -89,7 +89,7 @@ class Comparison:
     differing: frozenset[str]
 
 
-def compare(found: Checkpoint, use: Use) -> Comparison:
+def compare(found: Described, use: Use) -> Comparison:
     """Compare what a checkpoint was trained on with what it is to be used for.
 
     Raises:
@@ -126,7 +126,7 @@ def _listed(differences: list[Difference]) -> str:
     return "; ".join(difference.text for difference in differences)
 
 
-def _differences(found: Checkpoint, use: Use) -> list[Difference]:
+def _differences(found: Described, use: Use) -> list[Difference]:
     result: list[Difference] = []
     then, about = found.trained_on, found.finetuned
     if then is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.batching import BatchBudget, make_batches
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
@@ -96,6 +96,10 @@ class Forward:
     def submit(self, arrays: Mapping[str, np.ndarray] | Callable[[], MoleculeBatch]) -> "Future[np.ndarray]":
         """Begin to compute a batch; (models, molecules or atoms, k) float64 when it is done."""
         return self._started().submit(self._run, arrays)
+
+    def submit_records(self, records: Sequence[bytes]) -> "Future[np.ndarray]":
+        """`submit` of the batch that records make, which the thread joins."""
+        return self.submit(lambda: collate(records))
 
     @torch.inference_mode()
     def _run(self, arrays: Mapping[str, np.ndarray] | Callable[[], MoleculeBatch]) -> np.ndarray:

@@ -39,12 +39,6 @@ mcc = of_decisions(metrics.matthews_corrcoef)
 """Matthews' correlation coefficient of labels and predicted classes."""
 
 
-def probability(logit: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-logit)), of class 1."""
-    with np.errstate(over="ignore"):  # of very negative logits: 1 / (1 + inf) is right
-        return 1 / (1 + np.exp(-logit))
-
-
 def log_loss(logit: np.ndarray, label: np.ndarray) -> float | None:
     """Mean of -log(predicted probability of the true class), nats, from the logits, so that it is exact for any; None without labels."""
     present = ~np.isnan(label)

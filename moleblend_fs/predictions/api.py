@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from rdkit import Chem
 
-from moleblend_fs.checkpoint.read import Checkpoint
+from moleblend_fs.data.finetuned_for import Described
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import parse_allowed
-from moleblend_fs.inference.forward import Forward, properties
-from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.predictions.model import open_predictive
+from moleblend_fs.predictions.opening import open_model
+from moleblend_fs.predictions.predictive import Computing
 from moleblend_fs.predictions.preparing import prepare
 from moleblend_fs.predictions.rows import made_of
 from moleblend_fs.predictions.table import LEVEL, PredictionTable
@@ -88,28 +86,26 @@ class Predictions:
 
 
 class Reader:
-    """What both classes share: how molecules are taken, and the device."""
+    """What both classes share: how molecules are taken."""
 
     def __init__(
         self,
-        device: str | None,
         workers: int | None,
         hydrogens: str | None,
         allow_differences: Iterable[str],
         row_timeout: float,
         tell: Callable[[str], None] | None,
     ):
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._workers, self._hydrogens, self._timeout = workers, hydrogens, row_timeout
         self._allowed = parse_allowed(",".join(allow_differences))
         self._told: set[str] = set()
         self._tell = tell or partial(warnings.warn, stacklevel=5)
 
     def _windows(
-        self, incoming: Incoming, checkpoint: Checkpoint, inputs: str, purpose: Literal["predict", "embed"], forward: Forward, per: Per
+        self, incoming: Incoming, described: Described, inputs: str, purpose: Literal["predict", "embed"], forward: Computing, per: Per
     ) -> Iterator[Window]:
         name = str(incoming.files()[0]) if incoming.files() else "the molecules"
-        said = prepare(incoming, checkpoint, purpose=purpose, inputs=inputs, name=name, hydrogens=self._hydrogens, allowed=self._allowed)
+        said = prepare(incoming, described, purpose=purpose, inputs=inputs, name=name, hydrogens=self._hydrogens, allowed=self._allowed)
         for line in [line for line in [*incoming.notes, *said] if line not in self._told]:
             self._told.add(line)
             self._tell(line)
@@ -150,14 +146,13 @@ class Predictor(Reader):
         row_timeout: float = 60.0,
         tell: Callable[[str], None] | None = None,
     ):
-        super().__init__(device, workers, hydrogens, allow_differences, row_timeout, tell)
+        super().__init__(workers, hydrogens, allow_differences, row_timeout, tell)
         if not 0 < interval < 1:
             raise UserError(f"interval must lie between 0 and 1, got {interval}")
-        self.model, self.interval = open_predictive(Path(path)), interval
-        models = [member.build() for member in self.model.members]
-        self._forward = Forward(models, self.device, self.model.about.inputs, properties, max_tokens)
-        training = self.model.training_molecules
-        self._domain = Domain.read(training) if similarity and training is not None else None
+        self.model, self.interval = open_model(path), interval
+        self.device = self.model.device(device)
+        self._forward = self.model.computing(self.device, max_tokens)
+        self._domain = self.model.domain() if similarity else None
 
     def __enter__(self) -> "Predictor":
         return self
@@ -192,7 +187,7 @@ class Predictor(Reader):
         table = PredictionTable(self.model, incoming.columns, domain=self._domain, level=self.interval)
         parts, statuses, smiles, similarity = [], [], [], [np.zeros(0)]
         cells: list[Sequence[str]] = []
-        for window in self._windows(incoming, self.model.members[0], self.model.about.inputs, "predict", self._forward, "molecule"):
+        for window in self._windows(incoming, self.model.described, self.model.about.inputs, "predict", self._forward, "molecule"):
             combined, finite = table.combined(window)
             parts.append(combined)
             statuses += table.statuses(window, finite)

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from moleblend_fs.data.logits import probability
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
-from moleblend_fs.objectives.metrics import probability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

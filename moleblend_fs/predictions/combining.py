@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moleblend_fs.objectives.metrics import probability
+from moleblend_fs.data.logits import probability
 from moleblend_fs.predictions.calibration import TargetCalibration
-from moleblend_fs.predictions.model import Predictive
+from moleblend_fs.predictions.predictive import Predictive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ def combine(model: Predictive, outputs: np.ndarray, level: float) -> Combined:
         outputs: (members, n, targets), as their property heads give them.
         level: share of values that intervals are to hold.
     """
-    scaled = np.stack([out * np.array(m.finetuned.std) + np.array(m.finetuned.mean) for out, m in zip(outputs, model.members, strict=True)])  # type: ignore[union-attr]
+    scaled = np.stack([out * np.array(about.std) + np.array(about.mean) for out, about in zip(outputs, model.abouts, strict=True)])
     members, n, targets = scaled.shape
     is_class = np.array([kind == "classification" for kind in model.about.kinds])
     shown = np.where(is_class, probability(scaled), scaled)

@@ -10,6 +10,7 @@ import numpy as np
 
 from moleblend_fs.checkpoint.read import Checkpoint, load
 from moleblend_fs.errors import UserError
+from moleblend_fs.inference.device import device_of
 from moleblend_fs.inference.forward import Forward, ReadOff, atom_means, atom_tokens, distances, graph_tokens
 from moleblend_fs.inference.predict import check_weights
 from moleblend_fs.model.shown import MODALITIES
@@ -53,7 +54,8 @@ class Embedder(Reader):
         row_timeout: float = 60.0,
         tell: Callable[[str], None] | None = None,
     ):
-        super().__init__(device, workers, hydrogens, allow_differences, row_timeout, tell)
+        super().__init__(workers, hydrogens, allow_differences, row_timeout, tell)
+        self.device = device_of(device)
         self.checkpoint = checkpoint_of(Path(path), member)
         config, finetuned = self.checkpoint.config, self.checkpoint.finetuned
         self.inputs = inputs or ("2d" if finetuned is None else finetuned.inputs)

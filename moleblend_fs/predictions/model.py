@@ -1,48 +1,46 @@
-"""What predicts: a checkpoint, or a folder of `moleblend finetune` with several of them."""
+"""Checkpoints that predict: one, or a folder of `moleblend finetune` with several of them."""
 
-import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from moleblend_fs.checkpoint.read import CONFIG, WEIGHTS, Checkpoint, FinetunedFor, load
+from moleblend_fs.checkpoint.read import CONFIG, WEIGHTS, Checkpoint, load
+from moleblend_fs.data.finetuned_for import FinetunedFor
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
+from moleblend_fs.inference.device import device_of
+from moleblend_fs.inference.forward import Forward, properties
 from moleblend_fs.inference.predict import check_weights, property_head
 from moleblend_fs.predictions.calibration import Calibration
+from moleblend_fs.predictions.domain import Domain
+from moleblend_fs.predictions.predictive import Predictive
 
 ABOUT = "model.json"
 FORMAT, VERSION = "moleblend-finetuned", 1
 MEND = "copy the folder again, or run `moleblend finetune` again"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predictive:
-    """Checkpoints that predict the same targets from the same inputs.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints(Predictive):
+    """Checkpoints, run by torch.
 
     Attributes:
-        path: what was given.
         members: at least one.
-        about: targets, kinds, units and inputs; mean and standard deviation are the first member's.
-        files: all files that predictions depend on.
-        calibration: of a run folder, or None.
         training_molecules: table of the molecules that were trained on, or None.
     """
 
-    path: Path
     members: tuple[Checkpoint, ...]
-    about: FinetunedFor
-    files: tuple[Path, ...]
-    calibration: Calibration | None = None
     training_molecules: Path | None = None
 
-    def sha256(self) -> str:
-        """Of all its files' contents: equal models give equal predictions."""
-        digest = hashlib.sha256()
-        for path in self.files:
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
+    def device(self, asked: str | None) -> str:
+        return device_of(asked)
+
+    def computing(self, device: str, tokens: int) -> Forward:
+        return Forward([member.build() for member in self.members], device, self.about.inputs, properties, tokens)
+
+    def domain(self) -> Domain | None:
+        return None if self.training_molecules is None else Domain.read(self.training_molecules)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +60,7 @@ class _RunFolder:
     training_molecules: str | None = None
 
 
-def open_predictive(path: str | Path) -> Predictive:
+def open_predictive(path: str | os.PathLike) -> Checkpoints:
     """Read a checkpoint or a run folder.
 
     Raises:
@@ -74,7 +72,7 @@ def open_predictive(path: str | Path) -> Predictive:
     checkpoint = load(path)
     about = property_head(checkpoint)
     check_weights(checkpoint)
-    return Predictive(path=path, members=(checkpoint,), about=about, files=checkpoint_files(path))
+    return Checkpoints(path=path, members=(checkpoint,), abouts=(about,), described=checkpoint, files=checkpoint_files(path))
 
 
 def checkpoint_files(path: Path) -> tuple[Path, ...]:
@@ -82,19 +80,20 @@ def checkpoint_files(path: Path) -> tuple[Path, ...]:
     return (path / CONFIG, path / WEIGHTS) if path.is_dir() else (path,)
 
 
-def _open_run(folder: Path) -> Predictive:
+def _open_run(folder: Path) -> Checkpoints:
     run = _read_run(folder)
     paths = [_inside(folder, member.checkpoint) for member in run.members]
     members = tuple(load(path) for path in paths)
-    abouts = [property_head(member) for member in members]
+    abouts = tuple(property_head(member) for member in members)
     for member, about in zip(members, abouts, strict=True):
         check_weights(member)
         _check_alike(folder, members[0], abouts[0], member, about)
     calibration, training = (None if name is None else _inside(folder, name) for name in (run.calibration, run.training_molecules))
-    return Predictive(
+    return Checkpoints(
         path=folder,
         members=members,
-        about=abouts[0],
+        abouts=abouts,
+        described=members[0],
         files=(folder / ABOUT, *(file for path in paths for file in checkpoint_files(path)), *filter(None, (calibration, training))),
         calibration=None if calibration is None else Calibration.read(calibration),
         training_molecules=training,

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from moleblend_fs.checkpoint.read import Checkpoint
 from moleblend_fs.chem.build import NO_CONFORMERS, BuildOptions
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.featurize import MAX_ATOMS
+from moleblend_fs.data.finetuned_for import Described
 from moleblend_fs.data.graph import FEATURISATION_VERSION
 from moleblend_fs.data.trained_on import UNKNOWN, TrainedOn
 from moleblend_fs.errors import UserError
@@ -18,7 +18,7 @@ HYDROGENS = ("none", "explicit")
 
 def prepare(
     incoming: Incoming,
-    checkpoint: Checkpoint,
+    checkpoint: Described,
     *,
     purpose: Literal["predict", "embed"],
     inputs: str,
@@ -65,7 +65,7 @@ def prepare(
     return lines
 
 
-def _conformers(checkpoint: Checkpoint, inputs: str, allowed: frozenset[str]) -> ConformerOptions:
+def _conformers(checkpoint: Described, inputs: str, allowed: frozenset[str]) -> ConformerOptions:
     """How structures are made for a model that reads them; UserError where it was trained on others than could be made."""
     then = checkpoint.trained_on
     if then is not None and then.structures == "ETKDG" and then.conformers is not None:

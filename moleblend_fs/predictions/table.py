@@ -8,7 +8,7 @@ import numpy as np
 
 from moleblend_fs.predictions.combining import Combined, combine
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.predictions.model import Predictive
+from moleblend_fs.predictions.predictive import Predictive
 from moleblend_fs.predictions.windows import Window
 
 STATUS, SIMILARITY, OUTSIDE = "status", "similarity", "outside_domain"
@@ -45,7 +45,7 @@ class PredictionTable:
 
     def __init__(self, model: Predictive, columns: Sequence[str], *, domain: Domain | None = None, level: float = LEVEL):
         self._model, self._domain, self._level = model, domain, level
-        several, calibrated = len(model.members) > 1, model.calibration is not None
+        several, calibrated = len(model.abouts) > 1, model.calibration is not None
         reserved = [*columns, STATUS]
         self.header = list(columns)
         self._digits = []
@@ -77,7 +77,7 @@ class PredictionTable:
 
     def combined(self, window: Window) -> tuple[Combined, np.ndarray]:
         """Predictions of a window, NaN where there is none; and (n,) bool, which outputs are numbers."""
-        members, targets = len(self._model.members), len(self._model.about.targets)
+        members, targets = len(self._model.abouts), len(self._model.about.targets)
         outputs = np.full((members, len(window.rows), targets), np.nan)
         for place, values in enumerate(window.values):
             if values is not None:

@@ -8,9 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from moleblend_fs.data.batch import collate
 from moleblend_fs.data.record import HEADER, inflate
-from moleblend_fs.inference.forward import Forward
+from moleblend_fs.predictions.predictive import Computing
 from moleblend_fs.predictions.rows import Made
 
 WINDOW = 4096
@@ -41,7 +40,7 @@ class Window:
     too_large: set[int]
 
 
-def windows(made: Iterator[list[Made]], forward: Forward, *, window: int = WINDOW, per: Per = "molecule") -> Iterator[Window]:
+def windows(made: Iterator[list[Made]], forward: Computing, *, window: int = WINDOW, per: Per = "molecule") -> Iterator[Window]:
     """All rows, in order, with what `forward` reads off."""
     under_way: deque[tuple[Window, list[_Batch]]] = deque()
     for rows in _gathered(made, window):
@@ -73,7 +72,7 @@ class _Batch:
     values: "Future[np.ndarray]"
 
 
-def _begin(rows: list[Made], forward: Forward) -> tuple[Window, list[_Batch]]:
+def _begin(rows: list[Made], forward: Computing) -> tuple[Window, list[_Batch]]:
     headers = np.zeros(len(rows), HEADER)
     for place, row in enumerate(rows):
         if row.record is not None:
@@ -84,12 +83,12 @@ def _begin(rows: list[Made], forward: Forward) -> tuple[Window, list[_Batch]]:
     return Window(rows=rows, num_atoms=sizes, has_3d=has_3d, values=[None] * len(rows), too_large=set()), batches
 
 
-def _submitted(rows: list[Made], places: np.ndarray, forward: Forward) -> _Batch:
+def _submitted(rows: list[Made], places: np.ndarray, forward: Computing) -> _Batch:
     records = [record for place in places.tolist() if (record := rows[place].record) is not None]
-    return _Batch(places, forward.submit(lambda: collate(records)))
+    return _Batch(places, forward.submit_records(records))
 
 
-def _finished(window: Window, batches: list[_Batch], forward: Forward, per: Per) -> Window:
+def _finished(window: Window, batches: list[_Batch], forward: Computing, per: Per) -> Window:
     waiting = deque(batches)
     while waiting:
         batch = waiting.popleft()

@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, whole_file
-from moleblend_fs.inference.forward import Forward
+from moleblend_fs.predictions.predictive import Computing
+from moleblend_fs.predictions.progress import RowProgress
 from moleblend_fs.predictions.resumable import ResumableFile, lines_to_text
 from moleblend_fs.predictions.rows import Made
 from moleblend_fs.predictions.table import PredictionTable
@@ -22,7 +21,7 @@ def write_table(
     out: Path,
     begin: Begin,
     table: PredictionTable,
-    forward: Forward,
+    forward: Computing,
     request: Mapping[str, Any],
     *,
     total: int | None = None,
@@ -73,11 +72,11 @@ def nothing_finite(molecules: int) -> UserError:
 
 
 def _parts(
-    made: Iterator[list[Made]], table: PredictionTable, forward: Forward, rows: int, total: int | None, progress: bool, window: int
+    made: Iterator[list[Made]], table: PredictionTable, forward: Computing, rows: int, total: int | None, progress: bool, window: int
 ) -> Iterator[tuple[str, int]]:
     """(lines, rows of the input with them) of each window."""
-    with tqdm(total=total, initial=rows, unit=" rows", smoothing=0.05, disable=not progress) as bar:
+    with RowProgress(total, rows, shown=progress) as line:
         for part in windows(made, forward, window=window):
             rows += len(part.rows)
             yield lines_to_text(list(table.lines(part))), rows
-            bar.update(len(part.rows))
+            line.add(len(part.rows))

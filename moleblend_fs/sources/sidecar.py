@@ -15,6 +15,7 @@ from tqdm import tqdm
 from moleblend_fs import __version__
 from moleblend_fs.chem.descriptors import descriptor_names, descriptors
 from moleblend_fs.chem.parse import silence_rdkit
+from moleblend_fs.data.encoded import EncodedMolecule
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.sidecar import MANIFEST, VALUES, SidecarManifest, column_statistics, folder_of
 from moleblend_fs.data.splits import TRAIN, Splitter
@@ -22,7 +23,6 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.store_parts import ShardNumber
 from moleblend_fs.data.structures import smiles_of_store
 from moleblend_fs.data.typed_json import READING, read_json
-from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import rename_flushed, write_atomically
 from moleblend_fs.sources.base import Source

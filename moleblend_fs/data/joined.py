@@ -1,0 +1,55 @@
+"""Records laid end to end as arrays: all of a packed batch, without torch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moleblend_fs.data.graph import MAX_HOPS
+from moleblend_fs.data.record import HEADER, damaged, inflate, section_bounds
+
+
+def joined(records: Sequence[bytes], conformer_draw: int = 0) -> dict[str, np.ndarray]:
+    """The arrays of a packed batch, see `MoleculeBatch`.
+
+    Args:
+        records: values of a store, B of them.
+        conformer_draw: 0 for the first conformer of each molecule; any other number (an epoch, say) draws one of its
+            conformers by a hash of the number and the molecule's id.
+    """
+    raw = [inflate(record) for record in records]
+    headers = np.frombuffer(b"".join([r[: HEADER.itemsize] for r in raw]), HEADER)
+    num_atoms = headers["num_atoms"].astype(np.int64)
+    bounds = section_bounds(headers)
+    lengths = np.array([len(r) for r in raw])
+    if (wrong := np.flatnonzero((bounds[:, -1] != lengths) | (headers["num_labels"] != headers["num_labels"][:1]))).size:
+        raise damaged(records[int(wrong[0])], "its parts do not fit together, or are not those of its neighbours")
+    cuts = bounds.T.tolist()
+
+    def join(section: int) -> bytearray:
+        return bytearray().join([r[a:b] for r, a, b in zip(raw, cuts[section], cuts[section + 1], strict=True)])
+
+    labels = np.frombuffer(join(0), "<f8").reshape(len(raw), -1)
+    has_label = ~np.isnan(labels)
+    conformers = headers["num_conformers"].astype(np.int64)
+    # Fibonacci hashing: the high bits of a product with an odd constant are well mixed.
+    hashed = ((headers["molecule_id"] + 1).astype(np.uint64) * np.uint64(conformer_draw) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+    pick = hashed.astype(np.int64) % np.maximum(conformers, 1)
+    starts = bounds[:, 1] + 12 * num_atoms * pick
+    coordinates = bytearray().join(
+        [
+            r[start : start + 12 * n] if c else bytes(12 * n)
+            for r, start, n, c in zip(raw, starts.tolist(), num_atoms.tolist(), conformers.tolist(), strict=True)
+        ]
+    )
+    return {
+        "num_atoms": num_atoms,
+        "molecule_id": headers["molecule_id"].astype(np.int64),
+        "atom_features": np.frombuffer(join(4), np.uint8).reshape(-1, 9),
+        "degree": np.frombuffer(join(5), np.uint8),
+        "coordinates": np.frombuffer(coordinates, "<f4").reshape(-1, 3),
+        "has_coordinates": conformers > 0,
+        "spd": np.frombuffer(join(6), np.uint8),
+        "path_bonds": np.frombuffer(join(7), np.uint8).reshape(-1, MAX_HOPS),
+        "labels": np.where(has_label, labels, 0.0),
+        "has_label": has_label,
+    }
