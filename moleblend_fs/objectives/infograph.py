@@ -17,9 +17,10 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.objectives.contrastive import PoolingOptions
 from moleblend_fs.objectives.groups import GroupOptions, group_of, next_in_group, same_group
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term, needs_structures
-from moleblend_fs.objectives.views import POOLINGS, encode, full_view
+from moleblend_fs.objectives.views import encode, full_view
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
@@ -59,13 +60,6 @@ class LocalAndGlobal(nn.Module):
 HEADS = {"dgi": "infograph_bilinear", "jsd": "infograph_maps"}
 register_head(HEADS["dgi"], lambda config: Linear(config.embed_dim, config.embed_dim, bias=False))
 register_head(HEADS["jsd"], LocalAndGlobal)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolingOptions:
-    """Options of objectives that compare molecules."""
-
-    pooling: str = option("token", "what stands for a molecule: its graph token, or the mean of its atoms", POOLINGS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.ops.layout import Layout
 
 MASK32 = 0xFFFFFFFF
-RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY, CIRCLE, HIDDEN_ATOM, REPLACEMENT, UNIFORM_NOISE, COUNT, KIND, ROOT = range(12)
+RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY, CIRCLE, HIDDEN_ATOM, REPLACEMENT, UNIFORM_NOISE, COUNT, KIND, ROOT, GROWTH = range(13)
 """Streams: one per kind of draw, so that no two share a number."""
 
 

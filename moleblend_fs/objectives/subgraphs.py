@@ -47,6 +47,31 @@ def draw_bonds(batch: MoleculeBatch, layout: Layout, bonds_M: Tensor, count_B: T
     return places_by(molecule, hashed) < count_B[molecule]
 
 
+def draw_connected(batch: MoleculeBatch, layout: Layout, count_B: Tensor, *, stream: int, seed: int, epoch: int) -> Tensor:
+    """(A,) bool, so many atoms of each molecule (one at least) that hang together: a random one, and then again and again a random
+    neighbour of those that are in. Fewer where a fragment has no more."""
+    molecule = layout.atom_molecule
+
+    def drawn(step: int) -> Tensor:
+        """Random numbers, no two alike within a molecule."""
+        random = bits(stream, seed, epoch, batch.molecule_id[molecule], layout.atom_number * 65_536 + step)
+        return random * 65_536 + layout.atom_number
+
+    def one_of(atoms: Tensor, step: int) -> Tensor:
+        key = drawn(step).masked_fill(~atoms, 1 << 62)
+        least = torch.full_like(layout.cu_atoms[1:], 1 << 62).scatter_reduce(0, molecule, key, "amin")
+        return atoms & (key == least[molecule])
+
+    bonds = bonds_of(batch, layout)
+    ends = torch.stack([layout.pair_row[bonds], layout.pair_column[bonds]])
+    start, end = torch.cat([ends, ends.flip(0)], dim=1)
+    chosen = one_of(torch.ones_like(molecule, dtype=torch.bool), 0)
+    for step in range(1, int(count_B.max())):
+        neighbours = torch.zeros_like(molecule).index_add(0, end, chosen[start].long()) > 0
+        chosen = chosen | one_of(neighbours & ~chosen & (step < count_B)[molecule], step)
+    return chosen
+
+
 def share_and_one(layout: Layout, share: float) -> Tensor:
     """(B,) floor(share * n + 1) for a molecule of n atoms: the count of masked atoms of Hu et al. (2020)."""
     return torch.floor(layout.cu_atoms.diff().double() * share + 1).long()
