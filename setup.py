@@ -12,6 +12,7 @@ EXTRAS = {
     "chem": ["rdkit>=2025.3", "ogb>=1.3.6"],
     "distributed": ["deepspeed>=0.19"],
     "report": ["matplotlib>=3.9"],
+    "tables": ["openpyxl>=3.1", "pyarrow>=18"],
     "qm9": ["qm9pack>=1.0.3"],
     "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11"],
 }

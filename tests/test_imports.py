@@ -26,7 +26,7 @@ FOR_ALL = {"errors", "files", "options"}
 """Modules that every room may import."""
 WATCHED = {
     *("deepspeed", "fairseq", "fairseq_cli", "fairseq_plugins", "lmdb", "matplotlib", "numpy", "ogb", "omegaconf", "pandas"),
-    *("rdkit", "safetensors", "scipy", "sklearn", "torch", "tqdm", "triton", "tests", "benchmarks"),
+    *("openpyxl", "optuna", "pyarrow", "rdkit", "safetensors", "scipy", "sklearn", "torch", "tqdm", "triton", "tests", "benchmarks"),
 }
 """Packages that a room imports only where the table says so."""
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, whole_file
 from moleblend_fs.inference.comparison import parse_allowed
 
-ENDINGS = (".npy", ".npz", ".csv")
+ENDINGS = (".npy", ".npz", ".csv", ".parquet")
+ROW_GROUP = 1024
+"""Lines that go into a Parquet file at a time."""
 EPILOG = """examples:
   moleblend embed runs/pretrain/checkpoint_best.pt new.csv new.npy                 # graph tokens, a row for each row
   moleblend embed runs/pretrain/checkpoint_best.pt new.sdf atoms.npz --level atom  # values[starts[i]:starts[i + 1]] are row i's atoms
@@ -30,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Write representations of molecules: the graph token's, the mean of the atoms', or each atom's. Every row of the input has its\n"
-        "row; where it gives no molecule, numbers are NaN (.npy, .npz) or empty (.csv), and the status of .npz and .csv says why.\n"
+        "row; where it gives no molecule, numbers are NaN (.npy, .npz) or empty, and the status of all but .npy says why.\n"
         "Files: .npy, an array (rows, width), float32. .npz, arrays values, smiles, status, and of atoms starts: row i's atoms are\n"
         "values[starts[i]:starts[i + 1]], in the order of its SMILES or record, hydrogens that were added last. .csv, the input's columns\n"
-        "and e0, e1, ...; of atoms a line for each atom."
+        "and e0, e1, ...; of atoms a line for each atom. .parquet, the same columns, numbers as float32 (needs pyarrow)."
     )
     parser.epilog = EPILOG
     parser.add_argument("model", help="checkpoint, pretrained or finetuned, or a folder of `moleblend finetune`")
@@ -69,7 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
     if ending not in ENDINGS:
         raise UserError(f"{arguments.output}: the name must end in {', '.join(ENDINGS)}, which says what is written")
     if ending == ".npy" and arguments.level in ("atom", "distances"):
-        raise UserError(f"--level {arguments.level} gives as many numbers as a molecule has atoms; write .npz or .csv")
+        raise UserError(f"--level {arguments.level} gives as many numbers as a molecule has atoms; write .npz, .csv or .parquet")
+    if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"{arguments.output}: writing Parquet needs pyarrow: pip install pyarrow, or write .csv or .npz")
     if not arguments.row_timeout > 0:
         raise UserError(f"--row-timeout must be above 0 seconds, got {arguments.row_timeout}")
     with named_input(arguments):
@@ -110,8 +115,9 @@ def write(arguments: argparse.Namespace, ending: str) -> int:
     with embedder, contextlib.ExitStack() as stack:
         rows = embedded_rows(embedder, incoming, arguments.level, total, progress=not arguments.no_progress)
         stream = stack.enter_context(whole_file(arguments.output, "w" if ending == ".csv" else "wb"))
-        if ending == ".csv":
-            failed = write_csv(stream, rows, incoming.columns, width_of(embedder, arguments.level), arguments.level)
+        if ending in (".csv", ".parquet"):
+            write = write_csv if ending == ".csv" else write_parquet
+            failed = write(stream, rows, incoming.columns, width_of(embedder, arguments.level), arguments.level)
         elif ending == ".npy":
             failed = write_npy(stream, rows, (total, embedder.width))
         else:
@@ -181,21 +187,66 @@ def write_npz(stream: IO[bytes], rows: Iterator[tuple[Any, Any, str]], width: in
     return failed
 
 
-def write_csv(stream: IO[str], rows: Iterator[tuple[Any, Any, str]], columns: Any, width: int, level: str) -> int:
-    """The input's cells, numbers and a status; of atoms and pairs a line each."""
-    write_row = csv.writer(stream, lineterminator="\n").writerow
-    places = {"atom": ["atom"], "distances": ["atom", "other_atom"]}.get(level, [])
+PLACES = {"atom": ["atom"], "distances": ["atom", "other_atom"]}
+"""Level -> columns that say which atom, or pair, a line is of."""
+
+
+def columns_of(columns: Any, width: int, level: str) -> tuple[list[str], list[str], list[str]]:
+    """Names of columns: the input's, places of atoms, numbers; the last one is `status`."""
+    places = PLACES.get(level, [])
     names = ["distance"] if level == "distances" else [f"e{i}" for i in range(width)]
-    write_row([f"{name} (input)" if name in {*places, *names, "status"} else name for name in columns] + places + names + ["status"])
+    return [f"{name} (input)" if name in {*places, *names, "status"} else name for name in columns], places, names
+
+
+def lines_of(values: np.ndarray | None, width: int, level: str) -> Iterator[tuple[list[int | None], np.ndarray | None]]:
+    """(place, numbers) of each line of a row; one without numbers where the row has no representation."""
+    if values is None:
+        yield [None] * len(PLACES.get(level, [])), None
+        return
+    each = values.reshape(-1, width)
+    atoms = max(1, int(np.sqrt(len(each)))) if level == "distances" else 1
+    for number, numbers in enumerate(each):
+        where: dict[str, list[int | None]] = {"atom": [number], "distances": [number // atoms, number % atoms]}
+        yield where.get(level, []), numbers
+
+
+def write_csv(stream: IO[str], rows: Iterator[tuple[Any, Any, str]], columns: Any, width: int, level: str) -> int:
+    """The input's cells, numbers and a status; of atoms and pairs a line each. Returns how many rows have no numbers."""
+    write_row = csv.writer(stream, lineterminator="\n").writerow
+    given, places, names = columns_of(columns, width, level)
+    write_row([*given, *places, *names, "status"])
     failed = 0
     for row, values, status in rows:
         failed += values is None
-        if values is None:
-            write_row([*row.cells, *[""] * len(places), *[""] * width, status])
-            continue
-        each = values.reshape(-1, width)
-        atoms = max(1, int(np.sqrt(len(each)))) if level == "distances" else 1
-        for number, numbers in enumerate(each.tolist()):
-            where = {"atom": [number], "distances": [number // atoms, number % atoms]}.get(level, [])
-            write_row([*row.cells, *where, *(f"{value:.7g}" for value in numbers), status])
+        for place, numbers in lines_of(values, width, level):
+            cells = [""] * width if numbers is None else [f"{value:.7g}" for value in numbers.tolist()]
+            write_row([*row.cells, *("" if each is None else each for each in place), *cells, status])
+    return failed
+
+
+def write_parquet(stream: IO[bytes], rows: Iterator[tuple[Any, Any, str]], columns: Any, width: int, level: str) -> int:
+    """The same as a Parquet file: the input's cells as text, places as int64, numbers as float32, null where there are none."""
+    import pyarrow
+    from pyarrow import parquet
+
+    given, places, names = columns_of(columns, width, level)
+    kinds = [pyarrow.string()] * len(given) + [pyarrow.int64()] * len(places) + [pyarrow.float32()] * width + [pyarrow.string()]
+    schema = pyarrow.schema(list(zip([*given, *places, *names, "status"], kinds, strict=True)))
+    failed = 0
+    waiting: list[list[Any]] = []
+    with parquet.ParquetWriter(stream, schema) as writer:
+
+        def flush() -> None:
+            arrays = [pyarrow.array(column, kind) for column, kind in zip(zip(*waiting, strict=True), kinds, strict=True)]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
+            waiting.clear()
+
+        for row, values, status in rows:
+            failed += values is None
+            for place, numbers in lines_of(values, width, level):
+                waiting.append([*row.cells, *place, *([None] * width if numbers is None else numbers), status])
+                if len(waiting) == ROW_GROUP:
+                    flush()
+        if waiting:
+            flush()
     return failed

@@ -1,7 +1,6 @@
 """DATA of any format -> a store with the targets as labels, made once in the run's folder."""
 
 import fnmatch
-import importlib.util
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +14,11 @@ from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import whole_file
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.sources import sdf, tables
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.delimited import Table
+from moleblend_fs.sources.frames import as_text, named
 from moleblend_fs.sources.incoming import LIST_SUFFIXES, find_smiles_column
 from moleblend_fs.sources.labels import UNSAID, parse_label
 from moleblend_fs.sources.run import preprocess
@@ -27,9 +26,6 @@ from moleblend_fs.sources.sdf_records import item_names
 
 PACKED = (".gz", ".xz", ".bz2", ".zip")
 SDF = (".sdf", ".sd", ".mol")
-FRAMES = {".xlsx": "openpyxl", ".xlsm": "openpyxl", ".xls": "xlrd", ".parquet": "pyarrow", ".pq": "pyarrow"}
-"""Endings of tables that pandas reads, and the package that it needs for them."""
-PARQUET = (".parquet", ".pq")
 COPY = "data.csv"
 UNIT = re.compile(r"[\[(]([^\[\]()]+)[\])]\s*$")
 """A unit at the end of a column's name: "logS (mol/L)", "gap [eV]"."""
@@ -62,35 +58,6 @@ def ending(path: Path) -> str:
     while suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
-
-
-def as_text(path: Path, folder: Path) -> Path:
-    """The file itself, or where it is a spreadsheet or Parquet file a copy of it as CSV in `folder`.
-
-    Raises:
-        UserError: no such file, or pandas or what it needs for this format is not installed.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    if ending(path) not in FRAMES:
-        return path
-    if lacking := [name for name in ("pandas", FRAMES[ending(path)]) if importlib.util.find_spec(name) is None]:
-        raise UserError(f"{path}: reading it needs {' and '.join(lacking)}: pip install them, or save the table as CSV")
-    import pandas
-
-    try:
-        frame = pandas.read_parquet(path) if ending(path) in PARQUET else pandas.read_excel(path, dtype=object)
-    except Exception as error:  # libraries of many formats raise what they like
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0] if str(error) else error!r}); save it as CSV") from error
-    folder.mkdir(parents=True, exist_ok=True)
-    return written(frame, folder / COPY)
-
-
-def written(frame: "object", path: Path) -> Path:
-    """A pandas frame as CSV; numbers with all their digits."""
-    with whole_file(path) as stream:
-        frame.to_csv(stream, index=False)  # type: ignore[attr-defined]
-    return path
 
 
 def smiles_column(path: Path, header: list[str], asked: str) -> str:
@@ -170,15 +137,17 @@ def prepare(path: Path, settings: Settings, folder: Path, hydrogens: str, *, wor
     """
     if is_store(path):
         return _of_store(path, settings)
-    table = as_text(path, folder)
-    if (folder / "store" / MANIFEST).is_file():
-        store = Store(folder / "store")
-    else:
-        source = open_source(table, settings, hydrogens)
-        _one_kind(source.labels)
-        preprocess(source, folder / "store", workers=workers, progress=progress)
-        store = Store(folder / "store")
-    return Data(store=store, targets=store.manifest.labels, table=table, notes=store.manifest.notes)
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    table, note = as_text(path, folder / COPY)
+    if not (folder / "store" / MANIFEST).is_file():
+        with named(table, path):
+            source = open_source(table, settings, hydrogens)
+            _one_kind(source.labels)
+            preprocess(source, folder / "store", workers=workers, progress=progress)
+    store = Store(folder / "store")
+    notes = tuple(line.replace(str(table), str(path)) for line in (note, *store.manifest.notes) if line)
+    return Data(store=store, targets=store.manifest.labels, table=table, notes=notes)
 
 
 def _of_store(path: Path, settings: Settings) -> Data:

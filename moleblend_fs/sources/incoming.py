@@ -1,5 +1,9 @@
 """Molecules in whatever file they come, row by row, with all that the file says of them: for predictions, without a store."""
 
+import os
+import shutil
+import tempfile
+import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +19,7 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
 from moleblend_fs.sources.delimited import Row, Table, column_indices, full_width
+from moleblend_fs.sources.frames import as_text, frame_kind, named
 from moleblend_fs.sources.packed import SUFFIXES, read_blocks
 from moleblend_fs.sources.sdf import SdfRow, graph_of_mol, graph_of_record
 from moleblend_fs.sources.sdf_records import detected, item_names, sdf_items, sdf_records
@@ -44,6 +49,7 @@ class Incoming(Source):
         columns: names of the cells of each row.
         smiles_place: which of the cells is to be filled with the SMILES that was made of the row; None for none.
         has_structures: whether the file may hold structures.
+        copy_of: the workbook or Parquet file that the file read is a copy of; None where it is no copy.
     """
 
     name = "incoming"
@@ -52,6 +58,7 @@ class Incoming(Source):
     columns: Sequence[str] = ()
     smiles_place: int | None = None
     has_structures = False
+    copy_of: Path | None = None
 
     build = BuildOptions()
     structures = False
@@ -96,7 +103,7 @@ class IncomingTable(Incoming):
         self._blank = 0
 
     def files(self) -> list[Path]:
-        return [self._table.path]
+        return [self.copy_of or self._table.path]
 
     def options(self) -> dict[str, Any]:
         return super().options() | {"smiles column": self.columns[self._smiles]}
@@ -232,6 +239,30 @@ def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | N
     Raises:
         UserError: the file is none of these, or its column of SMILES is not found.
     """
+    if not frame_kind(path):
+        return _open_text(path, smiles_column, kind)
+    folder = tempfile.mkdtemp(prefix="moleblend.")
+    try:
+        copy, note = as_text(path, Path(folder) / path.name)
+        with named(copy, path):
+            incoming = _open_text(copy, smiles_column, kind)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    incoming.copy_of = path
+    incoming.notes = tuple(line for line in (note, *incoming.notes) if line)
+    weakref.finalize(incoming, _remove, folder, os.getpid())
+    return incoming
+
+
+def _remove(folder: str, process: int) -> None:
+    """Remove the folder of a copy when nothing reads it any more; not in a worker, which shares it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_text(path: Path, smiles_column: str | None, kind: str | None) -> Incoming:
+    """The same of a file that is text, perhaps packed."""
     if kind == "sdf" or (kind is None and smiles_column is None and _is_sdf(path)):
         return IncomingSdf(path)
     if kind == "smiles":

@@ -22,7 +22,7 @@ FOREIGN = {
     b"PAR1": "a Parquet file: save the table as CSV",
     b"ARROW1": "an Arrow file: save the table as CSV",
     b"FEA1": "a Feather file: save the table as CSV",
-    b"\xd0\xcf\x11\xe0": "an Excel workbook: save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook of the old kind (.xls), or one with a password: save it as .xlsx without, or the sheet as CSV",
     b"SQLite format 3": "an SQLite database: export the table as CSV",
     b"\x89HDF": "an HDF5 file: save the table as CSV",
     b"\x93NUMPY": "a NumPy array: save it as CSV",

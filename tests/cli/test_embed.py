@@ -1,6 +1,7 @@
 """`moleblend embed`: files of every kind hold what `Embedder` gives, a row for each row."""
 
 import csv
+import sys
 import warnings
 from pathlib import Path
 
@@ -62,6 +63,31 @@ def test_files_of_atoms(model, tmp_path):
     assert [line["atom"] for line in lines] == ["0", "1", "2", "", *"012345", "0", "1"]
 
 
+@pytest.mark.parametrize("level", ["graph", "atom"])
+def test_parquet_has_what_csv_has(model, tmp_path, level):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+    for ending in ("csv", "parquet"):
+        assert main(["embed", str(model), str(tmp_path / f"out.{ending}"), "--smiles", *SMILES, "--level", level, "--no-progress"]) == 0
+    table = parquet.read_table(tmp_path / "out.parquet")
+    with open(tmp_path / "out.csv", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert table.column_names == list(lines[0])
+    shown = [{name: "" if value is None else value for name, value in row.items()} for row in table.to_pylist()]
+    for row, line in zip(shown, lines, strict=True):
+        for name, cell in line.items():
+            assert cell == (f"{row[name]:.7g}" if isinstance(row[name], float) else str(row[name]))
+    arrays = embedded(model, level)
+    first = arrays[0] if level == "graph" else arrays[0][0]
+    assert np.array_equal(np.float32([row["e0"] for row in table.to_pylist()][:1]), first[:1]), "numbers are not rounded"
+
+
+def test_parquet_without_its_package_is_told(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["embed", str(model), str(tmp_path / "out.parquet"), "--smiles", "C"]) == 2
+    assert "writing Parquet needs pyarrow: pip install pyarrow" in capsys.readouterr().err
+    assert not (tmp_path / "out.parquet").exists()
+
+
 def test_distances_of_a_model_that_predicts_them(tmp_path):
     torch.manual_seed(0)
     config = ModelConfig(layers=1, embed_dim=32, ffn_dim=32, attention_heads=2, gaussians=32, pair_dim=8, hidden_3d=8, heads=("distance",))
@@ -86,7 +112,7 @@ def test_distances_of_a_model_that_predicts_them(tmp_path):
 
 def test_what_cannot_be_written_is_told(model, tmp_path, capsys):
     cases = {
-        "the name must end in .npy, .npz, .csv": ["out.parquet", "--smiles", "C"],
+        "the name must end in .npy, .npz, .csv, .parquet": ["out.feather", "--smiles", "C"],
         "gives as many numbers as a molecule has atoms": ["out.npy", "--smiles", "C", "--level", "atom"],
         "give OUT": ["--smiles", "C"],
         "give an INPUT": [],

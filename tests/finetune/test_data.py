@@ -1,16 +1,21 @@
 """DATA of all formats gives the same molecules and labels; what cannot be read is told."""
 
+import bz2
 import gzip
-import importlib.util
+import lzma
+import re
+import zipfile
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.data import prepare, targets_of, unit_of
 from moleblend_fs.finetune.folds import smiles_of
 from moleblend_fs.finetune.settings import Settings
 from tests.finetune.conftest import ESOL
+from tests.sources.frames import frame_file
 
 ROWS = [line.rsplit(",", 1) for line in ESOL.strip().splitlines()[:12]]
 SETTINGS = Settings(targets=("logS",))
@@ -44,22 +49,44 @@ def test_tables_of_all_kinds(tmp_path, kind):
     assert content(path, tmp_path / "out", settings) == expected
 
 
-def test_excel_and_parquet_files_are_read_or_refused_with_what_to_install(tmp_path):
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"smiles": [a for a, _ in ROWS], "logS": [float(b) for _, b in ROWS]})
-    for ending, write, package in ((".xlsx", frame.to_excel, "openpyxl"), (".parquet", frame.to_parquet, "pyarrow")):
-        path, out = tmp_path / f"data{ending}", tmp_path / f"out{ending}"
-        if importlib.util.find_spec(package) is None:
-            path.write_bytes(b"PK")
-            with pytest.raises(UserError, match=f"reading it needs {package}"):
-                prepare(path, SETTINGS, out, "none", workers=1, progress=False)
-        else:
-            write(path, index=False)
-            assert content(path, out) == ([a for a, _ in ROWS], [float(b) for _, b in ROWS])
+@pytest.mark.parametrize("ending", ["xlsx", "parquet", "parquet.gz"])
+def test_workbooks_and_parquet_files(tmp_path, ending):
+    path = frame_file(tmp_path / f"data.{ending}", ["smiles", "logS"], [(a, float(b)) for a, b in ROWS])
+    assert content(path, tmp_path / "out") == ([a for a, _ in ROWS], [float(b) for _, b in ROWS])
+
+
+def test_messages_name_the_users_file(tmp_path):
+    """Not the copy that is read."""
+    path = frame_file(tmp_path / "mine.xlsx", ["smiles", "active"], [(a, i % 2) for i, (a, _) in enumerate(ROWS)])
+    for target, message in (("logS", f"{path}: --target: no column 'logS'"), ("active", "--target active:classification")):
+        with pytest.raises(UserError, match=re.escape(message)) as caught:
+            prepare(path, Settings(targets=(target,)), tmp_path / "out", "none", workers=1, progress=False)
+        assert "data.csv" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["csv.xz", "csv.bz2", "csv.zip", "sdf.gz"])
+def test_packed_files(tmp_path, ending):
+    plain = tmp_path / "plain"
+    if ending == "sdf.gz":
+        with Chem.SDWriter(str(plain)) as writer:
+            for smiles, value in ROWS:
+                mol = Chem.MolFromSmiles(smiles)
+                mol.SetProp("logS", value)
+                writer.write(mol)
+    else:
+        plain.write_text("\n".join(",".join(line) for line in [["smiles", "logS"], *ROWS]))
+    path, raw = tmp_path / f"data.{ending}", plain.read_bytes()
+    if ending == "csv.zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("data.csv", raw)
+    else:
+        path.write_bytes({"xz": lzma.compress, "bz2": bz2.compress, "gz": gzip.compress}[ending.rsplit(".", 1)[1]](raw))
+    smiles, labels = content(path, tmp_path / "out")
+    assert labels == [float(value) for _, value in ROWS]
+    assert [Chem.CanonSmiles(each) for each in smiles] == [Chem.CanonSmiles(each) for each, _ in ROWS]
 
 
 def test_an_sd_file_keeps_its_structures(tmp_path):
-    from rdkit import Chem
     from rdkit.Chem import AllChem
 
     path = tmp_path / "data.sdf"

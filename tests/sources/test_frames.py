@@ -1,0 +1,133 @@
+"""Workbooks and Parquet files become the text that a CSV of them would be; what cannot be read is told."""
+
+import csv
+import datetime
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from moleblend_fs.cli.main import main
+from moleblend_fs.errors import UserError
+from moleblend_fs.sources.frames import as_text, frame_kind
+from moleblend_fs.sources.incoming import open_incoming
+from tests.inference.untrained import untrained
+from tests.sources.frames import frame_file
+
+HEADER = ["id", "smiles", "y"]
+ROWS = [("a,b", "CCO", 0.1), ('say "x"', "bad", 2.0), (None, "c1ccccc1", 3.25)]
+
+
+def cells(path, tmp_path):
+    copy, note = as_text(path, tmp_path / "copy.csv")
+    with open(copy, newline="") as stream:
+        return list(csv.reader(stream)), note
+
+
+@pytest.mark.parametrize("ending", ["xlsx", "parquet", "xlsx.gz", "parquet.zip"])
+def test_cells_are_those_of_the_table(tmp_path, ending):
+    path = frame_file(tmp_path / f"in.{ending}", HEADER, ROWS)
+    rows, note = cells(path, tmp_path)
+    assert [row[:2] for row in rows] == [HEADER[:2], ["a,b", "CCO"], ['say "x"', "bad"], ["", "c1ccccc1"]]
+    assert [float(row[2]) for row in rows[1:]] == [0.1, 2.0, 3.25]
+    assert note == ""
+    lying = tmp_path / "in.txt"
+    shutil.copy(path, lying)
+    assert cells(lying, tmp_path) == (rows, "")
+    assert not list(tmp_path.glob("*.unpacked"))
+
+
+def test_a_plain_table_is_read_as_it_is(tmp_path):
+    path = tmp_path / "in.xlsx"
+    path.write_text("smiles,y\nCCO,1\n")
+    assert as_text(path, tmp_path / "copy.csv") == (path, "")
+    assert not (tmp_path / "copy.csv").exists()
+
+
+def test_odd_cells_of_a_workbook(tmp_path):
+    """The first sheet with cells is read, from its first row with cells; a formula without a value is not taken for an empty cell."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    sheet = book.create_sheet("data")
+    book.create_sheet("notes").append(["n"])
+    sheet.append([])
+    sheet.append(["smiles", "y", "when"])
+    sheet.append(["CCO", 0.1234567890123456, datetime.datetime(2026, 1, 2, 3, 4)])
+    sheet.append([])
+    sheet.append(["CCN", "=B3*2", True])
+    sheet.append(["CCC", None, None, None, "beyond"])
+    sheet["H2"].font = openpyxl.styles.Font(bold=True)
+    book.save(tmp_path / "in.xlsx")
+    rows, note = cells(tmp_path / "in.xlsx", tmp_path)
+    assert rows == [
+        ["smiles", "y", "when"],
+        ["CCO", "0.1234567890123456", "2026-01-02 03:04:00"],
+        [],
+        ["CCN", "=B3*2", "True"],
+        ["CCC", "", "", "", "beyond"],
+    ]
+    assert note.endswith("sheet 'data' is read; others are 'notes'")
+
+
+def test_numbers_of_parquet_keep_their_own_digits(tmp_path):
+    """A float32 is not written with the digits of the double that is nearest; null and NaN are both no value."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table(
+        {
+            "f": pyarrow.array(np.float32([0.1, np.nan])),
+            "d": pyarrow.array([0.1 + 0.2, None]),
+            "i": [1, 2**60],
+            "c": pyarrow.array(["x", None]).dictionary_encode(),
+            "l": [[1, 2], None],
+        }
+    )
+    parquet.write_table(table, tmp_path / "in.parquet")
+    rows, _ = cells(tmp_path / "in.parquet", tmp_path)
+    assert rows == [list("fdicl"), ["0.1", "0.30000000000000004", "1", "x", "[1, 2]"], ["nan", "", str(2**60), "", ""]]
+
+
+@pytest.mark.parametrize(("ending", "package"), [("xlsx", "openpyxl"), ("parquet.gz", "pyarrow")])
+def test_what_to_install_is_told(tmp_path, monkeypatch, ending, package):
+    path = frame_file(tmp_path / f"in.{ending}", HEADER, ROWS)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(UserError, match=f"in.{ending}: an? .*; reading it needs {package}: pip install {package}, or save"):
+        as_text(path, tmp_path / "copy.csv")
+    assert not (tmp_path / "copy.csv").exists()
+
+
+@pytest.mark.parametrize("ending", ["xlsx", "parquet"])
+def test_a_damaged_file_is_told(tmp_path, ending):
+    path = frame_file(tmp_path / f"in.{ending}", HEADER, ROWS * 50)
+    content = bytearray(path.read_bytes())
+    content[60 : len(content) // 2] = bytes(len(content) // 2 - 60)
+    path.write_bytes(content)
+    assert frame_kind(path) in ("excel", "parquet")
+    with pytest.raises(UserError, match="cannot be read"):
+        as_text(path, tmp_path / "copy.csv")
+    assert not (tmp_path / "copy.csv").exists()
+
+
+@pytest.mark.parametrize("ending", ["xlsx", "parquet"])
+def test_predictions_are_those_of_the_same_table_as_csv(tmp_path, capsys, ending):
+    model = untrained(tmp_path / "model")
+    path = frame_file(tmp_path / f"in.{ending}", HEADER, ROWS)
+    (tmp_path / "in.csv").write_text('id,smiles,y\n"a,b",CCO,0.1\n"say ""x""",bad,2.0\n,c1ccccc1,3.25\n')
+    for given, out in ((path, "frame.csv"), (tmp_path / "in.csv", "plain.csv")):
+        words = [str(given), str(tmp_path / out), "--workers", "0", "--no-progress", "--hydrogens", "none"]
+        assert main(["predict", str(model), *words]) == 0
+    lines = [(tmp_path / out).read_text().replace(",2.0,", ",2,") for out in ("frame.csv", "plain.csv")]
+    assert lines[0] == lines[1]
+    assert len(lines[0].splitlines()) == 4
+    assert main(["predict", str(model), str(path), str(tmp_path / "o.csv"), "--smiles-column", "nothing"]) == 2
+    assert f"{path}: no column 'nothing'" in capsys.readouterr().err
+
+
+def test_the_copy_is_removed_when_nothing_reads_it_any_more(tmp_path):
+    incoming = open_incoming(frame_file(tmp_path / "in.parquet", HEADER, ROWS))
+    folder = incoming._table.path.parent
+    assert incoming.count() == 3
+    assert incoming.files() == [tmp_path / "in.parquet"]
+    assert folder.is_dir()
+    del incoming
+    assert not folder.exists()
