@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
         nargs="?",
-        help="table with a column of SMILES (commas, tabs, semicolons, Excel, Parquet), list of SMILES, SD file, each perhaps packed (.gz, .xz, "
-        ".bz2, .zip); a store; or - for standard input",
+        help="table with a column of SMILES (commas, tabs, semicolons, Excel, Parquet), list of SMILES, SD file, each perhaps packed "
+        "(.gz, .xz, .bz2, .zip); a store; or - for standard input",
     )
     parser.add_argument(
         "output",
