@@ -66,20 +66,29 @@ def run(store: Path, folder: Path, options: Sequence[str], processes: int) -> li
         RuntimeError: the run failed; holds the end of its output.
     """
     folder.mkdir(parents=True)
-    words = [
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "benchmarks.traffic", str(folder / "calls.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, *words(store, folder, options)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode or not (folder / "calls.json").exists():
+        said = (done.stdout + done.stderr)[-4000:]
+        raise RuntimeError(f"{' '.join(options)} on {processes} processes ended with {done.returncode}\n{said}")
+    return read(folder / "calls.json")
+
+
+def words(store: Path, folder: Path, options: Sequence[str]) -> list[str]:
+    """fairseq-train's arguments of such a run."""
+    return [
         *(str(store), "--user-dir", str(ROOT / "moleblend_fs"), "--save-dir", str(folder / "save"), "--no-save", "--disable-validation"),
         *("--task", "moleblend", "--criterion", "blend_then_predict", "--arch", "moleblend_tiny", "--batch-size", "4"),
         *("--lr", "1e-4", "--lr-scheduler", "fixed", "--max-update", "3", "--num-workers", "0", "--clip-norm", "5"),
         *options,
     ]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "benchmarks.traffic", str(folder / "calls.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode or not (folder / "calls.json").exists():
-        said = (done.stdout + done.stderr)[-4000:]
-        raise RuntimeError(f"{' '.join(options)} on {processes} processes ended with {done.returncode}\n{said}")
-    return [[Collective(*call) for call in update] for update in json.loads((folder / "calls.json").read_text())]
+
+
+def read(file: Path) -> list[list[Collective]]:
+    """What `worker` has left: the collectives of each update."""
+    return [[Collective(*call) for call in update] for update in json.loads(file.read_text())]
 
 
 def totals(calls: Sequence[Collective], smallest: int = 1000) -> dict[str, int]:

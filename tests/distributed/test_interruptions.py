@@ -1,6 +1,7 @@
 """Signals, dead and hung ranks, full disks: what is left, and what is said."""
 
 import os
+import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ from moleblend_fs.runtime.preemption import EXIT_VARIABLE
 from moleblend_fs.runtime.watchdog import EXIT_HUNG
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, BASE, QUIET, checkpoint, launch, run, zero
-from tests.fairseq_plugins.runs import BIN, arguments, command, environment
+from tests.fairseq_plugins.runs import BIN, arguments, environment
 from tests.support import drill, forked_ranks
 from tests.support.waiting import until
 
@@ -117,18 +118,31 @@ def test_kill_9_at_random_moments(store, tmp_path, optimizer):
     assert figures.epochs >= 3
 
 
+LIMIT = 2**16
+"""Bytes: more than what a run says, less than a checkpoint or a part of one."""
+
+
+def with_small_files(words: list[str]) -> None:
+    """fairseq-train on what to it is a full disk: no file of its process may grow beyond the limit."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, LIMIT))
+    forked_ranks.fairseq_train(words)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", pytest.param("zero", marks=needs_deepspeed)])
 def test_a_full_disk_leaves_the_last_checkpoint(store, tmp_path, optimizer):
-    """Files of these processes may not grow beyond 4 kB: what writing to a full disk looks like."""
     kind = ADAM if optimizer == "adam" else zero(2)
     run(store, tmp_path, *kind, "--max-update", "2")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.pt")}
-    words = arguments(store.path, tmp_path, (*QUIET, *kind, "--max-update", "4", "--distributed-world-size", "2", "--cpu"))
-    limit = ("bash", "-c", 'ulimit -f 4; trap "" XFSZ; exec "$@"', "bash")
-    second = command([*limit, str(BIN / "fairseq-train"), *words], tmp_path)
-    assert second.code == 2, second.output[-3000:]
-    assert "could not be saved" in second.output
-    assert "earlier checkpoints are as they were" in second.output
+    assert min(map(len, before.values())) > LIMIT
+    words = arguments(store.path, tmp_path, (*QUIET, *kind, "--max-update", "4"))
+    ranks = forked_ranks.start(words, ranks=2, logs=tmp_path / "full", entry=with_small_files)
+    try:
+        assert ranks.wait(120) == [2, 2], ranks.output()[-3000:]
+    finally:
+        ranks.kill()
+    said = ranks.output(0) + ranks.output(1)
+    assert "could not be saved" in said
+    assert "earlier checkpoints are as they were" in said
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.pt")} == before
     assert not list(tmp_path.rglob("*.unfinished"))
     run(store, tmp_path, *kind, "--max-update", "4")

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from tests.conftest import preprocessed
 from tests.support.copied import Copy
 
 OBJECTIVE = '''
@@ -54,10 +53,9 @@ class BondCount(Objective):
 
 
 @pytest.mark.slow
-def test_a_new_objective_is_one_file(qm9_sample, tmp_path):
+def test_a_new_objective_is_one_file(qm9_store, tmp_path):
     copy = Copy(tmp_path / "code", {"moleblend_fs/objectives/bond_count.py": OBJECTIVE})
-    store = preprocessed(tmp_path / "store", "qm9", str(qm9_sample))
-    words = ["-m", "fairseq_cli.train", str(store.path), "--user-dir", "moleblend_fs", "--task", "moleblend", "--criterion", "pretrain"]
+    words = ["-m", "fairseq_cli.train", str(qm9_store.path), "--user-dir", "moleblend_fs", "--task", "moleblend", "--criterion", "pretrain"]
     words += ["--objective", "bond_count", "--bond-count-weight", "3", "--arch", "moleblend_tiny", "--batch-size", "8", "--cpu"]
     words += ["--optimizer", "adam", "--lr", "1e-3", "--num-workers", "0", "--save-dir", str(tmp_path / "save"), "--log-interval", "1"]
     words += ["--log-format", "json", "--log-file", str(tmp_path / "log")]

@@ -5,19 +5,23 @@ Each rank is a process of its own, in a session of its own, told who it is as to
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["torch", "fairseq_cli.train", "moleblend_fs.tasks.register"]
+PRELOADED = ["torch", "fairseq_cli.train", "moleblend_fs.tasks.register", "torch._dynamo"]
+"""What every rank imports, the last when it makes its optimizer."""
+if importlib.util.find_spec("deepspeed") is not None:
+    PRELOADED.append("deepspeed.runtime.zero.muon.muon_optimizer")  # which its engine imports, and with it torch's compiler
 
 
 @dataclass
@@ -60,13 +64,27 @@ class Ranks:
         return self.logs[rank].read_text() if self.logs[rank].exists() else ""
 
 
-def start(words: Sequence[str], *, ranks: int, logs: Path, environment: Mapping[str, str] | None = None) -> Ranks:
+def fairseq_train(words: list[str]) -> None:
+    """What the command fairseq-train runs."""
+    sys.argv = ["fairseq-train", *words]
+    importlib.import_module("fairseq_cli.train").cli_main()
+
+
+def start(
+    words: Sequence[str],
+    *,
+    ranks: int,
+    logs: Path,
+    environment: Mapping[str, str] | None = None,
+    entry: Callable[[list[str]], None] = fairseq_train,
+) -> Ranks:
     """Start fairseq-train on several ranks of this host.
 
     Args:
         words: its arguments.
         logs: folder for what each rank says (`rank-0.log`, ...), made anew.
         environment: variables to add.
+        entry: what each rank runs with the words, a module's function; one that runs `fairseq_train` in other surroundings.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -79,13 +97,13 @@ def start(words: Sequence[str], *, ranks: int, logs: Path, environment: Mapping[
     for rank, file in enumerate(files):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         everything = {**{name: str(value) for name, value in variables.items()}, "OMP_NUM_THREADS": "1", **(environment or {})}
-        process = context.Process(target=_rank, args=(list(words), str(file), everything))
+        process = context.Process(target=_rank, args=(entry, list(words), str(file), everything))
         process.start()
         processes.append(process)
     return Ranks(list(processes), files)
 
 
-def _rank(words: list[str], log: str, environment: dict[str, str]) -> None:
+def _rank(entry: Callable[[list[str]], None], words: list[str], log: str, environment: dict[str, str]) -> None:
     os.setsid()
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -96,8 +114,7 @@ def _rank(words: list[str], log: str, environment: dict[str, str]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    sys.argv = ["fairseq-train", *words]
-    importlib.import_module("fairseq_cli.train").cli_main()
+    entry(words)
 
 
 def logged(output: str, tag: str = "train_inner") -> list[dict[str, Any]]:
