@@ -69,7 +69,8 @@ def run(store: Path, folder: Path, options: Sequence[str], processes: int) -> li
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "benchmarks.traffic", str(folder / "calls.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*command, *words(store, folder, options)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command += words(store, folder, options)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode or not (folder / "calls.json").exists():
         said = (done.stdout + done.stderr)[-4000:]
         raise RuntimeError(f"{' '.join(options)} on {processes} processes ended with {done.returncode}\n{said}")
