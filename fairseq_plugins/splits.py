@@ -4,14 +4,13 @@ All is told before training, from the counts in the store's manifest.
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch.distributed as dist
 
-from moleblend_fs.data.manifest import LabelStatistics
+from moleblend_fs.data.manifest import LabelStatistics, pooled
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 
@@ -66,18 +65,6 @@ def check(store: Store, train: str, valid: str | None) -> None:
 def statistics(store: Store, subset: str, column: int) -> LabelStatistics | None:
     """Of a label over the molecules of all splits that are named; None where it has no value there."""
     return pooled([found for name in names(store, subset) if (found := store.manifest.statistics[name][column]) is not None])
-
-
-def pooled(parts: list[LabelStatistics]) -> LabelStatistics | None:
-    """Of parts that share no molecule, from those of each: the variance is the mean of all variances and of the means' own."""
-    if len(parts) < 2:
-        return parts[0] if parts else None
-    count = sum(part.count for part in parts)
-    mean = math.fsum(part.count * part.mean for part in parts) / count
-    variance = math.fsum(part.count * (part.std**2 + (part.mean - mean) ** 2) for part in parts) / count
-    return LabelStatistics(
-        count=count, mean=mean, std=math.sqrt(variance), min=min(part.min for part in parts), max=max(part.max for part in parts)
-    )
 
 
 def scale(store: Store, subset: str, column: int) -> tuple[float, float]:

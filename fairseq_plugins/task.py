@@ -18,8 +18,8 @@ from fairseq_plugins.patches.epoch_iterator import epoch_iterator
 from moleblend_fs.checkpoint.read import FinetunedFor
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.batching import BatchBudget
+from moleblend_fs.data.mixture import open_stores
 from moleblend_fs.data.sidecar import Sidecar
-from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import TOPICS, Purpose, Use, parse_allowed
@@ -36,7 +36,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StoreTaskConfig(FairseqDataclass):
-    data: str = field(default=MISSING, metadata={"help": "store made by `moleblend preprocess`"})
+    data: str = field(
+        default=MISSING, metadata={"help": "store made by `moleblend preprocess`, or several joined by ':', whose molecules are mixed"}
+    )
     max_pairs: int = field(default=0, metadata={"help": "most ordered atom pairs in a batch; 0 for no limit"})
     pool_batches: int = field(
         default=32, metadata={"help": "batches' worth of random molecules that are sorted by size together; 0 for plain random batches"}
@@ -74,7 +76,7 @@ class StoreTask(FairseqTask):
         super().__init__(cfg)
         dispatch.configure(cfg.ops)
         self.allowed = parse_allowed(cfg.allow_differences)
-        self.store = open_store(cfg.data, cfg.split_file, cfg.fold)
+        self.store = open_stores(cfg.data, cfg.split_file, cfg.fold)
         self.epoch = 1
         self.validated: dict[str, StoreDataset] = {}
         self.sidecars: dict[str, Sidecar] = {}
@@ -107,6 +109,10 @@ class StoreTask(FairseqTask):
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Make the dataset of a split, or of several; UserError names the splits that there are."""
         self.datasets[split] = self.dataset_of(split)
+
+    def has_sharded_data(self, split: str) -> bool:
+        """No: fairseq would take stores joined by ":" for parts of a split, one for each epoch."""
+        return False
 
     def dataset_of(self, split: str) -> StoreDataset:
         return StoreDataset(self.store, splits.indices(self.store, split), self.label_columns(), self.sidecars)

@@ -1,6 +1,7 @@
 """Records laid end to end as arrays: all of a packed batch, without torch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,18 +22,22 @@ def joined(records: Sequence[bytes], conformer_draw: int = 0) -> dict[str, np.nd
     num_atoms = headers["num_atoms"].astype(np.int64)
     bounds = section_bounds(headers)
     lengths = np.array([len(r) for r in raw])
-    if (wrong := np.flatnonzero((bounds[:, -1] != lengths) | (headers["num_labels"] != headers["num_labels"][:1]))).size:
+    mixed = any(getattr(record, "columns", None) is not None for record in records)
+    strange = (bounds[:, -1] != lengths) | ((headers["num_labels"] != headers["num_labels"][:1]) & (not mixed))
+    if (wrong := np.flatnonzero(strange)).size:
         raise damaged(records[int(wrong[0])], "its parts do not fit together, or are not those of its neighbours")
     cuts = bounds.T.tolist()
 
     def join(section: int) -> bytearray:
         return bytearray().join([r[a:b] for r, a, b in zip(raw, cuts[section], cuts[section + 1], strict=True)])
 
-    labels = np.frombuffer(join(0), "<f8").reshape(len(raw), -1)
+    ids = headers["molecule_id"].astype(np.int64) + np.array([getattr(record, "first_id", 0) for record in records], dtype=np.int64)
+    labels = np.frombuffer(join(0), "<f8")
+    labels = _at_their_columns(labels, records) if mixed else labels.reshape(len(raw), -1)
     has_label = ~np.isnan(labels)
     conformers = headers["num_conformers"].astype(np.int64)
     # Fibonacci hashing: the high bits of a product with an odd constant are well mixed.
-    hashed = ((headers["molecule_id"] + 1).astype(np.uint64) * np.uint64(conformer_draw) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+    hashed = ((ids + 1).astype(np.uint64) * np.uint64(conformer_draw) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
     pick = hashed.astype(np.int64) % np.maximum(conformers, 1)
     starts = bounds[:, 1] + 12 * num_atoms * pick
     coordinates = bytearray().join(
@@ -43,7 +48,7 @@ def joined(records: Sequence[bytes], conformer_draw: int = 0) -> dict[str, np.nd
     )
     return {
         "num_atoms": num_atoms,
-        "molecule_id": headers["molecule_id"].astype(np.int64),
+        "molecule_id": ids,
         "atom_features": np.frombuffer(join(4), np.uint8).reshape(-1, 9),
         "degree": np.frombuffer(join(5), np.uint8),
         "coordinates": np.frombuffer(coordinates, "<f4").reshape(-1, 3),
@@ -53,3 +58,11 @@ def joined(records: Sequence[bytes], conformer_draw: int = 0) -> dict[str, np.nd
         "labels": np.where(has_label, labels, 0.0),
         "has_label": has_label,
     }
+
+
+def _at_their_columns(labels: np.ndarray, records: Sequence[Any]) -> np.ndarray:
+    """(B, L) labels of records of several stores, NaN where a record's store has no such label; `labels` are those of all, in a row."""
+    result = np.full((len(records), records[0].columns[1]), np.nan)
+    lengths = [len(record.columns[0]) for record in records]
+    result[np.repeat(np.arange(len(records)), lengths), np.concatenate([record.columns[0] for record in records])] = labels
+    return result

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,18 @@ class LabelStatistics:
     std: float
     min: float
     max: float
+
+
+def pooled(parts: list[LabelStatistics]) -> LabelStatistics | None:
+    """Of parts that share no molecule, from those of each: the variance is the mean of all variances and of the means' own."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    count = sum(part.count for part in parts)
+    mean = math.fsum(part.count * part.mean for part in parts) / count
+    variance = math.fsum(part.count * (part.std**2 + (part.mean - mean) ** 2) for part in parts) / count
+    return LabelStatistics(
+        count=count, mean=mean, std=math.sqrt(variance), min=min(part.min for part in parts), max=max(part.max for part in parts)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

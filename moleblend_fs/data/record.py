@@ -28,10 +28,17 @@ SECTIONS = ("labels", "coordinates", "bonds", "bond_classes", "atom_features", "
 
 
 class StoredRecord(bytes):
-    """A record that knows where it lies, for messages about its damage, and which molecule of the store it is."""
+    """A record that knows where it lies, for messages about its damage, and which molecule of the store it is.
+
+    Attributes:
+        first_id: what is added to its id, where several stores are mixed.
+        columns: among how many labels, and at which places, its own are then; None where they are all.
+    """
 
     where: str
     molecule: int
+    first_id: int = 0
+    columns: tuple[np.ndarray, int] | None = None
 
     @classmethod
     def at(cls, where: str, content: bytes, molecule: int = -1) -> "StoredRecord":

@@ -12,6 +12,8 @@ UNKNOWN = ""
 """Stands for hydrogens that a store does not tell of."""
 HEAVY_ATOM_SOURCES = ("pcqm4mv2",)
 """Sources that have no option for hydrogens: heavy atoms only."""
+MIXTURE = "mixture"
+"""Source of several stores together, see `Mixture`."""
 COMPUTED_SOURCES = ("pcqm4mv2", "qm9")
 """Sources whose structures are DFT's."""
 
@@ -24,7 +26,7 @@ class TrainedOn:
         source: name of the source.
         featurisation: version of the features, see `FEATURISATION_VERSION`.
         hydrogens: "explicit", "none" (heavy atoms) or unknown.
-        structures: "none", "DFT", "ETKDG" (made by preprocessing) or "file" (the user's own).
+        structures: "none", "DFT", "ETKDG" (made by preprocessing) or "file" (the user's own); several, joined by "+", of a mixture.
         conformers: options that ETKDG's were made with, or None.
         molecules: in the store; molecules_with_3d: of these, with a structure.
         labels: all label columns: names, kinds and units.
@@ -105,6 +107,8 @@ class TrainedOn:
 def _structures(manifest: Manifest) -> str:
     if manifest.molecules_with_3d == 0:
         return "none"
+    if manifest.source == MIXTURE:
+        return str(manifest.options["structures"])
     if manifest.source in COMPUTED_SOURCES:
         return "DFT"
     return "ETKDG" if manifest.options.get("conformers") else "file"

@@ -166,9 +166,9 @@ def _hydrogens(store: TrainedOn) -> str:
 def _structures(then: TrainedOn, use: Use) -> list[Difference]:
     """Another origin of the coordinates; what a store without any does not allow is told elsewhere."""
     now = use.store
-    if "3d" not in use.inputs or now.structures in ("none", then.structures):
+    if "3d" not in use.inputs or now.structures in ("none", *then.structures.split("+")):
         return []
-    theirs, ours = (STRUCTURES.get(each.structures, each.structures) for each in (then, now))
+    theirs, ours = (" and ".join(STRUCTURES.get(kind, kind) for kind in each.structures.split("+")) for each in (then, now))
     made = "give SMILES alone, of which structures are made as in training" if then.structures == "ETKDG" else f"give {theirs}"
     remedy = f"{made if use.prepared else f'preprocess with {theirs}'}, or use a model with --inputs 2d"
     return [Difference("structures", f"it was trained on {theirs}, {use.what} has {ours}", remedy)]
