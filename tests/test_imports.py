@@ -12,6 +12,7 @@ import pytest
 
 import fairseq_plugins
 import moleblend_fs
+from tests.inference.untrained import untrained
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -88,6 +89,16 @@ sys.meta_path.insert(0, Absent())
 import moleblend_fs.tasks, moleblend_fs.data.batch, moleblend_fs.data.store
 """
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_predicting_imports_neither_compilers_nor_scores(tmp_path):
+    """Each takes a second or more of a command that may take two: torch imports its compiler to draw weights on its meta device."""
+    slow = {"torch._dynamo", "triton", "sklearn", "fairseq"}
+    words = ["predict", str(untrained(tmp_path / "model")), "--smiles", "CCO"]
+    check = f"import sys; from moleblend_fs.cli.main import main; main({words}); sys.exit(' '.join({slow} & set(sys.modules)) or None)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("smiles,y"), done.stderr
     assert done.returncode == 0, done.stderr
 
 

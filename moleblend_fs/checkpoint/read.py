@@ -25,6 +25,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_folder, write_atomically
 from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architecture_options
 from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.unallocated import Unallocated
 from moleblend_fs.objectives.registry import objectives
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -66,7 +67,7 @@ def made(config: ModelConfig) -> MoleBlend:
 
 def shapes_of(config: ModelConfig) -> dict[str, torch.Size]:
     """Shapes of a model's parameters, without allocating them."""
-    with torch.device("meta"):
+    with Unallocated():
         return {name: value.shape for name, value in made(config).state_dict().items()}
 
 

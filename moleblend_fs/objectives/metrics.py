@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection
 
 import numpy as np
-from sklearn import metrics
 
 Score = Callable[[np.ndarray, np.ndarray], float | None]
 """(logits or values, labels; NaN = missing) of one target -> its score, or None where the labels do not define it."""
@@ -22,20 +21,31 @@ def of_both_classes(function: Callable[[np.ndarray, np.ndarray], float]) -> Scor
     return score
 
 
+def of_sklearn(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """A function of (labels, predictions) of sklearn.metrics, which takes a second to import: only where it is called."""
+
+    def function(truth: np.ndarray, predicted: np.ndarray) -> float:
+        from sklearn import metrics
+
+        return getattr(metrics, name)(truth, predicted)
+
+    return function
+
+
 def of_decisions(function: Callable[[np.ndarray, np.ndarray], float]) -> Score:
     """A score of (labels, predicted classes), where a probability over 0.5, that is a logit over 0, is class 1."""
     return of_both_classes(lambda truth, logit: function(truth, (logit > 0).astype(np.float64)))
 
 
-roc_auc = of_both_classes(metrics.roc_auc_score)
+roc_auc = of_both_classes(of_sklearn("roc_auc_score"))
 """Area under the ROC curve."""
-pr_auc = of_both_classes(metrics.average_precision_score)
+pr_auc = of_both_classes(of_sklearn("average_precision_score"))
 """Average precision: area under the curve of precision and recall, without interpolation."""
-balanced_accuracy = of_decisions(metrics.balanced_accuracy_score)
+balanced_accuracy = of_decisions(of_sklearn("balanced_accuracy_score"))
 """Mean of the shares of each class that are predicted right."""
-f1 = of_decisions(metrics.f1_score)
+f1 = of_decisions(of_sklearn("f1_score"))
 """Harmonic mean of precision and recall of class 1."""
-mcc = of_decisions(metrics.matthews_corrcoef)
+mcc = of_decisions(of_sklearn("matthews_corrcoef"))
 """Matthews' correlation coefficient of labels and predicted classes."""
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.embedding import ATOM_FEATURES
 from moleblend_fs.model.heads import SPD_CLASSES, NoiseHead, PairHead, build_head
+from moleblend_fs.model.unallocated import Unallocated
 from moleblend_fs.ops.layout import BUCKET_STEP
 from moleblend_fs.ops.pair_projection.reference import VALUES_AT_ONCE
 from moleblend_fs.ops.tables import TABLE_ROWS
@@ -106,17 +106,15 @@ class Memory(NamedTuple):
 
 def parameter_sizes(config: ModelConfig) -> list[int]:
     """Elements of each parameter, without allocating them."""
-    import torch
-
     from moleblend_fs.model.moleblend import MoleBlend
 
-    with torch.device("meta"):
+    with Unallocated():
         return [prod(parameter.shape) for parameter in MoleBlend(config).parameters()]
 
 
 def heads_of(config: ModelConfig) -> list[nn.Module]:
     """The heads of a model, without allocating them."""
-    with torch.device("meta"):
+    with Unallocated():
         return [build_head(name, config) for name in config.heads]
 
 
