@@ -23,7 +23,7 @@ MODULES = sorted(
 HEAVY = ("torch", "fairseq", "deepspeed", "rdkit", "triton", "numpy")
 CHEMISTRY = ("rdkit", "ogb", "pandas")
 
-FOR_ALL = {"errors", "files", "options"}
+FOR_ALL = {"errors", "files", "options", "wording"}
 """Modules that every room may import."""
 WATCHED = {
     *("deepspeed", "fairseq", "fairseq_cli", "fairseq_plugins", "lmdb", "matplotlib", "numpy", "ogb", "omegaconf", "pandas"),

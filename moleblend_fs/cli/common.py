@@ -10,10 +10,11 @@ from moleblend_fs.data.finetuned_for import Described
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import resolved
+from moleblend_fs.files import is_stream, resolved
 from moleblend_fs.inference.comparison import FLAG, FLAG_HELP, Purpose, Use, compare, parse_allowed
 from moleblend_fs.inference.device import device_of
 from moleblend_fs.inference.predict import Runner
+from moleblend_fs.wording import counted
 
 ROWS_NAMED = 10
 """Source rows that a message names, at most."""
@@ -47,6 +48,16 @@ def add_comparison_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(FLAG, default="", metavar="LIST", help=FLAG_HELP)
 
 
+def say(arguments: argparse.Namespace, line: str) -> None:
+    """Something that a user should know, on stderr."""
+    print(f"moleblend {arguments.command}: {line}", file=sys.stderr)
+
+
+def say_written(output: Path, count: int, thing: str) -> None:
+    """The last line of a command that wrote a file: on stderr where stdout is the file."""
+    print(f"{counted(count, thing)}: {output}", file=sys.stderr if is_stream(output) else sys.stdout)
+
+
 def compare_with_store(
     checkpoint: Described, store: Store, arguments: argparse.Namespace, purpose: Purpose, *, inputs: str, split: str = ""
 ) -> None:
@@ -55,7 +66,7 @@ def compare_with_store(
     trained_on = TrainedOn.of(store.manifest)
     use = Use(purpose=purpose, store=trained_on, name=str(store.path), inputs=inputs, split=split, allowed=allowed)
     for line in compare(checkpoint, use).lines:
-        print(f"moleblend {arguments.command}: {line}", file=sys.stderr)
+        say(arguments, line)
 
 
 def runner(arguments: argparse.Namespace) -> Runner:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import csv
 import importlib.util
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,20 @@ from typing import IO, Any
 
 import numpy as np
 
-from moleblend_fs.cli.common import add_comparison_argument, add_rows_arguments, add_runner_arguments, check_output, runner
-from moleblend_fs.cli.predict import named_input
+from moleblend_fs.cli.common import (
+    add_comparison_argument,
+    add_rows_arguments,
+    add_runner_arguments,
+    check_output,
+    runner,
+    say,
+    say_written,
+)
+from moleblend_fs.cli.given_molecules import check_given, named_input, open_given
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import is_stream, whole_file
+from moleblend_fs.files import whole_file
 from moleblend_fs.inference.comparison import parse_allowed
+from moleblend_fs.wording import counted
 
 ENDINGS = (".npy", ".npz", ".csv", ".parquet")
 ROW_GROUP = 1024
@@ -60,12 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the file."""
-    if arguments.smiles is not None and arguments.output is None:
-        arguments.input, arguments.output = None, None if arguments.input is None else Path(arguments.input)
-    elif arguments.smiles is not None:
-        raise UserError("give either an INPUT or --smiles, not both (one more name is OUT)")
-    elif arguments.input is None:
-        raise UserError("give an INPUT (a table, list of SMILES, SD file, or -), or molecules with --smiles")
+    check_given(arguments, "a table, list of SMILES, SD file, or -")
     if arguments.output is None:
         raise UserError(f"give OUT, a file to write, ending in {', '.join(ENDINGS)}")
     ending = arguments.output.suffix.lower()
@@ -75,8 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--level {arguments.level} gives as many numbers as a molecule has atoms; write .npz, .csv or .parquet")
     if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{arguments.output}: writing Parquet needs pyarrow: pip install pyarrow, or write .csv or .npz")
-    if not arguments.row_timeout > 0:
-        raise UserError(f"--row-timeout must be above 0 seconds, got {arguments.row_timeout}")
     with named_input(arguments):
         return write(arguments, ending)
 
@@ -85,7 +86,6 @@ def write(arguments: argparse.Namespace, ending: str) -> int:
     """Compute and write."""
     try:
         from moleblend_fs.predictions.embedder import Embedder
-        from moleblend_fs.sources.incoming import IncomingSmiles, open_incoming
     except ModuleNotFoundError as error:
         raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[chem]'") from error
     if arguments.input is not None and arguments.input.is_dir():
@@ -105,12 +105,9 @@ def write(arguments: argparse.Namespace, ending: str) -> int:
         hydrogens=arguments.hydrogens,
         allow_differences=parse_allowed(arguments.allow_differences),
         row_timeout=arguments.row_timeout,
-        tell=lambda line: print(f"moleblend embed: {line}", file=sys.stderr),
+        tell=lambda line: say(arguments, line),
     )
-    if arguments.smiles is not None:
-        incoming: Any = IncomingSmiles(arguments.smiles)
-    else:
-        incoming = open_incoming(arguments.input, smiles_column=arguments.smiles_column, kind=arguments.format)
+    incoming = open_given(arguments)
     total = incoming.count()
     with embedder, contextlib.ExitStack() as stack:
         rows = embedded_rows(embedder, incoming, arguments.level, total, progress=not arguments.no_progress)
@@ -123,8 +120,8 @@ def write(arguments: argparse.Namespace, ending: str) -> int:
         else:
             failed = write_npz(stream, rows, width_of(embedder, arguments.level), arguments.level, arguments.output)
     if failed:
-        print(f"moleblend embed: {failed} of {total} rows have no representation", file=sys.stderr)
-    print(f"{total} rows: {arguments.output}", file=sys.stderr if is_stream(arguments.output) else sys.stdout)
+        say(arguments, f"no representation of {failed:,} of {counted(total, 'row')}")
+    say_written(arguments.output, total, "row")
     return 0
 
 

@@ -18,7 +18,8 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.options import seed
 from moleblend_fs.report import html
-from moleblend_fs.report.html import counted, short_hash
+from moleblend_fs.report.html import short_hash
+from moleblend_fs.wording import counted
 
 REASONS_SHOWN = 8
 LONGEST_REASON = 160
@@ -230,5 +231,8 @@ def verify(store: Store) -> int:
     if found:
         print("\ncopy the store again, or run `moleblend preprocess` again", file=sys.stderr)
         return 1
-    print(f"\nverified: {len(store):,} records have the SHA-256 of the manifest ({store.manifest.records_sha256}), splits and rows agree")
+    print(
+        f"\nverified: {counted(len(store), 'record has', 'records have')} the SHA-256 of the manifest "
+        f"({store.manifest.records_sha256}), splits and rows agree"
+    )
     return 0

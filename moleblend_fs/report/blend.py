@@ -13,6 +13,7 @@ from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.report import html
+from moleblend_fs.wording import counted
 
 NAMES = ("shortest path", "edges on the path", "3D distance", "nothing")
 BITS = (SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE)
@@ -108,7 +109,7 @@ def blended_molecule(store: Store, index: int, config: BlendConfig, *, seed: int
     counts = ", ".join(f"{name} {np.mean(choice == position):.0%}" for position, name in enumerate(used))
     picture = html.figure(
         molecule_svg(graph, width=360, height=300, numbers=True),
-        caption=f"<code>{html.escape(graph.smiles)}</code><br>molecule {index}, {html.counted(graph.num_atoms, 'atom')}",
+        caption=f"<code>{html.escape(graph.smiles)}</code><br>molecule {index}, {counted(graph.num_atoms, 'atom')}",
     )
     matrix = html.legend(zip(used, COLOURS, strict=False)) + relation_matrix(choice, symbols, cell_texts(graph, choice))
     ratio = ", ".join(f"{p:g}" for p in config.blend_ratio)

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from moleblend_fs.report import html
-from moleblend_fs.report.html import counted, short_hash
+from moleblend_fs.report.html import short_hash
 from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.results import METRIC_TITLES, SINGLE_TARGETS, intervals, shown_number, shown_range, uninformed
 from moleblend_fs.report.statistics import is_classes, precision_recall, reliability, roc_curve
+from moleblend_fs.wording import counted
 
 MOST_RUNS, MOST_TARGETS, MOST_PANELS = 8, 12, 36
 """Runs in one panel, targets that are drawn, panels of a section; tables hold all."""

@@ -11,6 +11,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.report import html
 from moleblend_fs.report.drawable import drawable_text
+from moleblend_fs.wording import counted
 
 SHOWN_FAILURES = 50
 """Rows without a molecule that the page lists; the tables have all."""
@@ -78,7 +79,7 @@ def _pictures(metrics: dict[str, Any], tested: list[dict[str, str]]) -> list[str
         points, titles = points[known], [_title(row, target) for row, kept in zip(shown, known.tolist(), strict=True) if kept]
         if len(points):
             picture = scatter(points[:, 0], points[:, 1], target, metrics["targets"][target]["unit"], titles=titles)
-            panels.append(html.figure(picture, target, html.counted(len(points), "molecule")))
+            panels.append(html.figure(picture, target, counted(len(points), "molecule")))
     covered = metrics.get("coverage", {})
     rows = [(name, "-" if share is None else f"{100 * share:.1f} %") for name, share in covered.items()]
     level = f"{100 * metrics['level']:g} %"
@@ -126,4 +127,6 @@ def _failures(folder: Path) -> list[str]:
     if not bad:
         return []
     more = f'<p class="soft">and {len(bad) - SHOWN_FAILURES} more</p>' if len(bad) > SHOWN_FAILURES else ""
-    return [html.section(f"{len(bad)} rows without a molecule", html.table(["row", "why"], bad[:SHOWN_FAILURES], numeric=(0,)), more)]
+    return [
+        html.section(f"{counted(len(bad), 'row')} without a molecule", html.table(["row", "why"], bad[:SHOWN_FAILURES], numeric=(0,)), more)
+    ]

@@ -3,6 +3,8 @@
 import html
 from collections.abc import Iterable, Sequence
 
+from moleblend_fs.wording import counted
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --soft: #556270; --line: #dfe4ea; --ground: #ffffff; --band: #f5f7f9; --accent: #1f6f8b;
   --grid: #e6eaee; --axis: #9aa5b1; --plate: #ffffff;
@@ -61,11 +63,6 @@ SHORT_HASH = 12
 def escape(text: object) -> str:
     """Text made safe to stand in HTML."""
     return html.escape(str(text))
-
-
-def counted(count: int, thing: str, *, plural: str = "") -> str:
-    """ "1 molecule", "2,000 molecules"."""
-    return f"{count:,} {thing if count == 1 else plural or thing + 's'}"
 
 
 def short_hash(digest: str) -> str:

@@ -37,7 +37,7 @@ def test_files_of_molecules(model, tmp_path, level, capsys):
     for ending in ("npy", "npz", "csv"):
         words = [str(tmp_path / "in.csv"), str(tmp_path / f"out.{ending}"), "--level", level, "--no-progress"]
         assert main(["embed", str(model), *words]) == 0
-    assert "1 of 4 rows have no representation" in capsys.readouterr().err
+    assert "no representation of 1 of 4 rows\n" in capsys.readouterr().err
     assert np.array_equal(np.load(tmp_path / "out.npy"), expected, equal_nan=True)
     arrays = np.load(tmp_path / "out.npz")
     assert np.array_equal(arrays["values"], expected, equal_nan=True)

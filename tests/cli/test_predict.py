@@ -103,7 +103,7 @@ def test_the_sources_own_identifiers_are_carried(tmp_path, capsys, kind):
     assert [line[names[0]] for line in lines] == ["X0", "X1", "X2", "X3"]
     assert [line["status"] == "ok" for line in lines] == [True, False, True, True]
     blank = {
-        "csv": "1 rows of the source have no line: blank\n",
+        "csv": "1 row of the source has no line: blank\n",
         "smiles": "2 rows of the source have no line: blank or comment\n",
         "sdf": "",
     }
@@ -140,7 +140,7 @@ def test_statuses_of_a_model_of_both_inputs(mixed, tmp_path, capsys):
         assert line["status"] == expected + ("; no conformer: too strained" if number in (2, 11) else "")
     said = capsys.readouterr().err
     assert "12 rows of the source gave no molecule" in said
-    assert "4 molecules have no 3D structure: their predictions are from 2D alone" in said
+    assert "4 molecules have no 3D structure: predicted from 2D alone" in said
 
 
 def test_a_split_has_its_own_molecules_alone(mixed, tmp_path, capsys):
@@ -297,7 +297,7 @@ def test_outputs_that_are_no_numbers_are_told_by_molecule(mixed, tmp_path, capsy
     assert (bad["smiles"], bad["y"]) == ("CC(=O)[O-].[Na+]", "")
     assert bad["status"] == "no prediction: the model's output is not finite"
     assert sum(line["status"].startswith("ok") for line in lines) == 11
-    assert "1 molecules have no prediction, since the model's output is not finite" in capsys.readouterr().err
+    assert "1 molecule has no prediction, since the model's output is not finite for it" in capsys.readouterr().err
     split = "train" if bad["row"] in ("2", "6", "10", "14", "18", "22") else "test"
     assert main(["evaluate", str(model), str(mixed.path), "--split", split, "--json", str(tmp_path / "x.json")]) == 2
     assert f"the model's output is not finite for 1 of 6 molecules (row {bad['row']} of the source)" in capsys.readouterr().err

@@ -1,0 +1,175 @@
+"""Molecules that a command is given to run a model on: a table, a list, an SD file, SMILES, standard input, or a store."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moleblend_fs.cli.common import compare_with_store, molecules_of, say
+from moleblend_fs.data.finetuned_for import Described
+from moleblend_fs.data.split_file import open_store
+from moleblend_fs.data.store import MANIFEST, Store
+from moleblend_fs.errors import UserError
+from moleblend_fs.inference.comparison import parse_allowed
+from moleblend_fs.inference.predict import check_structures
+
+ROW, SMILES, STATUS = "row", "smiles", "status"
+STDOUT = Path("/dev/stdout")
+
+
+class OpenedInput(NamedTuple):
+    """What predictions are made of, opened.
+
+    Attributes:
+        columns: names of its own columns.
+        begin: the rows from a place on.
+        request: all that its rows depend on.
+        total: how many rows there are.
+        left_out: what became no row, by why; known once all is read.
+    """
+
+    columns: Sequence[str]
+    begin: Callable[[int], Iterator[list[Any]]]
+    request: dict[str, Any]
+    total: Callable[[], int]
+    left_out: Callable[[], Mapping[str, int]]
+
+
+def check_given(arguments: argparse.Namespace, inputs: str) -> None:
+    """Names of files in their places: with --smiles the only one is OUT.
+
+    Args:
+        inputs: what INPUT may be.
+
+    Raises:
+        UserError: neither or both of INPUT and --smiles are given, or a time limit that no row can keep.
+    """
+    if arguments.smiles is not None:
+        if arguments.output is not None:
+            raise UserError("give either an INPUT or --smiles, not both (one more name is OUT)")
+        arguments.input, arguments.output = None, None if arguments.input is None else Path(arguments.input)
+    elif arguments.input is None:
+        raise UserError(f"give an INPUT ({inputs}), or molecules with --smiles")
+    if not arguments.row_timeout > 0:
+        raise UserError(f"--row-timeout must be above 0 seconds, got {arguments.row_timeout}")
+
+
+@contextmanager
+def named_input(arguments: argparse.Namespace) -> Iterator[None]:
+    """An input that is a path, and an output; what standard input gives is kept in a temporary file meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="moleblend.") as folder:
+        given = arguments.input
+        arguments.piped = given == "-"
+        if given == "-":
+            arguments.input = Path(folder) / "stdin"
+            with open(arguments.input, "wb") as stream:
+                while block := sys.stdin.buffer.read(1 << 20):
+                    stream.write(block)
+        elif given is not None:
+            arguments.input = Path(given)
+        if arguments.output is None:
+            arguments.output = STDOUT if given in (None, "-") else default_output(arguments.input)
+        elif arguments.output == Path("-"):
+            arguments.output = STDOUT
+        yield
+
+
+def default_output(given: Path) -> Path:
+    """Beside the input; UserError where there is a file of that name, which may be of another model."""
+    name = given.name or given.resolve().name
+    for suffix in (".gz", ".gzip", ".xz", ".bz2", ".zip"):
+        name = name.removesuffix(suffix)
+    out = given.resolve().parent / f"{Path(name).stem}.predictions.csv"
+    if os.path.lexists(out):
+        raise UserError(f"{out} exists already; name it as OUT to write over it, or choose another")
+    return out
+
+
+def is_store(path: Path) -> bool:
+    """Whether an input is to be read as a store: any folder, and what only a store's message explains."""
+    return path.is_dir() or (not path.exists() and path.with_name(path.name + ".partial").is_dir()) or (path / MANIFEST).is_file()
+
+
+def open_given(arguments: argparse.Namespace) -> Any:
+    """Rows of a table, a list, an SD file, or SMILES of the command line; see `sources.incoming`."""
+    from moleblend_fs.sources.incoming import IncomingSmiles, open_incoming
+
+    if arguments.smiles is not None:
+        return IncomingSmiles(arguments.smiles)
+    return open_incoming(arguments.input, smiles_column=arguments.smiles_column, kind=arguments.format)
+
+
+def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str) -> OpenedInput:
+    """A table, a list, an SD file, or SMILES of the command line."""
+    from moleblend_fs.predictions.preparing import prepare
+    from moleblend_fs.predictions.rows import made_of
+    from moleblend_fs.sources.base import identify
+
+    for flag in ("source", "split", "split_file", "fold"):
+        if getattr(arguments, flag):
+            raise UserError(f"--{flag.replace('_', '-')} goes with a store, {arguments.input or '--smiles'} is none; leave it out")
+    incoming = open_given(arguments)
+    for note in incoming.notes:
+        say(arguments, note)
+    name = "the molecules" if arguments.smiles is not None else "standard input" if arguments.piped else str(arguments.input)
+    allowed = parse_allowed(arguments.allow_differences)
+    for line in prepare(incoming, checkpoint, purpose="predict", inputs=inputs, hydrogens=arguments.hydrogens, allowed=allowed, name=name):
+        say(arguments, line)
+    workers = arguments.workers if arguments.workers is not None else (0 if arguments.smiles else min(8, os.cpu_count() or 1))
+
+    def begin(start: int) -> Any:
+        return made_of(incoming, start, workers=workers, row_timeout=arguments.row_timeout)
+
+    inputs_of = {
+        "stdin" if path.name == "stdin" else str(path): digest for path in incoming.files() for digest in identify([path]).values()
+    }
+    request = {"inputs": inputs_of, "options": incoming.options(), "smiles": arguments.smiles}
+    return OpenedInput(incoming.columns, begin, request, incoming.count, incoming.left_out)
+
+
+def open_stored(arguments: argparse.Namespace, checkpoint: Described, inputs: str) -> OpenedInput:
+    """A store's molecules, with columns of its source where they are asked for."""
+    from moleblend_fs.predictions.rows import read_from
+
+    for flag in ("smiles_column", "format", "hydrogens"):
+        if getattr(arguments, flag) is not None:
+            raise UserError(f"--{flag.replace('_', '-')} goes with tables and lists, {arguments.input} is a store; leave it out")
+    store = open_store(arguments.input, arguments.split_file, arguments.fold)
+    indices, whole = molecules_of(store, arguments.split), arguments.split is None
+    compare_with_store(checkpoint, store, arguments, "predict", inputs=inputs)
+    check_structures(store, inputs, "the model was finetuned with", every=False)
+    carried_names = [] if arguments.source is None else carried(arguments.source, store)[0]
+    names = [f"{name} (source)" if name in (ROW, SMILES, STATUS) else name for name in carried_names]
+
+    def begin(start: int) -> Any:
+        cells = None if arguments.source is None else carried(arguments.source, store)[1]
+        return _from(start, read_from(store, indices, cells, whole=whole))
+
+    def left_out() -> dict[str, int]:
+        if not whole:
+            beyond = "they belong to no split; leave --split out to have them in the table"
+            return {beyond: sum(1 for _ in store.failures())}
+        return {} if store.manifest.rows is None else store.manifest.rows.left_out
+
+    source = None if arguments.source is None else str(arguments.source)
+    split = None if whole else store.manifest.splits[arguments.split].sha256
+    request = {"inputs": {str(store.path): store.manifest.records_sha256}, "split": split, "source": source}
+    return OpenedInput([ROW, SMILES, *names], begin, request, lambda: len(indices) + (store.manifest.failures if whole else 0), left_out)
+
+
+def _from(start: int, parts: Iterator[list[Any]]) -> Iterator[list[Any]]:
+    """All but the first rows."""
+    for part in parts:
+        yield part[start:]
+        start = max(0, start - len(part))
+
+
+def carried(path: Path, store: Store) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The columns of the file that a store was made from."""
+    from moleblend_fs.sources.carried import carried_columns
+
+    return carried_columns(path, store.manifest)

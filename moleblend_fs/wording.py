@@ -1,0 +1,11 @@
+"""How messages of all commands say a number of things."""
+
+
+def counted(count: int, thing: str, things: str = "") -> str:
+    """ "1 molecule", "2,000 molecules"; irregular plurals and what follows them are given: `counted(n, "row is", "rows are")`."""
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"
+
+
+def verb(count: int, of_one: str, of_several: str) -> str:
+    """Which of two forms goes with a number: f"{n:,} of {counted(total, 'row')} {verb(n, 'is', 'are')} empty"."""
+    return of_one if count == 1 else of_several
