@@ -1,6 +1,6 @@
 """Adapters to fairseq's registries: importing this package registers them, and puts `patches` in their places."""
 
-from fairseq_plugins import criterion, model, optimizer, task
+from fairseq_plugins import criterion, finetuning_task, model, optimizer, pretraining_task
 from fairseq_plugins.patches import (
     call_main,
     clip_grad_norm,
@@ -12,7 +12,7 @@ from fairseq_plugins.patches import (
     trainer_class,
 )
 
-__all__ = ["criterion", "model", "optimizer", "task"]
+__all__ = ["criterion", "finetuning_task", "model", "optimizer", "pretraining_task"]
 
 for _patch in (call_main, clip_grad_norm, fused_adam, load_checkpoint, parse_args, save_checkpoint, starting_ranks, trainer_class):
     _patch.install()

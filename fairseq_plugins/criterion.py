@@ -15,15 +15,17 @@ from omegaconf import II
 from torch import Tensor
 
 from fairseq_plugins import nonfinite
+from fairseq_plugins.finetuning_task import FinetuningTask
 from fairseq_plugins.patches.prediction_meter import PredictionMeter
+from fairseq_plugins.pretraining_task import PretrainingTask
 from fairseq_plugins.splits import SCORE_NAMES
-from fairseq_plugins.task import FinetuningTask, PretrainingTask
 from moleblend_fs.model.shown import show_all, show_random_modality
 from moleblend_fs.objectives.finetuning import property_loss
 from moleblend_fs.objectives.loss import weighted_loss
 from moleblend_fs.objectives.metrics import average, scores
 from moleblend_fs.objectives.objective import Objective, Prepared, Read
 from moleblend_fs.objectives.random_draws import draw_modality
+from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE
 from moleblend_fs.ops.layout import Layout
 
 SUMS = "_sums"
@@ -203,9 +205,9 @@ class Pretraining(BatchCriterion):
         log_throughput(logs)
 
 
-@register_criterion("blend_then_predict", dataclass=CriterionConfig)
-class BlendThenPredict(Pretraining):
-    """The same, by the name of the default objective."""
+@register_criterion(DEFAULT_OBJECTIVE, dataclass=CriterionConfig)
+class DefaultPretraining(Pretraining):
+    """The same, by the name of the objective that is learned where none is named."""
 
 
 @register_criterion("property_prediction", dataclass=CriterionConfig)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name, our_options
-from fairseq_plugins.task import objective_of
+from fairseq_plugins.pretraining_task import objective_of
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import HEADS

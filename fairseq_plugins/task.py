@@ -1,19 +1,17 @@
-"""The two tasks: pretraining and finetuning on the splits of a store."""
+"""What the tasks of pretraining and finetuning share: the splits of a store as datasets, in batches by budget."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, List, Optional  # noqa: UP035
+from typing import Any
 
 import numpy as np
 from fairseq.data import iterators
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask
 from omegaconf import II, MISSING
 
 from fairseq_plugins import splits
 from fairseq_plugins.dataset import BatchPlan, StoreDataset
-from fairseq_plugins.options import fairseq_dataclass, our_options
 from fairseq_plugins.patches.epoch_iterator import epoch_iterator
 from moleblend_fs.checkpoint.read import FinetunedFor
 from moleblend_fs.data.batch import MoleculeBatch
@@ -21,17 +19,9 @@ from moleblend_fs.data.batching import BatchBudget
 from moleblend_fs.data.mixture import open_stores
 from moleblend_fs.data.sidecar import Sidecar
 from moleblend_fs.data.trained_on import TrainedOn
-from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import TOPICS, Purpose, Use, parse_allowed
 from moleblend_fs.model.config import ModelConfig
-from moleblend_fs.model.shown import MODALITIES
-from moleblend_fs.objectives.combined import Combined
-from moleblend_fs.objectives.finetuning import shared_kind
-from moleblend_fs.objectives.objective import Label, Objective
-from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, chosen, objectives
 from moleblend_fs.ops import dispatch
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -200,173 +190,3 @@ class StoreTask(FairseqTask):
     def logging_outputs_can_be_summed(criterion: Any) -> bool:
         """In training all logged values are sums; in evaluation predictions are gathered."""
         return criterion.training
-
-
-@dataclass
-class ObjectiveConfig(StoreTaskConfig):
-    objective: str = field(
-        default=DEFAULT_OBJECTIVE,
-        metadata={
-            "help": "what is learned from the molecules, or several objectives separated by commas, whose losses are added: "
-            f"{', '.join(objectives())}. The options of each begin with its name below"
-        },
-    )
-    objective_weights: List[float] = field(  # noqa: UP006  fairseq reads the annotation as text
-        default_factory=list, metadata={"help": "what the losses of each objective are multiplied by, e.g. 1,0.5; all 1 by default"}
-    )
-
-
-PretrainingConfig = fairseq_dataclass(
-    "PretrainingConfig", __name__, {name: found.Options for name, found in objectives().items()}, ObjectiveConfig
-)
-
-
-def objective_of(cfg: Any) -> Objective:
-    """The objective, or the sum of objectives, that a task's options ask for."""
-    parts = [found(our_options(found.Options, cfg)) for found in chosen(str(cfg.objective))]
-    weights = [float(weight) for weight in cfg.objective_weights]
-    return parts[0] if len(parts) == 1 and weights in ([], [1.0]) else Combined(parts, weights)
-
-
-@register_task("moleblend", dataclass=PretrainingConfig)
-class PretrainingTask(StoreTask):
-    """An objective on the training split; what is drawn at random is the same every time on the validation split."""
-
-    cfg: Any
-
-    def __init__(self, cfg: Any):
-        super().__init__(cfg)
-        self.objective: Objective = objective_of(cfg)
-        self.objective.check(self.store.manifest, str(self.store.path))
-        self.labels = self.objective.labels(self.store.manifest)
-        self.objective.take_labels({name: self._label(place, name) for place, name in enumerate(self.labels)})
-        self.sidecars = {name: Sidecar(self.store, name) for name in self.objective.sidecars()}
-        self.objective.take_sidecars({name: sidecar.manifest for name, sidecar in self.sidecars.items()})
-
-    def _label(self, place: int, name: str) -> Label:
-        column = self.store.manifest.label_index(name)
-        mean, std = splits.scale(self.store, self.cfg.train_subset, column)
-        return Label(place, mean, std, self.store.manifest.labels[column].unit)
-
-    def label_columns(self) -> list[int]:
-        return [self.store.manifest.label_index(name) for name in self.labels]
-
-    @property
-    def group(self) -> int | None:
-        return self.objective.group
-
-    def model_config(self, cfg: Any) -> ModelConfig:
-        return our_options(ModelConfig, cfg, heads=self.objective.heads(), **self.objective.config_fields())
-
-
-@dataclass
-class FinetuningConfig(StoreTaskConfig):
-    targets: Optional[str] = field(  # noqa: UP045  fairseq cannot read "str | None"
-        default=None, metadata={"help": "labels to learn, separated by commas; all labels of the store by default"}
-    )
-    inputs: ChoiceEnum(list(MODALITIES)) = field(default="2d", metadata={"help": "what of a molecule is shown"})  # type: ignore[valid-type]
-    regression_loss: ChoiceEnum(["mae", "mse"]) = field(  # type: ignore[valid-type]
-        default="mse", metadata={"help": "regression loss, on targets scaled to mean 0 and standard deviation 1 over the training split"}
-    )
-    random_modality: bool = field(
-        default=False, metadata={"help": "with --inputs 2d+3d: train each molecule in 2D+3D, 2D or 3D at random (0.2, 0.2, 0.6)"}
-    )
-    select_by: ChoiceEnum(["score", "loss"]) = field(  # type: ignore[valid-type]
-        default="score",
-        metadata={
-            "help": "what on the validation split chooses checkpoint_best.pt: the score (ROC-AUC, RMSE or MAE; the loss for several "
-            "regression targets), or the loss"
-        },
-    )
-    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
-    maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
-
-
-@register_task("moleblend_finetune", dataclass=FinetuningConfig)
-class FinetuningTask(StoreTask):
-    """Property prediction from the graph token."""
-
-    cfg: FinetuningConfig
-    finetuned: FinetunedFor
-    UNSCALED: ClassVar[tuple[float, float]] = (0.0, 1.0)
-
-    def __init__(self, cfg: FinetuningConfig):
-        super().__init__(cfg)
-        self.columns = self._columns(cfg.targets)
-        manifest = self.store.manifest
-        labels = [manifest.labels[column] for column in self.columns]
-        self.kind = shared_kind(tuple(label.kind for label in labels), tuple(label.name for label in labels))
-        self._check_modality(str(cfg.inputs))
-        self._check_selection()
-        scales = [self._scale(column) for column in self.columns]
-        self.finetuned = FinetunedFor(
-            inputs=str(cfg.inputs),
-            targets=tuple(label.name for label in labels),
-            kinds=tuple(label.kind for label in labels),
-            units=tuple(label.unit for label in labels),
-            mean=tuple(mean for mean, _ in scales),
-            std=tuple(std for _, std in scales),
-        )
-
-    def _columns(self, targets: str | None) -> list[int]:
-        labels = [label.name for label in self.store.manifest.labels]
-        if not labels:
-            raise UserError(f"{self.store.path} has no labels to learn; preprocess a source with label columns")
-        if targets is None:
-            return list(range(len(labels)))
-        names = [targets] if targets in labels else [name.strip() for name in targets.split(",")]
-        return [self.store.manifest.label_index(name) for name in names]
-
-    def _check_modality(self, inputs: str) -> None:
-        manifest = self.store.manifest
-        if "3d" not in inputs:
-            return
-        if manifest.molecules_with_3d == 0:
-            raise UserError(
-                f"--inputs {inputs} on {self.store.path}, which has no 3D structures; use --inputs 2d, or preprocess with structures"
-            )
-        lacking = manifest.molecules - manifest.molecules_with_3d
-        if lacking and inputs == "3d":
-            raise UserError(
-                f"--inputs 3d, but {lacking} of {manifest.molecules} molecules of {self.store.path} have no 3D structure; use 2d+3d or 2d"
-            )
-        if lacking:
-            logger.warning("%d of %d molecules have no 3D structure: these are shown in 2D", lacking, manifest.molecules)
-
-    def _check_selection(self) -> None:
-        """The first validation split, as fairseq takes it, must be able to choose a checkpoint."""
-        cfg = self.cfg
-        splits.check_metric(cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, self.kind)
-        metric = self.selection_metric[0] if cfg.best_checkpoint_metric == "loss" else cfg.best_checkpoint_metric
-        split = cfg.valid_subset.split(",")[0]
-        if not cfg.disable_validation and split in self.store.splits:
-            splits.check_validation(self.store, split, self.columns, metric)
-
-    def _scale(self, column: int) -> tuple[float, float]:
-        """Training mean and standard deviation of a regression target."""
-        if self.kind == "classification":
-            return self.UNSCALED
-        mean, std = splits.scale(self.store, self.cfg.train_subset, column)
-        if not self.cfg.disable_validation:
-            splits.check_range(self.store, self.cfg.valid_subset, column, mean, std)
-        return mean, std
-
-    def label_columns(self) -> list[int]:
-        return self.columns
-
-    def model_config(self, cfg: Any) -> ModelConfig:
-        return our_options(ModelConfig, cfg, heads=("property",), tasks=len(self.columns))
-
-    @property
-    def selection_metric(self) -> tuple[str, bool]:
-        """The validation score that picks the best checkpoint, and whether more is better.
-
-        Several regression targets have no common unit; their scaled loss is the score then.
-        """
-        if str(self.cfg.select_by) == "loss":
-            return "loss", False
-        if self.kind == "classification":
-            return "roc_auc", True
-        if len(self.columns) > 1:
-            return "loss", False
-        return {"mse": "rmse", "mae": "mae"}[str(self.cfg.regression_loss)], False

@@ -15,18 +15,21 @@ from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.tasks import TASK_REGISTRY
 
 from fairseq_plugins.criterion import Pretraining, PropertyPrediction
+from fairseq_plugins.finetuning_task import FinetuningTask
 from fairseq_plugins.model import FairseqMoleBlend
 from fairseq_plugins.patches.call_main import exit_with
-from fairseq_plugins.task import FinetuningTask, PretrainingTask, StoreTask
+from fairseq_plugins.pretraining_task import PretrainingTask
+from fairseq_plugins.task import StoreTask
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS
+from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE
 
 PINS = {
     "fairseq.options.parse_args_and_arch": "e7f96c62d047",
     "fairseq_cli.train.cli_main": "2848d9688341",
 }
 CRITERIONS: dict[type, tuple[str, type]] = {
-    PretrainingTask: ("blend_then_predict", Pretraining),
+    PretrainingTask: (DEFAULT_OBJECTIVE, Pretraining),
     FinetuningTask: ("property_prediction", PropertyPrediction),
 }
 """Task -> the name of the criterion that it goes with by default, and the class of all that it goes with."""

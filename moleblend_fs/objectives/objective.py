@@ -102,7 +102,7 @@ class Objective(ABC):
 
     @abstractmethod
     def heads(self) -> tuple[str, ...]:
-        """Names of the heads that the model carries: of `model.config.HEADS`, or made known by `model.heads.register_head`."""
+        """Names of the heads that the model carries: of `model.heads.HEADS`, or made known by `model.heads.register_head`."""
 
     @abstractmethod
     def terms(self) -> tuple[Term, ...]:

@@ -7,7 +7,7 @@ import pytest
 from fairseq.data import iterators
 
 from fairseq_plugins.dataset import StoreDataset
-from fairseq_plugins.task import PretrainingConfig, PretrainingTask
+from fairseq_plugins.pretraining_task import PretrainingConfig, PretrainingTask
 from moleblend_fs.data.batching import BatchBudget, make_batches, training_order
 from moleblend_fs.errors import UserError
 

@@ -10,7 +10,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from fairseq_plugins.model import MoleBlendModelConfig
 from fairseq_plugins.options import our_options
-from fairseq_plugins.task import PretrainingConfig
+from fairseq_plugins.pretraining_task import PretrainingConfig
 from moleblend_fs.model.config import PRESETS, SIZE, ModelConfig
 from moleblend_fs.objectives.blend_then_predict import BlendConfig
 

@@ -1,0 +1,137 @@
+"""The task of finetuning: labels of a store, predicted from its molecules in 2D, 3D or both."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Optional
+
+from fairseq.dataclass import ChoiceEnum
+from fairseq.tasks import register_task
+from omegaconf import II
+
+from fairseq_plugins import splits
+from fairseq_plugins.options import our_options
+from fairseq_plugins.task import StoreTask, StoreTaskConfig
+from moleblend_fs.checkpoint.read import FinetunedFor
+from moleblend_fs.errors import UserError
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.shown import MODALITIES
+from moleblend_fs.objectives.finetuning import shared_kind
+from moleblend_fs.wording import counted, verb
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FinetuningConfig(StoreTaskConfig):
+    targets: Optional[str] = field(  # noqa: UP045  fairseq cannot read "str | None"
+        default=None, metadata={"help": "labels to learn, separated by commas; all labels of the store by default"}
+    )
+    inputs: ChoiceEnum(list(MODALITIES)) = field(default="2d", metadata={"help": "what of a molecule is shown"})  # type: ignore[valid-type]
+    regression_loss: ChoiceEnum(["mae", "mse"]) = field(  # type: ignore[valid-type]
+        default="mse", metadata={"help": "regression loss, on targets scaled to mean 0 and standard deviation 1 over the training split"}
+    )
+    random_modality: bool = field(
+        default=False, metadata={"help": "with --inputs 2d+3d: train each molecule in 2D+3D, 2D or 3D at random (0.2, 0.2, 0.6)"}
+    )
+    select_by: ChoiceEnum(["score", "loss"]) = field(  # type: ignore[valid-type]
+        default="score",
+        metadata={
+            "help": "what on the validation split chooses checkpoint_best.pt: the score (ROC-AUC, RMSE or MAE; the loss for several "
+            "regression targets), or the loss"
+        },
+    )
+    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
+
+
+@register_task("moleblend_finetune", dataclass=FinetuningConfig)
+class FinetuningTask(StoreTask):
+    """Property prediction from the graph token."""
+
+    cfg: FinetuningConfig
+    finetuned: FinetunedFor
+    UNSCALED: ClassVar[tuple[float, float]] = (0.0, 1.0)
+
+    def __init__(self, cfg: FinetuningConfig):
+        super().__init__(cfg)
+        self.columns = self._columns(cfg.targets)
+        manifest = self.store.manifest
+        labels = [manifest.labels[column] for column in self.columns]
+        self.kind = shared_kind(tuple(label.kind for label in labels), tuple(label.name for label in labels))
+        self._check_modality(str(cfg.inputs))
+        self._check_selection()
+        scales = [self._scale(column) for column in self.columns]
+        self.finetuned = FinetunedFor(
+            inputs=str(cfg.inputs),
+            targets=tuple(label.name for label in labels),
+            kinds=tuple(label.kind for label in labels),
+            units=tuple(label.unit for label in labels),
+            mean=tuple(mean for mean, _ in scales),
+            std=tuple(std for _, std in scales),
+        )
+
+    def _columns(self, targets: str | None) -> list[int]:
+        labels = [label.name for label in self.store.manifest.labels]
+        if not labels:
+            raise UserError(f"{self.store.path} has no labels to learn; preprocess a source with label columns")
+        if targets is None:
+            return list(range(len(labels)))
+        names = [targets] if targets in labels else [name.strip() for name in targets.split(",")]
+        return [self.store.manifest.label_index(name) for name in names]
+
+    def _check_modality(self, inputs: str) -> None:
+        manifest = self.store.manifest
+        if "3d" not in inputs:
+            return
+        if manifest.molecules_with_3d == 0:
+            raise UserError(
+                f"--inputs {inputs} on {self.store.path}, which has no 3D structures; use --inputs 2d, or preprocess with structures"
+            )
+        lacking = manifest.molecules - manifest.molecules_with_3d
+        if lacking and inputs == "3d":
+            raise UserError(
+                f"--inputs 3d, but {lacking} of {counted(manifest.molecules, 'molecule')} of {self.store.path} "
+                f"{verb(lacking, 'has', 'have')} "
+                "no 3D structure; use 2d+3d or 2d"
+            )
+        if lacking:
+            total = counted(manifest.molecules, "molecule")
+            logger.warning("%d of %s %s no 3D structure: shown in 2D", lacking, total, verb(lacking, "has", "have"))
+
+    def _check_selection(self) -> None:
+        """The first validation split, as fairseq takes it, must be able to choose a checkpoint."""
+        cfg = self.cfg
+        splits.check_metric(cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, self.kind)
+        metric = self.selection_metric[0] if cfg.best_checkpoint_metric == "loss" else cfg.best_checkpoint_metric
+        split = cfg.valid_subset.split(",")[0]
+        if not cfg.disable_validation and split in self.store.splits:
+            splits.check_validation(self.store, split, self.columns, metric)
+
+    def _scale(self, column: int) -> tuple[float, float]:
+        """Training mean and standard deviation of a regression target."""
+        if self.kind == "classification":
+            return self.UNSCALED
+        mean, std = splits.scale(self.store, self.cfg.train_subset, column)
+        if not self.cfg.disable_validation:
+            splits.check_range(self.store, self.cfg.valid_subset, column, mean, std)
+        return mean, std
+
+    def label_columns(self) -> list[int]:
+        return self.columns
+
+    def model_config(self, cfg: Any) -> ModelConfig:
+        return our_options(ModelConfig, cfg, heads=("property",), tasks=len(self.columns))
+
+    @property
+    def selection_metric(self) -> tuple[str, bool]:
+        """The validation score that picks the best checkpoint, and whether more is better.
+
+        Several regression targets have no common unit; their scaled loss is the score then.
+        """
+        if str(self.cfg.select_by) == "loss":
+            return "loss", False
+        if self.kind == "classification":
+            return "roc_auc", True
+        if len(self.columns) > 1:
+            return "loss", False
+        return {"mse": "rmse", "mae": "mae"}[str(self.cfg.regression_loss)], False

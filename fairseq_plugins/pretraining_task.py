@@ -1,0 +1,72 @@
+"""The task of pretraining: any objective, or several, on the splits of a store."""
+
+from dataclasses import dataclass, field
+from typing import Any, List  # noqa: UP035
+
+from fairseq.tasks import register_task
+
+from fairseq_plugins import splits
+from fairseq_plugins.options import fairseq_dataclass, our_options
+from fairseq_plugins.task import StoreTask, StoreTaskConfig
+from moleblend_fs.data.sidecar import Sidecar
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.objectives.combined import Combined
+from moleblend_fs.objectives.objective import Label, Objective
+from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, chosen, objectives
+
+
+@dataclass
+class ObjectiveConfig(StoreTaskConfig):
+    objective: str = field(
+        default=DEFAULT_OBJECTIVE,
+        metadata={
+            "help": "what is learned from the molecules, or several objectives separated by commas, whose losses are added: "
+            f"{', '.join(objectives())}. The options of each begin with its name below"
+        },
+    )
+    objective_weights: List[float] = field(  # noqa: UP006  fairseq reads the annotation as text
+        default_factory=list, metadata={"help": "what the losses of each objective are multiplied by, e.g. 1,0.5; all 1 by default"}
+    )
+
+
+PretrainingConfig = fairseq_dataclass(
+    "PretrainingConfig", __name__, {name: found.Options for name, found in objectives().items()}, ObjectiveConfig
+)
+
+
+def objective_of(cfg: Any) -> Objective:
+    """The objective, or the sum of objectives, that a task's options ask for."""
+    parts = [found(our_options(found.Options, cfg)) for found in chosen(str(cfg.objective))]
+    weights = [float(weight) for weight in cfg.objective_weights]
+    return parts[0] if len(parts) == 1 and weights in ([], [1.0]) else Combined(parts, weights)
+
+
+@register_task("moleblend", dataclass=PretrainingConfig)
+class PretrainingTask(StoreTask):
+    """An objective on the training split; what is drawn at random is the same every time on the validation split."""
+
+    cfg: Any
+
+    def __init__(self, cfg: Any):
+        super().__init__(cfg)
+        self.objective: Objective = objective_of(cfg)
+        self.objective.check(self.store.manifest, str(self.store.path))
+        self.labels = self.objective.labels(self.store.manifest)
+        self.objective.take_labels({name: self._label(place, name) for place, name in enumerate(self.labels)})
+        self.sidecars = {name: Sidecar(self.store, name) for name in self.objective.sidecars()}
+        self.objective.take_sidecars({name: sidecar.manifest for name, sidecar in self.sidecars.items()})
+
+    def _label(self, place: int, name: str) -> Label:
+        column = self.store.manifest.label_index(name)
+        mean, std = splits.scale(self.store, self.cfg.train_subset, column)
+        return Label(place, mean, std, self.store.manifest.labels[column].unit)
+
+    def label_columns(self) -> list[int]:
+        return [self.store.manifest.label_index(name) for name in self.labels]
+
+    @property
+    def group(self) -> int | None:
+        return self.objective.group
+
+    def model_config(self, cfg: Any) -> ModelConfig:
+        return our_options(ModelConfig, cfg, heads=self.objective.heads(), **self.objective.config_fields())
