@@ -19,8 +19,33 @@ ROOT = Path(__file__).resolve().parents[1]
 FAST = ["-m", "not slow", "-p", "no:cacheprovider"]
 ROOMS: dict[str, tuple[list[str], list[str]]] = {
     "objectives": (["moleblend_fs/objectives/*"], ["tests/objectives"]),
-    "data": (["moleblend_fs/data/*"], ["tests/data", "tests/fairseq_plugins/test_batches.py", "--ignore", "tests/data/test_damage.py"]),
-    "model": (["moleblend_fs/model/*"], ["tests/model"]),
+    "accounts": (
+        [f"moleblend_fs/data/{name}.py" for name in ("splits", "units", "accounting", "duplicates", "record", "batch")],
+        ["tests/data", "tests/fairseq_plugins/test_batches.py", "--ignore", "tests/data/test_damage.py"],
+    ),
+    "pickles": (
+        [f"moleblend_fs/data/{name}.py" for name in ("pickle_machine", "pickle_parts", "pickled_numpy", "torch_file")],
+        ["tests/data/test_torch_file.py", "tests/sources/test_restricted_pickle.py"],
+    ),
+    "store": (
+        [
+            f"moleblend_fs/data/{name}.py"
+            for name in ("store", "writer", "store_parts", "left_behind", "work_tables", "manifest", "typed_json", "trained_on", "graph")
+        ],
+        ["tests/data/test_store.py", "tests/data/test_shards.py", "tests/inference/test_comparison.py"],
+    ),
+    "damage": (
+        [f"moleblend_fs/data/{name}.py" for name in ("lmdb_file", "verification")],
+        ["tests/data/test_damage.py", "tests/sources/test_unimol_lmdb.py"],
+    ),
+    "batches": (
+        [f"moleblend_fs/data/{name}.py" for name in ("batching", "sidecar", "conformer_groups", "split_file", "structures")],
+        [
+            *("tests/fairseq_plugins/test_batches.py", "tests/objectives/test_groups.py", "tests/sources/test_sidecar.py"),
+            *("tests/sources/test_sdf_conformers.py", "tests/fairseq_plugins/test_split_file.py", "tests/finetune/test_folds.py"),
+        ],
+    ),
+    "model": (["moleblend_fs/model/*"], ["tests/model", "tests/inference/test_golden.py"]),
     "ops": (["moleblend_fs/ops/*/reference.py", "moleblend_fs/ops/layout.py"], ["tests/ops", "--ignore", "tests/ops/kernels"]),
     "checkpoint": (
         ["moleblend_fs/checkpoint/*"],
@@ -32,7 +57,7 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "criterion": (["fairseq_plugins/criterion.py"], ["tests/fairseq_plugins/test_minimised_loss.py"]),
 }
-"""Room -> files that get faults, and tests that run in seconds and should notice."""
+"""Room, or part of one -> files that get faults, and tests that run in seconds and should notice."""
 STATUS = {0: "survived", 1: "killed", 3: "killed", 33: "no test", None: "not run", 36: "killed", 24: "killed", -24: "killed"}
 """mutmut's exit codes; 24 and 36 are of mutants that never end."""
 

@@ -5,78 +5,16 @@ called: a name stands for an entry of a table of ours, or the pickle is refused.
 (written out, however often one is shared) and in work, so that no pickle hangs, fills the memory or overflows the stack.
 """
 
-import pickle
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import IO, Any
 
-KEY_LIMIT = 1 << 31
-"""Integers that are keys must be smaller: large ones can be chosen so that their hashes collide."""
+from moleblend_fs.data.pickle_parts import Buildable, Item, Limits, Name, Refused, Special, key, shown
+
 LONGEST_INTEGER = 128
 """Bits."""
 
-
-class Refused(pickle.UnpicklingError):
-    """A pickle that asks for something other than plain data: perhaps an attack. The message is the name of what it asks for."""
-
-
-class Special:
-    """What stands on the stack without being data: a name of the table, or an object that is not finished."""
-
-    def build(self, state: Any) -> Any:
-        """What becomes of it with the state that the opcode BUILD hands over."""
-        raise Refused(f"a change of {type(self).__name__.strip('_').lower()}'s attributes")
-
-
-@dataclass(frozen=True)
-class Name(Special):
-    """An admitted global.
-
-    Attributes:
-        name: of it. call: what stands for calling it; None where it is only an argument of another.
-        detail: for whoever gets it as an argument.
-    """
-
-    name: str
-    call: Callable[..., Any] | None = None
-    detail: Any = None
-
-
-class Buildable:
-    """An object that is data already, and that BUILD may be applied to: a stand-in for one with attributes."""
-
-    def build(self, state: Any) -> Any:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a pickle may amount to.
-
-    Attributes:
-        size: bytes of the pickle.
-        opcodes: steps; about a million a second.
-        values: numbers and strings when everything is written out; 8 bytes of an array or a string count as one.
-        depth: of containers in containers.
-    """
-
-    size: int = 1 << 26
-    opcodes: int = 1 << 21
-    values: int = 1 << 23
-    depth: int = 64
-
-
-class _Item:
-    """A value on the stack, and what it amounts to. `sealed`: part of another one, which counted it as it is, so it may not change."""
-
-    __slots__ = ("bare", "depth", "sealed", "value", "weight")
-
-    def __init__(self, value: Any, depth: int = 0, weight: int = 1, bare: bool = False):
-        self.value, self.depth, self.weight, self.bare, self.sealed = value, depth, weight, bare, False
-
-
-_NONE, _TRUE, _FALSE = _Item(None), _Item(True), _Item(False)
+_NONE, _TRUE, _FALSE = Item(None), Item(True), Item(False)
 
 
 class Machine:
@@ -90,9 +28,9 @@ class Machine:
 
     def __init__(self, names: Mapping[tuple[str, str], Name], limits: Limits, persistent: Callable[[Any], Any] | None = None):
         self._names, self._limits, self._persistent = names, limits, persistent
-        self._stack: list[_Item] = []
-        self._marked: list[list[_Item]] = []
-        self._memo: dict[int, _Item] = {}
+        self._stack: list[Item] = []
+        self._marked: list[list[Item]] = []
+        self._memo: dict[int, Item] = {}
         self._handed_on = 0
 
     def load(self, source: bytes | IO[bytes]) -> Any:
@@ -120,13 +58,13 @@ class Machine:
 
     # The stack
 
-    def push(self, value: Any, parts: Iterable[_Item] = ()) -> None:
+    def push(self, value: Any, parts: Iterable[Item] = ()) -> None:
         """A value, made of parts."""
-        item = _Item(value, bare=isinstance(value, Special))
+        item = Item(value, bare=isinstance(value, Special))
         self._take_in(item, parts)
         self._stack.append(item)
 
-    def _take_in(self, item: _Item, parts: Iterable[_Item], *, finished: bool = False) -> None:
+    def _take_in(self, item: Item, parts: Iterable[Item], *, finished: bool = False) -> None:
         for part in parts:
             if part.bare and finished:
                 raise ValueError("an unfinished object among data")
@@ -139,22 +77,22 @@ class Machine:
         if item.weight > self._limits.values:
             raise ValueError(f"more than {self._limits.values:,} values")
 
-    def _container(self, kind: type) -> _Item:
+    def _container(self, kind: type) -> Item:
         item = self._stack[-1]
         if not isinstance(item.value, kind):
             raise ValueError(f"an item for a {type(item.value).__name__}, which is no {kind.__name__}")
         return item
 
-    def _extend(self, item: _Item, parts: list[_Item]) -> None:
+    def _extend(self, item: Item, parts: list[Item]) -> None:
         self._take_in(item, parts, finished=True)
         if item.sealed:
             raise ValueError("a container that changes after it was put into another")
 
-    def _from_mark(self) -> list[_Item]:
+    def _from_mark(self) -> list[Item]:
         above, self._stack = self._stack, self._marked.pop()
         return above
 
-    def _pop(self) -> _Item:
+    def _pop(self) -> Item:
         return self._stack.pop()
 
     def pop_mark(self, _: Any) -> None:
@@ -167,7 +105,7 @@ class Machine:
             raise ValueError("an integer of more than 128 bits")
         if isinstance(value, str) and not value.isascii():
             value.encode()  # lone surrogates cannot be written anywhere
-        self._stack.append(_Item(value, 0, 1 + (len(value) >> 3 if isinstance(value, str | bytes | bytearray) else 0)))
+        self._stack.append(Item(value, 0, 1 + (len(value) >> 3 if isinstance(value, str | bytes | bytearray) else 0)))
 
     def mark(self, _: Any) -> None:
         self._marked.append(self._stack)
@@ -188,7 +126,7 @@ class Machine:
     def get(self, index: int) -> None:
         self._stack.append(self._memo[index])
 
-    def sequence(self, make: Callable[[list[Any]], Any], parts: list[_Item]) -> None:
+    def sequence(self, make: Callable[[list[Any]], Any], parts: list[Item]) -> None:
         if make is not tuple and any(part.bare for part in parts):
             raise ValueError("an unfinished object among data")
         self.push(make([part.value for part in parts]), parts)
@@ -200,17 +138,17 @@ class Machine:
         del self._stack[len(self._stack) - count :]
         self.sequence(tuple, parts)
 
-    def append(self, parts: list[_Item]) -> None:
+    def append(self, parts: list[Item]) -> None:
         item = self._container(list)
         self._extend(item, parts)
         item.value.extend(part.value for part in parts)
 
-    def add(self, parts: list[_Item]) -> None:
+    def add(self, parts: list[Item]) -> None:
         item = self._container(set)
         self._extend(item, parts)
         item.value.update(key(part.value) for part in parts)
 
-    def set_items(self, parts: list[_Item]) -> None:
+    def set_items(self, parts: list[Item]) -> None:
         item = self._container(dict)
         self._extend(item, parts)
         if len(parts) % 2:
@@ -218,7 +156,7 @@ class Machine:
         for name, part in zip(parts[::2], parts[1::2], strict=True):
             item.value[key(name.value)] = part.value
 
-    def dictionary(self, parts: list[_Item]) -> None:
+    def dictionary(self, parts: list[Item]) -> None:
         self.push({})
         self.set_items(parts)
 
@@ -239,7 +177,7 @@ class Machine:
         self._hand_on(arguments)
         self.push(function.value.call(*arguments.value), [arguments])
 
-    def _hand_on(self, item: _Item) -> None:
+    def _hand_on(self, item: Item) -> None:
         """Count what functions get: each may make as much of it, and may get the same part again and again."""
         self._handed_on += item.weight
         if self._handed_on > 4 * self._limits.values:
@@ -263,23 +201,11 @@ class Machine:
         self.push(self._persistent(item.value), [item])
 
 
-def key(value: Any) -> Any:
-    """A value that may be a key or an element of a set: its hash is quickly made, and collides with no other but by chance."""
-    if isinstance(value, str | bytes | bool | None) or (isinstance(value, int) and -KEY_LIMIT < value < KEY_LIMIT):
-        return value
-    raise ValueError(f"a {type(value).__name__} as a key")
-
-
-def shown(value: Any) -> str:
-    """A value in a message; of a container only its kind, since what it holds may be large when it is written out."""
-    return f"{value!r:.60}" if isinstance(value, str | bytes | int | float | None) else f"a {type(value).__name__}"
-
-
 def refuse(name: str) -> None:
     raise Refused(name[:200])
 
 
-def _constant(item: _Item) -> Callable[[Machine, Any], None]:
+def _constant(item: Item) -> Callable[[Machine, Any], None]:
     return lambda machine, _: machine._stack.append(item)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from moleblend_fs.data.pickle_machine import Name, Refused, Special, key, shown
+from moleblend_fs.data.pickle_parts import Name, Refused, Special, key, shown
 
 SIZES = {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8)}
 """Bytes of each kind of number."""

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from moleblend_fs.data import pickled_numpy
-from moleblend_fs.data.pickle_machine import Buildable, Limits, Machine, Name, Refused, Special
+from moleblend_fs.data.pickle_machine import Machine
+from moleblend_fs.data.pickle_parts import Buildable, Limits, Name, Refused, Special
 from moleblend_fs.errors import UserError
 
 VARIABLE = "MOLEBLEND_VERIFY"

@@ -13,7 +13,8 @@ from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import FailedRow, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.incoming import Incoming, IncomingRow
-from moleblend_fs.sources.workers import ROW_TIMEOUT, Chunk, Results, WorkerPool, encode_row
+from moleblend_fs.sources.row_results import Results, encode_row
+from moleblend_fs.sources.workers import ROW_TIMEOUT, Chunk, WorkerPool
 
 STORE_CHUNK = 256
 """Molecules of a store that are read at a time."""

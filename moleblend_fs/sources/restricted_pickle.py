@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from moleblend_fs.data.pickle_machine import Buildable, Limits, Machine, Name, Refused
+from moleblend_fs.data.pickle_machine import Machine
+from moleblend_fs.data.pickle_parts import Buildable, Limits, Name, Refused
 from moleblend_fs.data.pickled_numpy import NAMES
 from moleblend_fs.errors import UserError
 

@@ -1,7 +1,6 @@
 """Uni-Mol's LMDB files: pickled dicts with `smi`, `target`, `atoms` and `coordinates` (a list of conformers)."""
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -15,23 +14,21 @@ from rdkit import Chem
 from moleblend_fs.chem.build import BuildOptions, scaffold_of
 from moleblend_fs.chem.featurize import graph_from_mol
 from moleblend_fs.chem.geometry import FARTHEST, Geometry
-from moleblend_fs.chem.match import atomic_numbers, match_structure, numbers_of, verify
+from moleblend_fs.chem.match import match_structure, numbers_of, verify
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
-from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
 from moleblend_fs.sources.command import SourceCommand, add_hydrogens, add_labels, add_max_atoms, add_split, build_of, splitter_of
-from moleblend_fs.sources.labels import UNSAID, ColumnSurvey, check_values, parse_label, read_number
-from moleblend_fs.sources.restricted_pickle import loads
+from moleblend_fs.sources.labels import UNSAID, ColumnSurvey, check_values, parse_label
+from moleblend_fs.sources.unimol_records import RECORD, count_records, elements_of, read_record, records_of, targets_if_any, targets_of
+from moleblend_fs.wording import counted
 
 SPLIT_FILES = ("train", "valid", "test")
 MISSING_CLASS = -1.0
 """How Uni-Mol marks a missing class."""
-RECORD = "the record"
 NEEDED = ("smi", "atoms", "coordinates")
-DECIMAL = re.compile(rb"0|[1-9][0-9]{0,17}")
 SURVEYED = 10_000
 """Records at the beginning of each file that tell how many targets there are, and of what kind."""
 
@@ -66,12 +63,14 @@ class UniMolLmdb(Source):
             self._files = [path]
             self.splitter = splitter
         self.build = build
-        self._counts = [_count(file) for file in self._files]
+        self._counts = [count_records(file) for file in self._files]
         self.labels = self._survey(labels)
 
     def _survey(self, asked: Sequence[LabelSpec]) -> tuple[LabelSpec, ...]:
         """The labels as asked for, with their kinds; UserError if they are not as many as the targets, or need a kind."""
-        found = [targets for file in self._files for _, _, value in islice(_values(file), SURVEYED) if (targets := _targets_if_any(value))]
+        found = [
+            targets for file in self._files for _, _, value in islice(records_of(file), SURVEYED) if (targets := targets_if_any(value))
+        ]
         if not found:
             return tuple(replace(label, kind=label.kind or "regression") for label in asked)
         count = Counter(map(len, found)).most_common(1)[0][0]
@@ -105,20 +104,20 @@ class UniMolLmdb(Source):
         for file, count in zip(self._files, self._counts, strict=True):
             if start < row + count:
                 split = file.stem if self.splitter.kind == "prescribed" else None
-                for place, key, value in _values(file, max(0, start - row)):
+                for place, key, value in records_of(file, max(0, start - row)):
                     yield row + place, Row(value, f"{file}, record {key}", split)
             row += count
 
     def parse(self, raw: Row) -> MolecularGraph | Failure:
         try:
-            record = _record(raw.value)
+            record = read_record(raw.value)
             if missing := [name for name in NEEDED if name not in record]:
                 raise ValueError(f"it has no {', '.join(missing)}")
             smiles = record["smi"]
             if not isinstance(smiles, str):
                 raise ValueError(f"its smi is of type {type(smiles).__name__}, not text")
-            labels = self._labels(_targets(record))
-            numbers = _elements(record["atoms"])
+            labels = self._labels(targets_of(record))
+            numbers = elements_of(record["atoms"])
             conformers = np.array([np.asarray(c, dtype=np.float64) for c in record["coordinates"]])
         except UserError as error:
             return Failure(input=raw.where, reason=str(error).removeprefix(f"{RECORD}: "))
@@ -127,7 +126,7 @@ class UniMolLmdb(Source):
         if conformers.shape == (len(numbers), 3):  # one conformer, not in a list
             conformers = conformers[None]
         if conformers.shape[1:] != (len(numbers), 3):
-            return Failure(input=smiles, reason=f"{len(numbers)} atoms, but coordinates of shape {conformers.shape}")
+            return Failure(input=smiles, reason=f"{counted(len(numbers), 'atom')}, but coordinates of shape {conformers.shape}")
         mol = parse_smiles(smiles)
         return mol if isinstance(mol, Failure) else self._graph(mol, smiles, labels, numbers, conformers, raw.split)
 
@@ -136,7 +135,7 @@ class UniMolLmdb(Source):
         if not targets:
             return np.full(len(self.labels), np.nan)
         if len(targets) != len(self.labels):
-            raise ValueError(f"{len(targets)} targets, expected {len(self.labels)}")
+            raise ValueError(f"{counted(len(targets), 'target')}, expected {len(self.labels)}")
         classes = np.array([label.kind == "classification" for label in self.labels])
         values = np.where(classes & (np.array(targets) == MISSING_CLASS), np.nan, targets)
         if (problem := check_values(values, self.labels)) is not None:
@@ -151,7 +150,7 @@ class UniMolLmdb(Source):
         if self.build.hydrogens and shown is mol and mol.GetNumAtoms() < full.GetNumAtoms():
             return Failure(input=smiles, reason="the record lacks hydrogens; leave out --hydrogens explicit")
         if len(numbers) != shown.GetNumAtoms():
-            reason = f"{shown.GetNumAtoms()} atoms in the SMILES, {len(numbers)} in the record"
+            reason = f"{counted(shown.GetNumAtoms(), 'atom')} in the SMILES, {len(numbers)} in the record"
             return Failure(input=smiles, reason=f"coordinates and SMILES do not match: {reason}")
         with np.errstate(over="ignore"):
             conformers = conformers.astype(np.float32)
@@ -203,7 +202,8 @@ def _named(asked: Sequence[LabelSpec], count: int, path: Path) -> Sequence[Label
         return asked
     if len(asked) > 1:
         raise UserError(
-            f"{path}: its records have {count} targets, but --label is given {len(asked)} times; give it for each, or once for all"
+            f"{path}: its records have {counted(count, 'target')}, but --label is given {len(asked)} times; give it for each, "
+            "or once for all"
         )
     first = asked[0] if asked else LabelSpec(name="target", unit="", kind=UNSAID)
     return [first] if count == 1 else [replace(first, name=f"{first.name}_{i}") for i in range(count)]
@@ -220,74 +220,6 @@ def _texts(column: Sequence[float], spec: LabelSpec, mark: bool) -> list[str]:
     if spec.kind == UNSAID and len({value for value in column if value == value}) < 2:
         return [""] * len(column)
     return ["" if value != value or (mark and value == MISSING_CLASS) else f"{value:.17g}" for value in column]
-
-
-def _record(value: bytes) -> dict[str, Any]:
-    record = loads(value, RECORD)
-    if not isinstance(record, dict):
-        raise ValueError(f"a {type(record).__name__}, not a dict")
-    return record
-
-
-def _elements(atoms: Any) -> np.ndarray:
-    """Atomic numbers of a record's atoms, which are symbols or numbers."""
-    parts = atoms.tolist() if isinstance(atoms, np.ndarray) else list(atoms)
-    if parts and all(type(part) is int and 0 < part <= 118 for part in parts):
-        return np.array(parts)
-    return atomic_numbers([part.decode() if isinstance(part, bytes) else str(part) for part in parts])
-
-
-def _targets(record: dict[str, Any]) -> list[float]:
-    """The targets of a record, NaN where one is missing; none at all if it has none."""
-    target = record.get("target")
-    if target is None:
-        return []
-    parts = target.reshape(-1).tolist() if isinstance(target, np.ndarray) else target if isinstance(target, list | tuple) else [target]
-    return [_number(part) for part in parts]
-
-
-def _number(value: Any) -> float:
-    """One target; arrays and lists of one are taken for what they hold."""
-    if isinstance(value, list | tuple | np.ndarray):
-        (value,) = value
-    if isinstance(value, str):
-        return read_number(value)
-    if value is None:
-        return np.nan
-    if not isinstance(value, int | float | np.number | np.bool_):
-        raise TypeError(f"a target that is a {type(value).__name__}")
-    return float(value)
-
-
-def _targets_if_any(value: bytes) -> list[float]:
-    """Of a pickled record, which may be damaged."""
-    try:
-        return _targets(_record(value))
-    except (UserError, TypeError, ValueError, ArithmeticError):
-        return []
-
-
-def _count(path: Path) -> int:
-    with LmdbFile(path) as file:
-        return file.main.entries
-
-
-def _values(path: Path, start: int = 0) -> Iterator[tuple[int, str, bytes]]:
-    """(place, key, value) of a file's records from a place on: by number those whose keys are decimal numbers, then in LMDB's order."""
-    with LmdbFile(path) as file:
-        numbers, others = [], []
-        for key in file.keys():  # noqa: SIM118  no dict
-            if DECIMAL.fullmatch(key):
-                numbers.append(int(key))
-            else:
-                others.append(key)
-        numbers.sort()
-        for place in range(start, len(numbers) + len(others)):
-            key = b"%d" % numbers[place] if place < len(numbers) else others[place - len(numbers)]
-            found = file.get(key)
-            if found is None:
-                raise file.damaged(f"key {key!r} is not found where it should be")
-            yield place, key.decode() if key.isascii() and key.decode().isprintable() else key.hex(), found
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

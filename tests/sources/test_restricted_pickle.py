@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from moleblend_fs.data.pickle_machine import Limits
+from moleblend_fs.data.pickle_parts import Limits
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.restricted_pickle import loads
 
