@@ -27,6 +27,7 @@ from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architectur
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.unallocated import Unallocated
 from moleblend_fs.objectives.registry import objectives
+from moleblend_fs.wording import counted
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 CHECKSUMS = "sha256"
@@ -105,7 +106,7 @@ def load_weights(model: MoleBlend, weights: Mapping[str, Tensor], *, where: str,
     own = check_shapes(model, weights, where)
     missing = [name for name in own if name not in weights]
     if strict and missing:
-        raise UserError(f"{where}: lacks {len(missing)} parameters of this model, e.g. {missing[0]}")
+        raise UserError(f"{where}: lacks {counted(len(missing), 'parameter')} of this model, e.g. {missing[0]}")
     model.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
     return missing
 

@@ -7,6 +7,8 @@ exploded structures, and drawings show in them.
 import numpy as np
 from rdkit import Chem
 
+from moleblend_fs.wording import counted
+
 BOND_TOLERANCE = 0.45
 """Angstrom by which a bond may exceed the sum of the covalent radii (the usual rule for perceiving bonds)."""
 METAL_TOLERANCE = 0.9
@@ -66,7 +68,7 @@ def check_conformers(mol: Chem.Mol, coordinates: np.ndarray) -> tuple[np.ndarray
     kept = cast[[problem is None for problem in problems]]
     if len(kept) == 0:
         return None, f"no conformer: {problems[first]}" + (f" (and {len(cast) - 1} more)" if len(cast) > 1 else "")
-    return kept, f"{len(cast) - len(kept)} of {len(cast)} conformers left out; of number {first + 1}: {problems[first]}"
+    return kept, f"{len(cast) - len(kept)} of {counted(len(cast), 'conformer')} left out; of number {first + 1}: {problems[first]}"
 
 
 class Geometry:

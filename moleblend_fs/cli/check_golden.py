@@ -5,6 +5,7 @@ import argparse
 import torch
 
 from moleblend_fs.inference.golden import GoldenFile
+from moleblend_fs.wording import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +22,13 @@ def run(arguments: argparse.Namespace) -> int:
     failed = 0
     for path in arguments.files:
         golden = GoldenFile(path, torch.float64 if arguments.float64 else torch.float32)
-        print(f"{path}: {len(golden.molecules)} molecules, {golden.config['mode']}")
+        print(f"{path}: {counted(len(golden.molecules), 'molecule')}, {golden.config['mode']}")
         checked = 0
         for name, error in golden.compare():
             wrong = not error <= arguments.tolerance
             failed += wrong
             checked += 1
             print(f"  {error:9.2e}  {'FAIL' if wrong else 'ok  '}  {name}")
-        print(f"  {checked} values compared")
+        print(f"  {counted(checked, 'value')} compared")
     print(f"{failed} over {arguments.tolerance:g}" if failed else f"all within {arguments.tolerance:g}")
     return 1 if failed else 0

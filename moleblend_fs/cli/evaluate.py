@@ -32,6 +32,7 @@ from moleblend_fs.inference.comparison import label_factors
 from moleblend_fs.inference.predict import Runner, check_structures, loaders_told, property_head
 from moleblend_fs.objectives.finetuning import shared_kind
 from moleblend_fs.objectives.metrics import average, scores
+from moleblend_fs.wording import counted, verb
 
 PART = 4096
 """Molecules whose records are held at a time."""
@@ -115,7 +116,7 @@ def predict(how: Runner, checkpoint: Checkpoint, store: Store, indices: np.ndarr
             from_2d += int((~part.has_3d).sum()) if about.inputs == "2d+3d" else 0
     if len(rows := np.concatenate(bad)):
         raise UserError(
-            f"{checkpoint.about.get('file')}: the model's output is not finite for {len(rows)} of {len(indices)} molecules "
+            f"{checkpoint.about.get('file')}: the model's output is not finite for {len(rows)} of {counted(len(indices), 'molecule')} "
             f"({named_rows(rows)} of the source): there is no score; `moleblend predict` gives the others' predictions"
         )
     return Values(np.concatenate(values), from_2d)
@@ -200,7 +201,7 @@ def submit(prediction: np.ndarray, split: str, folder: Path) -> int:
         flush_names(folder)
     except AssertionError as error:
         raise UserError(
-            f"OGB refuses a submission of {len(prediction)} molecules for {split}: it wants the whole split of the full release"
+            f"OGB refuses a submission of {counted(len(prediction), 'molecule')} for {split}: it wants the whole split of the full release"
         ) from error
     print(f"written: {folder}/y_pred_pcqm4m-v2_{split}.npz")
     return 0
@@ -208,9 +209,13 @@ def submit(prediction: np.ndarray, split: str, folder: Path) -> int:
 
 def show(result: dict[str, Any], about: FinetunedFor) -> None:
     """Print a table of scores."""
-    print(f"{result['checkpoint']} on {result['split']} of {result['store']}: {result['molecules']} molecules, inputs {result['inputs']}")
+    print(
+        f"{result['checkpoint']} on {result['split']} of {result['store']}: {counted(result['molecules'], 'molecule')}, "
+        f"inputs {result['inputs']}"
+    )
     if result["molecules_from_2d_alone"]:
-        print(f"  {result['molecules_from_2d_alone']} of {result['molecules']} molecules have no 3D structure: scored from 2D alone")
+        flat, total = result["molecules_from_2d_alone"], counted(result["molecules"], "molecule")
+        print(f"  {flat:,} of {total} {verb(flat, 'has', 'have')} no 3D structure: scored from 2D alone")
     names = list(next(iter(result["metrics"].values())))
     for target in about.targets:
         row = result["metrics"][target]

@@ -13,6 +13,7 @@ from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import MODEL_NAME, Outcome, finetune
 from moleblend_fs.finetune.settings import ARCHITECTURES, INPUTS, SPLITS, Settings
 from moleblend_fs.options import seed
+from moleblend_fs.wording import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +140,7 @@ def show(outcome: Outcome, *, verbose: bool) -> None:
             told = "trained model" if name == MODEL_NAME else name
             print(f"  {told:<{width}}  " + "  ".join(f"{_cell(of['mean'].get(score)):>24}" for score in scores))
     if outcome.failed:
-        print(f"  {outcome.failed} rows gave no molecule: the column status of {outcome.out / 'predictions_oof.csv'} says why")
+        print(f"  {counted(outcome.failed, 'row')} gave no molecule: the column status of {outcome.out / 'predictions_oof.csv'} says why")
     for note in outcome.notes if verbose else ():
         print(f"  note: {note}")
     print(f"  {outcome.out / 'report.html'}; predict others with: moleblend predict {outcome.out} INPUT")

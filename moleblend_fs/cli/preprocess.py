@@ -15,6 +15,7 @@ from moleblend_fs.sources.excluded import skeletons_of
 from moleblend_fs.sources.run import preprocess, preprocess_shard
 from moleblend_fs.sources.selected import Excluding, Sampled, SampleSize
 from moleblend_fs.sources.workers import ROW_TIMEOUT
+from moleblend_fs.wording import counted
 
 RESUME = "A run that was stopped goes on where it was when the same command is given again."
 
@@ -51,8 +52,10 @@ def run(args: argparse.Namespace) -> int:
     if shard is not None:
         info = preprocess_shard(source, args.output, shard, **how)
         print(
-            f"{shard.path(args.output)}: shard {shard} with {info.molecules:,} molecules and {info.failures:,} failures from {info.rows:,} "
-            f"of {info.source_rows:,} rows in {time.monotonic() - begin:.1f} s; with all shards there: moleblend merge {args.output}"
+            f"{shard.path(args.output)}: shard {shard} with {counted(info.molecules, 'molecule')} and "
+            f"{counted(info.failures, 'failure')} from "
+            f"{info.rows:,} of {counted(info.source_rows, 'row')} in {time.monotonic() - begin:.1f} s; with all shards there: "
+            f"moleblend merge {args.output}"
         )
         return 0
     manifest = preprocess(source, args.output, **how)

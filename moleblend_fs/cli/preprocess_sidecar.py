@@ -9,6 +9,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.store_parts import ShardNumber
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.sidecar import SIDECARS, make_sidecar, merge_sidecar
+from moleblend_fs.wording import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     about = Sidecar(store, args.name).manifest
     constant = sum(column.std == 0 for column in about.statistics)
-    print(f"{place}: {len(about.columns)} values for {about.molecules:,} molecules (rdkit {about.versions['rdkit']})")
-    print(f"  missing   {about.missing:,} values; {about.without:,} molecules have none")
-    print(f"  scaled by {about.statistics_of or 'all molecules'}; {constant} columns are constant there and not learned")
+    print(f"{place}: {counted(len(about.columns), 'value')} for {counted(about.molecules, 'molecule')} (rdkit {about.versions['rdkit']})")
+    print(f"  missing   {counted(about.missing, 'value')}; {counted(about.without, 'molecule has', 'molecules have')} none")
+    print(
+        f"  scaled by {about.statistics_of or 'all molecules'}; {counted(constant, 'column is', 'columns are')} constant "
+        "there and not learned"
+    )
     return 0

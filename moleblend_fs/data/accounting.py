@@ -7,6 +7,7 @@ import numpy as np
 
 from moleblend_fs.data.splits import TEST, TRAIN, VALID, Splitter
 from moleblend_fs.errors import UserError
+from moleblend_fs.wording import counted
 
 FAR = 0.1
 """Difference of a split's share from the one asked for that is told."""
@@ -39,7 +40,7 @@ class RowCounts:
     def text(self) -> str:
         """One line for people."""
         parts = {"stored": self.stored, "failed": self.failed} | {name: count for name, count in self.left_out.items() if count}
-        return f"{self.read:,} rows read = " + " + ".join(f"{count:,} {name}" for name, count in parts.items())
+        return f"{counted(self.read, 'row')} read = " + " + ".join(f"{count:,} {name}" for name, count in parts.items())
 
 
 def split_notes(splitter: Splitter, splits: Mapping[str, np.ndarray]) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.record import decode, encode
+from moleblend_fs.wording import counted, verb
 
 JOINED = "conformers of a molecule of another row"
 """How rows that became part of an earlier one are counted."""
@@ -47,9 +48,15 @@ class Groups:
         joined = [group for group in self.members if len(group) > 1]
         if not joined:
             return []
-        told = f"{sum(map(len, joined)):,} records are conformers of {len(joined):,} molecules; --same-molecule apart keeps them apart"
+        told = (
+            f"{sum(map(len, joined)):,} records are conformers of {counted(len(joined), 'molecule')}; --same-molecule "
+            "apart keeps them apart"
+        )
         if self.contradictions and labels:
-            told += f"; {len(self.contradictions):,} of them have other labels than the first, which are kept: see failures.csv"
+            told += (
+                f"; {len(self.contradictions):,} of them {verb(len(self.contradictions), 'has', 'have')} other labels "
+                "than the first, which are kept: see failures.csv"
+            )
         return [told]
 
     def join(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moleblend_fs.data.graph import LabelSpec
+from moleblend_fs.wording import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +31,9 @@ class Duplicates:
             return ""
         shared = ", ".join(f"{count:,} of {pair}" for pair, count in self.shared.items()) or "none across splits"
         labels = ", ".join(f"{name} {count:,} (by up to {by:.3g})" for name, (count, by) in list(self.disagreeing.items())[:6])
-        more = f" and {len(self.disagreeing) - 6} more labels" if len(self.disagreeing) > 6 else ""
+        more = f" and {counted(len(self.disagreeing) - 6, 'more label')}" if len(self.disagreeing) > 6 else ""
         return (
-            f"{self.molecules:,} molecules are {self.different:,} different ones repeated; {shared}"
+            f"{self.molecules:,} molecules are {counted(self.different, 'molecule repeated', 'different ones repeated')}; {shared}"
             + f"; different values of {labels}{more}" * bool(labels)
         )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.wording import counted
 
 WORTH_KEEPING = 300.0
 """Seconds of work; less is done again sooner than a message is read."""
@@ -38,15 +39,18 @@ def why_begin_anew(found: LeftBehind, wanted: dict[str, Any]) -> str | None:
     if changed == ["inputs"]:
         files = _differing(request["inputs"], wanted["inputs"])
         if found.seconds < WORTH_KEEPING:
-            return f"{files} changed since {found.folder} was begun, which holds {found.molecules:,} molecules of before: begun anew"
+            return (
+                f"{files} changed since {found.folder} was begun, which holds {counted(found.molecules, 'molecule')} of before: begun anew"
+            )
         raise UserError(
-            f"{files} changed since {found.folder} was begun. It holds {found.molecules:,} molecules ({found.seconds / 60:.0f} minutes of "
+            f"{files} changed since {found.folder} was begun. It holds {counted(found.molecules, 'molecule')} "
+            f"({counted(round(found.seconds / 60), 'minute')} of "
             "work) that only the input as it was can go on from. "
             "Put that back to resume, delete the folder to begin anew, or choose another OUT"
         )
     raise UserError(
-        f"{found.folder} was begun with other options or inputs ({_shown(request, wanted, changed)}) and holds {found.molecules:,} "
-        "molecules; give the same ones to resume it, delete it to begin anew, or choose another OUT"
+        f"{found.folder} was begun with other options or inputs ({_shown(request, wanted, changed)}) and holds "
+        f"{counted(found.molecules, 'molecule')}; give the same ones to resume it, delete it to begin anew, or choose another OUT"
     )
 
 

@@ -24,6 +24,7 @@ from moleblend_fs.data.manifest import MEND, Manifest
 from moleblend_fs.data.record import StoredRecord, summary
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
+from moleblend_fs.wording import counted
 
 RECORDS, MANIFEST, FAILURES = "records.lmdb", "manifest.json", "failures.csv"
 
@@ -88,9 +89,9 @@ class Store:
                 "the copy is incomplete: copy it again, or run `moleblend preprocess` again"
             )
         if (entries := _reader(records).main.entries) != len(self):  # an unreadable file fails here, not in a worker
-            raise UserError(f"{records}: {entries} records, but the manifest says {len(self)}; {MEND}")
+            raise UserError(f"{records}: {counted(entries, 'record')}, but the manifest says {len(self)}; {MEND}")
         if (labels := len(summary(self.record(0))[2])) != len(self.manifest.labels):
-            raise UserError(f"{records}: {labels} labels in a record, but the manifest says {len(self.manifest.labels)}; {MEND}")
+            raise UserError(f"{records}: {counted(labels, 'label')} in a record, but the manifest says {len(self.manifest.labels)}; {MEND}")
 
     def __len__(self) -> int:
         return self.manifest.molecules
@@ -175,7 +176,8 @@ class Store:
             raise UserError(f"{path}: cannot be read ({error}); {MEND}") from error
         if array.dtype != np.dtype(dtype) or array.shape != (length,):
             raise UserError(
-                f"{path}: {array.dtype} of shape {array.shape}, but the manifest says {length} values of {np.dtype(dtype)}; {MEND}"
+                f"{path}: {array.dtype} of shape {array.shape}, but the manifest says {counted(length, 'value')} of "
+                f"{np.dtype(dtype)}; {MEND}"
             )
         result = np.array(array)  # in memory: a file that is cut while it is mapped ends the process
         result.flags.writeable = False

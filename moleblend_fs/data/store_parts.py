@@ -27,6 +27,7 @@ from moleblend_fs.data.work_tables import TABLES, EncodedMolecule, full_disk_tol
 from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
+from moleblend_fs.wording import counted, verb
 
 SHARD_BLOCK = 256
 """Rows in a row that go to the same shard: few enough to spread easy and hard molecules, and what a worker takes at a time."""
@@ -203,7 +204,8 @@ def _read_infos(folder: Path) -> list[ShardInfo]:
     missing = [f"{index}/{total}" for index in range(total) if f"{index}-of-{total}" not in found]
     if missing:
         raise UserError(
-            f"{folder}: {len(missing)} of {total} shards are missing or unfinished ({', '.join(missing[:16])}); "
+            f"{folder}: {len(missing)} of {counted(total, 'shard')} {verb(len(missing), 'is', 'are')} missing or unfinished "
+            f"({', '.join(missing[:16])}); "
             "run `moleblend preprocess ... --shard I/N` for them, then merge again"
         )
     infos = [_read_info(found[f"{index}-of-{total}"] / INFO) for index in range(total)]
@@ -216,7 +218,7 @@ def _read_infos(folder: Path) -> list[ShardInfo]:
             )
         if info.source_rows != infos[0].source_rows:
             raise UserError(
-                f"{folder}: shard 0 saw {infos[0].source_rows} rows in the source, shard {index} {info.source_rows}; "
+                f"{folder}: shard 0 saw {counted(infos[0].source_rows, 'row')} in the source, shard {index} {info.source_rows}; "
                 "the source changed, or a copy of it is cut short: make the shards again"
             )
     if infos[0].plan.featurisation != FEATURISATION_VERSION:
@@ -225,7 +227,9 @@ def _read_infos(folder: Path) -> list[ShardInfo]:
         )
     rows = sum(info.rows for info in infos)
     if rows != infos[0].source_rows:
-        raise UserError(f"{folder}: the source has {infos[0].source_rows} rows, the shards hold {rows} together; make the shards again")
+        raise UserError(
+            f"{folder}: the source has {counted(infos[0].source_rows, 'row')}, the shards hold {rows} together; make the shards again"
+        )
     return infos
 
 
@@ -245,6 +249,7 @@ def _check_counts(folder: Path, infos: list[ShardInfo], counts: list[_Count], wr
     wanted = (sum(info.molecules for info in infos), sum(info.failures for info in infos))
     if (writer.molecules, writer.failures) != wanted:
         raise UserError(
-            f"{writer.partial}: {writer.molecules} molecules and {writer.failures} failures, but the shards hold {wanted[0]} and "
+            f"{writer.partial}: {counted(writer.molecules, 'molecule')} and {counted(writer.failures, 'failure')}, but the "
+            f"shards hold {wanted[0]} and "
             f"{wanted[1]}; it was begun with other shards: delete it and merge again"
         )

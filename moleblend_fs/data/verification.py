@@ -9,6 +9,7 @@ from moleblend_fs.data.graph import NUM_BOND_CLASSES
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import RECORDS, Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.wording import counted
 
 NAMED = 5
 """Damaged molecules that are named; of more, the count is told."""
@@ -57,7 +58,10 @@ def _records(store: Store) -> Iterator[str]:
         yield f"{store.path / RECORDS}: the records' SHA-256 is {digest.hexdigest()}, the manifest says {store.manifest.records_sha256}"
     said = store.manifest.conformers, store.manifest.molecules_with_3d
     if not damaged and (conformers, with_3d) != said:
-        yield f"{store.path / RECORDS}: {conformers} conformers of {with_3d} molecules, the manifest says {said[0]} of {said[1]}"
+        yield (
+            f"{store.path / RECORDS}: {counted(conformers, 'conformer')} of {counted(with_3d, 'molecule')}, the manifest "
+            f"says {said[0]} of {said[1]}"
+        )
 
 
 def _splits(store: Store) -> Iterator[str]:
@@ -72,7 +76,10 @@ def _splits(store: Store) -> Iterator[str]:
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             if len(common := np.intersect1d(places[first], places[second])):
-                yield f"{store.path}: {len(common)} molecules are in both splits {first} and {second}, e.g. molecule {common[0]}"
+                yield (
+                    f"{store.path}: {counted(len(common), 'molecule is', 'molecules are')} in both splits {first} and "
+                    f"{second}, e.g. molecule {common[0]}"
+                )
     for name, indices in places.items():
         if len(np.unique(indices)) != len(indices):
             yield f"{store.path}: split {name} has molecules twice"

@@ -21,6 +21,7 @@ from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import Outcome, finetune
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.predictions.api import Predictions, Predictor
+from moleblend_fs.wording import counted, verb
 
 TARGET, SMILES = "y", "smiles"
 KEPT = ("model.json", "calibration.json", "training_molecules.csv")
@@ -85,7 +86,10 @@ class Finetuner:
         names, columns = _columns(molecules)
         values = None if y is None else np.asarray(y, dtype=object).reshape(len(columns[0]), -1)
         if values is not None and values.shape[1] != len(self.targets):
-            raise UserError(f"y has {values.shape[1]} columns, and there are {len(self.targets)} targets: {', '.join(self.targets)}")
+            raise UserError(
+                f"y has {counted(values.shape[1], 'column')}, and {counted(len(self.targets), 'target is', 'targets are')} "
+                f"named: {', '.join(self.targets)}"
+            )
         labels = [] if values is None else [[_cell(value) for value in column] for column in values.T]
         if values is not None:
             kept = [i for i, name in enumerate(names) if name not in self.targets]
@@ -184,14 +188,18 @@ class _MoleBlendEstimator(BaseEstimator):
             raise UserError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
         mols = as_list(X)
         if len(mols) != len(y):
-            raise ValueError(f"X has {len(mols)} molecules and y {len(y)} values")
+            raise ValueError(f"X has {counted(len(mols), 'molecule')} and y {counted(len(y), 'value')}")
         names = ("epochs", "batch_size", "lr", "arch", "weights", "inputs", "ensemble", "split", "seed", "jobs")
         shares = (1 - self.validation_fraction, self.validation_fraction, 0.0)
         targets = [TARGET] if y.ndim == 1 else [f"{TARGET}{i}" for i in range(y.shape[1])]
         finetuner = Finetuner(targets, kind=self.KIND, fractions=shares, **{name: getattr(self, name) for name in names})
         finetuner.fit(mols, y)
         if finetuner.outcome_.failed:
-            warnings.warn(f"{finetuner.outcome_.failed} molecules cannot be read and were not trained on", stacklevel=3)
+            warnings.warn(
+                f"{counted(finetuner.outcome_.failed, 'molecule')} cannot be read, and nothing was learned from "
+                f"{verb(finetuner.outcome_.failed, 'it', 'them')}",
+                stacklevel=3,
+            )
         members = sorted(path.relative_to(finetuner.out) for path in finetuner.out.glob("members/*/checkpoint_best.pt"))
         self.files_ = {str(name): (finetuner.out / name).read_bytes() for name in [*map(Path, KEPT), *members]}
         self.n_features_in_ = 1
@@ -209,7 +217,7 @@ class _MoleBlendEstimator(BaseEstimator):
         assert self._loaded is not None
         found = self._loaded.predict(as_list(X))
         if bad := [status for status in found.status if status.startswith("no ")]:
-            warnings.warn(f"{len(bad)} molecules have no prediction, the first of them: {bad[0]}", stacklevel=3)
+            warnings.warn(f"{counted(len(bad), 'molecule has', 'molecules have')} no prediction; why, of the first: {bad[0]}", stacklevel=3)
         return found
 
     def __getstate__(self) -> dict[str, Any]:

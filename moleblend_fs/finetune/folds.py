@@ -18,6 +18,7 @@ from moleblend_fs.data.splits import TEST, TRAIN, VALID, Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.wording import counted
 
 FEWEST = 10
 """Molecules that a split by shares needs."""
@@ -53,7 +54,10 @@ def make_folds(store: Store, settings: Settings) -> SplitFile:
         folds = {name: _completed(store, fold, settings, f"{settings.split_file}, {name}") for name, fold in folds.items()}
     else:
         if len(store) < max(FEWEST, 2 * settings.folds):
-            raise UserError(f"{len(store)} molecules are too few for a split; give at least {max(FEWEST, 2 * settings.folds)}")
+            raise UserError(
+                f"{counted(len(store), 'molecule is', 'molecules are')} too few for a split; give at least "
+                f"{max(FEWEST, 2 * settings.folds)}"
+            )
         folds = _by_shares(store, settings, kind)
     for name, fold in folds.items():
         if empty := [split for split, indices in fold.items() if len(indices) == 0 and split != TEST]:

@@ -11,6 +11,7 @@ from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.trained_on import UNKNOWN, TrainedOn
 from moleblend_fs.data.units import factor
 from moleblend_fs.errors import UserError
+from moleblend_fs.wording import counted
 
 Purpose = Literal["resume", "finetune", "evaluate", "predict", "embed"]
 TOPICS = ("hydrogens", "featurisation", "structures", "units", "records", "splits", "targets", "inputs")
@@ -211,7 +212,7 @@ def _trained_labels(then: TrainedOn, use: Use) -> list[Difference]:
 
 def _split(store: TrainedOn, names: str) -> str:
     molecules = sum(store.splits[name].molecules for name in names.split(",") if name in store.splits)
-    return f"{names or 'none'}: {molecules} molecules, {store.split_described()}"
+    return f"{names or 'none'}: {counted(molecules, 'molecule')}, {store.split_described()}"
 
 
 def _run(then: FinetunedFor, now: FinetunedFor) -> list[Difference]:

@@ -19,6 +19,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
 from moleblend_fs.inference.forward import Forward, ReadOff, graph_tokens, properties
+from moleblend_fs.wording import counted, verb
 
 WINDOW = 16_384
 """Molecules that are sorted by size and held in memory together, whatever the size of the store."""
@@ -185,7 +186,8 @@ def check_structures(store: Store, inputs: str, why: str, *, every: bool) -> Non
     if "3d" in inputs and manifest.molecules_with_3d == 0:
         raise UserError(f"{store.path} has no 3D structures, but {why} inputs {inputs}; preprocess a source with structures")
     if every and inputs == "3d" and lacking:
-        raise UserError(f"{lacking} of {manifest.molecules} molecules of {store.path} have no 3D structure, but {why} inputs 3d")
+        those = f"{lacking:,} of {counted(manifest.molecules, 'molecule')} of {store.path} {verb(lacking, 'has', 'have')}"
+        raise UserError(f"{those} no 3D structure, but {why} inputs 3d")
 
 
 def check_open_files(workers: int) -> None:

@@ -10,6 +10,7 @@ from moleblend_fs.predictions.combining import Combined, combine
 from moleblend_fs.predictions.domain import Domain
 from moleblend_fs.predictions.predictive import Predictive
 from moleblend_fs.predictions.windows import Window
+from moleblend_fs.wording import counted, verb
 
 STATUS, SIMILARITY, OUTSIDE = "status", "similarity", "outside_domain"
 DIGITS = 7
@@ -122,19 +123,20 @@ class PredictionTable:
             where: what the table is called.
         """
         sentences = {
-            "failed": "rows of the source gave no molecule and have no prediction",
-            "no structure": "molecules have no 3D structure and no prediction from this model of inputs 3d",
-            "too large": "molecules have no prediction, since memory does not do for them",
-            "not finite": "molecules have no prediction, since the model's output is not finite for them",
-            "from 2D": "molecules have no 3D structure: their predictions are from 2D alone",
-            "outside": "molecules are less like the training molecules than 95 % of these are like each other (outside_domain)",
+            "failed": ("row", "of the source gave no molecule and {has} no prediction"),
+            "no structure": ("molecule", "{has} no 3D structure and no prediction from this model of inputs 3d"),
+            "too large": ("molecule", "{has} no prediction: there is not enough memory for {it}"),
+            "not finite": ("molecule", "{has} no prediction, since the model's output is not finite for {it}"),
+            "from 2D": ("molecule", "{has} no 3D structure: predicted from 2D alone"),
+            "outside": ("molecule", "{is} less like the training molecules than 95 % of these are like each other (outside_domain)"),
         }
         see = f"see the column {self._status_column} of {where}"
-        return [
-            f"{self.counts[kind]} {text}" + ("" if kind == "outside" else f"; {see}")
-            for kind, text in sentences.items()
-            if self.counts[kind]
-        ]
+        said = []
+        for kind, (thing, text) in sentences.items():
+            if count := self.counts[kind]:
+                words = {"has": verb(count, "has", "have"), "is": verb(count, "is", "are"), "it": verb(count, "it", "them")}
+                said.append(f"{counted(count, thing)} {text.format(**words)}" + ("" if kind == "outside" else f"; {see}"))
+        return said
 
     @property
     def molecules(self) -> int:

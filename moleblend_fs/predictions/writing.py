@@ -12,6 +12,7 @@ from moleblend_fs.predictions.resumable import ResumableFile, lines_to_text
 from moleblend_fs.predictions.rows import Made
 from moleblend_fs.predictions.table import PredictionTable
 from moleblend_fs.predictions.windows import WINDOW, windows
+from moleblend_fs.wording import counted
 
 Begin = Callable[[int], Iterator[list[Made]]]
 """A row to begin at -> the rows from there on."""
@@ -68,7 +69,7 @@ def write_table(
 
 def nothing_finite(molecules: int) -> UserError:
     """The error where no molecule has a finite value."""
-    return UserError(f"the prediction is not finite for any of {molecules} molecules; nothing was written: the model is broken")
+    return UserError(f"the prediction is not finite for any of {counted(molecules, 'molecule')}; nothing was written: the model is broken")
 
 
 def _parts(

@@ -11,6 +11,7 @@ import numpy as np
 
 from moleblend_fs.report.drawable import drawable_number, drawable_text, run_name
 from moleblend_fs.report.settings import START, Settings, read_settings
+from moleblend_fs.wording import counted
 
 DAMAGED: dict[str, Any] = {"num_updates": None}
 """Stands for a line of a log that should be a JSON object."""
@@ -85,8 +86,7 @@ def read_log(path: Path, root: Path, notes: list[str] | None = None) -> Training
             if name.startswith(prefix) and value is not None:
                 kind.setdefault(drawable_text(name.removeprefix(prefix)), {})[int(update)] = value
     if damaged and notes is not None:
-        lines = "1 line of it is" if damaged == 1 else f"{damaged} lines of it are"
-        notes.append(f"{path}: {lines} damaged and left out")
+        notes.append(f"{path}: {counted(damaged, 'line of it is', 'lines of it are')} damaged and left out")
     if not train and not valid:
         return None
     return TrainingLog(name=run_name(path, root), train=curves(train), valid=curves(valid), settings=settings)

@@ -13,6 +13,7 @@ from rdkit import Chem
 from moleblend_fs.chem.parse import silence_rdkit
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.text import LONGEST_LINE, TextFile
+from moleblend_fs.wording import counted
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 """In the order in which they are tried, and their names."""
@@ -169,7 +170,7 @@ def full_rows(table: Table) -> Iterator[list[str] | None]:
     """Rows of a table that somebody published, None for blank lines; UserError at the first one that is not as long as the header."""
     for number, (cells, problem) in enumerate(table.rows()):
         if problem or (cells and len(cells) != len(table.header)):
-            what = problem or f"{len(cells)} columns, the header has {len(table.header)}"
+            what = problem or f"{counted(len(cells), 'column')}, the header has {len(table.header)}"
             raise UserError(f"{table.path}: row {number}: {what}; the file is damaged, fetch it again")
         yield cells or None
 

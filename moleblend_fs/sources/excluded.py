@@ -14,6 +14,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.sources.text import TextFile
+from moleblend_fs.wording import counted, verb
 
 SMILES_COLUMNS = ("smiles", "mol", "canonical_smiles", "smi")
 """Names of a column of SMILES, in lower case."""
@@ -40,10 +41,13 @@ def skeletons_of(places: list[str]) -> tuple[dict[str, str], tuple[str, ...]]:
                 found.setdefault(key, place.name)
         if unreadable == total:
             raise UserError(
-                f"--exclude {place}: no molecule could be read of {total} rows; it must be a store, a table, a list or an SD file"
+                f"--exclude {place}: no molecule could be read of {counted(total, 'row')}; it must be a store, a table, a "
+                "list or an SD file"
             )
         if unreadable:
-            notes.append(f"--exclude {place}: {unreadable} of {total} rows are no molecules")
+            notes.append(
+                f"--exclude {place}: {unreadable:,} of {counted(total, 'row')} {verb(unreadable, 'is no molecule', 'are no molecules')}"
+            )
     return found, tuple(notes)
 
 

@@ -25,6 +25,7 @@ from moleblend_fs.sources.sdf import SdfRow, graph_of_mol, graph_of_record
 from moleblend_fs.sources.sdf_records import detected, item_names, sdf_items, sdf_records
 from moleblend_fs.sources.tables import ROWS_WITH_CONFORMERS, SmilesRow
 from moleblend_fs.sources.text import TextFile
+from moleblend_fs.wording import counted
 
 FORMATS = ("csv", "smiles", "sdf")
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure")
@@ -122,7 +123,7 @@ class IncomingTable(Incoming):
     def _raw(self, row: Row) -> SmilesRow:
         problem = row.problem
         if not problem and len(row.cells) != len(self.columns):
-            problem = f"the row has {len(row.cells)} columns, the header {len(self.columns)}"
+            problem = f"the row has {counted(len(row.cells), 'column')}, the header {len(self.columns)}"
         return SmilesRow(",".join(row.cells)[:200] if problem else row.cells[self._smiles].strip(), [], problem=problem)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.errors import UserError
+from moleblend_fs.wording import counted
 
 KINDS = ("regression", "classification")
 UNSAID = ""
@@ -96,7 +97,7 @@ def read_labels(texts: Sequence[str], specs: Sequence[LabelSpec]) -> np.ndarray 
 def check_values(values: np.ndarray, specs: Sequence[LabelSpec]) -> str | None:
     """What is wrong with the label values of a row, from whatever source: their number, one that does not fit, a class not 0 or 1."""
     if values.shape != (len(specs),):
-        return f"{values.size} labels, expected {len(specs)}"
+        return f"{counted(values.size, 'label')}, expected {len(specs)}"
     for value, spec in zip(values.tolist(), specs, strict=True):
         if math.isnan(value):
             continue

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.wording import counted
 
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 """First bytes of a packed file -> what opens it."""
@@ -105,7 +106,7 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
         raise UserError(f"{path}: not a text file but an office document: save the sheet as CSV")
     if len(names) != 1:
         shown = ", ".join(info.filename for info in names[:5]) or "none"
-        raise UserError(f"{path}: a ZIP archive of {len(names)} files ({shown}); unpack it and give one of them")
+        raise UserError(f"{path}: a ZIP archive of {counted(len(names), 'file')} ({shown}); unpack it and give one of them")
     if names[0].flag_bits & 1:
         raise UserError(f"{path}: the ZIP archive has a password; unpack it and give the file in it")
     return names[0]

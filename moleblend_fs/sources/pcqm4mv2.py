@@ -21,6 +21,7 @@ from moleblend_fs.sources.command import SourceCommand
 from moleblend_fs.sources.delimited import Table, column_indices, full_rows
 from moleblend_fs.sources.labels import read_labels
 from moleblend_fs.sources.sdf_records import sdf_records
+from moleblend_fs.wording import counted
 
 SDF = "pcqm4m-v2-train.sdf"
 SDF_ARCHIVE = "http://ogb-data.stanford.edu/data/lsc/pcqm4m-v2-train.sdf.tar.gz"
@@ -95,7 +96,9 @@ class PCQM4Mv2(Source):
                     raise UserError(f"{self._sdf}: ends before training molecule {row}; the file is cut short, fetch it again")
             yield row, Row(line[smiles], line[gap], SPLITS[split_of[row]], record)
         if row + 1 != len(split_of):
-            raise UserError(f"{self._table}: ends after {row + 1} rows of {len(split_of)}; the file is cut short, fetch it again")
+            raise UserError(
+                f"{self._table}: ends after {counted(row + 1, 'row')} of {len(split_of)}; the file is cut short, fetch it again"
+            )
 
     def _lines(self) -> Iterator[list[str]]:
         self._blank = 0

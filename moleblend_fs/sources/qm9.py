@@ -28,6 +28,7 @@ from moleblend_fs.sources.labels import read_number
 from moleblend_fs.sources.qm9_targets import ATOM_REFERENCES, ENERGY_PER_ATOM, HARTREE_IN_MEV, TARGETS, Target
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.sources.text import TextFile
+from moleblend_fs.wording import counted
 
 COUNTS = (110_000, 10_000, 10_831)
 """Training, validation and test molecules of the 130,831."""
@@ -216,7 +217,7 @@ class QM9Sdf(QM9):
         for row, line in islice(enumerate(self._lines()), start, None):
             block = next(records, None)
             if block is None:
-                raise UserError(f"{self._sdf}: has {row} records, {self._table.name} has more; fetch both files again")
+                raise UserError(f"{self._sdf}: has {counted(row, 'record')}, {self._table.name} has more; fetch both files again")
             text = "" if self._smiles is None else line[self._smiles]
             name = block.split("\n", 1)[0].strip() or f"record {row + 1}"
             yield row, _SdfRow(text or name, text, block, [line[t] for t in self._targets], row + 1 in excluded)

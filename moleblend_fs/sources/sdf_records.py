@@ -11,6 +11,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.sources.labels import ColumnSurvey
 from moleblend_fs.sources.packed import packing, read_blocks
 from moleblend_fs.sources.text import SHOWN, unicode_encoding
+from moleblend_fs.wording import counted
 
 END = b"\n$$$$"
 MAX_RECORD = 64 << 20
@@ -134,5 +135,8 @@ def survey_items(path: Path, survey: ColumnSurvey, labels: Sequence[str], split:
     if missing := [name for name in wanted if not having[name]]:
         first = sdf_items(next(sdf_records(path), ""))
         raise UserError(f"{path}: no data item {', '.join(map(repr, missing))}; the first record has: {', '.join(first) or 'none'}")
-    notes = [f"{path}: {count} records have {other!r} in place of {name!r}; that is not read" for (name, other), count in alike.items()]
+    notes = [
+        f"{path}: {counted(count, 'record has', 'records have')} {other!r} in place of {name!r}; that is not read"
+        for (name, other), count in alike.items()
+    ]
     return SplitNames(f"{path}: data item {split!r}", splits), notes

@@ -14,6 +14,7 @@ from moleblend_fs.chem.skeleton import skeleton_of
 from moleblend_fs.data.graph import Failure, MolecularGraph
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
+from moleblend_fs.wording import counted, verb
 
 EXCLUDED = "excluded"
 NOT_SAMPLED = "not in the sample"
@@ -100,7 +101,7 @@ class Sampled(_Part):
             if total is None:
                 raise UserError(f"--sample {size.rows}: how many rows {whole.name} has is not known before they are read; give a share")
             if size.rows > total:
-                raise UserError(f"--sample {size.rows}: there are only {total} rows")
+                raise UserError(f"--sample {size.rows}: there {verb(total, 'is', 'are')} only {counted(total, 'row')}")
             self._most = int(np.partition(row_hash(np.arange(total), seed), size.rows - 1)[size.rows - 1])
         else:
             self._most = min(_WORD - 1, int((size.share or 0.0) * _WORD))

@@ -28,6 +28,7 @@ from moleblend_fs.sources.command import (
 from moleblend_fs.sources.delimited import Row, Table, column_indices, decimal_commas
 from moleblend_fs.sources.labels import ColumnSurvey, parse_label, read_labels
 from moleblend_fs.sources.text import TextFile
+from moleblend_fs.wording import counted
 
 ROWS_WITH_CONFORMERS = 8
 SURVEY_ROWS = 4096
@@ -146,7 +147,9 @@ class CsvSource(SmilesSource):
                 yield row, self._row(line)
             row += 1
         if row != self._count:
-            raise UserError(f"{self._table.path}: {self._count} rows at first, {row} now; it was changed meanwhile: run the command again")
+            raise UserError(
+                f"{self._table.path}: {counted(self._count, 'row')} at first, {row} now; it was changed meanwhile: run the command again"
+            )
 
     def _label_cells(self, cells: list[str]) -> list[str]:
         """The cells of the labels, with decimal points."""
@@ -155,7 +158,7 @@ class CsvSource(SmilesSource):
     def _row(self, line: Row) -> SmilesRow:
         cells, width = line.cells, len(self._table.header)
         if line.problem or len(cells) != width:
-            problem = line.problem or f"the row has {len(cells)} columns, the header {width}"
+            problem = line.problem or f"the row has {counted(len(cells), 'column')}, the header {width}"
             return SmilesRow(",".join(cells)[:200], [], problem=problem)
         split = None if self._split is None else self._splits(cells[self._split])
         problem = "no split given" if self._split is not None and split is None else ""

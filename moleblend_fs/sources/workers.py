@@ -16,7 +16,6 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from moleblend_fs.chem.parse import silence_rdkit
-from moleblend_fs.data.encoded import EncodedMolecule
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source

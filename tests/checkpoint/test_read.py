@@ -59,5 +59,5 @@ def test_what_a_model_lacks_is_counted_or_refused():
     del weights[first]
     assert load_weights(model, {**weights, "of something else": torch.zeros(1)}, where="FILE", strict=False) == [first]
     assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
-    with pytest.raises(UserError, match=f"^FILE: lacks 1 parameters of this model, e.g. {first}$"):
+    with pytest.raises(UserError, match=f"^FILE: lacks 1 parameter of this model, e.g. {first}$"):
         load_weights(model, weights, where="FILE", strict=True)

@@ -144,7 +144,7 @@ def test_repeats_and_contradictions_are_told_by_preprocess_manifest_and_inspect(
     found = Manifest.load(tmp_path / "s" / "manifest.json").duplicates
     assert (found.molecules, found.different, found.shared) == (3, 1, {"test in train": 1})
     assert found.disagreeing == {"y": (1, 1.0), "active": (1, 1.0)}
-    said = "3 molecules are 1 different ones repeated; 1 of test in train; different values of y 1 (by up to 1), active 1 (by up to 1)"
+    said = "3 molecules are 1 molecule repeated; 1 of test in train; different values of y 1 (by up to 1), active 1 (by up to 1)"
     assert said in capsys.readouterr().out
     assert main(["inspect", str(tmp_path / "s")]) == 0
     assert said in capsys.readouterr().out

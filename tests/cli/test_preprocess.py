@@ -24,6 +24,18 @@ def test_qm9_sample(qm9_sample, tmp_path, capsys):
         assert text in out
 
 
+def test_a_store_of_one_molecule_reads_right(tmp_path, capsys):
+    (tmp_path / "a.smi").write_text("CCO\n")
+    assert run("smiles", tmp_path / "a.smi", tmp_path / "s", "--split", "none", "--conformers", 1) == 0
+    out = capsys.readouterr().out
+    for text in (
+        ": 1 molecule in ",
+        "with 3D   1 molecule, 1 conformer, of them minima of the force field 1\n",
+        "rows      1 row read = 1 stored",
+    ):
+        assert text in out
+
+
 def test_moleculenet_split_options_are_recorded(shared, tmp_path):
     path = shared / "data" / "moleculenet" / "freesolv.csv.gz"
     hashes = []

@@ -49,7 +49,7 @@ def test_a_regressor_is_pickled_with_its_models(regressor):
     assert np.array_equal(pickle.loads(pickle.dumps(regressor)).predict(np.array(SMILES, dtype=object)[:, None]), expected)
     # Atoms may come in another order from RDKit's molecules: sums differ by rounding.
     assert regressor.predict([Chem.MolFromSmiles(text) for text in SMILES]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
-    with pytest.warns(UserWarning, match="1 molecules have no prediction"):
+    with pytest.warns(UserWarning, match="1 molecule has no prediction"):
         found = regressor.predict(["CCO", "C1CC"])
     assert np.isfinite(found).tolist() == [True, False]
 

@@ -86,7 +86,7 @@ def test_weights_of_another_shape_or_missing_are_told(tmp_path):
         load_weights(model, wider.state_dict(), where="file", strict=False)
     weights = model.state_dict()
     del weights["relations.gaussian_means"]
-    with pytest.raises(UserError, match=r"file: lacks 1 parameters of this model, e\.g\. relations\.gaussian_means"):
+    with pytest.raises(UserError, match=r"file: lacks 1 parameter of this model, e\.g\. relations\.gaussian_means"):
         load_weights(model, weights, where="file", strict=True)
     assert load_weights(model, weights, where="file", strict=False) == ["relations.gaussian_means"]
 

@@ -83,7 +83,7 @@ def test_values_of_any_source_are_checked():
     assert "out of range" in check_values(np.array([1e120, 1.0]), specs)
     assert "out of range" in check_values(np.array([1e-120, 1.0]), specs)
     assert "class must be" in check_values(np.array([0.0, -1.0]), specs)
-    assert "1 labels, expected 2" in check_values(np.zeros(1), specs)
+    assert "1 label, expected 2" in check_values(np.zeros(1), specs)
 
 
 def settled(texts, kind=UNSAID):

@@ -79,7 +79,7 @@ def test_missing_classes_and_wrong_ones(tmp_path):
     results = [source.parse(raw) for _, raw in source.rows(0)]
     np.testing.assert_array_equal(results[0].labels, [1, np.nan])
     assert "label 'b' is 3; a class must be 0, 1 or missing" in results[1].reason
-    assert "1 targets, expected 2" in results[2].reason
+    assert "1 target, expected 2" in results[2].reason
 
 
 def test_classes_without_a_kind_are_asked_about(tmp_path):
