@@ -14,6 +14,7 @@ EXTRAS = {
     "report": ["matplotlib>=3.9"],
     "tables": ["openpyxl>=3.1", "pyarrow>=18"],
     "qm9": ["qm9pack>=1.0.3"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=2", "latex2mathml>=3.78"],
     "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11"],
 }
 

@@ -30,13 +30,13 @@ LEVELS: Mapping[str, tuple[ReadOff, Per]] = {
 
 
 class Embedder(Reader):
-    """Representations of molecules by a pretrained or finetuned model.
+    """Representations of molecules by a pretrained or finetuned model. Arguments that are not told here are those of `Predictor`.
 
     Args:
-        path: checkpoint, or a folder of `moleblend finetune`, of which `member` is taken.
+        path: checkpoint, or a folder of `moleblend finetune`.
         inputs: "2d", "3d" or "2d+3d"; by default those of a finetuned model, else "2d".
         layer: after how many blocks; 0 is what goes into the first. All by default.
-        device, max_tokens, workers, hydrogens, allow_differences, row_timeout, tell: see `Predictor`.
+        member: which model of a folder.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 def pages() -> list[Path]:
     """Every page whose commands a reader would try."""
-    return sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/*.md")])
+    return sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*/*.md")])
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ ALIASES = {"minutes": "min", "minute": "min", "seconds": "s", "second": "s", "ti
 
 def pages() -> list[Path]:
     """All that makes claims; CHANGELOG.md tells of the past."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/*.md"))]
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*/*.md"))]
 
 
 def prose(text: str) -> str:

@@ -72,6 +72,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     },
     "CONTRIBUTING.md": {
         "./scripts/test.sh": TESTS,
+        "./scripts/docs.sh": Skip("another environment; .ci/run builds the site"),
         "./.ci/run": Skip("it runs all tests; tests/scripts/test_scripts.py parses it"),
         "moleblend check-golden": Check("tests/inference/test_golden.py runs it"),
         "pip install -c constraints.txt": Skip("the network"),
@@ -135,6 +136,17 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend preprocess-sidecar": Check("tests/objectives/test_descriptors.py runs it"),
         "moleblend train STORE": Check("tests/objectives/test_descriptors.py runs it"),
     },
+    "docs/start/chemist.md": {
+        "moleblend finetune mine.csv": Check("README's, which is run"),
+        "moleblend predict runs/mine others.csv": Run((("runs/mine", "runs/untrained"), ("others", "mine")), before=UNTRAINED),
+        "moleblend predict runs/mine --smiles": Run((("runs/mine", "runs/untrained"),)),
+    },
+    "docs/start/researcher.md": {
+        "moleblend preprocess qm9 qm9pack": Check("README's, which is run"),
+        "moleblend train runs/data/qm9": Check("README's, which is run"),
+        "moleblend finetune mine.csv": Check("tests/finetune start from weights"),
+    },
+    "docs/start/cluster.md": {"pip install -c constraints.txt": Skip("the network")},
     "examples/finetune_moleculenet/README.md": {
         "DATA=FOLDER ./examples/finetune_moleculenet/run.sh bbbp": Run(
             (("DATA=FOLDER", "DATA=. SEEDS=0 EPOCHS=1 ARCH=tiny PRETRAINED=none"),)
