@@ -1,15 +1,18 @@
 """Fixtures that several tests use."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
 from moleblend_fs.data.store import Store
+from tests.support import interpreter
 
-if not torch.cuda.is_available():
+if not torch.cuda.is_available() and find_spec("triton") is not None:
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: it is read when kernels are defined
+    interpreter.hasten()
 
 ROOT = Path(__file__).resolve().parents[1]
 
