@@ -8,14 +8,27 @@ from setuptools import Extension, find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "moleblend_fs" / "__init__.py").read_text(), re.MULTILINE).group(1)
 
+TRAIN = [
+    "torch>=2.6",
+    "ve-fairseq>=0.12.3",
+    "lmdb>=1.5",
+    "safetensors>=0.4.5",
+    "scikit-learn>=1.5",
+    "tqdm>=4.66",
+    "tensorboard>=2.17",
+]
+ONNX = ["onnxruntime>=1.20", "rdkit>=2025.3"]
 EXTRAS = {
-    "chem": ["rdkit>=2025.3", "ogb>=1.3.6"],
-    "distributed": ["deepspeed>=0.19"],
-    "report": ["matplotlib>=3.9"],
+    "onnx": ONNX,  # all that exported models need: no torch
     "tables": ["openpyxl>=3.1", "pyarrow>=18"],
-    "qm9": ["qm9pack>=1.0.3"],
+    "train": TRAIN,
+    "chem": [*TRAIN, "rdkit>=2025.3", "ogb>=1.3.6"],
+    "export": [*TRAIN, *ONNX, "onnx>=1.17"],
+    "distributed": [*TRAIN, "deepspeed>=0.19"],
+    "report": [*TRAIN, "matplotlib>=3.9"],
+    "qm9": [*TRAIN, "qm9pack>=1.0.3"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=2", "latex2mathml>=3.78"],
-    "dev": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11"],
+    "dev": [*TRAIN, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11", "build>=1.2", *ONNX, "onnx>=1.17"],
 }
 
 setup(
@@ -29,16 +42,7 @@ setup(
     packages=find_packages(include=["moleblend_fs", "moleblend_fs.*", "fairseq_plugins", "fairseq_plugins.*"]),
     ext_modules=[Extension("moleblend_fs.chem._paths", ["moleblend_fs/chem/_paths.c"], extra_compile_args=["-O3"])],
     python_requires=">=3.11,<3.13",
-    install_requires=[
-        "torch>=2.6",
-        "ve-fairseq>=0.12.3",
-        "numpy>=2.0",
-        "lmdb>=1.5",
-        "safetensors>=0.4.5",
-        "scikit-learn>=1.5",
-        "tqdm>=4.66",
-        "tensorboard>=2.17",
-    ],
+    install_requires=["numpy>=2.0"],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["moleblend = moleblend_fs.cli.main:main"]},
     classifiers=[

@@ -1,6 +1,7 @@
 """Every module imports; and what may import what (the one-way street of docs/architecture.md)."""
 
 import ast
+import csv
 import importlib
 import pkgutil
 import re
@@ -12,7 +13,10 @@ import pytest
 
 import fairseq_plugins
 import moleblend_fs
+from moleblend_fs import Predictor
+from moleblend_fs.cli.main import main
 from tests.inference.untrained import untrained
+from tests.predictions.run_folders import run_folder
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
@@ -22,11 +26,17 @@ MODULES = sorted(
 )
 HEAVY = ("torch", "fairseq", "deepspeed", "rdkit", "triton", "numpy")
 CHEMISTRY = ("rdkit", "ogb", "pandas")
+NOT_LIGHT = (
+    *("deepspeed", "fairseq", "fairseq_cli", "fairseq_plugins", "hydra", "lmdb", "matplotlib", "ogb", "omegaconf", "onnx", "pandas"),
+    *("safetensors", "scipy", "sklearn", "tensorboard", "torch", "tqdm", "triton"),
+)
+"""Packages that `pip install 'moleblend-fs[onnx]'` does not bring."""
 
 FOR_ALL = {"errors", "files", "options", "wording"}
 """Modules that every room may import."""
 WATCHED = {
-    *("deepspeed", "fairseq", "fairseq_cli", "fairseq_plugins", "lmdb", "matplotlib", "numpy", "ogb", "omegaconf", "pandas"),
+    *("deepspeed", "fairseq", "fairseq_cli", "fairseq_plugins", "lmdb", "matplotlib", "numpy", "ogb", "omegaconf", "onnx", "onnxruntime"),
+    "pandas",
     *("openpyxl", "optuna", "pyarrow", "rdkit", "safetensors", "scipy", "sklearn", "torch", "tqdm", "triton", "tests", "benchmarks"),
 }
 """Packages that a room imports only where the table says so."""
@@ -67,6 +77,10 @@ def imported(path: Path) -> list[tuple[int, str]]:
 def test_module_imports(name):
     if ".kernels." in name:
         pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
+    if ".onnx_export" in name:
+        pytest.importorskip("onnx", reason="the export needs onnx (pip install 'moleblend-fs[export]')")
+    if ".onnx_" in name or name.endswith(".predictions.exported"):
+        pytest.importorskip("onnxruntime", reason="exported models need onnxruntime (pip install 'moleblend-fs[onnx]')")
     importlib.import_module(name)
 
 
@@ -100,6 +114,42 @@ def test_predicting_imports_neither_compilers_nor_scores(tmp_path):
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.startswith("smiles,y"), done.stderr
     assert done.returncode == 0, done.stderr
+
+
+def test_exported_models_need_neither_torch_nor_fairseq_nor_lmdb(tmp_path):
+    """`predict`, `embed` and `Predictor` of an ONNX file, with processes that make molecules, where nothing else is installed."""
+    pytest.importorskip("onnx", reason="the export needs onnx (pip install 'moleblend-fs[export]')")
+    folder = run_folder(tmp_path / "run", members=2)
+    assert main(["export", str(folder), str(tmp_path / "model.onnx")]) == 0
+    (tmp_path / "in.csv").write_text("smiles\nCCO\nbad\nc1ccccc1\n")
+    (tmp_path / "light.py").write_text(f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {NOT_LIGHT!r}:
+            raise ModuleNotFoundError(f'absent: {{name}}', name=name)
+sys.meta_path.insert(0, Absent())
+from moleblend_fs import Embedder, Predictor
+from moleblend_fs.cli.main import main
+if __name__ == "__main__":
+    assert main(['predict', 'model.onnx', 'in.csv', 'out.csv', '--workers', '1', '--no-progress', '--hydrogens', 'none']) == 0
+    assert main(['embed', 'model.onnx', 'in.csv', 'out.npy', '--workers', '1', '--hydrogens', 'none']) == 0
+    with Predictor('model.onnx', hydrogens='none') as predictor, Embedder('model.onnx', hydrogens='none') as embedder:
+        print(predictor.predict('CCO').values[0, 0], embedder(['CCO']).shape)
+    print(main(['predict', 'run', 'in.csv', 'other.csv']), main(['evaluate', 'run', 'store', '--split', 'test']), main(['doctor']))
+""")
+    done = subprocess.run([sys.executable, "light.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert [row["status"].split(":")[0] for row in rows] == ["ok", "no molecule", "ok"]
+    first = float(done.stdout.splitlines()[-2].split()[0])
+    assert first == pytest.approx(float(rows[0]["y"]), rel=1e-6)
+    with Predictor(folder, hydrogens="none", tell=lambda line: None) as predictor:
+        assert first == pytest.approx(predictor.predict("CCO").values[0, 0], abs=1e-5)
+    assert done.stdout.splitlines()[-2].endswith("(1, 64)")
+    assert done.stdout.splitlines()[-1] == "2 2 2"
+    assert "checkpoints need torch, which is not installed: pip install 'moleblend-fs[train]'" in done.stderr
+    assert "moleblend evaluate: needs the package torch" in done.stderr
 
 
 def test_the_table_names_every_room():

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moleblend_fs.checkpoint.published import ROOT, convert_weights, infer_config
+from moleblend_fs.data.exported import refuse_exported
 from moleblend_fs.data.finetuned_for import FinetunedFor
 from moleblend_fs.data.torch_file import VARIABLE, read_torch
 from moleblend_fs.data.trained_on import TrainedOn
@@ -178,6 +179,7 @@ def load(path: str | os.PathLike) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         return _load_folder(path)
+    refuse_exported(path, "give the checkpoint or folder that it was exported from")
     content = read_torch_file(path)
     weights = content.get("model")
     if not isinstance(weights, Mapping) or not all(isinstance(n, str) and isinstance(value, Tensor) for n, value in weights.items()):

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, resolved
 from moleblend_fs.inference.comparison import FLAG, FLAG_HELP, Purpose, Use, compare, parse_allowed
-from moleblend_fs.inference.device import device_of
-from moleblend_fs.inference.predict import Runner
 from moleblend_fs.wording import counted
+
+if TYPE_CHECKING:
+    from moleblend_fs.inference.predict import Runner
 
 ROWS_NAMED = 10
 """Source rows that a message names, at most."""
@@ -69,14 +71,22 @@ def compare_with_store(
         say(arguments, line)
 
 
-def runner(arguments: argparse.Namespace) -> Runner:
+def runner(arguments: argparse.Namespace) -> "Runner":
     """The runner that the options ask for."""
+    from moleblend_fs.inference.device import device_of
+    from moleblend_fs.inference.predict import Runner
+
     device = device_of(arguments.device)
+    check_runner(arguments)
+    return Runner(device=device, tokens=arguments.max_tokens, workers=arguments.workers or 0)
+
+
+def check_runner(arguments: argparse.Namespace) -> None:
+    """UserError for numbers that cannot be."""
     if arguments.workers is not None and arguments.workers < 0:
         raise UserError(f"--workers must not be negative, got {arguments.workers}")
     if arguments.max_tokens < 1:
         raise UserError(f"--max-tokens must be at least 1, got {arguments.max_tokens}")
-    return Runner(device=device, tokens=arguments.max_tokens, workers=arguments.workers or 0)
 
 
 def molecules_of(store: Store, split: str | None) -> np.ndarray:

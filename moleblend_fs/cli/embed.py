@@ -16,7 +16,7 @@ from moleblend_fs.cli.common import (
     add_rows_arguments,
     add_runner_arguments,
     check_output,
-    runner,
+    check_runner,
     say,
     say_written,
 )
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and e0, e1, ...; of atoms a line for each atom. .parquet, the same columns, numbers as float32 (needs pyarrow)."
     )
     parser.epilog = EPILOG
-    parser.add_argument("model", help="checkpoint, pretrained or finetuned, or a folder of `moleblend finetune`")
+    parser.add_argument("model", help="checkpoint, pretrained or finetuned, folder of `moleblend finetune`, or file of `moleblend export`")
     parser.add_argument("input", nargs="?", help="table with a column of SMILES, list of SMILES, SD file, perhaps packed; or -")
     parser.add_argument("output", nargs="?", type=Path, help=f"file to write, ending in {', '.join(ENDINGS)}")
     parser.add_argument(
@@ -84,23 +84,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 def write(arguments: argparse.Namespace, ending: str) -> int:
     """Compute and write."""
-    try:
-        from moleblend_fs.predictions.embedder import Embedder
-    except ModuleNotFoundError as error:
-        raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[chem]'") from error
+    from moleblend_fs.predictions.embedder import Embedder
+
     if arguments.input is not None and arguments.input.is_dir():
         raise UserError(
             f"{arguments.input} is a folder; representations of a store's molecules are `moleblend predict ... --embeddings 2d`"
         )
     check_output(arguments.output, arguments.model, *filter(None, (arguments.input,)))
-    how = runner(arguments)
+    check_runner(arguments)
     embedder = Embedder(
         arguments.model,
         inputs=arguments.inputs,
         layer=arguments.layer,
         member=arguments.member,
-        device=how.device,
-        max_tokens=how.tokens,
+        device=arguments.device,
+        max_tokens=arguments.max_tokens,
         workers=arguments.workers,
         hydrogens=arguments.hydrogens,
         allow_differences=parse_allowed(arguments.allow_differences),
@@ -132,9 +130,9 @@ def width_of(embedder: Any, level: str) -> int:
 
 def embedded_rows(embedder: Any, incoming: Any, level: str, total: int, *, progress: bool) -> Iterator[tuple[Any, Any, str]]:
     """(row, float32 values or None, status) of every row, with a bar."""
-    from tqdm import tqdm
+    from moleblend_fs.predictions.progress import RowProgress
 
-    with tqdm(total=total, unit=" rows", disable=not progress) as bar:
+    with RowProgress(total, shown=progress) as line:
         for window in embedder.windows(incoming, level):
             for place, row in enumerate(window.rows):
                 values = window.values[place]
@@ -147,7 +145,7 @@ def embedded_rows(embedder: Any, incoming: Any, level: str, total: int, *, progr
                 elif embedder.inputs == "2d+3d" and not window.has_3d[place]:
                     status = "; ".join(["from 2D alone: no 3D structure", *row.notes])
                 yield row, None if values is None else values[0].astype("<f4"), status
-            bar.update(len(window.rows))
+            line.add(len(window.rows))
 
 
 def write_npy(stream: IO[bytes], rows: Iterator[tuple[Any, Any, str]], shape: tuple[int, int]) -> int:

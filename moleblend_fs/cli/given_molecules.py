@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 
 from moleblend_fs.cli.common import compare_with_store, molecules_of, say
 from moleblend_fs.data.finetuned_for import Described
-from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import parse_allowed
-from moleblend_fs.inference.predict import check_structures
 
 ROW, SMILES, STATUS = "row", "smiles", "status"
 STDOUT = Path("/dev/stdout")
@@ -133,6 +131,8 @@ def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str)
 
 def open_stored(arguments: argparse.Namespace, checkpoint: Described, inputs: str) -> OpenedInput:
     """A store's molecules, with columns of its source where they are asked for."""
+    from moleblend_fs.data.split_file import open_store
+    from moleblend_fs.inference.predict import check_structures
     from moleblend_fs.predictions.rows import read_from
 
     for flag in ("smiles_column", "format", "hydrogens"):

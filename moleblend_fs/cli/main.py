@@ -23,11 +23,21 @@ COMMANDS = {
     "evaluate": "score a finetuned checkpoint on a split of a store",
     "predict": "predict properties of molecules in tables, lists, SD files, stores or on the command line, as CSV",
     "embed": "representations of molecules, or of their atoms, as arrays or CSV",
+    "export": "write a model as an ONNX file, which predicts without torch",
     "convert": "read a checkpoint of the reference release and write ours (safetensors + JSON)",
     "check-golden": "compare the model with a file of reference outputs",
     "report": "draw the curves and tables of finished runs as one HTML page",
     "doctor": "show versions, devices, which implementation of each op is active, and what is missing",
 }
+
+EXTRA_OF = {
+    **dict.fromkeys(("torch", "fairseq", "fairseq_cli", "omegaconf", "lmdb", "safetensors", "sklearn", "scipy", "tqdm"), "train"),
+    **dict.fromkeys(("rdkit", "ogb", "pandas"), "chem"),
+    "matplotlib": "report",
+    "onnxruntime": "onnx",
+    "onnx": "export",
+}
+"""Package that a command needs -> the extra of setup.py that brings it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +56,11 @@ def main(argv: list[str] | None = None) -> int:
                 sys.stdout.flush()  # here, where a full disk can still be told
     except UserError as error:
         return end_with(f"{name}: {error}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        return end_with(f"{name}: needs the package {package}, which is not installed: pip install 'moleblend-fs[{EXTRA_OF[package]}]'")
     except OSError as error:
         if error.errno == errno.EPIPE:
             return end_with(None, code=GONE)
@@ -78,10 +93,8 @@ def run(argv: list[str]) -> int:
         if name == chosen:
             try:
                 module = importlib.import_module(f"moleblend_fs.cli.{name.replace('-', '_')}")
-            except ModuleNotFoundError as error:
-                if (error.name or "").startswith("moleblend_fs"):
-                    raise
-                raise UserError(f"needs the package {error.name}; pip install 'moleblend-fs[chem]'") from error
+            except ModuleNotFoundError:
+                raise
             except ImportError as error:
                 raise UserError(
                     f"a library cannot be loaded ({error}); is memory limited (ulimit -v), or the installation damaged?"

@@ -10,7 +10,7 @@ from moleblend_fs.cli.common import (
     add_runner_arguments,
     add_split_arguments,
     check_output,
-    runner,
+    check_runner,
     say,
     say_written,
 )
@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = EPILOG
     parser.add_argument(
-        "model", help="checkpoint (.pt of a training run, or a folder of `moleblend convert`), or a folder of `moleblend finetune`"
+        "model",
+        help="checkpoint (.pt of a training run, or a folder of `moleblend convert`), a folder of `moleblend finetune`, or a file of "
+        "`moleblend export` (.onnx)",
     )
     parser.add_argument(
         "input",
@@ -90,12 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_predictions(arguments: argparse.Namespace) -> int:
     """Predictions of whatever input, as CSV."""
-    try:
-        from moleblend_fs.predictions.opening import open_model
-        from moleblend_fs.predictions.table import PredictionTable
-        from moleblend_fs.predictions.writing import write_table
-    except ModuleNotFoundError as error:
-        raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[chem]'") from error
+    from moleblend_fs.predictions.opening import open_model
+    from moleblend_fs.predictions.table import PredictionTable
+    from moleblend_fs.predictions.writing import write_table
+
     model = open_model(arguments.model)
     check_output(arguments.output, arguments.model, *filter(None, (arguments.input, arguments.source)))
     opened = (
@@ -103,13 +103,14 @@ def run_predictions(arguments: argparse.Namespace) -> int:
         if arguments.input is not None and is_store(arguments.input)
         else open_rows(arguments, model.described, model.about.inputs)
     )
-    how = runner(arguments)
+    device = model.device(arguments.device)
+    check_runner(arguments)
     domain = None if arguments.no_similarity else model.domain()
     table = PredictionTable(model, opened.columns, domain=domain, level=arguments.interval)
     request = opened.request | {"model": model.sha256(), "columns": table.header, "interval": arguments.interval}
-    request |= {"device": how.device.partition(":")[0], "version": __version__}
+    request |= {"device": device.partition(":")[0], "version": __version__}
     progress = not arguments.no_progress and not is_stream(arguments.output)
-    with model.computing(how.device, how.tokens) as forward:
+    with model.computing(device, arguments.max_tokens) as forward:
         write_table(
             arguments.output,
             opened.begin,

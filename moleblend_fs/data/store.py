@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from moleblend_fs.data.exported import refuse_exported
 from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import MEND, Manifest
 from moleblend_fs.data.record import StoredRecord, summary
@@ -78,6 +79,7 @@ class Store:
             )
             raise UserError(f"{self.path}: no such store; {hint}")
         if not (self.path / MANIFEST).is_file():
+            refuse_exported(self.path, "here a store is needed, a folder of `moleblend preprocess`")
             raise UserError(f"{self.path}: not a store (no {MANIFEST}); make one with `moleblend preprocess`")
         self.manifest = Manifest.load(self.path / MANIFEST)
         self._split_arrays: dict[str, np.ndarray] = {}

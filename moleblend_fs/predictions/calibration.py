@@ -69,18 +69,23 @@ class Calibration:
     def read(cls, path: Path) -> "Calibration":
         """From a file of `save`; UserError where it cannot be read."""
         try:
-            found = from_json(cls, read_json(path))
+            return cls.from_content(read_json(path))
         except (*READING, RecursionError) as error:
             raise UserError(f"{path}: not a readable calibration ({error}); copy the run's folder again") from error
+
+    @classmethod
+    def from_content(cls, content: Any) -> "Calibration":
+        """The inverse of `content`; ValueError where it is something else."""
+        found = from_json(cls, content)
         for name, target in found.targets.items():
             numbers = [*target.absolute_residuals, *(target.scaled_residuals or ()), target.std_floor or 0.0]
             if not all(math.isfinite(number) and number >= 0 for number in numbers):
-                raise UserError(f"{path}: a residual of {name!r} is negative or no number; copy the run's folder again")
+                raise ValueError(f"a residual of {name!r} is negative or no number")
         return found
 
-    def save(self, path: Path) -> None:
-        """Write a whole file."""
-        content: dict[str, Any] = {
+    def content(self) -> dict[str, Any]:
+        """As JSON values."""
+        targets: dict[str, Any] = {
             name: {
                 "kind": target.kind,
                 "absolute_residuals": sorted(target.absolute_residuals),
@@ -91,4 +96,8 @@ class Calibration:
             }
             for name, target in self.targets.items()
         }
-        write_atomically(path, as_json({"targets": content}, indent=1) + "\n")
+        return {"targets": targets}
+
+    def save(self, path: Path) -> None:
+        """Write a whole file."""
+        write_atomically(path, as_json(self.content(), indent=1) + "\n")

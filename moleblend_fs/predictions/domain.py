@@ -48,12 +48,17 @@ class Domain:
     @classmethod
     def read(cls, path: Path) -> "Domain":
         """From a table with a column of SMILES."""
-        table = Table(path, [[COLUMN]])
-        (place,) = column_indices(path, table.header, [COLUMN])
-        found = cls(row.cells[place] for row in table.rows() if len(row.cells) > place)
+        found = cls(cls.listed(path))
         if len(found) == 0:
             raise UserError(f"{path}: no training molecule can be read; copy the run's folder again")
         return found
+
+    @staticmethod
+    def listed(path: Path) -> list[str]:
+        """The SMILES of such a table."""
+        table = Table(path, [[COLUMN]])
+        (place,) = column_indices(path, table.header, [COLUMN])
+        return [row.cells[place] for row in table.rows() if len(row.cells) > place]
 
     def __len__(self) -> int:
         return len(self._training)

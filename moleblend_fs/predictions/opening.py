@@ -2,15 +2,39 @@
 
 import os
 
+from moleblend_fs.data.exported import is_exported
+from moleblend_fs.errors import UserError
 from moleblend_fs.predictions.predictive import Predictive
+
+LIGHT = ("torch", "safetensors")
+"""What an installation for exported models alone lacks."""
 
 
 def open_model(path: str | os.PathLike) -> Predictive:
-    """A checkpoint, or a folder of `moleblend finetune`.
+    """A checkpoint, a folder of `moleblend finetune`, or an exported model. Only what is needed to run it is imported.
 
     Raises:
-        UserError: it is none of these, has no property head, or its members do not fit together.
+        UserError: it is none of these, has no property head, its members do not fit together, or what runs it is not installed.
     """
-    from moleblend_fs.predictions.model import open_predictive
+    try:
+        if is_exported(path):
+            from moleblend_fs.predictions.exported import predicting
 
-    return open_predictive(path)
+            return predicting(path)
+        from moleblend_fs.predictions.model import open_predictive
+
+        return open_predictive(path)
+    except ModuleNotFoundError as error:
+        raise not_installed(error, path) from error
+
+
+def not_installed(error: ModuleNotFoundError, path: str | os.PathLike) -> Exception:
+    """The error for a model that cannot be run here; what was raised where that is something else."""
+    if error.name == "onnxruntime":
+        return UserError(f"{path}: an exported model runs on onnxruntime, which is not installed: pip install 'moleblend-fs[onnx]'")
+    if error.name in LIGHT:
+        return UserError(
+            f"{path}: checkpoints need {error.name}, which is not installed: pip install 'moleblend-fs[train]'; "
+            "without it, exported models (.onnx, see `moleblend export`) predict"
+        )
+    return error

@@ -69,10 +69,7 @@ def _conformers(checkpoint: Described, inputs: str, allowed: frozenset[str]) -> 
     """How structures are made for a model that reads them; UserError where it was trained on others than could be made."""
     then = checkpoint.trained_on
     if then is not None and then.structures == "ETKDG" and then.conformers is not None:
-        try:
-            return ConformerOptions(**then.conformers)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{checkpoint.about.get('file')}: how its conformers were made is not understood ({error})") from error
+        return conformers_of(checkpoint)
     if "structures" in allowed:
         return ConformerOptions(count=1)
     origin = "structures of which it does not tell the origin" if then is None else STRUCTURES.get(then.structures, then.structures)
@@ -81,3 +78,12 @@ def _conformers(checkpoint: Described, inputs: str, allowed: frozenset[str]) -> 
         f"What to do: give an SD file with structures, or use a model with --inputs 2d. If structures of ETKDG may stand in: "
         f"{FLAG} structures"
     )
+
+
+def conformers_of(checkpoint: Described) -> ConformerOptions:
+    """How the structures of a model's training were made; UserError where that is not understood."""
+    assert checkpoint.trained_on is not None
+    try:
+        return ConformerOptions(**(checkpoint.trained_on.conformers or {"count": 1}))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{checkpoint.about.get('file')}: how its conformers were made is not understood ({error})") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from moleblend_fs.data.exported import refuse_exported
 from moleblend_fs.data.store import MANIFEST
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
@@ -45,6 +46,7 @@ def holds_store(path: Path) -> bool:
 def find_runs(folder: Path) -> Runs:
     """Read every log (*.log, *.jsonl) and evaluation (*.json) under a folder; files of other kinds are passed over."""
     if not folder.is_dir():
+        refuse_exported(folder, "here the folder of runs is needed that it was exported from")
         raise UserError(f"{folder}: no such folder; give the folder that holds the runs' save folders")
     notes: list[str] = []
     files = _files(folder, "*.log", "*.jsonl")

@@ -4,8 +4,8 @@ from typing import Any
 
 from rdkit import Chem
 
+from moleblend_fs.data.encoded import EncodedMolecule
 from moleblend_fs.data.graph import Failure
-from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.labels import check_values

@@ -24,6 +24,7 @@ RUNS = {
     "preprocess": ("csv", "{csv}", "{out}", "--workers", "1", "--no-progress"),
     "merge": ("{out}",),
     "overlap": ("{store}", "{other}", "--json", "{out}"),
+    "export": ("{model}", "{out}"),
     "embed": ("{model}", "{csv}", "{out}", "--hydrogens", "none", "--no-progress"),
     "preprocess-sidecar": ("descriptors", "{store}", "--no-progress"),
     "finetune": ("{table}", "{out}", "--target", "y"),
@@ -33,7 +34,7 @@ RUNS = {
 """Command -> its words; {out} is what it writes, all others are what it reads."""
 FOLDERS = ("convert", "preprocess", "merge")
 """Commands whose output is a folder that must not exist yet."""
-ENDINGS = {"embed": ".npy"}
+ENDINGS = {"embed": ".npy", "export": ".onnx"}
 """What names of outputs must end in."""
 BAD_OUTPUTS = {
     "a full device": "/dev/full",

@@ -68,6 +68,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend train runs/data/bbbp": Run((("-updates 200", "-updates 1"), ("-epoch 40", "-epoch 1"), ("-update 2040", "-update 3"))),
         "moleblend evaluate runs/bbbp": Run(),
         "moleblend predict runs/bbbp": Run(),
+        "moleblend export runs/bbbp": Run(),
         "moleblend report runs": Run(),
     },
     "CONTRIBUTING.md": {
@@ -109,6 +110,10 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     "docs/predictions.md": {
         "moleblend predict MODEL INPUT": Run((("MODEL INPUT [OUT]", "runs/untrained mine.csv runs/mine_0.csv"),), before=UNTRAINED),
         "moleblend predict runs/bbbp": Run((("runs/bbbp/checkpoint_best.pt", "runs/untrained"),)),
+        "moleblend export runs/bbbp": Run((("runs/bbbp/checkpoint_best.pt", "runs/untrained"),)),
+        "moleblend predict runs/bbbp.onnx": Run(),
+        "moleblend export runs/pretrain": Check("README's checkpoint, and the one above is run"),
+        "moleblend embed runs/encoder.onnx": Run((("runs/encoder.onnx", "runs/bbbp.onnx"),)),
         "moleblend embed runs/pretrain": Run((("runs/pretrain/checkpoint_best.pt", "runs/untrained"),)),
     },
     "docs/reliability.md": {
