@@ -5,8 +5,10 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.progress import Progress
@@ -14,6 +16,8 @@ from moleblend_fs.finetune.run import MODEL_NAME, Outcome, finetune
 from moleblend_fs.finetune.settings import ARCHITECTURES, INPUTS, SPLITS, Settings
 from moleblend_fs.options import seed
 from moleblend_fs.wording import counted
+
+T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "gets the models and the command of each, splits.json, predictions with all columns of the table, metrics.json with baselines, and "
         "report.html. A run that was stopped goes on when the same command is given again."
     )
+    add_settings(parser, "finetune")
+    split = parser.add_argument_group("cross-validation")
+    split.add_argument("--folds", type=int, default=1, metavar="K", help="each molecule is tested in one of K folds")
+    split.add_argument("--repeats", type=int, default=1, metavar="R", help="split R times anew")
+    add_machine(parser, "models")
+
+
+def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
+    """DATA, OUT, and what shapes the result, for all commands that train."""
     default = Settings()
+    parser.set_defaults(folds=1, repeats=1)
     parser.add_argument("data", metavar="DATA", help="table with SMILES and values, SD file, or folder of a store")
-    parser.add_argument("out", metavar="OUT", nargs="?", help="folder of the run (default: runs/finetune-NAME)")
+    parser.add_argument("out", metavar="OUT", nargs="?", help=f"folder of the run (default: runs/{command}-NAME)")
     target = parser.add_argument_group("what is learned")
     target.add_argument(
         "--target",
@@ -47,8 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     split.add_argument("--split-column", default="", metavar="NAME", help="column that says train, valid or test")
     split.add_argument("--split-file", default="", metavar="FILE", help="JSON of rows: see docs/data.md, folds over one store")
     split.add_argument("--split-fractions", default="0.8,0.1,0.1", metavar="F,F,F", help="train, valid, test (default %(default)s)")
-    split.add_argument("--folds", type=int, default=1, metavar="K", help="cross-validation: each molecule is tested in one of K folds")
-    split.add_argument("--repeats", type=int, default=1, metavar="R", help="split R times anew")
     model = parser.add_argument_group("model (by default what docs/finetune.md says for the number of molecules)")
     model.add_argument("--weights", default="", metavar="PATH", help="checkpoint to start from (default: random weights)")
     model.add_argument("--inputs", choices=INPUTS, default=default.inputs, help="3d makes conformers where DATA has no structures")
@@ -58,11 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--epochs", type=int, default=0, metavar="N", help="passes over the training molecules")
     model.add_argument("--batch-size", type=int, default=0, metavar="N", help="molecules in an update")
     model.add_argument("--lr", type=float, default=0.0, help="largest learning rate")
+    model.add_argument("--weight-decay", type=float, default=0.0, metavar="D", help="decoupled (default %(default)g)")
+    model.add_argument("--dropout", type=float, metavar="P", help="of the outputs of each block's branches (default: the model's, 0)")
+    model.add_argument("--attention-dropout", type=float, metavar="P", help="of attention probabilities (default: the model's, 0.1)")
     model.add_argument("--regression-loss", choices=("mse", "mae"), default=default.regression_loss)
     model.add_argument("--conformers", type=int, default=1, metavar="K", help="of each molecule, where they are made (default 1)")
     model.add_argument("--seed", type=seed, default=0, help="of splits and models (default 0)")
     model.add_argument("--level", type=float, default=default.level, help="of the intervals (default %(default)s)")
-    parser.add_argument("--jobs", type=int, default=0, metavar="N", help="models at a time (default: one for each GPU or core)")
+
+
+def add_machine(parser: argparse.ArgumentParser, what: str) -> None:
+    """What does not shape the result."""
+    parser.add_argument("--jobs", type=int, default=0, metavar="N", help=f"{what} at a time (default: one for each GPU or core)")
     parser.add_argument("--verbose", action="store_true", help="show what is found out about the input, and bars")
 
 
@@ -94,6 +113,9 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         lr=arguments.lr,
+        weight_decay=arguments.weight_decay,
+        dropout=arguments.dropout,
+        attention_dropout=arguments.attention_dropout,
         regression_loss=arguments.regression_loss,
         conformers=arguments.conformers,
         level=arguments.level,
@@ -102,23 +124,40 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it, and print the table."""
-    if arguments.jobs < 0:
-        raise UserError(f"--jobs must not be negative, got {arguments.jobs}")
-    settings = settings_of(arguments)
-    out = arguments.out or os.path.join("runs", f"finetune-{Path(arguments.data).name.split('.')[0]}")
+    settings, out = settings_of(arguments), out_of(arguments)
     command = shlex.join(["moleblend", *sys.argv[1:]]) if sys.argv[1:2] == ["finetune"] else ""
-    before = signal.signal(signal.SIGTERM, _told_to_stop)
-    progress = Progress(verbose=arguments.verbose)
-    try:
-        outcome = finetune(arguments.data, out, settings, jobs=arguments.jobs, progress=progress, command=command)
-    except KeyboardInterrupt:
-        progress.end()
-        print(f"moleblend finetune: stopped; the same command goes on, in {out}", file=sys.stderr)
+
+    def work(progress: Progress) -> Outcome:
+        return finetune(arguments.data, out, settings, jobs=arguments.jobs, progress=progress, command=command)
+
+    outcome = stoppable(work, arguments, out)
+    if outcome is None:
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     show(outcome, verbose=arguments.verbose)
     return 0
+
+
+def out_of(arguments: argparse.Namespace) -> str:
+    """The run's folder; UserError for what is none of the settings' to check."""
+    if arguments.jobs < 0:
+        raise UserError(f"--jobs must not be negative, got {arguments.jobs}")
+    if arguments.out is not None:
+        return arguments.out
+    return os.path.join("runs", f"{arguments.command}-{Path(arguments.data).name.split('.')[0]}")
+
+
+def stoppable(work: Callable[[Progress], T], arguments: argparse.Namespace, out: str) -> T | None:
+    """What `work` gives; None, and a word about going on, where the command was told to stop."""
+    before = signal.signal(signal.SIGTERM, _told_to_stop)
+    progress = Progress(verbose=arguments.verbose, command=arguments.command)
+    try:
+        return work(progress)
+    except KeyboardInterrupt:
+        progress.end()
+        print(f"moleblend {arguments.command}: stopped; the same command goes on, in {out}", file=sys.stderr)
+        return None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _told_to_stop(number: int, frame: FrameType | None) -> None:

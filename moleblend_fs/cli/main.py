@@ -19,6 +19,7 @@ COMMANDS = {
     "overlap": "count the molecules that stores have in common: the same ones, the same skeletons, near neighbours",
     "train": "fairseq-train with our tasks, models and criterions, from any folder; all of its options",
     "finetune": "from a table of molecules and measured values to models, predictions, scores and a report",
+    "tune": "search for settings of finetune on validation molecules, then train with them and score the test molecules once",
     "inspect": "show what is inside a store",
     "evaluate": "score a finetuned checkpoint on a split of a store",
     "predict": "predict properties of molecules in tables, lists, SD files, stores or on the command line, as CSV",

@@ -137,17 +137,30 @@ def prepare(path: Path, settings: Settings, folder: Path, hydrogens: str, *, wor
     """
     if is_store(path):
         return _of_store(path, settings)
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    table, note = as_text(path, folder / COPY)
-    if not (folder / "store" / MANIFEST).is_file():
+    if (folder / "store" / MANIFEST).is_file():
+        table, note = as_text(path, folder / COPY)
+    else:
+        source, table, note = opened(path, settings, folder, hydrogens)
         with named(table, path):
-            source = open_source(table, settings, hydrogens)
-            _one_kind(source.labels)
             preprocess(source, folder / "store", workers=workers, progress=progress)
     store = Store(folder / "store")
     notes = tuple(line.replace(str(table), str(path)) for line in (note, *store.manifest.notes) if line)
     return Data(store=store, targets=store.manifest.labels, table=table, notes=notes)
+
+
+def opened(path: Path, settings: Settings, folder: Path, hydrogens: str) -> tuple[Source, Path, str]:
+    """(DATA that is no store as a source, the text that is read, what is to be said of it); the table is read through, but for molecules.
+
+    Raises:
+        UserError: DATA or a target cannot be read, or is ambiguous.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    table, note = as_text(path, folder / COPY)
+    with named(table, path):
+        source = open_source(table, settings, hydrogens)
+        _one_kind(source.labels)
+    return source, table, note
 
 
 def _of_store(path: Path, settings: Settings) -> Data:

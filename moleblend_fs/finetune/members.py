@@ -23,12 +23,13 @@ from moleblend_fs.data.splits import TRAIN, VALID
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
+from moleblend_fs.finetune.claim import COMMAND, MEMBERS, SPLITS
 from moleblend_fs.finetune.data import Data
 from moleblend_fs.finetune.settings import Recipe, Settings, recipe_for
 from moleblend_fs.model.config import architecture_options
 
-SPLITS, LOG, OUTPUT, COMMAND, DONE = "splits.json", "train.log", "output.log", "command.sh", "finished.json"
-FOLDER, CHECKPOINT = "members", "checkpoint_best.pt"
+LOG, OUTPUT, DONE = "train.log", "output.log", "finished.json"
+FOLDER, CHECKPOINT = MEMBERS, "checkpoint_best.pt"
 STOPPED = "preempted"
 """File that training leaves where it was told to stop."""
 SCRIPT = '#!/bin/sh\n# Trains this member, and goes on where it was stopped.\ncd "$(dirname "$0")/../.." || exit 1\n'
@@ -45,12 +46,13 @@ class Member:
     """One model to train.
 
     Attributes:
-        name: of its folder in members/. fold: of splits.json. seed: of fairseq.
+        name: shown to people. folder: its own, two below the run's. fold: of the file of splits. seed: of fairseq.
         words: of the command, after `moleblend train`; paths are seen from the run's folder.
         updates: in all.
     """
 
     name: str
+    folder: str
     fold: str
     seed: int
     words: tuple[str, ...]
@@ -77,7 +79,7 @@ def plan(data: Data, store_path: str, folds: dict[str, Store], settings: Setting
     """All members: `ensemble` for each fold, with the seeds S, S + 1, ..."""
     start = load(settings.weights) if settings.weights else None
     return [
-        _member(data, store_path, name, fold, settings, start, number)
+        plan_one(data, store_path, name, fold, settings, start, number=number, folder=f"{FOLDER}/{name}-member{number}")
         for name, fold in folds.items()
         for number in range(settings.ensemble)
     ]
@@ -90,29 +92,52 @@ def chosen_recipe(settings: Settings, molecules: int) -> Recipe:
     return Recipe(settings.arch or recipe.arch, settings.epochs or recipe.epochs, settings.batch_size or recipe.batch_size, lr, lr)
 
 
-def _member(data: Data, store_path: str, fold: str, store: Store, settings: Settings, start: Checkpoint | None, number: int) -> Member:
+def plan_one(
+    data: Data,
+    store_path: str,
+    fold: str,
+    store: Store,
+    settings: Settings,
+    start: Checkpoint | None,
+    *,
+    number: int,
+    folder: str,
+    splits: str = SPLITS,
+    by_loss: bool | None = None,
+) -> Member:
+    """One member.
+
+    Args:
+        store_path: as the command names it. fold, store: of the file of splits. start: weights to begin with.
+        number: of the fold's members; its seed is as much more than the settings'. folder: its own. splits: the file of splits.
+        by_loss: whether the loss chooses the epoch; None where the score on these validation molecules may not be defined.
+    """
     molecules = store.manifest.splits[TRAIN].molecules
     recipe = chosen_recipe(settings, molecules)
     updates = recipe.epochs * math.ceil(molecules / recipe.batch_size)
-    name, seed = f"{fold}-member{number}", settings.seed + number
+    seed = settings.seed + number
+    by_loss = not both_classes(data, store) if by_loss is None else by_loss
     architecture = f"--arch moleblend_{recipe.arch}" if start is None else architecture_options(start.config)
     all_of_store = len(data.targets) == len(store.manifest.labels)
     targets = [] if all_of_store else ["--targets", ",".join(label.name for label in data.targets)]
     words = (
-        *(store_path, "--split-file", SPLITS, "--fold", fold),
+        *(store_path, "--split-file", splits, "--fold", fold),
         *("--task", "moleblend_finetune", "--criterion", "property_prediction", *architecture.split()),
         *([] if start is None else ["--finetune-from-model", os.path.abspath(settings.weights)]),
         *("--inputs", settings.inputs, *targets, "--regression-loss", settings.regression_loss),
-        *(["--select-by", "loss"] if not _both_classes(data, store) else []),
+        *(["--select-by", "loss"] if by_loss else []),
         *("--optimizer", "adam", "--lr", f"{recipe.lr:g}", "--lr-scheduler", "cosine"),
         *("--warmup-updates", str(max(1, round(WARM_UP * updates))), "--max-epoch", str(recipe.epochs), "--max-update", str(updates)),
+        *(["--weight-decay", f"{settings.weight_decay:g}"] if settings.weight_decay else []),
+        *([] if settings.dropout is None else ["--dropout", f"{settings.dropout:g}"]),
+        *([] if settings.attention_dropout is None else ["--attention-dropout", f"{settings.attention_dropout:g}"]),
         *("--clip-norm", "5", "--batch-size", str(recipe.batch_size), "--seed", str(seed), "--num-workers", "0"),
-        *("--save-dir", f"{FOLDER}/{name}", "--log-format", "json", "--log-file", f"{FOLDER}/{name}/{LOG}"),
+        *("--save-dir", folder, "--log-format", "json", "--log-file", f"{folder}/{LOG}"),
     )
-    return Member(name=name, fold=fold, seed=seed, words=words, updates=updates)
+    return Member(name=Path(folder).name, folder=folder, fold=fold, seed=seed, words=words, updates=updates)
 
 
-def _both_classes(data: Data, store: Store) -> bool:
+def both_classes(data: Data, store: Store) -> bool:
     """Whether ROC-AUC is defined for a target on the validation split; True for quantities."""
     if data.targets[0].kind != "classification":
         return True
@@ -135,21 +160,9 @@ class Training:
         self.running: dict[str, subprocess.Popen] = {}
         self._slots: dict[str, int] = {}
 
-    def folder(self, member: Member) -> Path:
-        """Where a member's files are."""
-        return self.out / FOLDER / member.name
-
-    def finished(self, member: Member) -> bool:
-        """Whether a member was trained to its end by this very command."""
-        try:
-            content = json.loads((self.folder(member) / DONE).read_text())
-        except (OSError, ValueError):
-            return False
-        return content.get("words") == list(member.words) and (self.folder(member) / CHECKPOINT).is_file()
-
     def run(self) -> None:
         """Train all that is not finished; UserError names a member that failed, and why."""
-        waiting = [member for member in self.members if not self.finished(member)]
+        waiting = [member for member in self.members if not finished(self.out, member)]
         by_name = {member.name: member for member in waiting}
         try:
             while waiting or self.running:
@@ -157,63 +170,84 @@ class Training:
                     member = waiting.pop(0)
                     taken = {self._slots[name] for name in self.running}
                     self._slots[member.name] = next(slot for slot in range(self.jobs) if slot not in taken)
-                    self.running[member.name] = self._start(member, self._slots[member.name])
+                    self.running[member.name] = start(self.out, member, self._slots[member.name], self.threads)
                 wait_for_one(self.running.values(), POLL)
                 for name, process in list(self.running.items()):
                     if process.poll() is not None:
                         del self.running[name]
-                        self._ended(by_name[name], process.returncode)
+                        check_end(self.out, by_name[name], process.returncode)
                 self.show(sum(map(self.done, self.members)), sum(member.updates for member in self.members))
         finally:
-            self.stop()
+            stop(self.running.values())
+            self.running.clear()
 
     def done(self, member: Member) -> int:
         """Updates that a member has made, as its log has it."""
-        if (self.folder(member) / DONE).is_file():
+        if (self.out / member.folder / DONE).is_file():
             return member.updates
-        return last_update(self.folder(member) / LOG)
+        return last_update(self.out / member.folder / LOG)
 
-    def _start(self, member: Member, slot: int) -> subprocess.Popen:
-        folder = self.folder(member)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / COMMAND, member.command())
-        (folder / COMMAND).chmod(0o755)
-        environment = dict(os.environ)
-        environment.setdefault("OMP_NUM_THREADS", str(self.threads))
-        environment.setdefault("OMP_WAIT_POLICY", "passive")
-        environment |= _device(slot)
-        with open(folder / OUTPUT, "a") as output:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", "moleblend_fs.cli.main", "train", *member.words],
-                cwd=self.out,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
-            )
 
-    def _ended(self, member: Member, code: int) -> None:
-        folder = self.folder(member)
-        if code == 0 and not (folder / STOPPED).exists() and (folder / CHECKPOINT).is_file():
-            write_atomically(folder / DONE, as_json({"words": list(member.words), "updates": member.updates}, indent=1) + "\n")
-            return
-        lines = [line for line in (folder / OUTPUT).read_text(errors="replace").splitlines() if line.strip()]
-        reason = "it was told to stop" if code == 0 else f"exit code {code}" + (f": {lines[-1]}" if lines else "")
-        raise UserError(f"member {member.name} did not finish ({reason}); all it said is in {folder / OUTPUT}; the same command goes on")
+def finished(out: Path, member: Member) -> bool:
+    """Whether a member was trained to its end by this very command."""
+    try:
+        content = json.loads((out / member.folder / DONE).read_text())
+    except (OSError, ValueError):
+        return False
+    return content.get("words") == list(member.words) and (out / member.folder / CHECKPOINT).is_file()
 
-    def stop(self) -> None:
-        """Tell all that run to save and end, and wait for them."""
-        for process in self.running.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        for process in self.running.values():
-            try:
-                process.wait(ENDING)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        self.running.clear()
+
+def start(out: Path, member: Member, slot: int, threads: int, *, kept: Sequence[int] = ()) -> subprocess.Popen:
+    """A process that trains a member, or goes on with it.
+
+    Args:
+        out: the run's folder. slot: which of those that run at a time; chooses the GPU. threads: of torch.
+        kept: files that stay open for it, with their locks.
+    """
+    folder = out / member.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / COMMAND, member.command())
+    (folder / COMMAND).chmod(0o755)
+    environment = dict(os.environ)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
+    environment |= _device(slot)
+    with open(folder / OUTPUT, "a") as output:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "moleblend_fs.cli.main", "train", *member.words],
+            cwd=out,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=tuple(kept),
+            preexec_fn=_end_with_parent,
+        )
+
+
+def check_end(out: Path, member: Member, code: int) -> None:
+    """Note that a member was trained to its end; UserError says why it was not."""
+    folder = out / member.folder
+    if code == 0 and not (folder / STOPPED).exists() and (folder / CHECKPOINT).is_file():
+        write_atomically(folder / DONE, as_json({"words": list(member.words), "updates": member.updates}, indent=1) + "\n")
+        return
+    lines = [line for line in (folder / OUTPUT).read_text(errors="replace").splitlines() if line.strip()]
+    reason = "it was told to stop" if code == 0 else f"exit code {code}" + (f": {lines[-1]}" if lines else "")
+    raise UserError(f"member {member.name} did not finish ({reason}); all it said is in {folder / OUTPUT}; the same command goes on")
+
+
+def stop(processes: Iterable[subprocess.Popen]) -> None:
+    """Tell processes that train to save and end, and wait for them."""
+    processes = list(processes)
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    for process in processes:
+        try:
+            process.wait(ENDING)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def wait_for_one(processes: Iterable[subprocess.Popen], seconds: float) -> None:

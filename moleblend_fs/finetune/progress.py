@@ -12,29 +12,30 @@ class Progress:
 
     Args:
         quiet: show nothing. verbose: whether libraries may show their own progress as well.
-        stream: where to; stderr by default.
+        stream: where to; stderr by default. command: of `moleblend`.
     """
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False, stream: IO[str] | None = None):
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, stream: IO[str] | None = None, command: str = "finetune"):
+        self.command = command
         self.quiet, self.verbose, self.stream = quiet, verbose, stream or sys.stderr
         self.in_place = self.stream.isatty() and not verbose
-        self.name, self.begun, self.first = "", time.monotonic(), 0
+        self.name, self.begun, self.first = "", time.monotonic(), 0.0
 
     def stage(self, name: str) -> None:
         """A new part of the work begins."""
         self.name, self.begun, self.first = name, time.monotonic(), -1
-        self._show(f"moleblend finetune: {name}")
+        self._show(f"moleblend {self.command}: {name}")
         if not self.in_place and not self.quiet:
-            print(f"moleblend finetune: {name}", file=self.stream, flush=True)
+            print(f"moleblend {self.command}: {name}", file=self.stream, flush=True)
 
-    def updates(self, done: int, total: int) -> None:
-        """How many updates of all members are made; what is left is told by the rate since this command began."""
+    def updates(self, done: float, total: float, note: str = "") -> None:
+        """How many updates of all members, or trials, are made; what is left is told by the rate since this command began."""
         if self.first < 0:
             self.first = done
         spent = time.monotonic() - self.begun
         left = spent * (total - done) / (done - self.first) if done > self.first else None
         eta = "" if left is None else f", about {_duration(left)} to go"
-        self._show(f"moleblend finetune: {self.name} {100 * done / max(1, total):.0f} %{eta}")
+        self._show(f"moleblend {self.command}: {self.name} {100 * done / max(1, total):.0f} %{eta}{note}")
 
     def end(self) -> None:
         """Clear the line."""

@@ -17,7 +17,8 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
 from moleblend_fs.finetune import baselines, members
-from moleblend_fs.finetune.data import COPY, Data, is_store, prepare
+from moleblend_fs.finetune.claim import COMMAND, SPLITS, STORE, Asked, claim, leave
+from moleblend_fs.finetune.data import Data, is_store, prepare
 from moleblend_fs.finetune.folds import make_folds, smiles_of
 from moleblend_fs.finetune.predicting import FoldResult, fold_result
 from moleblend_fs.finetune.progress import Progress
@@ -27,12 +28,9 @@ from moleblend_fs.finetune.tables import write_tables
 from moleblend_fs.inference.predict import Runner
 from moleblend_fs.predictions.calibration import Calibration
 from moleblend_fs.predictions.model import ABOUT, FORMAT, VERSION
-from moleblend_fs.sources.base import identify
 
-REQUEST, SPLITS, METRICS, CALIBRATION = "request.json", "splits.json", "metrics.json", "calibration.json"
-TRAINING_MOLECULES, COMMAND = "training_molecules.csv", "command.sh"
-SHAPES_STORE = {"targets", "kind", "smiles_column", "split_column", "weights", "inputs", "hydrogens", "conformers", "max_atoms"}
-"""Settings that a store is made by."""
+METRICS, CALIBRATION = "metrics.json", "calibration.json"
+TRAINING_MOLECULES = "training_molecules.csv"
 MODEL_NAME = "moleblend"
 
 
@@ -52,6 +50,27 @@ class Outcome:
     failed: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A run whose molecules are read and split.
+
+    Attributes:
+        given: DATA. folder: the run's. settings: what is asked for. data: the molecules.
+        store_path: as members' commands name the store, seen from the folder. folds: name -> the store split so.
+    """
+
+    given: Path
+    folder: Path
+    settings: Settings
+    data: Data
+    store_path: str
+    folds: dict[str, Store]
+
+    def members(self) -> list[members.Member]:
+        """All that are to be trained."""
+        return members.plan(self.data, self.store_path, self.folds, self.settings)
+
+
 def finetune(
     given: str | os.PathLike,
     out: str | os.PathLike,
@@ -60,113 +79,83 @@ def finetune(
     jobs: int = 0,
     progress: Progress | None = None,
     command: str = "",
+    store: Path | None = None,
 ) -> Outcome:
     """Do all of it; what an earlier call with the same arguments has done is not done again.
 
     Args:
         given: DATA. out: the run's folder. jobs: members at a time; 0 for what the machine has.
         progress: where it is shown how far it is. command: that is written to command.sh.
+        store: one that was made of the same DATA with the same settings, to be taken instead of making it.
 
     Raises:
         UserError: anything that is the user's to mend; `out` holds a run of other arguments.
     """
     progress = progress or Progress(quiet=True)
+    begun = begin(given, out, settings, jobs=jobs, progress=progress, command=command, store=store)
+    planned = begun.members()
+    progress.stage("training")
+    members.Training(begun.folder, planned, jobs or members.default_jobs(len(planned)), progress.updates).run()
+    return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
+
+
+def begin(
+    given: str | os.PathLike,
+    out: str | os.PathLike,
+    settings: Settings,
+    *,
+    jobs: int = 0,
+    progress: Progress,
+    command: str = "",
+    store: Path | None = None,
+    asked: Asked | None = None,
+) -> Begun:
+    """Claim the folder, read the molecules and split them; as in `finetune`. `asked`: by whom, and what for besides the settings."""
     given, folder = Path(given), resolved(out)
     hydrogens = _hydrogens(settings)
     was_there = folder.exists()
-    _claim(given, folder, settings)
+    claim(given, folder, settings, asked or Asked())
     if command:
         write_atomically(folder / COMMAND, f"#!/bin/sh\n{command}\n")
     progress.stage("molecules")
+    if store is not None and not (folder / STORE).exists() and not is_store(given):
+        shutil.copytree(store, folder / STORE, copy_function=_linked)
     try:
         data = prepare(given, settings, folder, hydrogens, workers=jobs or len(os.sched_getaffinity(0)), progress=progress.verbose)
     except UserError:
-        _leave(folder, was_there)
+        leave(folder, was_there)
         raise
     progress.stage("splits")
     if not (folder / SPLITS).is_file():
         make_folds(data.store, settings).save(folder / SPLITS)
-    folds = _folds(data, folder)
-    store_path = "store" if not is_store(given) else str(resolved(given))
-    planned = members.plan(data, store_path, folds, settings)
-    at_once = jobs or members.default_jobs(len(planned))
-    progress.stage("training")
-    members.Training(folder, planned, at_once, progress.updates).run()
+    store_path = STORE if not is_store(given) else str(resolved(given))
+    return Begun(given=given, folder=folder, settings=settings, data=data, store_path=store_path, folds=_folds(data, folder))
+
+
+def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: Progress, shown: Path) -> Outcome:
+    """Predictions, scores, files and page of a run whose members are trained; `shown`: its folder as the user calls it."""
+    folder, data, folds, settings = begun.folder, begun.data, begun.folds, begun.settings
     progress.stage("predictions")
-    checkpoints = {name: [folder / members.FOLDER / m.name / members.CHECKPOINT for m in planned if m.fold == name] for name in folds}
+    checkpoints = {name: [folder / m.folder / members.CHECKPOINT for m in planned if m.fold == name] for name in folds}
     results = [fold_result(name, store, checkpoints[name], data, Runner()) for name, store in folds.items()]
     progress.stage("baselines")
     metrics = _metrics(data, folds, results, settings, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
-    _write(folder, given, data, folds, planned, results, settings, metrics)
+    _write(folder, begun.given, data, folds, planned, results, settings, metrics)
     progress.stage("report")
     from moleblend_fs.report.finetuned import write_page
 
     write_page(folder)
     progress.end()
     failed = sum(1 for line in data.store.failures() if line.row not in set(data.store.source_row.tolist()))
-    return Outcome(out=Path(out), metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed)
+    return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed)
 
 
-def _claim(given: Path, folder: Path, settings: Settings) -> None:
-    """Note in the folder what the run is of; UserError if it has trained another one, or holds something else."""
-    if not given.exists():
-        raise UserError(f"{given}: no such file")
-    identity = Store(given).manifest.records_sha256 if is_store(given) else next(iter(identify([given]).values()))
-    request: dict[str, Any] = {"data": {"name": given.name, "hash": identity}, "settings": settings.to_json(), "version": __version__}
-    if settings.split_file:
-        request["split file"] = next(iter(identify([_existing(settings.split_file)]).values()))
-    if settings.weights:
-        request["weights"] = _weights_identity(settings.weights)
-    place = folder / REQUEST
-    if place.is_file():
-        try:
-            before = json.loads(place.read_text())
-        except ValueError as error:
-            raise UserError(f"{place}: cannot be read ({error}); choose another OUT") from error
-        differing = [name for name in settings.to_json() if before.get("settings", {}).get(name) != request["settings"][name]]
-        told = [f"--{name.replace('_', '-')} {before['settings'].get(name)} there, {request['settings'][name]} here" for name in differing]
-        told += [f"{name}: another file" for name in ("data", "split file", "weights") if before.get(name) != request.get(name)]
-        if not told:
-            return
-        if (folder / members.FOLDER).exists():
-            raise UserError(
-                f"{folder} has a run of other arguments ({'; '.join(told)}); give the same to go on with it, or choose another OUT"
-            )
-        _begin_anew(folder, same_molecules=before.get("data") == request["data"] and not SHAPES_STORE.intersection(differing))
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and no run of `moleblend finetune`; choose another OUT")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(place, as_json(request, indent=1) + "\n")
-
-
-def _begin_anew(folder: Path, *, same_molecules: bool) -> None:
-    """Remove what a run of other arguments made that did not come to train: its splits, and its store if the molecules are others."""
-    (folder / SPLITS).unlink(missing_ok=True)
-    if not same_molecules:
-        (folder / COPY).unlink(missing_ok=True)
-        for name in ("store", "store.partial"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _leave(folder: Path, was_there: bool) -> None:
-    """Take back the claim on a folder in which nothing was made."""
-    if {path.name for path in folder.iterdir()} <= {REQUEST, COMMAND}:
-        for name in (REQUEST, COMMAND):
-            (folder / name).unlink(missing_ok=True)
-        if not was_there:
-            folder.rmdir()
-
-
-def _existing(path: str) -> Path:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    return Path(path)
-
-
-def _weights_identity(path: str) -> str:
-    place = Path(path)
-    place = place / "model.safetensors" if place.is_dir() else place
-    return next(iter(identify([_existing(str(place))]).values()))
+def _linked(source: str, target: str) -> None:
+    """A file under another name as well; a copy where the file system has no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _hydrogens(settings: Settings) -> str:

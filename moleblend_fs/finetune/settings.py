@@ -1,6 +1,6 @@
 """What `moleblend finetune` is asked for, and what it chooses by itself."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from moleblend_fs.errors import UserError
@@ -30,6 +30,8 @@ class Settings:
         hydrogens: "explicit", "none"; "" for those of the weights, heavy atoms without.
         arch: size of the model, "" for that of the weights or of the table.
         epochs, batch_size: 0 for the table's. lr: 0 for the table's.
+        weight_decay: decoupled, as Adam of fairseq has it.
+        dropout, attention_dropout: of the model; None for its own (0 and 0.1).
         regression_loss: "mse" or "mae".
         conformers: of each molecule, where inputs need 3D and the data have none.
         max_atoms: larger molecules are left out; 0 for the most there is.
@@ -54,6 +56,9 @@ class Settings:
     epochs: int = 0
     batch_size: int = 0
     lr: float = 0.0
+    weight_decay: float = 0.0
+    dropout: float | None = None
+    attention_dropout: float | None = None
     regression_loss: str = "mse"
     conformers: int = 1
     max_atoms: int = 0
@@ -63,9 +68,12 @@ class Settings:
         for name in ("folds", "repeats", "ensemble", "conformers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("epochs", "batch_size", "lr", "max_atoms"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "lr", "max_atoms", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{flag(name)} must be above 0, got {getattr(self, name)}")
+        for name in ("dropout", "attention_dropout"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{flag(name)} must lie in [0, 1), got {getattr(self, name)}")
         if not 0 < self.level < 1:
             raise UserError(f"--level must lie between 0 and 1, got {self.level}")
         if self.inputs not in INPUTS:
@@ -84,6 +92,22 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def words(self) -> list[str]:
+        """The options of `moleblend finetune` that give these, those of default values left out."""
+        result: list[str] = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name == "targets":
+                result += [word for target in value for word in ("--target", target)]
+            elif value != each.default:
+                result += [flag(each.name), ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+        return result
+
+
+def flag(name: str) -> str:
+    """The option of a setting."""
+    return "--" + {"targets": "target", "fractions": "split-fractions"}.get(name, name).replace("_", "-")
 
 
 class Recipe(NamedTuple):

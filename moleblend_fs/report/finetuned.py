@@ -27,7 +27,7 @@ def write_page(folder: Path) -> None:
         raise UserError(f"{folder}: no finished run of `moleblend finetune` ({error})") from error
     with open(folder / "predictions_test.csv", newline="", encoding="utf-8") as stream:
         tested = list(csv.DictReader(stream))
-    body = [_results(metrics), *_pictures(metrics, tested), _run(model, splits, metrics), *_failures(folder)]
+    body = [results(metrics), *_pictures(metrics, tested), _run(model, splits, metrics), *_failures(folder)]
     subtitle = html.escape(metrics["first_line"][:1].upper() + metrics["first_line"][1:]) + "."
     write_atomically(folder / "report.html", html.page(f"Finetuned: {', '.join(metrics['targets'])[:120]}", subtitle, body))
 
@@ -40,7 +40,7 @@ def cell(score: dict[str, Any] | None) -> str:
     return f"{score['value']:.4f}{interval}"
 
 
-def _results(metrics: dict[str, Any]) -> str:
+def results(metrics: dict[str, Any]) -> str:
     """A table for the mean over targets, and one for each target where there are several."""
     if not metrics["models"]:
         return html.section("Results", "<p>No test molecules with labels.</p>")

@@ -28,6 +28,7 @@ RUNS = {
     "embed": ("{model}", "{csv}", "{out}", "--hydrogens", "none", "--no-progress"),
     "preprocess-sidecar": ("descriptors", "{store}", "--no-progress"),
     "finetune": ("{table}", "{out}", "--target", "y"),
+    "tune": ("{table}", "{out}", "--target", "y", "--trials", "1"),
     "check-golden": ("{golden}",),
     "doctor": (),
 }
@@ -129,7 +130,9 @@ def test_bad_outputs(given, tmp_path, capsys, command, place):
 
 
 @pytest.mark.parametrize("name", ODD_OUTPUTS)
-@pytest.mark.parametrize("command", [name for name, words in RUNS.items() if "{out}" in words and name not in ("merge", "finetune")])
+@pytest.mark.parametrize(
+    "command", [name for name, words in RUNS.items() if "{out}" in words and name not in ("merge", "finetune", "tune")]
+)
 def test_odd_names_of_outputs_are_names(given, tmp_path, capsys, command, name):
     name += ENDINGS.get(command, "")
     assert run(command, given | {"out": str(tmp_path / "new" / name)}) == 0

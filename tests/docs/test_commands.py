@@ -58,6 +58,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "./scripts/test.sh": TESTS,
         "molecule ──>": DRAWING,
         "moleblend finetune mine.csv": Run((("--target logS", "--target logS --split random --epochs 1 --ensemble 1"),)),
+        "moleblend tune mine.csv": Check("tests/tuning runs it"),
         "moleblend preprocess qm9 qm9pack": Run((QM9,)),
         "moleblend preprocess moses molsets": Run((("molsets", "moses.csv"), ("100000", "20"))),
         "moleblend preprocess moleculenet FOLDER/": Run((("FOLDER", "."),)),
@@ -136,6 +137,9 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "python -m benchmarks.timing": Check(HOSTS, (("...", PRETRAIN),)),
         "torchrun --nproc-per-node 8": Check(HOSTS),
         "./scripts/test.sh": TESTS,
+    },
+    "docs/tune.md": {
+        "moleblend tune mine.csv": Check("tests/tuning runs it"),
     },
     "docs/training.md": {
         "moleblend preprocess-sidecar": Check("tests/objectives/test_descriptors.py runs it"),

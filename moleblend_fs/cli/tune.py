@@ -1,0 +1,85 @@
+"""`moleblend tune DATA --target NAME [OUT]`: search for settings on validation molecules, then one ordinary finetuning run with them."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from moleblend_fs.cli.finetune import add_machine, add_settings, out_of, settings_of, show, stoppable
+from moleblend_fs.errors import UserError
+from moleblend_fs.finetune.progress import Progress
+from moleblend_fs.tuning.space import PARAMETERS, SPACES, check_space
+
+if TYPE_CHECKING:
+    from moleblend_fs.tuning.run import Tuned
+
+EPILOG = """examples:
+  moleblend tune mine.csv runs/tuned --target logS
+  moleblend tune mine.csv runs/tuned --target logS --space lr=1e-4..1e-2 --space batch-size=16,32 --trials 50
+  moleblend tune mine.csv runs/tuned --target logS --weights runs/pretrain/checkpoint_best.pt --space table9 --space epochs=10,20
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Search for settings with Optuna: each trial trains a model and is scored on validation molecules; test molecules take no part.\n"
+        "Then `moleblend finetune` runs once with the best settings, in a folder of its own in OUT, whose command.sh does that again, and\n"
+        "scores the test molecules. A search that was stopped goes on with the same command; given at once in several terminals, or on\n"
+        "several hosts that share OUT, all work on one search. OUT gets report.html, the history in trials.json, and each trial's command."
+    )
+    parser.epilog = EPILOG
+    add_settings(parser, "tune")
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--trials", type=int, default=20, metavar="N", help="in all; more of them go on with a search (default %(default)s)"
+    )
+    search.add_argument(
+        "--space",
+        action="append",
+        default=[],
+        metavar="SPACE",
+        help=f"what to search: NAME=LOW..HIGH or NAME=VALUE,VALUE, given several times, NAME one of "
+        f"{', '.join(name.replace('_', '-') for name in PARAMETERS)}; or a named space, {', '.join(SPACES)}, which NAME=... changes "
+        "(default: the paper's Table 9 with --weights, otherwise around what `moleblend finetune` would choose)",
+    )
+    search.add_argument(
+        "--validation-folds",
+        type=int,
+        default=1,
+        metavar="K",
+        help="score trials on K folds of the molecules that are not tested, one after the other (default: the split's own validation part)",
+    )
+    search.add_argument("--no-pruning", action="store_true", help="train every trial to its end")
+    add_machine(parser, "trials")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it, and print what was found."""
+    settings, out = settings_of(arguments), out_of(arguments)
+    check_space(arguments.space, settings)
+    try:
+        from moleblend_fs.tuning.run import Wanted, tune
+    except ModuleNotFoundError as error:
+        raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[tune]'") from error
+    wanted = Wanted(
+        trials=arguments.trials, space=tuple(arguments.space), folds=arguments.validation_folds, pruning=not arguments.no_pruning
+    )
+
+    def work(progress: Progress) -> "Tuned | None":
+        return tune(arguments.data, out, settings, wanted, jobs=arguments.jobs, progress=progress)
+
+    tuned = stoppable(work, arguments, out)
+    if tuned is None:
+        return 130
+    print(found(tuned))
+    show(tuned.outcome, verbose=arguments.verbose)
+    print(f"  the search: {out}/report.html")
+    return 0
+
+
+def found(tuned: "Tuned") -> str:
+    """The winner in a sentence."""
+    states = [each.state for each in tuned.tried]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    chosen = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in tuned.best.settings.items())
+    return f"trial {tuned.best.number} of {len(states)} ({counts}) has the best validation {tuned.metric}, {tuned.best.score:.4g}: {chosen}"

@@ -1,0 +1,109 @@
+"""Whose folder it is: what a run was asked for is noted in it, the same arguments go on, and others are refused."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moleblend_fs import __version__
+from moleblend_fs.data.store import Store
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import as_json, write_atomically
+from moleblend_fs.finetune.data import COPY, is_store
+from moleblend_fs.finetune.settings import Settings, flag
+from moleblend_fs.sources.base import identify
+
+REQUEST, COMMAND, LOCK = "request.json", "command.sh", ".lock"
+STORE, MEMBERS, SPLITS, SELECTION = "store", "members", "splits.json", "selection.json"
+"""SELECTION: folds of a search, without test molecules."""
+SHAPES_STORE = {"targets", "kind", "smiles_column", "split_column", "weights", "inputs", "hydrogens", "conformers", "max_atoms"}
+"""Settings that a store is made by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Who asks for a folder, and what for besides the settings.
+
+    Attributes:
+        command: of `moleblend`. more: name -> what else shapes the result.
+        trained: what is in the folder when training has begun, after which other arguments are refused.
+    """
+
+    command: str = "finetune"
+    more: Mapping[str, Any] = field(default_factory=dict)
+    trained: str = MEMBERS
+
+
+def refuse(given: Path, folder: Path, command: str) -> None:
+    """UserError if there are no data, or the folder holds what is none of the command's."""
+    if not given.exists():
+        raise UserError(f"{given}: no such file")
+    if folder.exists() and not (folder / REQUEST).is_file() and any(path.name != LOCK for path in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and no run of `moleblend {command}`; choose another OUT")
+
+
+def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
+    """Note in the folder what the run is of; UserError if it has trained another one, or holds something else."""
+    refuse(given, folder, asked.command)
+    identity = Store(given).manifest.records_sha256 if is_store(given) else next(iter(identify([given]).values()))
+    request: dict[str, Any] = {"data": {"name": given.name, "hash": identity}, "settings": settings.to_json(), **asked.more}
+    request |= {"command": asked.command, "version": __version__}
+    if settings.split_file:
+        request["split file"] = next(iter(identify([_existing(settings.split_file)]).values()))
+    if settings.weights:
+        request["weights"] = _weights_identity(settings.weights)
+    place = folder / REQUEST
+    if place.is_file():
+        try:
+            before = json.loads(place.read_text())
+        except ValueError as error:
+            raise UserError(f"{place}: cannot be read ({error}); choose another OUT") from error
+        if before.get("command", "finetune") != asked.command:
+            raise UserError(f"{folder} has a run of `moleblend {before.get('command')}`; choose another OUT")
+        there = Settings().to_json() | before.get("settings", {})
+        differing = [name for name, value in request["settings"].items() if there[name] != value]
+        told = [f"{flag(name)} {there[name]} there, {request['settings'][name]} here" for name in differing]
+        told += [f"{name} {before.get(name)} there, {value} here" for name, value in asked.more.items() if before.get(name) != value]
+        told += [f"{name}: another file" for name in ("data", "split file", "weights") if before.get(name) != request.get(name)]
+        if not told:
+            return
+        if (folder / asked.trained).exists():
+            raise UserError(
+                f"{folder} has a run of other arguments ({'; '.join(told)}); give the same to go on with it, or choose another OUT"
+            )
+        _begin_anew(folder, same_molecules=before.get("data") == request["data"] and not SHAPES_STORE.intersection(differing))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(place, as_json(request, indent=1) + "\n")
+
+
+def _begin_anew(folder: Path, *, same_molecules: bool) -> None:
+    """Remove what a run of other arguments made that did not come to train: its splits, and its store if the molecules are others."""
+    for name in (SPLITS, SELECTION):
+        (folder / name).unlink(missing_ok=True)
+    if not same_molecules:
+        (folder / COPY).unlink(missing_ok=True)
+        for name in (STORE, f"{STORE}.partial"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def leave(folder: Path, was_there: bool) -> None:
+    """Take back the claim on a folder in which nothing was made."""
+    if {path.name for path in folder.iterdir()} <= {REQUEST, COMMAND, LOCK, COPY}:
+        for name in (REQUEST, COMMAND, LOCK, COPY):
+            (folder / name).unlink(missing_ok=True)
+        if not was_there:
+            folder.rmdir()
+
+
+def _existing(path: str) -> Path:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    return Path(path)
+
+
+def _weights_identity(path: str) -> str:
+    place = Path(path)
+    place = place / "model.safetensors" if place.is_dir() else place
+    return next(iter(identify([_existing(str(place))]).values()))
