@@ -92,7 +92,8 @@ def take_steps(path: Path, name: str) -> None:
     store = Store(path)
     objective, batch = made(name, store), random_batch(store, BATCH)
     for sidecar in objective.sidecars():  # of other molecules: their values cost the same
-        batch.extra[sidecar] = torch.from_numpy(Sidecar(store, sidecar).standardised(list(range(BATCH))))
+        if (values := Sidecar(store, sidecar).carried(list(range(BATCH)))) is not None:
+            batch.extra[sidecar] = torch.from_numpy(values)
     model = MoleBlend(ModelConfig(**PRESETS[SIZE], heads=objective.heads(), **objective.config_fields())).train()
     weights = [term.weight for term in objective.terms()]
     print(float(np.mean(batch.num_atoms.numpy())), flush=True)

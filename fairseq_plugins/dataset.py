@@ -61,7 +61,8 @@ class StoreDataset(FairseqDataset):
         if self.labels is not None:
             batch = select_labels(batch, self.labels)
         for name, sidecar in self.sidecars.items():
-            batch.extra[name] = torch.from_numpy(sidecar.standardised([record.molecule for record in samples]))
+            if (values := sidecar.carried([record.molecule for record in samples])) is not None:
+                batch.extra[name] = torch.from_numpy(values)
         if self.group is not None:
             batch.extra[GROUP] = torch.arange(len(batch)) // self.group
         return {

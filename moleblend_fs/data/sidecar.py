@@ -1,14 +1,16 @@
-"""Sidecars: numbers for each molecule of a store, beside its records, with a manifest of their own.
+"""Sidecars: what is computed of a store's molecules, beside its records, with a manifest of their own.
 
-STORE/sidecars/NAME/values.f4       (molecules, columns) float32, row i of molecule i, NaN where there is none
 STORE/sidecars/NAME/manifest.json   see `SidecarManifest`
+STORE/sidecars/NAME/values.f4       numbers: (molecules, columns) float32, row i of molecule i, NaN where there is none
+STORE/sidecars/NAME/values.u1       flags: (molecules, columns) uint8, 0 or 1, 255 where there is none
+STORE/sidecars/NAME/failures.csv    row, input, reason of every molecule that it could not be computed of
 """
 
 import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,14 @@ from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 
-FOLDER, VALUES, MANIFEST = "sidecars", "values.f4", "manifest.json"
+FOLDER, MANIFEST, FAILURES = "sidecars", "manifest.json", "failures.csv"
 FORMAT_VERSION = 1
+NUMBERS, FLAGS, VOCABULARIES = "numbers", "flags", "vocabularies"
+"""Kinds of sidecars; the last has no values of molecules."""
+VALUES = {NUMBERS: ("values.f4", "<f4"), FLAGS: ("values.u1", "|u1")}
+"""File and type of a kind's values."""
+NO_FLAG = 255
+"""A flag that is not there."""
 TAIL = 0.005
 """Share of the values at either end that winsorising moves to the quantile."""
 COLUMNS_AT_A_TIME = 16
@@ -41,18 +49,30 @@ class ColumnStatistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """Of a vocabulary: a name for people, the code that it is found by, and how often it is in the store."""
+
+    name: str
+    code: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SidecarManifest:
     """What a sidecar says of itself.
 
     Attributes:
         name: what it is called.
+        kind: numbers, flags or vocabularies.
         columns: their names.
         molecules: rows, as many as the store has.
         records_sha256: of the store's records: whose sidecar this is.
-        values_sha256: of all values.
-        statistics: one for each column.
+        values_sha256: of all values, or of what vocabularies were counted from.
+        statistics: one for each column of numbers.
         statistics_of: the split that they are of; "" for all molecules.
         missing: values that are not there; without: molecules that have none at all.
+        failures: molecules listed in failures.csv.
+        vocabularies: by name, most frequent first, equally frequent ones by name; over all molecules of the store.
         versions: of the libraries that computed it.
     """
 
@@ -66,6 +86,9 @@ class SidecarManifest:
     missing: int
     without: int
     versions: dict[str, str]
+    kind: str = NUMBERS
+    failures: int = 0
+    vocabularies: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def save(self, path: Path) -> None:
@@ -94,31 +117,51 @@ class Sidecar:
         except READING as error:
             raise UserError(f"{self.path / MANIFEST}: not a readable manifest of a sidecar ({error}); {again}") from error
         about = self.manifest
-        if about.format_version != FORMAT_VERSION or len(about.statistics) != len(about.columns):
+        statistics = len(about.columns) if about.kind == NUMBERS else 0
+        known = about.kind in (*VALUES, VOCABULARIES)
+        if about.format_version != FORMAT_VERSION or not known or len(about.statistics) != statistics:
             raise UserError(f"{self.path}: of another format, or damaged; {again}")
         if (about.records_sha256, about.molecules) != (store.manifest.records_sha256, len(store)):
             raise UserError(f"{self.path}: made from another store, or from this one before it was made anew; {again}")
-        self._width = len(about.columns)
-        values = self.path / VALUES
-        size, wanted = (values.stat().st_size if values.is_file() else -1), 4 * self._width * about.molecules
-        if size != wanted:
-            raise UserError(f"{values}: {'missing' if size < 0 else f'{size} bytes'} instead of {wanted}; {again}")
+        if about.kind in VALUES:
+            self._check_size(again)
         columns = [(s.lower, s.upper, s.mean, s.std) for s in about.statistics]
         self._lower, self._upper, self._mean, self._std = np.array(columns, dtype=np.float64).reshape(-1, 4).T
         self._file: int | None = None
 
+    def _check_size(self, again: str) -> None:
+        values = self.path / self._values[0]
+        size, wanted = (values.stat().st_size if values.is_file() else -1), self._row_bytes * self.manifest.molecules
+        if size != wanted:
+            raise UserError(f"{values}: {'missing' if size < 0 else f'{size} bytes'} instead of {wanted}; {again}")
+
+    @property
+    def _values(self) -> tuple[str, str]:
+        return VALUES[self.manifest.kind]
+
+    @property
+    def _row_bytes(self) -> int:
+        return np.dtype(self._values[1]).itemsize * len(self.manifest.columns)
+
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_file": None}
 
+    def carried(self, indices: Sequence[int]) -> np.ndarray | None:
+        """(n, columns), what batches carry of some molecules: numbers standardised, flags as they are, nothing of vocabularies."""
+        if self.manifest.kind == NUMBERS:
+            return self.standardised(indices)
+        return self.raw(indices) if self.manifest.kind == FLAGS else None
+
     def raw(self, indices: Sequence[int]) -> np.ndarray:
-        """(n, columns) float32, as computed, of some molecules."""
+        """(n, columns), as computed, of some molecules."""
+        name, dtype = self._values
         if self._file is None:
-            self._file = os.open(self.path / VALUES, os.O_RDONLY)
-        length = 4 * self._width
+            self._file = os.open(self.path / name, os.O_RDONLY)
+        length = self._row_bytes
         rows = [os.pread(self._file, length, int(index) * length) for index in indices]
         if any(len(row) != length for row in rows):
-            raise UserError(f"{self.path / VALUES}: cut short while it was read; copy the store again")
-        return np.frombuffer(b"".join(rows), "<f4").reshape(-1, self._width)
+            raise UserError(f"{self.path / name}: cut short while it was read; copy the store again")
+        return np.frombuffer(bytearray().join(rows), dtype).reshape(-1, len(self.manifest.columns))
 
     def standardised(self, indices: Sequence[int]) -> np.ndarray:
         """(n, columns) float32: winsorised, mean 0 and standard deviation 1 over the training split; NaN where there is no value, or

@@ -1,6 +1,6 @@
 """What shapes a model, and the shipped sizes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.options import option
@@ -14,6 +14,7 @@ class ModelConfig:
         heads: names of the heads that the model carries.
         tasks: outputs of the property head.
         molecule_values: outputs of heads that predict all values of a sidecar for each molecule.
+        sizes: of other heads, where they follow from the data, by name, see `size_of`.
     """
 
     layers: int = option(12, "transformer blocks")
@@ -30,6 +31,7 @@ class ModelConfig:
     heads: tuple[str, ...] = ()
     tasks: int = 1
     molecule_values: int = 1
+    sizes: dict[str, int] = field(default_factory=dict)
     checkpoint_layers: int = option(0, "blocks, from the first, that are recomputed in the backward pass: less memory, more time")
 
     def __post_init__(self) -> None:
@@ -43,6 +45,10 @@ class ModelConfig:
         for name in ("dropout", "attention_dropout", "activation_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")
+
+    def size_of(self, name: str) -> int:
+        """One of `sizes`; 1 as long as no data are known, for an estimate of memory before there is a task."""
+        return self.sizes.get(name, 1)
 
     def without_dropout(self) -> "ModelConfig":
         """The same model with the four dropout rates at 0."""

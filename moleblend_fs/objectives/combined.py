@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,8 +73,10 @@ class Combined(Objective):
         for part in self.parts:
             part.take_sidecars(sidecars)
 
-    def config_fields(self) -> dict[str, int]:
-        return {name: value for part in self.parts for name, value in part.config_fields().items()}
+    def config_fields(self) -> dict[str, Any]:
+        each = [part.config_fields() for part in self.parts]
+        sizes = {name: size for fields in each for name, size in fields.get("sizes", {}).items()}
+        return {name: value for fields in each for name, value in fields.items()} | ({"sizes": sizes} if sizes else {})
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         parts = [part.prepare(batch, layout, seed=seed, epoch=epoch) for part in self.parts]

@@ -8,7 +8,7 @@ Shape legend: B molecules, D descriptors.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +98,7 @@ class DescriptorRegression(Objective):
     def take_sidecars(self, sidecars: Mapping[str, SidecarManifest]) -> None:
         self.width = len(sidecars[SIDECAR].columns)
 
-    def config_fields(self) -> dict[str, int]:
+    def config_fields(self) -> dict[str, Any]:
         return {"molecule_values": self.width}
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:

@@ -135,8 +135,8 @@ class Objective(ABC):
     def take_sidecars(self, sidecars: Mapping[str, SidecarManifest]) -> None:  # noqa: B027  most need none
         """What is in them."""
 
-    def config_fields(self) -> dict[str, int]:
-        """Fields of the model's configuration that follow from the data; after `take_sidecars`."""
+    def config_fields(self) -> dict[str, Any]:
+        """Fields of the model's configuration that follow from the data; after `take_sidecars`. Of new heads in its `sizes`."""
         return {}
 
     @abstractmethod

@@ -13,8 +13,10 @@ from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.ops.layout import Layout
 
 MASK32 = 0xFFFFFFFF
-RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY, CIRCLE, HIDDEN_ATOM, REPLACEMENT, UNIFORM_NOISE, COUNT, KIND, ROOT, GROWTH = range(13)
-"""Streams: one per kind of draw, so that no two share a number."""
+RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY, CIRCLE, HIDDEN_ATOM, REPLACEMENT, UNIFORM_NOISE = range(9)
+COUNT, KIND, ROOT, GROWTH, HIDDEN_BOND, VIEW_START = range(9, 15)
+VIEW_KIND, VIEW_ATOM, VIEW_BOND, VIEW_GROWTH = ((first, first + 1) for first in range(15, 23, 2))
+"""Streams: one per kind of draw, so that no two share a number; pairs of them for two views."""
 
 
 def mix(x: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ def draw_bonds(batch: MoleculeBatch, layout: Layout, bonds_M: Tensor, count_B: T
     """(M,) bool, so many bonds of each molecule (all, where it has no more), each set of them with the same probability."""
     molecule = layout.pair_molecule[bonds_M]
     hashed = bits(stream, seed, epoch, batch.molecule_id[molecule], layout.pair_place[bonds_M])
-    return places_by(molecule, hashed) < count_B[molecule]
+    with_bonds = torch.unique_consecutive(molecule, return_inverse=True)[1]  # molecules may be more than bonds
+    return places_by(with_bonds, hashed) < count_B[molecule]
 
 
 def draw_connected(batch: MoleculeBatch, layout: Layout, count_B: Tensor, *, stream: int, seed: int, epoch: int) -> Tensor:
@@ -70,6 +71,22 @@ def draw_connected(batch: MoleculeBatch, layout: Layout, count_B: Tensor, *, str
         neighbours = torch.zeros_like(molecule).index_add(0, end, chosen[start].long()) > 0
         chosen = chosen | one_of(neighbours & ~chosen & (step < count_B)[molecule], step)
     return chosen
+
+
+def draw_around(
+    batch: MoleculeBatch, layout: Layout, count_B: Tensor, *, stream: int, seed: int, epoch: int, place: int = 0, within: int = MAX_SPD
+) -> Tensor:
+    """(A,) bool, so many atoms of each molecule: a random one and those nearest to it, equally near ones at random. Fewer where there are
+    no more, or none within so many bonds.
+
+    Args:
+        place: another number gives another first atom, where the molecule has another.
+    """
+    molecule = layout.atom_molecule
+    hashed = bits(stream, seed, epoch, batch.molecule_id[molecule], layout.atom_number)
+    first = places_by(molecule, hashed) == (place % layout.cu_atoms.diff())[molecule]
+    away = batch.spd[first[layout.pair_row]].long()  # of their rows, which hold every atom once
+    return (places_by(molecule, (away << 32) + hashed) < count_B[molecule]) & (away <= within)
 
 
 def share_and_one(layout: Layout, share: float) -> Tensor:

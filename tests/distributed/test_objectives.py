@@ -1,24 +1,37 @@
-"""All objectives that need no sidecar, as one sum through fairseq-train: resumed in mid-epoch, and under ZeRO 2 in bfloat16."""
+"""All objectives, as one sum through fairseq-train: resumed in mid-epoch, and under ZeRO 2 in bfloat16."""
 
 import math
+import shutil
 
 import pytest
 
+from moleblend_fs.cli.main import main
+from moleblend_fs.data.store import Store
 from moleblend_fs.objectives.registry import objectives
+from moleblend_fs.sources.sidecar_kinds import kinds
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, checkpoint, differing, identical, run, zero
 
 pytestmark = pytest.mark.slow
-EVERY = [name for name, found in objectives().items() if not found(found.Options()).sidecars()]
-"""All that learn from a store alone."""
+EVERY = list(objectives())
 SUM = ("--criterion", "pretrain", "--objective", ",".join(EVERY), "--batch-size", "16", "--negatives-group", "8", "--no-epoch-checkpoints")
 
 
-def test_resumed_in_the_middle_of_an_epoch(qm9_store, tmp_path):
+@pytest.fixture(scope="module")
+def store(qm9_store, tmp_path_factory):
+    """A copy of the store, with every sidecar."""
+    path = tmp_path_factory.mktemp("with_sidecars") / "qm9"
+    shutil.copytree(qm9_store.path, path)
+    for name in kinds():
+        assert main(["preprocess-sidecar", name, str(path), "--workers", "1", "--no-progress"]) == 0
+    return Store(path)
+
+
+def test_resumed_in_the_middle_of_an_epoch(store, tmp_path):
     """The weights and moments at the end are, bit for bit, those of a run that was never stopped."""
-    whole = run(qm9_store, tmp_path / "whole", *SUM, *ADAM, "--max-update", "5", ranks=1)
-    run(qm9_store, tmp_path / "parts", *SUM, *ADAM, "--max-update", "2", ranks=1)
-    rest = run(qm9_store, tmp_path / "parts", *SUM, *ADAM, "--max-update", "5", ranks=1)
+    whole = run(store, tmp_path / "whole", *SUM, *ADAM, "--max-update", "5", ranks=1)
+    run(store, tmp_path / "parts", *SUM, *ADAM, "--max-update", "2", ranks=1)
+    rest = run(store, tmp_path / "parts", *SUM, *ADAM, "--max-update", "5", ranks=1)
     assert differing(rest.logged("train_inner"), whole.logged("train_inner")[2:], rel=0, units=0) == []
     assert identical(checkpoint(tmp_path / "parts"), checkpoint(tmp_path / "whole"))
     logged = whole.logged("train_inner")[0]
@@ -27,9 +40,9 @@ def test_resumed_in_the_middle_of_an_epoch(qm9_store, tmp_path):
 
 
 @needs_deepspeed
-def test_zero_2_and_bfloat16(qm9_store, tmp_path):
+def test_zero_2_and_bfloat16(store, tmp_path):
     """Two ranks train all of them: every loss is finite, and the sum falls."""
-    done = run(qm9_store, tmp_path, *SUM, *zero(2), "--bf16", "--max-update", "12")
+    done = run(store, tmp_path, *SUM, *zero(2), "--bf16", "--max-update", "12")
     losses = [{key: float(value) for key, value in line.items() if key.endswith("loss")} for line in done.logged("train_inner")]
     assert len(losses) == 12
     assert all(math.isfinite(value) for line in losses for value in line.values())

@@ -97,6 +97,17 @@ def test_bonds_are_drawn_alike():
     assert not torch.equal(drawn, again)
 
 
+def test_bonds_are_drawn_where_molecules_are_more_than_bonds():
+    batch = batch_of([graph(smiles, i) for i, smiles in enumerate(("C", "[Na+].[Cl-]", "C", "CO", "C", "CCO"))])
+    layout = Layout(batch.num_atoms, "cpu")
+    bonds = bonds_of(batch, layout)
+    one_each = draw_bonds(batch, layout, bonds, torch.ones_like(layout.cu_atoms[1:]), stream=1, seed=1, epoch=1)
+    assert one_each[0]
+    assert int(one_each[1:].sum()) == 1
+    none = draw_bonds(batch, layout, bonds[:0], torch.ones_like(layout.cu_atoms[1:]), stream=1, seed=1, epoch=1)
+    assert none.tolist() == []
+
+
 def first_kept():
     """About half of the atoms, and the first of every molecule."""
     return HALF.index_fill(0, LAYOUT.cu_atoms[:-1], True)

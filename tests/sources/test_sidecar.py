@@ -1,31 +1,40 @@
-"""Sidecars: RDKit's descriptors of a store's molecules, in one go, in parts, and after a stop; whose they are; their statistics."""
+"""Sidecars: what is computed of a store's molecules, in one go, in parts, and after a stop; whose it is; what could not be computed."""
 
+import csv
 import json
+import os
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
+import rdkit
 from rdkit import Chem
-from rdkit.Chem import Descriptors
+from rdkit.Chem import Descriptors, Fragments
 
 from moleblend_fs.chem.descriptors import descriptors
 from moleblend_fs.cli.main import main
-from moleblend_fs.data.sidecar import Sidecar, column_statistics
+from moleblend_fs.data.sidecar import FLAGS, NUMBERS, Sidecar, column_statistics
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.store_parts import ShardNumber
 from moleblend_fs.data.structures import smiles_of_store
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources.sidecar import make_sidecar, merge_sidecar
+from moleblend_fs.sources.sidecar_kinds import Values, kinds
 from tests.conftest import preprocessed
 
+EVERY = tuple(kinds())
 SMILES = [f"{'C' * k}{x}" for k in range(1, 16) for x in ("O", "N", "c1ccccc1", "[Si](C)(C)C")]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A store of 60 molecules with its descriptors."""
+    """A store of 60 molecules with all sidecars."""
     folder = tmp_path_factory.mktemp("sidecar")
     (folder / "a.smi").write_text("\n".join(SMILES))
     store = preprocessed(folder / "store", "smiles", str(folder / "a.smi"))
-    assert main(["preprocess-sidecar", "descriptors", str(store.path), "--workers", "1", "--no-progress"]) == 0
+    for name in EVERY:
+        assert main(["preprocess-sidecar", name, str(store.path), "--workers", "1", "--no-progress"]) == 0
     return store
 
 
@@ -75,35 +84,146 @@ def test_what_is_not_finite_is_missing(monkeypatch):
     assert (values[3:] == 1).all()
 
 
-@pytest.mark.parametrize("bytes_left", [0, 4 * 217 * 10 + 3])
-def test_a_run_goes_on_where_it_was(made, tmp_path, bytes_left):
-    store, path = bare(made, tmp_path), made.path / "sidecars/descriptors"
-    partial = store.path / "sidecars/descriptors.partial"
+def begun(store, kind, path):
+    """The folder of a run that was stopped before it had anything."""
+    partial = path.with_name(path.name + ".partial")
     partial.mkdir(parents=True)
-    about = {"name": "descriptors", "records_sha256": store.manifest.records_sha256, "molecules": [0, len(store)]}
-    versions = json.loads((path / "manifest.json").read_text())["versions"]
-    import rdkit
-
-    assert versions["rdkit"] == rdkit.__version__
-    about |= {"columns": list(Sidecar(made, "descriptors").manifest.columns), "rdkit": rdkit.__version__}
-    (partial / "request.json").write_text(json.dumps(about))
-    whole = (path / "values.f4").read_bytes()
-    marked = b"\0" * (bytes_left // (4 * 217) * 4 * 217)  # would be other values if they were computed again
-    (partial / "values.f4").write_bytes(marked + whole[len(marked) : bytes_left])
-    assert main(["preprocess-sidecar", "descriptors", str(store.path), "--workers", "1", "--no-progress"]) == 0
-    assert (store.path / "sidecars/descriptors/values.f4").read_bytes() == marked + whole[len(marked) :]
+    about = {"name": kind.name, "records_sha256": store.manifest.records_sha256, "molecules": [0, len(store)]}
+    (partial / "request.json").write_text(json.dumps(about | {"columns": list(kind.columns), "rdkit": rdkit.__version__}))
+    return partial
 
 
-def test_parts_are_the_whole(made, tmp_path):
+@pytest.mark.parametrize("name", ["descriptors", "fragments"])
+@pytest.mark.parametrize("rows_left", [0, 10.1])
+def test_a_run_goes_on_where_it_was(made, tmp_path, name, rows_left):
+    store, path, kind = bare(made, tmp_path), made.path / "sidecars" / name, kinds()[name]
+    partial = begun(store, kind, store.path / "sidecars" / name)
+    whole = (path / kind.file).read_bytes()
+    left, row = int(rows_left * len(whole) / len(store)), len(whole) // len(store)
+    marked = b"\0" * (left // row * row)  # would be other values if they were computed again
+    (partial / kind.file).write_bytes(marked + whole[len(marked) : left])
+    (partial / "failures.jsonl").write_text('[3, "A", "kept"]\n[10, "B", "made again"]\n[1, "C", "unfin')
+    assert main(["preprocess-sidecar", name, str(store.path), "--workers", "1", "--no-progress"]) == 0
+    assert (store.path / "sidecars" / name / kind.file).read_bytes() == marked + whole[len(marked) :]
+    listed = [[str(store.source_row[3]), "A", "kept"]] if rows_left else []
+    assert failures_of(store, name) == listed
+    assert Sidecar(store, name).manifest.failures == len(listed)
+
+
+@pytest.mark.parametrize("unfinished", ["", '{"molecules": 3, "at'])
+def test_counting_goes_on_where_it_was(made, tmp_path, unfinished):
+    """Counts of the first 10 molecules are taken as they stand there, those of the others are added."""
+    store, kind = bare(made, tmp_path), kinds()["contexts"]
+    partial = begun(store, kind, store.path / "sidecars/contexts")
+    (partial / kind.file).write_text(json.dumps({"molecules": 10, "atoms": [["X", 7, 1000]], "bonds": []}) + "\n" + unfinished)
+    assert main(["preprocess-sidecar", "contexts", str(store.path), "--workers", "1", "--no-progress"]) == 0
+    first, *found = Sidecar(store, "contexts").manifest.vocabularies["atoms"]
+    assert (first.name, first.code, first.count) == ("X", 7, 1000)
+    rest = Counter(name for _, (s,) in rows_of(store, range(10, 60)) for name in rdkits_atoms(s))
+    assert {entry.name: entry.count for entry in found} == rest
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_parts_are_the_whole(made, tmp_path, name):
     store = bare(made, tmp_path)
-    words = ["preprocess-sidecar", "descriptors", str(store.path), "--no-progress"]
+    words = ["preprocess-sidecar", name, str(store.path), "--no-progress"]
     assert main([*words, "--shard", "1/2", "--workers", "2"]) == 0
     assert main([*words, "--merge"]) == 2
     assert main([*words, "--shard", "0/2", "--workers", "1"]) == 0
     assert main([*words, "--merge"]) == 0
-    assert Sidecar(store, "descriptors").manifest == Sidecar(made, "descriptors").manifest
-    assert [path.name for path in (store.path / "sidecars").iterdir()] == ["descriptors"]
+    assert Sidecar(store, name).manifest == Sidecar(made, name).manifest
+    assert [path.name for path in (store.path / "sidecars").iterdir()] == [name]
+    here, there = ({path.name: path.read_bytes() for path in (s.path / "sidecars" / name).iterdir()} for s in (store, made))
+    assert here == there
     assert main(words) == 2
+
+
+def rows_of(store, part):
+    return ((index, (smiles,)) for index, smiles in smiles_of_store(store, part))
+
+
+def failures_of(store, name):
+    with open(store.path / "sidecars" / name / "failures.csv", newline="") as stream:
+        header, *lines = csv.reader(stream)
+    assert header == ["row", "input", "reason"]
+    return lines
+
+
+def lengths(smiles):
+    """(2,) of molecules with an O; others fail in some of the ways that there are."""
+    if "Si" in smiles:
+        raise ValueError("silicon, of all things")
+    if smiles == "CCCN":
+        os.kill(os.getpid(), 9)
+    if smiles == "CCN":
+        raise KeyError("boom")
+    return np.array([len(smiles), np.nan])
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_molecules_that_fail_are_listed(made, tmp_path, shards):
+    """In the order of the store and with what went wrong; their rows have no value; the others' have."""
+    store = bare(made, tmp_path)
+    for kind in (Values(lengths, ("length", "nothing"), NUMBERS), Values(lengths, ("length", "nothing"), FLAGS)):
+        for index in range(shards):
+            make_sidecar(store, kind, workers=1, shard=ShardNumber(index, shards) if shards > 1 else None, progress=False)
+        if shards > 1:
+            merge_sidecar(store, kind)
+        sidecar, listed = Sidecar(store, "lengths"), failures_of(store, "lengths")
+        failing = [(i, s) for i, (s,) in rows_of(store, range(60)) if "Si" in s or s in ("CCN", "CCCN")]
+        assert [(int(row), given) for row, given, _ in listed] == [(int(store.source_row[i]), s) for i, s in failing]
+        reasons = {given: reason for _, given, reason in listed}
+        assert len(reasons) == sidecar.manifest.failures == 17
+        assert reasons["C[Si](C)(C)C"] == "silicon, of all things"
+        assert reasons["CCN"] == "KeyError: 'boom'"
+        assert "died (SIGKILL)" in reasons["CCCN"]
+        bad = np.isin(np.arange(60), [i for i, _ in failing])
+        values = sidecar.raw(range(60))
+        gone = np.isnan(values) if kind.kind == NUMBERS else values == 255
+        assert gone[:, 0].tolist() == bad.tolist()
+        assert sidecar.manifest.without == 17
+        shutil.rmtree(sidecar.path)
+
+
+def test_fragments_are_rdkits(made):
+    sidecar = Sidecar(made, "fragments")
+    assert len(sidecar.manifest.columns) == 85
+    (index, smiles), *_ = list(smiles_of_store(made, [18]))
+    counted = {name: getattr(Fragments, name)(Chem.MolFromSmiles(smiles)) for name in sidecar.manifest.columns}
+    assert sidecar.raw([index])[0].tolist() == [int(n > 0) for n in counted.values()]
+    assert sidecar.carried([index]).dtype == np.uint8
+    assert 0 < sidecar.raw([index]).sum() < 10
+
+
+def rdkits_atoms(smiles):
+    """GROVER's names of a molecule's atoms' contexts, from RDKit's own molecule."""
+    for atom in Chem.MolFromSmiles(smiles).GetAtoms():
+        near = Counter(f"{bond.GetOtherAtom(atom).GetSymbol()}-{bond.GetBondType()}" for bond in atom.GetBonds())
+        yield "_".join([atom.GetSymbol(), *(f"{part}{near[part]}" for part in sorted(near))])
+
+
+def rdkits_bonds(smiles):
+    """The same of bonds, without the direction that the store does not have."""
+
+    def told(bond):
+        return f"({bond.GetBondType()}-{bond.GetStereo()})"
+
+    for bond in Chem.MolFromSmiles(smiles).GetBonds():
+        ends = (bond.GetBeginAtom(), bond.GetEndAtom())
+        near = Counter(f"{end.GetSymbol()}-{told(b)}" for end in ends for b in end.GetBonds() if b.GetIdx() != bond.GetIdx())
+        yield "_".join([told(bond), *(f"{part}{near[part]}" for part in sorted(near))])
+
+
+def test_vocabularies_are_counted_over_the_store(made):
+    """Against RDKit's molecules; most frequent first, then by name."""
+    sidecar = Sidecar(made, "contexts")
+    assert sidecar.carried([1, 2]) is None
+    for what, names in (("atoms", rdkits_atoms), ("bonds", rdkits_bonds)):
+        expected = Counter(name for _, (smiles,) in rows_of(made, range(60)) for name in names(smiles))
+        found = sidecar.manifest.vocabularies[what]
+        assert {entry.name: entry.count for entry in found} == expected
+        assert [(-e.count, e.name) for e in found] == sorted((-e.count, e.name) for e in found)
+        assert len({entry.code for entry in found}) == len(found) > 5
 
 
 def test_sidecars_of_other_stores_are_refused(made, tmp_path):

@@ -1,0 +1,188 @@
+"""The sidecars that there are: what is computed of a molecule, and how it is kept."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from moleblend_fs.chem.contexts import contexts
+from moleblend_fs.chem.descriptors import descriptor_names, descriptors
+from moleblend_fs.chem.fragments import fragment_names, fragments
+from moleblend_fs.data.graph import Failure
+from moleblend_fs.data.record import decode
+from moleblend_fs.data.sidecar import FLAGS, NO_FLAG, NUMBERS, VALUES, VOCABULARIES, Entry, column_statistics
+from moleblend_fs.data.splits import TRAIN, Splitter
+from moleblend_fs.data.store import Store
+from moleblend_fs.data.structures import smiles_of_store
+from moleblend_fs.data.work_tables import EncodedMolecule
+from moleblend_fs.sources.base import Source
+
+MOLECULES_AT_A_TIME = 4096
+
+
+class Kind(Source):
+    """A sidecar: what workers compute of each molecule (`parse`), and the file that results are appended to, in the store's order.
+
+    Attributes:
+        file: its name; kind: see `data.sidecar`; columns: names of the values.
+    """
+
+    labels = ()
+    splitter = Splitter(kind="none")
+    chunk_rows = 32
+    file: str
+    kind: str
+    columns: tuple[str, ...] = ()
+
+    def files(self) -> list[Path]:
+        return []
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    def rows(self, start: int) -> Iterator[tuple[int, Any]]:
+        raise NotImplementedError  # molecules are those of a store, see `molecules`
+
+    @abstractmethod
+    def molecules(self, store: Store, part: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """(index, what workers need) of some of a store's molecules."""
+
+    @abstractmethod
+    def parse(self, raw: Any) -> EncodedMolecule | Failure:  # type: ignore[override]
+        """What is kept of a molecule, as the record."""
+
+    @abstractmethod
+    def appended(self, results: Sequence[EncodedMolecule | Failure]) -> bytes:
+        """What the file gets of molecules that follow each other."""
+
+    @abstractmethod
+    def cut_to_whole(self, path: Path) -> int:
+        """Take off the file what a stopped run left of something unfinished; how many molecules are in it."""
+
+    @abstractmethod
+    def contents(self, store: Store, folder: Path) -> dict[str, Any]:
+        """What the manifest says of all molecules, of which the file in this folder is whole now."""
+
+
+class Values(Kind):
+    """A row of values for each molecule, from its SMILES.
+
+    Args:
+        function: of a SMILES; ValueError where it has none. The sidecar has its name.
+        columns: their names.
+        kind: numbers or flags.
+    """
+
+    def __init__(self, function: Callable[[str], np.ndarray], columns: tuple[str, ...], kind: str):
+        self.name, self.function, self.columns, self.kind = function.__name__, function, columns, kind
+        self.file, self.dtype = VALUES[kind]
+        self.row_bytes = np.dtype(self.dtype).itemsize * len(columns)
+        self.nothing = np.full(len(columns), np.nan if kind == NUMBERS else NO_FLAG, self.dtype).tobytes()
+
+    def molecules(self, store: Store, part: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        return smiles_of_store(store, part)
+
+    def parse(self, raw: str) -> EncodedMolecule | Failure:  # type: ignore[override]
+        try:
+            return EncodedMolecule(record=self.function(raw).astype(self.dtype).tobytes(), split=None, scaffold=None)
+        except ValueError as error:
+            return Failure(input=raw, reason=str(error))
+
+    def appended(self, results: Sequence[EncodedMolecule | Failure]) -> bytes:
+        return b"".join(self.nothing if isinstance(result, Failure) else result.record for result in results)
+
+    def cut_to_whole(self, path: Path) -> int:
+        with open(path, "ab") as stream:
+            found = stream.tell() // self.row_bytes
+            stream.truncate(found * self.row_bytes)
+        return found
+
+    def contents(self, store: Store, folder: Path) -> dict[str, Any]:
+        values = np.memmap(folder / self.file, self.dtype, "r", shape=(len(store), len(self.columns)))
+        blocks = [values[start : start + MOLECULES_AT_A_TIME] for start in range(0, len(store), MOLECULES_AT_A_TIME)]
+        gone = np.concatenate([(np.isnan(b) if self.kind == NUMBERS else b == NO_FLAG).sum(axis=1) for b in blocks])
+        found = {"missing": int(gone.sum()), "without": int((gone == len(self.columns)).sum()), "statistics": (), "statistics_of": ""}
+        if self.kind == NUMBERS:
+            split = TRAIN if TRAIN in store.splits and store.manifest.splits[TRAIN].molecules else ""
+            rows = np.asarray(store.split(split)) if split else np.arange(len(store))
+            found |= {"statistics": column_statistics(values, rows), "statistics_of": split}
+        return found | {"values_sha256": _digest(folder / self.file)}
+
+
+class Contexts(Kind):
+    """Vocabularies of what is around atoms and bonds, counted over the store; each chunk of molecules gives a line of counts."""
+
+    name = contexts.__name__
+    kind = VOCABULARIES
+    chunk_rows = 256
+    file = "counts.jsonl"
+    names: ClassVar[tuple[str, ...]] = ("atoms", "bonds")
+
+    def molecules(self, store: Store, part: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        for index, record in zip(part, store.records(part), strict=True):
+            graph = decode(record)[1]
+            yield index, (graph.smiles, graph.atom_features[:, 0], graph.bonds, graph.bond_classes)
+
+    def parse(self, raw: Any) -> EncodedMolecule | Failure:  # type: ignore[override]
+        return EncodedMolecule(record=json.dumps(contexts(*raw[1:])).encode(), split=None, scaffold=None)
+
+    def appended(self, results: Sequence[EncodedMolecule | Failure]) -> bytes:
+        counts = {name: Counter[tuple[str, int]]() for name in self.names}
+        for result in results:
+            if not isinstance(result, Failure):
+                _add(counts, json.loads(result.record))
+        listed = {name: [[*entry, number] for entry, number in found.items()] for name, found in counts.items()}
+        return json.dumps({"molecules": len(results)} | listed).encode() + b"\n"
+
+    def cut_to_whole(self, path: Path) -> int:
+        molecules = whole = 0
+        with open(path, "ab+") as stream:
+            stream.seek(0)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    break
+                molecules, whole = molecules + int(json.loads(line)["molecules"]), whole + len(line)
+            stream.truncate(whole)
+        return molecules
+
+    def contents(self, store: Store, folder: Path) -> dict[str, Any]:
+        counts = {name: Counter[tuple[str, int]]() for name in self.names}
+        with open(folder / self.file, "rb") as stream:
+            for line in stream:
+                _add(counts, json.loads(line))
+        entries = {name: [Entry(name=text, code=code, count=n) for (text, code), n in found.items()] for name, found in counts.items()}
+        for found in entries.values():
+            found.sort(key=lambda entry: (-entry.count, entry.name))
+            assert len({entry.code for entry in found}) == len({entry.name for entry in found}) == len(found), "two contexts with one code"
+        (folder / self.file).unlink()
+        digest = hashlib.sha256(json.dumps({name: [astuple(entry) for entry in found] for name, found in entries.items()}).encode())
+        vocabularies = {name: tuple(found) for name, found in entries.items()}
+        about = {"missing": 0, "without": 0, "statistics": (), "statistics_of": ""}
+        return about | {"vocabularies": vocabularies, "values_sha256": digest.hexdigest()}
+
+
+def _add(counts: dict[str, Counter[tuple[str, int]]], found: dict[str, list[tuple[str, int, int]]]) -> None:
+    for name, counter in counts.items():
+        for text, code, number in found[name]:
+            counter[text, code] += number
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def kinds() -> dict[str, Kind]:
+    """Name -> sidecar."""
+    found: tuple[Kind, ...] = (
+        Values(descriptors, descriptor_names(), NUMBERS),
+        Values(fragments, fragment_names(), FLAGS),
+        Contexts(),
+    )
+    return {kind.name: kind for kind in found}
