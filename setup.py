@@ -27,6 +27,7 @@ EXTRAS = {
     "distributed": [*TRAIN, "deepspeed>=0.19"],
     "report": [*TRAIN, "matplotlib>=3.9"],
     "tune": [*TRAIN, "optuna>=5.0"],
+    "explain": [*TRAIN, "captum>=0.8"],
     "qm9": [*TRAIN, "qm9pack>=1.0.3"],
     "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=2", "latex2mathml>=3.78"],
     "dev": [*TRAIN, "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11", "build>=1.2", *ONNX, "onnx>=1.17"],

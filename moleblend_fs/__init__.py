@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "Predictor": "moleblend_fs.predictions.api",
     "Embedder": "moleblend_fs.predictions.embedder",
+    "Explainer": "moleblend_fs.predictions.explainer",
     "Finetuner": "moleblend_fs.finetune.estimators",
     "MoleBlendRegressor": "moleblend_fs.finetune.estimators",
     "MoleBlendClassifier": "moleblend_fs.finetune.estimators",

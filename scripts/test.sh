@@ -5,7 +5,7 @@
 #                                                 namespaces. As root; installs Slurm with apt-get where it is missing.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/_env.sh"
-ensure_environment chem report tables tune qm9 distributed dev
+ensure_environment chem report tables tune explain qm9 distributed dev
 cd -- "$ROOT"
 if [ "${1:-}" = --cluster ]; then
     shift

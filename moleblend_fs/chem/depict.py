@@ -1,5 +1,7 @@
 """Pictures of molecules: drawn from their SMILES, with stereochemistry, atoms numbered as the store numbers them."""
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -16,6 +18,9 @@ MOST_MATCHED = 200
 """Atoms of molecules whose SMILES is laid on the stored atoms; larger ones are drawn as they are stored."""
 LONGEST_SMILES = 2000
 """Characters of a SMILES that a picture is made of."""
+Colour = tuple[float, float, float]
+LOW, HIGH = (0.34, 0.63, 0.86), (0.95, 0.52, 0.24)
+"""Colours of what lowers and what raises a prediction, blue and orange: those who are colour-blind tell them apart, too."""
 
 
 def molecule_from_graph(graph: MolecularGraph) -> Chem.Mol:
@@ -107,8 +112,14 @@ def smiles_svg(smiles: str, *, width: int = 240, height: int = 180) -> str | Non
     return None if molecule is None else as_svg(laid_out(molecule), smiles, width=width, height=height)
 
 
-def as_svg(molecule: Chem.Mol, name: str, *, width: int, height: int, numbers: bool = False) -> str:
-    """A molecule that was laid out, as an SVG element with a name for those who do not see it."""
+def as_svg(
+    molecule: Chem.Mol, name: str, *, width: int, height: int, numbers: bool = False, shades: Mapping[int, Colour] | None = None
+) -> str:
+    """A molecule that was laid out, as an SVG element with a name for those who do not see it.
+
+    Args:
+        shades: atom -> colour of the disc behind it.
+    """
     drawer = rdMolDraw2D.MolDraw2DSVG(width, height)
     options: Any = drawer.drawOptions()
     options.clearBackground = False
@@ -116,7 +127,8 @@ def as_svg(molecule: Chem.Mol, name: str, *, width: int, height: int, numbers: b
     options.prepareMolsBeforeDrawing = False
     options.fixedBondLength = width / 9
     options.padding = 0.08
-    drawer.DrawMolecule(molecule)
+    options.atomHighlightsAreCircles, options.fillHighlights = True, True
+    drawer.DrawMolecule(molecule, highlightAtoms=list(shades or {}), highlightAtomColors=dict(shades or {}), highlightBonds=[])
     drawer.FinishDrawing()
     svg = drawer.GetDrawingText()
     name = "".join(c if c.isprintable() else "\ufffd" for c in name[:300].encode(errors="replace").decode())
@@ -124,3 +136,24 @@ def as_svg(molecule: Chem.Mol, name: str, *, width: int, height: int, numbers: b
     start = svg.index("<svg") + len("<svg")
     body_at = svg.index(">", start) + 1
     return f"{head}{svg[start:body_at]}<title>{escape(name)}</title>{svg[body_at:]}"
+
+
+def coloured_svg(graph: MolecularGraph, shares: Sequence[float], titles: Sequence[str], *, width: int = 360, height: int = 300) -> str:
+    """The molecule with its atoms' indices, and behind each atom a disc whose colour says its share.
+
+    Args:
+        shares: of each atom, -1 (`LOW`) to 1 (`HIGH`); white for 0. titles: what to say of each atom where the mouse rests.
+    """
+    molecule = drawing(graph, numbers=True)
+    shades = {i: mixed(share) for i, share in enumerate(shares)}
+    svg = as_svg(molecule, graph.smiles, width=width, height=height, numbers=True, shades=shades)
+    for i, title in enumerate(titles):
+        svg = re.sub(rf"(<ellipse [^>]*class='atom-{i}'[^>]*?)/>", rf"\1><title>{escape(title)}</title></ellipse>", svg, count=1)
+    return svg
+
+
+def mixed(share: float) -> Colour:
+    """White at 0, `LOW` at -1, `HIGH` at 1."""
+    end, weight = (HIGH if share > 0 else LOW), min(1.0, abs(share))
+    red, green, blue = (1 - weight * (1 - part) for part in end)
+    return red, green, blue

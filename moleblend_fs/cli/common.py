@@ -29,9 +29,10 @@ def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
 
 
-def add_rows_arguments(parser: argparse.ArgumentParser) -> None:
-    """How molecules that are in no store are read."""
-    parser.add_argument("--smiles", nargs="+", metavar="SMILES", help="molecules, in place of an input")
+def add_rows_arguments(parser: argparse.ArgumentParser, *, smiles: bool = True) -> None:
+    """How molecules that are in no store are read; with an option for SMILES, where they are not words of the command."""
+    if smiles:
+        parser.add_argument("--smiles", nargs="+", metavar="SMILES", help="molecules, in place of an input")
     parser.add_argument("--smiles-column", metavar="NAME", help="the table's column of SMILES (default: the one that is called smiles)")
     parser.add_argument("--format", choices=("csv", "smiles", "sdf"), help="what the input is (default: told from its content)")
     parser.add_argument("--hydrogens", choices=("none", "explicit"), help="for models that do not say what they were trained on")

@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "predict properties of molecules in tables, lists, SD files, stores or on the command line, as CSV",
     "embed": "representations of molecules, or of their atoms, as arrays or CSV",
     "export": "write a model as an ONNX file, which predicts without torch",
+    "explain": "what predictions rest on: atoms and relations, as a page, a picture or a table",
     "convert": "read a checkpoint of the reference release and write ours (safetensors + JSON)",
     "check-golden": "compare the model with a file of reference outputs",
     "report": "draw the curves and tables of finished runs as one HTML page",
@@ -34,6 +35,7 @@ COMMANDS = {
 EXTRA_OF = {
     **dict.fromkeys(("torch", "fairseq", "fairseq_cli", "omegaconf", "lmdb", "safetensors", "sklearn", "scipy", "tqdm"), "train"),
     **dict.fromkeys(("rdkit", "ogb", "pandas"), "chem"),
+    "captum": "explain",
     "matplotlib": "report",
     "onnxruntime": "onnx",
     "onnx": "export",

@@ -51,15 +51,16 @@ class Block(nn.Module):
         self.ffn_out = Linear(config.ffn_dim, d)
         self.ffn_norm = LayerNorm(d)
 
-    def forward(self, sum_Td: Tensor, norm: nn.LayerNorm, bias: Any, layout: Layout) -> Tensor:
+    def forward(self, sum_Td: Tensor, norm: nn.LayerNorm | None, bias: Any, layout: Layout) -> Tensor:
         """One block, from one residual sum to the next.
 
         Args:
             sum_Td: (T, d) what `norm` turns into the block's input: the previous block's residual sum.
-            norm: the previous block's last norm, so that sums are kept for the backward pass and their norms are not.
+            norm: the previous block's last norm, so that sums are kept for the backward pass and their norms are not. None where `sum_Td`
+                is the block's input itself.
             bias: from `ops.attention.prepare_bias`.
         """
-        x_Td, qkv = norm_linear(sum_Td, norm, self.qkv)
+        x_Td, qkv = (sum_Td, self.qkv(sum_Td)) if norm is None else norm_linear(sum_Td, norm, self.qkv)
         qkv = qkv.view(len(x_Td), 3, self.heads, -1)
         attended = attention_linear(qkv, bias, layout, self.attention_dropout if self.training else 0.0, self.attention_out)
         sum_Td = x_Td + self._branch(attended, layout)
@@ -84,13 +85,17 @@ class Encoder(nn.Module):
         last = max(config.layers - 1, 1)
         self.blocks = nn.ModuleList(Block(config, config.drop_path * i / last) for i in range(config.layers))
 
-    def forward(self, x_Td: Tensor, bias: Any, layout: Layout, blocks: int | None = None) -> Tensor:
-        """(T, d) representations of all tokens, from their embedding sums; after the first `blocks` blocks where that is given."""
-        norm: nn.LayerNorm = self.embedding_norm
+    def forward(self, x_Td: Tensor, bias: Any, layout: Layout, blocks: int | None = None, *, normalised: bool = False) -> Tensor:
+        """(T, d) representations of all tokens, from their embedding sums; after the first `blocks` blocks where that is given.
+
+        Args:
+            normalised: whether the sums went through `embedding_norm` already.
+        """
+        norm: nn.LayerNorm | None = None if normalised else self.embedding_norm
         for number, block in enumerate(self.blocks[:blocks]):
             if self.training and number < self.checkpoint_layers:
                 x_Td = checkpoint(block, x_Td, norm, bias, layout, use_reentrant=False)
             else:
                 x_Td = block(x_Td, norm, bias, layout)
             norm = block.ffn_norm  # type: ignore[assignment]
-        return norm(x_Td)
+        return x_Td if norm is None else norm(x_Td)

@@ -85,11 +85,21 @@ class MoleBlend(nn.Module):
 
     def encode(self, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> tuple[Tensor, Tensor]:
         """Token representations (T, d), those after the first `blocks` blocks where that is given, and the pairs' attention bias (P, H)."""
+        tokens, bias = self.embed(batch, shown, layout)
+        return self.encode_embedded(tokens, bias, layout, blocks), bias
+
+    def embed(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
+        """What goes into the encoder: embedding sums of all tokens (T, d), and the pairs' attention bias (P, H)."""
         bias, gaussian_sums = self.relations(batch, shown, layout)
-        tokens = self.atoms(batch, shown, gaussian_sums, layout)
+        return self.atoms(batch, shown, gaussian_sums, layout), bias
+
+    def encode_embedded(
+        self, tokens_Td: Tensor, bias_PH: Tensor, layout: Layout, blocks: int | None = None, *, normalised: bool = False
+    ) -> Tensor:
+        """Token representations (T, d) of what `embed` gave; `normalised`: after the encoder's `embedding_norm`."""
         width = self.config.embed_dim // self.config.attention_heads
-        bias_of_layers = prepare_bias(bias, self.relations.graph_bias, layout, width)
-        return self.encoder(tokens, bias_of_layers, layout, blocks), bias
+        bias = prepare_bias(bias_PH, self.relations.graph_bias, layout, width)
+        return self.encoder(tokens_Td, bias, layout, blocks, normalised=normalised)
 
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
         """All of `HEADS` that the model carries on one packed batch: their predictions, or their losses where there are targets."""

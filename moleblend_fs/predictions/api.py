@@ -17,7 +17,7 @@ from moleblend_fs.inference.comparison import parse_allowed
 from moleblend_fs.predictions.opening import open_model
 from moleblend_fs.predictions.predictive import Computing
 from moleblend_fs.predictions.preparing import prepare
-from moleblend_fs.predictions.rows import made_of
+from moleblend_fs.predictions.rows import Made, made_of
 from moleblend_fs.predictions.table import LEVEL, PredictionTable
 from moleblend_fs.predictions.windows import Per, Window, windows
 from moleblend_fs.sources.incoming import Incoming, IncomingMols, IncomingSmiles, find_smiles_column, open_incoming
@@ -101,9 +101,8 @@ class Reader:
         self._told: set[str] = set()
         self._tell = tell or partial(warnings.warn, stacklevel=5)
 
-    def _windows(
-        self, incoming: Incoming, described: Described, inputs: str, purpose: Literal["predict", "embed"], forward: Computing, per: Per
-    ) -> Iterator[Window]:
+    def _rows(self, incoming: Incoming, described: Described, inputs: str, purpose: Literal["predict", "embed"]) -> Iterator[list[Made]]:
+        """All rows with their molecules, made as for the model's training."""
         name = str(incoming.files()[0]) if incoming.files() else "the molecules"
         said = prepare(incoming, described, purpose=purpose, inputs=inputs, name=name, hydrogens=self._hydrogens, allowed=self._allowed)
         for line in [line for line in [*incoming.notes, *said] if line not in self._told]:
@@ -113,7 +112,12 @@ class Reader:
         if workers is None:
             few = not incoming.files() and incoming.count() <= FEW
             workers = 0 if few else min(8, os.cpu_count() or 1)
-        yield from windows(made_of(incoming, workers=workers, row_timeout=self._timeout), forward, per=per)
+        return made_of(incoming, workers=workers, row_timeout=self._timeout)
+
+    def _windows(
+        self, incoming: Incoming, described: Described, inputs: str, purpose: Literal["predict", "embed"], forward: Computing, per: Per
+    ) -> Iterator[Window]:
+        yield from windows(self._rows(incoming, described, inputs, purpose), forward, per=per)
 
 
 class Predictor(Reader):

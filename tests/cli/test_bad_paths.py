@@ -26,6 +26,7 @@ RUNS = {
     "overlap": ("{store}", "{other}", "--json", "{out}"),
     "export": ("{model}", "{out}"),
     "embed": ("{model}", "{csv}", "{out}", "--hydrogens", "none", "--no-progress"),
+    "explain": ("{model}", "{csv}", "-o", "{out}", "--hydrogens", "none", "--no-progress"),
     "preprocess-sidecar": ("descriptors", "{store}", "--no-progress"),
     "finetune": ("{table}", "{out}", "--target", "y"),
     "tune": ("{table}", "{out}", "--target", "y", "--trials", "1"),
@@ -35,7 +36,7 @@ RUNS = {
 """Command -> its words; {out} is what it writes, all others are what it reads."""
 FOLDERS = ("convert", "preprocess", "merge")
 """Commands whose output is a folder that must not exist yet."""
-ENDINGS = {"embed": ".npy", "export": ".onnx"}
+ENDINGS = {"embed": ".npy", "export": ".onnx", "explain": ".html"}
 """What names of outputs must end in."""
 BAD_OUTPUTS = {
     "a full device": "/dev/full",

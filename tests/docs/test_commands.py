@@ -115,6 +115,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend predict runs/bbbp.onnx": Run(),
         "moleblend export runs/pretrain": Check("README's checkpoint, and the one above is run"),
         "moleblend embed runs/encoder.onnx": Run((("runs/encoder.onnx", "runs/bbbp.onnx"),)),
+        "moleblend explain runs/bbbp": Run((("runs/bbbp/checkpoint_best.pt", "runs/untrained"),)),
         "moleblend embed runs/pretrain": Run((("runs/pretrain/checkpoint_best.pt", "runs/untrained"),)),
     },
     "docs/reliability.md": {
