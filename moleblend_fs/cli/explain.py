@@ -119,11 +119,14 @@ def explain(arguments: argparse.Namespace, outs: Sequence[Path]) -> int:
 
 
 def explained(explainer: Any, incoming: Any, *, progress: bool) -> Iterator[Any]:
-    """All molecules, with a bar where there are several."""
-    from tqdm import tqdm
+    """All molecules, with a line of progress where there are several."""
+    from moleblend_fs.predictions.progress import RowProgress
 
     total = incoming.count()
-    yield from tqdm(explainer.each(incoming), total=total, unit=" molecules", disable=not progress or total < 2)
+    with RowProgress(total, shown=progress and total > 1) as line:
+        for each in explainer.each(incoming):
+            yield each
+            line.add(1)
 
 
 def lines(found: Sequence[Any]) -> Iterator[Sequence[object]]:
