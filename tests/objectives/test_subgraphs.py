@@ -9,7 +9,7 @@ import torch
 
 from moleblend_fs.data.graph import MAX_SPD, UNREACHABLE
 from moleblend_fs.model.shown import show_all
-from moleblend_fs.objectives.subgraphs import bonds_in, bonds_of, draw_bonds, paths_over, paths_through, select_atoms
+from moleblend_fs.objectives.subgraphs import bonds_in, bonds_of, draw_around, draw_bonds, paths_over, paths_through, select_atoms
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_EDGE, SHOW_SPD
 from tests.model.molecules import AWKWARD, ORDINARY, batch_of, graph, mixed_batch
@@ -106,6 +106,28 @@ def test_bonds_are_drawn_where_molecules_are_more_than_bonds():
     assert int(one_each[1:].sum()) == 1
     none = draw_bonds(batch, layout, bonds[:0], torch.ones_like(layout.cu_atoms[1:]), stream=1, seed=1, epoch=1)
     assert none.tolist() == []
+
+
+def test_atoms_around_one():
+    """The nearest ones first, each atom the first one alike; another place, another first atom; never beyond a part or a distance."""
+    batch = batch_of([graph("C" * 9, i) for i in range(300)] + [graph("CCCCC.[Na+]"), graph("C")])
+    layout = Layout(batch.num_atoms, "cpu")
+
+    def around(count, **how):
+        chosen = draw_around(batch, layout, torch.full_like(layout.cu_atoms[1:], count), stream=1, seed=1, epoch=1, **how)
+        return [layout.atom_number[chosen & (layout.atom_molecule == m)].tolist() for m in range(len(batch))]
+
+    first, other, four = around(1), around(1, place=1), around(4)
+    assert all(a != b for a, b in zip(first[:-1], other[:-1], strict=True))
+    assert first[-1] == other[-1] == [0]
+    often = torch.bincount(torch.tensor(first[:300]).view(-1))
+    assert ((often - 300 / 9).abs() < 5 * (300 / 9) ** 0.5).all()
+    for (start,), atoms in zip(first[:300], four[:300], strict=True):
+        distances = sorted(abs(a - start) for a in range(9))
+        assert sorted(abs(a - start) for a in atoms) == distances[:4]
+    assert four[300] == [5] or (len(four[300]) == 4 and 5 not in four[300])
+    assert all(max(abs(a - start) for a in atoms) <= 1 for (start,), atoms in zip(first[:300], around(9, within=1)[:300], strict=True))
+    assert not any(around(0))
 
 
 def first_kept():
