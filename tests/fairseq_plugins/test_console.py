@@ -12,7 +12,7 @@ import pytest
 from fairseq_plugins import console, output_paths
 from fairseq_plugins.patches import loader_processes
 from moleblend_fs.errors import UserError
-from tests.fairseq_plugins.runs import ADAM, BIN, FINETUNE, PRETRAIN, ROOT, SMALL, command, run_here, train, train_command
+from tests.fairseq_plugins.runs import ADAM, BIN, FINETUNE, PRETRAIN, ROOT, SMALL, command, run_here, train, train_forked
 
 COMMON = (*PRETRAIN, *SMALL, *ADAM, "--batch-size", "40")
 
@@ -204,7 +204,7 @@ def test_what_the_console_shows(tmp_path):
 
 def test_a_command_with_folders_that_are_not_there(qm9_store, tmp_path):
     """A log file beside checkpoints that are still to be made, as in the README."""
-    run = train_command(
+    run = train_forked(
         qm9_store.path, tmp_path / "runs" / "a", *COMMON, "--max-update", "1", "--log-file", str(tmp_path / "runs" / "a" / "t.log")
     )
     assert run.code == 0, run.output[-3000:]

@@ -7,7 +7,7 @@ from fairseq_plugins.splits import SHOWN, check_metric, check_validation, count_
 from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
 from tests.fairseq_plugins.conftest import NAN, write_labelled
-from tests.fairseq_plugins.runs import ADAM, FINETUNE, SMALL, train, train_command
+from tests.fairseq_plugins.runs import ADAM, FINETUNE, SMALL, train, train_forked
 from tests.model.molecules import ORDINARY
 
 OPTIONS = (*FINETUNE, *SMALL, *ADAM, "--batch-size", "8", "--max-epoch", "1")
@@ -47,7 +47,7 @@ def test_counts_are_those_of_the_labels(classes):
 
 def test_no_choice_without_both_classes(classes, tmp_path):
     """As a command: told at once, with the counts and what to do; no checkpoint, no update."""
-    run = train_command(classes.path, tmp_path, *OPTIONS, "--targets", "zeros,ones,none")
+    run = train_forked(classes.path, tmp_path, *OPTIONS, "--targets", "zeros,ones,none")
     assert run.code == 2
     assert "Traceback" not in run.output
     assert "begin training epoch" not in run.output

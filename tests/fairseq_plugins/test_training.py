@@ -8,7 +8,7 @@ from fairseq import options as fairseq_options
 
 from moleblend_fs.checkpoint.read import load, read_torch_file
 from moleblend_fs.model.config import PRESETS
-from tests.fairseq_plugins.runs import ADAM, FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments, train, train_command
+from tests.fairseq_plugins.runs import ADAM, FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments, train, train_forked
 
 PRETRAIN_LOSSES = ("spd_loss", "edge_loss", "displacement_loss", "noisy_nodes_loss")
 TIMES = ("_per_second", "wall", "ups")
@@ -95,7 +95,7 @@ def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_had_not(qm9_store, tmp_path
     options = (*PRETRAIN, *SMALL, *ADAM, "--batch-size", "8", "--update-freq", "2")  # 8 updates an epoch
     whole = train(qm9_store.path, tmp_path / "whole", *options, "--max-update", "19")
     folder = tmp_path / "parts"
-    parts = [train_command(qm9_store.path, folder, *options, "--num-workers", "2", "--max-update", stop) for stop in ("5", "19")]
+    parts = [train_forked(qm9_store.path, folder, *options, "--num-workers", "2", "--max-update", stop) for stop in ("5", "19")]
     assert [part.code for part in parts] == [0, 0], parts[-1].output[-3000:]
 
     def steps(run: Run) -> list[dict]:

@@ -11,7 +11,7 @@ from moleblend_fs.checkpoint.read import Checkpoint, save
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import HEADS
 from moleblend_fs.model.moleblend import MoleBlend
-from tests.fairseq_plugins.runs import FINETUNE, NO_DROPOUT, PRETRAIN, SGD, SMALL, Run, torchrun, train, train_command
+from tests.fairseq_plugins.runs import FINETUNE, NO_DROPOUT, PRETRAIN, SGD, SMALL, Run, torchrun, train, train_command, train_forked
 
 pytestmark = pytest.mark.slow
 BATCHES = ("--batch-size", "10", *SMALL, *NO_DROPOUT, *SGD)
@@ -75,7 +75,7 @@ def test_one_update_holds_the_whole_epoch(one_update):
 
 def test_a_rank_that_ran_out_within_an_update(uneven_store, start, one_update, tmp_path):
     options = ("--finetune-from-model", str(start[0]), "--max-epoch", "1", "--update-freq", "2", "--distributed-world-size", "2")
-    two = train_command(uneven_store.path, tmp_path, *PRETRAIN, *BATCHES, *options)
+    two = train_forked(uneven_store.path, tmp_path, *PRETRAIN, *BATCHES, *options)
     assert two.code == 0, two.output[-3000:]
     same_logs(two, one_update)
     assert distance(two, one_update, start[1]) < 1e-6
@@ -112,7 +112,7 @@ def test_finetuning_with_missing_labels(uneven_store, start, tmp_path):
     """All of validation is one batch, so that rank 1 has none."""
     options = ("--finetune-from-model", str(start[0]), "--max-epoch", "1", "--batch-size-valid", "20")
     spread = ("--update-freq", "2", "--distributed-world-size", "2")
-    two = train_command(uneven_store.path, tmp_path / "two", *FINETUNE, *BATCHES, *LABELS, *options, *spread)
+    two = train_forked(uneven_store.path, tmp_path / "two", *FINETUNE, *BATCHES, *LABELS, *options, *spread)
     assert two.code == 0, two.output[-3000:]
     one = train(uneven_store.path, tmp_path / "one", *FINETUNE, *BATCHES, *LABELS, *options, "--update-freq", "4")
     assert one.column("valid", "valid_molecules") == [11]

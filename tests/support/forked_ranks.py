@@ -4,6 +4,7 @@ Each rank is a process of its own, in a session of its own, told who it is as to
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import json
@@ -70,6 +71,14 @@ def fairseq_train(words: list[str]) -> None:
     importlib.import_module("fairseq_cli.train").cli_main()
 
 
+def fairseq_train_by_fork(words: list[str]) -> None:
+    """What the command fairseq-train runs, but that the ranks which it starts itself are forked as well."""
+    from torch import multiprocessing as of_torch
+
+    of_torch.spawn = functools.partial(of_torch.start_processes, start_method="fork")
+    fairseq_train(words)
+
+
 def start(
     words: Sequence[str],
     *,
@@ -84,10 +93,8 @@ def start(
         words: its arguments.
         logs: folder for what each rank says (`rank-0.log`, ...), made anew.
         environment: variables to add.
-        entry: what each rank runs with the words, a module's function; one that runs `fairseq_train` in other surroundings.
+        entry: what each rank runs with the words, a function of a module; such as one that runs `fairseq_train` in other surroundings.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     logs.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -96,14 +103,30 @@ def start(
     processes = []
     for rank, file in enumerate(files):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        everything = {**{name: str(value) for name, value in variables.items()}, "OMP_NUM_THREADS": "1", **(environment or {})}
-        process = context.Process(target=_rank, args=(entry, list(words), str(file), everything))
-        process.start()
-        processes.append(process)
-    return Ranks(list(processes), files)
+        everything = {**{name: str(value) for name, value in variables.items()}, **(environment or {})}
+        processes.append(_forked(entry, words, file, everything))
+    return Ranks(processes, files)
 
 
-def _rank(entry: Callable[[list[str]], None], words: list[str], log: str, environment: dict[str, str]) -> None:
+def start_command(words: Sequence[str], log: Path) -> Ranks:
+    """Start the command fairseq-train, which knows of no ranks but those that its words ask for.
+
+    Args:
+        words: its arguments. log: file for what it says.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return Ranks([_forked(fairseq_train_by_fork, words, log, {})], [log])
+
+
+def _forked(entry: Callable[[list[str]], None], words: Sequence[str], log: Path, environment: Mapping[str, str]) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_run, args=(entry, list(words), str(log), {"OMP_NUM_THREADS": "1", **environment}))
+    process.start()
+    return process
+
+
+def _run(entry: Callable[[list[str]], None], words: list[str], log: str, environment: dict[str, str]) -> None:
     os.setsid()
     os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
