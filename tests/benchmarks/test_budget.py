@@ -1,0 +1,70 @@
+"""The counted update: what is counted is right where it can be told by hand, and the committed table is that of this code."""
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.budget import BANDWIDTH, LAUNCH_ON_DEVICE, RATES, Count, count_update, lines, read_table
+from benchmarks.sizes import draw_sizes
+from moleblend_fs.model.config import PRESETS, ModelConfig
+from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE
+
+
+def apart(function, *arguments):
+    """What a function gives in a process of its own: constants without content would stay in this one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def attention_launches(arch, batches):
+    """(forward, backward) of each batch of sizes."""
+    costs = [count_update(arch, np.array(sizes), DEFAULT_OBJECTIVE).costs for sizes in batches]
+    return [tuple(each[phase, "attention"].launches for phase in ("forward", "backward")) for each in costs]
+
+
+def test_a_product_and_a_sum_by_hand():
+    count = Count(np.array([3]))
+    count.phase = "forward"
+    a, b = torch.zeros(64, 32), torch.zeros(32, 16)
+    with count:
+        product = a @ b
+        product.t().contiguous()
+        product[:, :8] + product[:, 8:]
+    cost = count.costs["forward", "products"]
+    assert (cost.launches, cost.gflop * 1e9) == (1, 2 * 64 * 32 * 16)
+    assert cost.gbytes * 1e9 == pytest.approx(4 * (64 * 32 + 32 * 16 + 64 * 16))
+    assert cost.device_ms == pytest.approx(1e3 * LAUNCH_ON_DEVICE), "the smallest kernel's time, where bytes and operations take less"
+    cost = count.costs["forward", "elementwise"]
+    assert cost.launches == 2
+    assert cost.gbytes * 1e9 == pytest.approx(4 * (2 * 64 * 16 + 3 * 64 * 8))
+
+
+def test_time_is_the_largest_of_three():
+    count = Count(np.array([3]))
+    with count:
+        torch.empty(4096, 4096, device="meta", dtype=torch.bfloat16) @ torch.empty(4096, 4096, device="meta", dtype=torch.bfloat16)
+        torch.empty(1 << 28, device="meta").add(1)
+    assert count.costs["", "products"].device_ms == pytest.approx(2e3 * 4096**3 / RATES[torch.bfloat16])
+    assert count.costs["", "elementwise"].device_ms == pytest.approx(1e3 * 8 * (1 << 28) / BANDWIDTH)
+
+
+def test_kernels_are_counted_by_size_class():
+    """An attention kernel for each size class and layer, and two in the backward pass of long molecules."""
+    layers = ModelConfig(**PRESETS["tiny"]).layers
+    found = apart(attention_launches, "tiny", [[9] * 4, [9, 20], [9, 20, 100]])
+    assert found == [(layers, layers), (2 * layers, 2 * layers), (3 * layers, 4 * layers)]
+
+
+@pytest.mark.slow
+def test_the_committed_table_is_this_codes():
+    committed = read_table()
+    first = committed[0]
+    found = {(line.phase, line.stage): line for line in apart(lines, first.arch, first.set, first.molecules, DEFAULT_OBJECTIVE)}
+    assert found == {(line.phase, line.stage): line for line in committed}, "write it again: python -m benchmarks budget --write"
+
+
+def test_sizes_are_those_of_the_set():
+    assert draw_sizes("pcqm4mv2", 4096, seed=0).mean() == pytest.approx(14.9, abs=0.2)
