@@ -193,7 +193,8 @@ def _launches_counted(counted: list[int]) -> Iterator[None]:
 @contextlib.contextmanager
 def without_gpu() -> Iterator[FakeTensorMode]:
     """Triton's ops are chosen although there is no GPU; tensors have no content; seeds need none."""
-    from moleblend_fs.ops import dispatch
+    from moleblend_fs.model import encoder
+    from moleblend_fs.ops import dispatch, layer_norm
     from moleblend_fs.ops.atom_forces import launch as atom_forces
     from moleblend_fs.ops.attention import launch as attention
 
@@ -203,6 +204,8 @@ def without_gpu() -> Iterator[FakeTensorMode]:
         mock.patch.object(dispatch, "_tested", return_value=None),
         mock.patch.object(attention, "draw_seed", return_value=(1, 2)),
         mock.patch.object(atom_forces, "draw_seed", return_value=(1, 2)),
+        mock.patch.object(layer_norm, "reads_half_precision", lambda x, gain: gain.dtype == x.dtype),
+        mock.patch.object(encoder, "reads_half_precision", lambda x, gain: gain.dtype == x.dtype),
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
     ):
         yield mode

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.ops.attention import attention_linear
+from moleblend_fs.ops.layer_norm import reads_half_precision
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear, gelu_linear, norm_linear
 
@@ -24,10 +25,10 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation computed in float32 for half-precision inputs."""
+    """Layer normalisation with its statistics in float32 for half-precision inputs, too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype not in (torch.float16, torch.bfloat16):
+        if x.dtype not in (torch.float16, torch.bfloat16) or reads_half_precision(x, self.weight):
             return super().forward(x)
         weight, bias = self.weight.float(), self.bias.float()
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)

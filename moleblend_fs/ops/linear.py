@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.precision import at_least_float32
+from moleblend_fs.ops.layer_norm import layer_norm, layer_norm_backward
 
 ONEDNN_MULTIPLICATIONS = 1 << 25
 """Smaller products go to MKL: oneDNN compiles one kernel per shape, and packed batches have new shapes at every step."""
@@ -103,10 +103,7 @@ class Linear(nn.Linear):
 class _NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gain, shift, weight, bias, eps):
-        normed, mean, rstd = torch.native_layer_norm(
-            at_least_float32(x), x.shape[-1:], at_least_float32(gain), at_least_float32(shift), eps
-        )
-        normed = normed.to(x.dtype)
+        normed, mean, rstd = layer_norm(x, gain, shift, eps)
         ctx.save_for_backward(x, mean, rstd, gain, shift, weight)
         ctx.eps = eps
         return normed, product(normed, weight, bias)
@@ -115,22 +112,10 @@ class _NormLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_normed, d_out):
         x, mean, rstd, gain, shift, weight = ctx.saved_tensors
-        normed = torch.native_layer_norm(at_least_float32(x), x.shape[-1:], at_least_float32(gain), at_least_float32(shift), ctx.eps)[0].to(
-            x.dtype
-        )
-        d_weight = product(d_out.t(), normed.t(), None)
+        d_weight = product(d_out.t(), layer_norm(x, gain, shift, ctx.eps)[0].t(), None)
         d_normed = d_normed + product(d_out, weight.t(), None)
-        d_x, d_gain, d_shift = torch.ops.aten.native_layer_norm_backward(
-            at_least_float32(d_normed),
-            at_least_float32(x),
-            x.shape[-1:],
-            mean,
-            rstd,
-            at_least_float32(gain),
-            at_least_float32(shift),
-            [True, True, True],
-        )
-        return d_x.to(x.dtype), d_gain.to(gain.dtype), d_shift.to(shift.dtype), d_weight, d_out.sum(dim=0), None
+        d_x, d_gain, d_shift = layer_norm_backward(d_normed, x, mean, rstd, gain, shift)
+        return d_x, d_gain, d_shift, d_weight, d_out.sum(dim=0), None
 
 
 def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Tensor, Tensor]:
