@@ -36,7 +36,8 @@ def main(args: argparse.Namespace) -> list[Row]:
     for name, path, target in args.table:
         settings = Settings(targets=(target,), split=args.split, repeats=args.repeats)
         out = args.folder / f"{name}-{args.split}"
-        finetune(path, out, settings, jobs=args.jobs, progress=Progress())
+        if not (out / "report.html").is_file():
+            finetune(path, out, settings, jobs=args.jobs, progress=Progress())
         rows += measured(out, target, f"{name}, {args.repeats} {args.split} splits, default settings")
     return rows
 
