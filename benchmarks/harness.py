@@ -15,7 +15,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results.csv"
-PACKAGES = ("torch", "numpy", "triton", "rdkit", "lmdb")
+PACKAGES = ("torch", "numpy", "triton", "rdkit", "lmdb", "onnxruntime")
 
 
 def busy_seconds() -> tuple[float, float]:
