@@ -14,8 +14,9 @@ if [ "${1:-}" = --cluster ]; then
 else
     # With several processes pytest itself does not say that it deselects them.
     [ $# -gt 0 ] || echo "tests/cluster is left out (a real Slurm, two hosts): ./scripts/test.sh --cluster"
-    # As many processes as cores, a file of tests at a time. TEST_PROCESSES=0: one after the other, in this process.
-    set -- --numprocesses "${TEST_PROCESSES:-auto}" --dist loadfile "$@"
+    # A process more than cores, since tests also wait, for ranks to meet or to be missed; a file of tests at a time, in the order of
+    # tests/conftest.py. TEST_PROCESSES=0: one after the other, in this process.
+    set -- --numprocesses "${TEST_PROCESSES:-$(($(nproc) + 1))}" --dist loadfile --no-loadscope-reorder "$@"
 fi
 # Small models, often two processes at a time: more threads than cores would only wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

@@ -64,6 +64,7 @@ def updates(store, folder, ops: str, count: int, *options: str, monkeypatch) -> 
     return run.column("train_inner", "loss") + run.column("train_inner", "gnorm")
 
 
+@pytest.mark.slow
 def test_an_update_does_not_wait_for_the_device(few_atoms, tmp_path, monkeypatch):
     """All of it: loss, clipping, optimizer, what is logged; on the CPU, with the norm read as late as on a GPU."""
     update = trainer.MoleBlendTrainer.train_step
@@ -92,9 +93,10 @@ def test_a_gradient_that_is_not_finite_ends_the_run_at_the_log_interval(uneven_s
 
 
 UPDATES = int(os.environ.get("MOLEBLEND_CURVE_UPDATES", "30"))
-"""Of the longer curve. The interpreter takes two seconds for each: 200 are for when kernels have changed."""
+"""Of the longer curve. The interpreter takes a second for each: 200 are for when kernels have changed."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "options"), [(UPDATES, ("--edge-weight", "0")), (6, ())], ids=["without bonds", "with bonds"])
 def test_the_curve_is_that_of_plain_torch(few_atoms, tmp_path, monkeypatch, count, options):
     """The 120 bond classes take the interpreter longest: they are left out of the longer run.

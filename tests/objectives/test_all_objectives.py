@@ -3,14 +3,12 @@
 import dataclasses
 import functools
 import os
-import tempfile
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch import nn
 
 from fairseq_plugins.criterion import Pretraining
@@ -24,6 +22,7 @@ from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from tests.model.molecules import AWKWARD, batch_of, graph, permuted
 from tests.model.test_invariance import random_rotation
 from tests.objectives.suite import batch_of_store, case_of, made, mean_losses, model_of, sums_and_counts
+from tests.support import forked_ranks
 
 VARIANTS = [(name, variant) for name in objectives() for variant in ("", *case_of(name).variants)]
 """Every objective with its defaults, and every variant."""
@@ -117,12 +116,13 @@ def test_micro_batches_add_up(name, variant, qm9_store, ordinary):
     assert all(float((a - b).abs().max()) < EXACT * largest for a, b in zip(gradients, others, strict=True))
 
 
-def rank_of_two(rank, folder, store_path):
+def rank_of_two(words):
     """Each objective by the criterion on one of two ranks: rank 0 has three molecules, rank 1 six and, in a second micro-batch, three."""
     from moleblend_fs.data.store import Store
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    folder, store_path = words
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     store = Store(store_path)
     rows = np.load(f"{folder}/rows.npy")
     mine = [[rows[:3]], [rows[3:9], rows[9:]]][rank]
@@ -164,11 +164,14 @@ class Wrapped(nn.Module):
 
 
 @pytest.mark.slow
-def test_two_ranks_are_one(qm9_store, ordinary):
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/rows.npy", ordinary)
-        multiprocessing.spawn(rank_of_two, (folder, str(qm9_store.path)), nprocs=2)
-        results = torch.load(f"{folder}/results.pt", weights_only=True)
+def test_two_ranks_are_one(qm9_store, ordinary, tmp_path):
+    np.save(tmp_path / "rows.npy", ordinary)
+    ranks = forked_ranks.start([str(tmp_path), str(qm9_store.path)], ranks=2, logs=tmp_path / "logs", entry=rank_of_two)
+    try:
+        assert ranks.wait(240) == [0, 0], ranks.output()[-3000:]
+    finally:
+        ranks.kill()
+    results = torch.load(tmp_path / "results.pt", weights_only=True)
     assert set(results) == set(NAMES)
     for name, variant in VARIANTS:
         loss, gradient = results[f"{name} {variant}".strip()]
