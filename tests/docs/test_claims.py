@@ -73,6 +73,8 @@ def test_a_citation_that_says_something_else_is_found(tmp_path):
         ("12 ms", "a.csv", "b | c | n"): "no row 'b | c | n'",
         ("12 ms", "a.csv", "b | c | dirty"): "the row 'b | c | dirty' is of no clean commit, or lacks its circumstances",
         ("12 ms", "b.csv", "b | c | m"): "there is no b.csv",
+        ("12.34 ms", "a.csv", "b,c,m,ms,1,12.34,3,5,,AMD,v,abc1234,d"): None,
+        ("12.3 ms", "a.csv", "b,c,m,ms,1,12.34,3,5,,AMD,v,abc1234,d"): "'12.3 ms' is no cell of 'b,c,m,ms,1,12.34,3,5,,AMD,v,abc1234,d'",
         ("60 s", "a.py", "LIMIT = 60"): None,
         ("60 s", "a.py", "LIMIT = 30"): "a.py does not hold 'LIMIT = 30'",
         ("60 s", "a.py", ""): "a.py does not hold ''",
