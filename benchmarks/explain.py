@@ -18,7 +18,7 @@ from rdkit import Chem
 from rdkit.Chem import Crippen, rdMolDescriptors
 from scipy.stats import spearmanr
 
-from benchmarks.harness import ROOT, Row, row, timed
+from benchmarks.harness import ROOT, Row, row
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import finetune
 from moleblend_fs.finetune.settings import Settings
