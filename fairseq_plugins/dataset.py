@@ -23,6 +23,7 @@ class StoreDataset(FairseqDataset):
         indices: (N,) molecule indices of the split.
         labels: columns of the store's labels to keep, in this order; all by default.
         sidecars: what else batches carry of each molecule, by name.
+        conformers: how many of each molecule batches carry, see `joined`.
 
     Attributes:
         group: molecules that are kept together, see `BatchPlan`; None where each is on its own.
@@ -34,6 +35,7 @@ class StoreDataset(FairseqDataset):
         indices: np.ndarray,
         labels: Sequence[int] | None = None,
         sidecars: Mapping[str, Sidecar] = MappingProxyType({}),
+        conformers: int = 1,
     ):
         self.store = store
         self.sidecars = dict(sidecars)
@@ -42,6 +44,7 @@ class StoreDataset(FairseqDataset):
         self.labels = None if labels is None else list(labels)
         self.many_conformers = store.manifest.conformers > store.manifest.molecules_with_3d
         self.conformer_draw = 0
+        self.conformers = conformers
         self.group: int | None = None
 
     def __len__(self) -> int:
@@ -57,7 +60,7 @@ class StoreDataset(FairseqDataset):
         """The mini-batch that tasks and criterions see: {"batch": MoleculeBatch, "nsentences", "ntokens", "id"}."""
         if not samples:
             return {}
-        batch = collate(samples, self.conformer_draw)
+        batch = collate(samples, self.conformer_draw, self.conformers)
         if self.labels is not None:
             batch = select_labels(batch, self.labels)
         for name, sidecar in self.sidecars.items():

@@ -48,6 +48,11 @@ def check_states(cfg: Any) -> None:
     judge_all(cfg, estimate(sizes, config, None, setup), setup, built=0)
 
 
+def passes_of(task: Any) -> float:
+    """Passes of the encoder that a micro-batch takes; one where no objective is named."""
+    return objective_of(task).passes if hasattr(task, "objective") else 1.0
+
+
 def heads_of(task: Any) -> tuple[str, ...]:
     """Heads that a task's options ask for; all of the model's own where they name no objective."""
     return objective_of(task).heads() if hasattr(task, "objective") else HEADS
@@ -125,6 +130,7 @@ def setup_of(cfg: Any, parameters: int) -> Setup:
         reuse=min(int(zero.get("stage3_max_reuse_distance", LIVE)), 2 * int(zero.get("stage3_max_live_parameters", LIVE))),
         # On the CPU memory that is allocated but not written to does not count.
         bucket=min(bucket, parameters) if on_cpu(cfg) else bucket,
+        passes=passes_of(cfg.task),
     )
 
 

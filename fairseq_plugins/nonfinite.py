@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moleblend_fs.checkpoint.whole_files import SharedError
-from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.batch import ROWS_OF_ATOMS, ROWS_OF_PAIRS, MoleculeBatch
+from moleblend_fs.data.joined import STRUCTURES
 from moleblend_fs.data.store import Store
 
 SHOWN = 5
@@ -73,7 +74,8 @@ def find(criterion: Any, model: Any, samples: Sequence[dict[str, Any]], sums: Te
 def unsound_input(batch: MoleculeBatch) -> list[Culprit]:
     """Molecules whose coordinates or labels are not finite, or so large that their squares are not."""
     owner = torch.arange(len(batch)).repeat_interleave(batch.num_atoms)
-    far = ~batch.coordinates.cpu().square().sum(dim=1).isfinite()
+    structures = batch.extra.get(STRUCTURES, batch.coordinates.unsqueeze(1))
+    far = ~structures.cpu().square().sum(dim=2).isfinite().all(dim=1)
     coordinates = torch.zeros(len(batch), dtype=torch.bool).index_put((owner[far],), torch.tensor(True))
     labels = (batch.has_label & ~batch.labels.square().isfinite()).any(dim=1).cpu()
     reasons = {"its coordinates are not finite": coordinates, "a label is not finite": labels}
@@ -114,8 +116,8 @@ def part(batch: MoleculeBatch, start: int, stop: int) -> MoleculeBatch:
     atoms = np.concatenate([[0], np.cumsum(batch.num_atoms.numpy())])
     pairs = np.concatenate([[0], np.cumsum(batch.num_atoms.numpy() ** 2)])
     rows = {
-        **dict.fromkeys(("atom_features", "degree", "coordinates"), slice(int(atoms[start]), int(atoms[stop]))),
-        **dict.fromkeys(("spd", "path_bonds"), slice(int(pairs[start]), int(pairs[stop]))),
+        **dict.fromkeys(ROWS_OF_ATOMS, slice(int(atoms[start]), int(atoms[stop]))),
+        **dict.fromkeys(ROWS_OF_PAIRS, slice(int(pairs[start]), int(pairs[stop]))),
     }
     return batch.map(lambda name, x: x[rows.get(name, slice(start, stop))])
 

@@ -68,5 +68,9 @@ class PretrainingTask(StoreTask):
     def group(self) -> int | None:
         return self.objective.group
 
+    @property
+    def conformers(self) -> int:
+        return self.objective.conformers
+
     def model_config(self, cfg: Any) -> ModelConfig:
         return our_options(ModelConfig, cfg, heads=self.objective.heads(), **self.objective.config_fields())

@@ -96,6 +96,11 @@ class StoreTask(FairseqTask):
         """Molecules of a batch that are compared with each other (0: the default number); None where none are."""
         return None
 
+    @property
+    def conformers(self) -> int:
+        """How many conformers of each molecule batches carry."""
+        return 1
+
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Make the dataset of a split, or of several; UserError names the splits that there are."""
         self.datasets[split] = self.dataset_of(split)
@@ -105,7 +110,7 @@ class StoreTask(FairseqTask):
         return False
 
     def dataset_of(self, split: str) -> StoreDataset:
-        return StoreDataset(self.store, splits.indices(self.store, split), self.label_columns(), self.sidecars)
+        return StoreDataset(self.store, splits.indices(self.store, split), self.label_columns(), self.sidecars, self.conformers)
 
     def validation_dataset(self, split: str) -> StoreDataset:
         """A dataset of its own, also where the split is trained on: fairseq keeps one iterator for each."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moleblend_fs.data.joined import joined
+from moleblend_fs.data.joined import EXTRA, STRUCTURES, joined
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class MoleculeBatch:
         path_bonds: (P, 5) uint8, bond classes along the path; 0 past its end.
         labels: (B, L) float64, as in the record: they are scaled before they are rounded; 0 where `has_label` is false.
         has_label: (B, L) bool.
-        extra: what an objective needs besides, by name, (B, ...) each: a row per molecule.
+        extra: what an objective needs besides, by name, (B, ...) each: a row per molecule, but for those of `ROWS_OF_ATOMS`.
     """
 
     num_atoms: Tensor
@@ -76,10 +76,12 @@ TENSORS = tuple(f.name for f in fields(MoleculeBatch) if f.name != "extra")
 """The fields that every batch has."""
 GROUP = "group"
 """Extra data: number of each molecule's group in the batch, where an objective asks for groups."""
-EXTRA = "extra/"
-"""What names of extra data begin with among arrays."""
+ROWS_OF_ATOMS = ("atom_features", "degree", "coordinates", STRUCTURES)
+"""What has a row per atom, extra data among it."""
+ROWS_OF_PAIRS = ("spd", "path_bonds")
+"""What has a row per ordered pair."""
 
 
-def collate(records: Sequence[bytes], conformer_draw: int = 0) -> MoleculeBatch:
+def collate(records: Sequence[bytes], conformer_draw: int = 0, conformers: int = 1) -> MoleculeBatch:
     """Join records into a packed batch, see `joined`."""
-    return MoleculeBatch.from_arrays(joined(records, conformer_draw))
+    return MoleculeBatch.from_arrays(joined(records, conformer_draw, conformers))

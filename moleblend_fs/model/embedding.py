@@ -23,6 +23,8 @@ PADDING_ROW = 0
 """Row of every table that is zero and stays it."""
 HIDDEN_ROWS = (ATOM_FIRST_ROW + HIDDEN, *[PADDING_ROW] * (ATOM_FEATURES - 1))
 """Rows of the atom table that a hidden atom is the sum of."""
+NOT_ELEMENT = (False, *[True] * (ATOM_FEATURES - 1))
+"""Which of the features are not the element, which is the first."""
 
 
 class AtomEmbedding(nn.Module):
@@ -42,7 +44,7 @@ class AtomEmbedding(nn.Module):
 
     def forward(self, batch: MoleculeBatch, shown: Shown, gaussian_sums_AK: Tensor, layout: Layout) -> Tensor:
         """(T, d) embedding sums."""
-        atoms = self._features(batch.atom_features.long() + self.feature_rows, shown.hidden)
+        atoms = self._features(batch.atom_features.long() + self.feature_rows, shown)
         row = batch.degree.long() + DEGREE_FIRST_ROW
         degree = F.embedding(row, self.in_degree_table.weight) + F.embedding(row, self.out_degree_table.weight)
         # The factor keeps a fresh 3D feature as small as the other embeddings (reference release).
@@ -52,11 +54,15 @@ class AtomEmbedding(nn.Module):
         tokens = self.graph_token.repeat(layout.num_tokens, 1)
         return tokens.index_copy(0, layout.atom_tokens, atoms)
 
-    def _features(self, rows_A9: Tensor, hidden_A: Tensor | None) -> Tensor:
-        """(A, d) sums of the features' rows, one row instead for a hidden atom."""
-        if hidden_A is None:
+    def _features(self, rows_A9: Tensor, shown: Shown) -> Tensor:
+        """(A, d) sums of the features' rows, of the element's alone for a bare atom, and of one row instead for a hidden atom."""
+        if shown.hidden is None and shown.bare is None:
             return F.embedding_bag(rows_A9, self.atom_table.weight, mode="sum")
-        rows = torch.where(hidden_A.unsqueeze(1), constant(HIDDEN_ROWS, torch.int64, rows_A9.device), rows_A9)
+        rows, device = rows_A9, rows_A9.device
+        if shown.bare is not None:
+            rows = rows.masked_fill(shown.bare.unsqueeze(1) & constant(NOT_ELEMENT, torch.bool, device), PADDING_ROW)
+        if shown.hidden is not None:
+            rows = torch.where(shown.hidden.unsqueeze(1), constant(HIDDEN_ROWS, torch.int64, device), rows)
         return F.embedding_bag(rows, self.atom_table.weight, mode="sum", padding_idx=PADDING_ROW)
 
 

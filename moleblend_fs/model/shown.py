@@ -23,6 +23,7 @@ class Shown:
         hidden: (A,) bool, atoms that are masked: one row for all masked atoms in place of their nine features, and of their element in the
             distance encoding; neither degree nor 3D feature, whatever the two above say. None: none. Their relations, and their
             coordinates in those, are shown as `relations` says.
+        bare: (A,) bool, atoms of whose nine features only the element is shown. None: none.
     """
 
     relations: Tensor
@@ -30,6 +31,7 @@ class Shown:
     distances: Tensor
     coordinates: Tensor
     hidden: Tensor | None = None
+    bare: Tensor | None = None
 
     def visible(self, atoms: Tensor) -> Tensor:
         """(A,) bool, those of some atoms that are not hidden."""

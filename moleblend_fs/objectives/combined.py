@@ -59,6 +59,10 @@ class Combined(Objective):
     def group(self) -> int | None:
         return next((part.group for part in self.parts if part.group is not None), None)
 
+    @property
+    def conformers(self) -> int:
+        return max(part.conformers for part in self.parts)
+
     def labels(self, manifest: Manifest) -> tuple[str, ...]:
         return tuple(dict.fromkeys(label for part in self.parts for label in part.labels(manifest)))
 

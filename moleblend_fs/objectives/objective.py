@@ -121,6 +121,11 @@ class Objective(ABC):
         """How many molecules compare themselves with each other; None where each is on its own. See `groups`."""
         return None
 
+    @property
+    def conformers(self) -> int:
+        """How many conformers of each molecule batches are to carry, where there are so many; see `dual_views`."""
+        return 1
+
     def labels(self, manifest: Manifest) -> tuple[str, ...]:
         """Names of the labels that batches are to carry; UserError if the store lacks one. None for what learns from molecules alone."""
         return ()

@@ -16,6 +16,7 @@ MASK32 = 0xFFFFFFFF
 RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY, CIRCLE, HIDDEN_ATOM, REPLACEMENT, UNIFORM_NOISE = range(9)
 COUNT, KIND, ROOT, GROWTH, HIDDEN_BOND, VIEW_START = range(9, 15)
 VIEW_KIND, VIEW_ATOM, VIEW_BOND, VIEW_GROWTH = ((first, first + 1) for first in range(15, 23, 2))
+LATENT_RADIUS, LATENT_ANGLE = range(23, 25)
 """Streams: one per kind of draw, so that no two share a number; pairs of them for two views."""
 
 
@@ -74,13 +75,18 @@ def next_in_circle(group: Tensor, key: Tensor, shift: int = 1) -> Tensor:
     return order[start + (place + shift) % counts[group]]
 
 
+def normal(radius_stream: int, angle_stream: int, seed: int, epoch: int, molecule: Tensor, place: Tensor) -> Tensor:
+    """Standard normal float64: Box-Muller on hashed bits."""
+    radius = (-2 * torch.log1p(-uniform(radius_stream, seed, epoch, molecule, place))).sqrt()
+    return radius * torch.cos(2 * math.pi * uniform(angle_stream, seed, epoch, molecule, place))
+
+
 def draw_noise(batch: MoleculeBatch, layout: Layout, *, scale: float, seed: int, epoch: int) -> Tensor:
-    """Gaussian noise on every coordinate, (A, 3) float32, Angstrom: Box-Muller on hashed bits; 0 without coordinates."""
+    """Gaussian noise on every coordinate, (A, 3) float32, Angstrom; 0 without coordinates."""
     molecule = batch.molecule_id[layout.atom_molecule].repeat_interleave(3)
     axis = torch.arange(3, device=molecule.device).repeat(layout.num_total_atoms)
     place = layout.atom_number.repeat_interleave(3) * 4 + axis
-    radius = (-2 * torch.log1p(-uniform(NOISE_RADIUS, seed, epoch, molecule, place))).sqrt()
-    noise = radius * torch.cos(2 * math.pi * uniform(NOISE_ANGLE, seed, epoch, molecule, place))
+    noise = normal(NOISE_RADIUS, NOISE_ANGLE, seed, epoch, molecule, place)
     present = batch.has_coordinates[layout.atom_molecule].unsqueeze(1)
     return (scale * noise).float().view(-1, 3) * present
 

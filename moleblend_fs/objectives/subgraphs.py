@@ -6,14 +6,13 @@ That is exact for trees; with rings also pairs that have another path of the sam
 Shape legend: B molecules, A atoms, P ordered pairs, M bonds.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.batch import ROWS_OF_ATOMS, ROWS_OF_PAIRS, MoleculeBatch
 from moleblend_fs.data.graph import MAX_SPD, UNREACHABLE
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.shown import Shown
@@ -180,6 +179,7 @@ class SubBatch:
             distances=shown.distances[self.atoms],
             coordinates=shown.coordinates[self.atoms],
             hidden=None if shown.hidden is None else shown.hidden[self.atoms],
+            bare=None if shown.bare is None else shown.bare[self.atoms],
         )
 
 
@@ -189,10 +189,6 @@ def select_atoms(batch: MoleculeBatch, layout: Layout, keep_A: Tensor) -> SubBat
     atoms = keep_A.nonzero().squeeze(1)
     pairs = (keep_A[layout.pair_row] & keep_A[layout.pair_column]).nonzero().squeeze(1)
     num_atoms = left.cpu()
-    made = dataclasses.replace(
-        batch,
-        num_atoms=num_atoms,
-        **{name: getattr(batch, name)[atoms] for name in ("atom_features", "degree", "coordinates")},
-        **{name: getattr(batch, name)[pairs] for name in ("spd", "path_bonds")},
-    )
+    rows = {**dict.fromkeys(ROWS_OF_ATOMS, atoms), **dict.fromkeys(ROWS_OF_PAIRS, pairs)}
+    made = batch.map(lambda name, x: num_atoms if name == "num_atoms" else x[rows[name]] if name in rows else x)
     return SubBatch(made, Layout(num_atoms, layout.device), atoms, pairs, paths_through(batch, layout, ~keep_A)[pairs])

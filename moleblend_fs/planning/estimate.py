@@ -32,6 +32,8 @@ ENDS = 12.7
 """Values of the embedding width per token besides what blocks keep: embeddings, final representations, heads, one block's backward pass."""
 PAIR, NOISE_PAIR, NOISE_DROPPED = 12, 27, 5
 """Bytes per head and padded pair of tokens: bias and its gradients; with the noise head; its dropout."""
+KEPT_ENDS, KEPT_PAIR, KERNEL_KEPT_PAIR = 4.0, 8, 8
+"""Of `ENDS` and `PAIR`, and with kernels, what each pass but the one that runs backward keeps: embeddings and outputs, the bias."""
 INDEX = 135
 """Bytes per pair: the batch, what is shown, targets, places in the layout."""
 LOSS_VALUES, LOSS_VALUES_HALF, LOSS_SIDES = 2.5, 5.5, 2.4
@@ -62,6 +64,7 @@ class Setup:
         masters: half precision keeps float32 weights and gradients too (fairseq's --memory-efficient-* do not).
         reuse: of ZeRO 3, see `LIVE`.
         bucket: elements of DeepSpeed's gradient buffer, see `BUCKET`.
+        passes: of the encoder in a micro-batch, all of which are kept for the backward pass.
     """
 
     processes: int = 1
@@ -73,6 +76,7 @@ class Setup:
     masters: bool = True
     reuse: int = LIVE
     bucket: int = BUCKET
+    passes: float = 1.0
 
     @property
     def width(self) -> int:
@@ -164,9 +168,12 @@ def activation_bytes(config: ModelConfig, batch: Batch, setup: Setup) -> int:
     block += width * tokens * d if setup.kernels else padded * heads * drop
     recomputed = config.checkpoint_layers
     blocks = (config.layers - recomputed) * block + recomputed * tokens * d * width
+    blocks *= setup.passes
+    more = max(0.0, setup.passes - 1)
     again = block if recomputed == config.layers else 0  # the last block, computed again for its backward pass
     if setup.kernels:
-        return int(blocks + again + ENDS * width * tokens * d + batch.pairs * (KERNEL_PAIR * heads + KERNEL_INDEX))
+        kept = more * (KEPT_ENDS * width * tokens * d + KERNEL_KEPT_PAIR * batch.pairs * heads)
+        return int(blocks + kept + again + ENDS * width * tokens * d + batch.pairs * (KERNEL_PAIR * heads + KERNEL_INDEX))
     # Two moments: one in the backward pass; one in the loss of the edge head, which takes a few molecules at a time.
     carried = heads_of(config)
     in_bias = NOISE_PAIR + NOISE_DROPPED * drop if any(isinstance(head, NoiseHead) for head in carried) else PAIR
@@ -178,7 +185,8 @@ def activation_bytes(config: ModelConfig, batch: Batch, setup: Setup) -> int:
         sides = LOSS_SIDES * config.pair_dim * (batch.molecules / batch.pairs) ** 0.5
         values = LOSS_VALUES_HALF if setup.half else LOSS_VALUES
         loss = 3 * width * tokens * d + PAIR * padded * heads + 4 * some * (values + sides)
-    return int(blocks + INDEX * batch.pairs + max(backward, loss))
+    kept = more * (KEPT_ENDS * width * tokens * d + KEPT_PAIR * padded * heads)
+    return int(blocks + kept + INDEX * batch.pairs + max(backward, loss))
 
 
 def traffic(sizes: Sequence[int], setup: Setup) -> dict[str, int]:

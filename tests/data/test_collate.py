@@ -63,3 +63,22 @@ def test_batch_moves_as_a_whole():
     moved = batch.to("cpu")
     assert torch.equal(moved.spd, batch.spd)
     assert moved.num_atoms.device.type == "cpu"
+
+
+def test_several_conformers_of_each_molecule():
+    """The drawn one and those that follow it, none twice; molecules that have fewer say so, and their places are 0."""
+    graphs = [random_graph(np.random.default_rng(i), 4 + i, conformers=c) for i, c in enumerate((4, 1, 0, 2))]
+    records = [encode(g, i) for i, g in enumerate(graphs)]
+    for draw in (0, 1, 5):
+        one, several = collate(records, draw), collate(records, draw, conformers=3)
+        assert several.extra["num_structures"].tolist() == [3, 1, 0, 2]
+        assert torch.equal(several.coordinates, one.coordinates)
+        assert torch.equal(several.extra["structures"][:, 0], one.coordinates)
+        for g, found in zip(graphs, several.extra["structures"].split(several.num_atoms.tolist()), strict=True):
+            there = [] if g.coordinates is None else [c.tobytes() for c in g.coordinates]
+            names = [there.index(found[:, i].contiguous().numpy().tobytes()) for i in range(min(3, len(there)))]
+            assert names == [(names[0] + i) % len(there) for i in range(len(names))]
+            assert not found[:, len(names) :].any()
+        assert not one.extra
+    again = type(several).from_arrays(several.to_arrays())
+    assert torch.equal(again.extra["structures"], several.extra["structures"])

@@ -4,17 +4,21 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import torch
 
 from benchmarks import traffic as measured_traffic
+from benchmarks.measure import peak_bytes
 from benchmarks.memory import step_bytes
 from benchmarks.scaling import batch_of as sizes_of
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.blend_then_predict import BlendConfig
+from moleblend_fs.ops.layout import Layout
 from moleblend_fs.planning.estimate import GIB, Batch, Setup, activation_bytes, estimate, judge, parameter_sizes, sent, traffic
 from tests.distributed.conftest import needs_deepspeed
 from tests.model.molecules import batch_of, graph
+from tests.objectives.suite import made, with_structures
 from tests.support import forked_ranks
 
 PREDICT = BlendConfig().predict
@@ -50,6 +54,29 @@ def test_what_a_step_holds_is_estimated_within_20_percent(change, molecules, hal
     batch = batch_of([graphs[i % len(graphs)] for i in range(molecules)])
     memory = estimate(parameter_sizes(config), config, sizes_of(batch.num_atoms.numpy()), Setup(half=half))
     assert memory.peak - memory.weights - memory.optimizer == pytest.approx(step_bytes(config, batch, half), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [({}, {}), ({}, {"towers": 2, "conformers_per_step": 2}), ({"checkpoint_layers": 3}, {}), ({"embed_dim": 256}, {})],
+)
+def test_every_pass_of_an_objective_is_counted(change, options):
+    """20 % as above; each pass but one keeps what its backward pass needs, whichever encoder makes it."""
+    objective = made("info3d", "", None, **options)
+    config = replace(TINY, **change, heads=objective.heads())
+    graphs = [graph(smiles, i) for i, smiles in enumerate(SMILES)]
+    batch = with_structures(batch_of([graphs[i % len(graphs)] for i in range(60)]))
+    torch.manual_seed(0)
+    model = MoleBlend(config).train()
+
+    def step():
+        ready = objective.prepare(batch, Layout(batch.num_atoms, "cpu"), seed=1, epoch=1)
+        objective.loss_sums(model, ready).sum().backward()
+        model.zero_grad(set_to_none=True)
+
+    memory = estimate(parameter_sizes(config), config, sizes_of(batch.num_atoms.numpy()), Setup(passes=objective.passes))
+    assert memory.weights == 4 * sum(p.numel() for p in model.parameters())
+    assert memory.peak - memory.weights - memory.optimizer == pytest.approx(peak_bytes(step, "cpu"), rel=0.2)
 
 
 def test_more_of_anything_takes_more():

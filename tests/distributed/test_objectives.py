@@ -14,7 +14,8 @@ from tests.distributed.training import ADAM, checkpoint, differing, identical, r
 
 pytestmark = pytest.mark.slow
 EVERY = list(objectives())
-SUM = ("--criterion", "pretrain", "--objective", ",".join(EVERY), "--batch-size", "16", "--negatives-group", "8", "--no-epoch-checkpoints")
+WORDS = f"--criterion pretrain --objective {','.join(EVERY)} --batch-size 16 --negatives-group 8 --towers 2 --no-epoch-checkpoints"
+SUM = tuple(WORDS.split())
 
 
 @pytest.fixture(scope="module")

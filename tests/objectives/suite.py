@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch, collate
+from moleblend_fs.data.joined import NUM_STRUCTURES, STRUCTURES
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.data.store import Store
@@ -30,6 +31,7 @@ class Case:
     Attributes:
         variants: name -> options, besides the defaults.
         still: options under which nothing is moved in space, so that losses are invariant under rotation.
+        smooth: options under which no gradient is stopped, so that it is that of the loss.
         turning: terms that are not, whatever the options: their targets turn with the molecule, the head's axes do not.
         reached: the loss, of every molecule, that a tiny model comes below on eight molecules when nothing else is asked of it; by variant.
         updates: for that.
@@ -39,6 +41,7 @@ class Case:
 
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     still: dict[str, Any] = field(default_factory=dict)
+    smooth: dict[str, Any] = field(default_factory=dict)
     turning: tuple[str, ...] = ()
     reached: dict[str, float] = field(default_factory=dict)
     updates: int = 300
@@ -99,3 +102,12 @@ def mean_losses(objective: Objective, model: MoleBlend, batch: MoleculeBatch, la
     """Term -> sum / count."""
     sums, counts = sums_and_counts(objective, model, batch, layout)
     return {term.name: float(s / c) for term, s, c in zip(objective.terms(), sums.detach(), counts.clamp(min=1), strict=True)}
+
+
+def with_structures(batch: MoleculeBatch) -> MoleculeBatch:
+    """The batch with a second structure, a larger one, of about every other molecule that has one."""
+    number = batch.has_coordinates.long() * (1 + (batch.molecule_id // 2) % 2)
+    second = 1.3 * batch.coordinates * (number == 2).repeat_interleave(batch.num_atoms).unsqueeze(1)
+    batch.extra[STRUCTURES] = torch.stack([batch.coordinates, second], dim=1)
+    batch.extra[NUM_STRUCTURES] = number
+    return batch
