@@ -8,7 +8,7 @@ from fairseq.tasks import register_task
 from fairseq_plugins import splits
 from fairseq_plugins.options import fairseq_dataclass, our_options
 from fairseq_plugins.task import StoreTask, StoreTaskConfig
-from moleblend_fs.data.sidecar import Sidecar
+from moleblend_fs.data.mixture import open_sidecar
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.objectives.combined import Combined
 from moleblend_fs.objectives.objective import Label, Objective
@@ -53,7 +53,7 @@ class PretrainingTask(StoreTask):
         self.objective.check(self.store.manifest, str(self.store.path))
         self.labels = self.objective.labels(self.store.manifest)
         self.objective.take_labels({name: self._label(place, name) for place, name in enumerate(self.labels)})
-        self.sidecars = {name: Sidecar(self.store, name) for name in self.objective.sidecars()}
+        self.sidecars = {name: open_sidecar(self.store, name) for name in self.objective.sidecars()}
         self.objective.take_sidecars({name: sidecar.manifest for name, sidecar in self.sidecars.items()})
 
     def _label(self, place: int, name: str) -> Label:

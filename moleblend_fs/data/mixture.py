@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,16 @@ from moleblend_fs.data.duplicates import Duplicates
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.manifest import LabelStatistics, Manifest, SplitInfo, pooled
 from moleblend_fs.data.record import StoredRecord
+from moleblend_fs.data.sidecar import NUMBERS, Entry, Sidecar, SidecarManifest, column_statistics
 from moleblend_fs.data.split_file import open_store
+from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import FailedRow, Store, split_hash
 from moleblend_fs.data.trained_on import MIXTURE, UNKNOWN, TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
+
+STATISTICS_OF = 50_000
+"""Training molecules that the numbers of a mixture's sidecar are scaled by, at most."""
 
 
 def open_stores(paths: str, split_file: str = "", fold: str = "") -> Store:
@@ -150,6 +156,67 @@ class Mixture(Store):
     def _split_info(self, name: str) -> SplitInfo:
         indices = self._split_arrays[name] = self._split_of_all(name)
         return SplitInfo(molecules=len(indices), sha256=split_hash(self.source_row[indices]))
+
+
+def open_sidecar(store: Store, name: str) -> Sidecar:
+    """The sidecar of a store, or those of several stores as one."""
+    return MixedSidecar(store, name) if isinstance(store, Mixture) else Sidecar(store, name)
+
+
+class MixedSidecar(Sidecar):
+    """The sidecars of several stores, as one of all their molecules.
+
+    Numbers are scaled by statistics over the training molecules of all stores, or over `STATISTICS_OF` of them drawn by a fixed seed.
+
+    Raises:
+        UserError: a store lacks it, or has other columns in it.
+    """
+
+    def __init__(self, store: Mixture, name: str):
+        self.store, self.parts = store, tuple(Sidecar(part, name) for part in store.parts)
+        first, abouts = self.parts[0], [part.manifest for part in self.parts]
+        for part, about in zip(self.parts, abouts, strict=True):
+            if (about.kind, about.columns) != (abouts[0].kind, abouts[0].columns):
+                raise UserError(f"{part.path}: other columns than {first.path}; delete both and make them anew with one version")
+        self.path = first.path
+        self.manifest = dataclasses.replace(
+            abouts[0],
+            molecules=len(store),
+            records_sha256=store.manifest.records_sha256,
+            values_sha256=hashlib.sha256("".join(about.values_sha256 for about in abouts).encode()).hexdigest(),
+            missing=sum(about.missing for about in abouts),
+            without=sum(about.without for about in abouts),
+            failures=sum(about.failures for about in abouts),
+            vocabularies=_joined_vocabularies(abouts),
+        )
+        if self.manifest.kind == NUMBERS:
+            rows = store.split(TRAIN) if TRAIN in store.splits else np.arange(len(store))
+            if len(rows) > STATISTICS_OF:
+                rows = np.sort(np.random.default_rng(0).choice(rows, STATISTICS_OF, replace=False))
+            found = column_statistics(self.raw(rows), np.arange(len(rows)))
+            self.manifest = dataclasses.replace(self.manifest, statistics=found, statistics_of=TRAIN if TRAIN in store.splits else "")
+        self._take_statistics()
+
+    def raw(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        wanted = np.asarray(indices, dtype=np.int64)
+        places = self.store.part_of(wanted)
+        result = np.empty((len(wanted), len(self.manifest.columns)), dtype=self._values[1])
+        for number in np.unique(places):
+            mine = places == number
+            result[mine] = self.parts[number].raw(self.store.within(number, wanted[mine]))
+        return result
+
+
+def _joined_vocabularies(abouts: list[SidecarManifest]) -> dict[str, tuple[Entry, ...]]:
+    """Counts of all stores added, in the order that a sidecar has."""
+    result = {}
+    for name in dict.fromkeys(name for about in abouts for name in about.vocabularies):
+        counts: Counter[tuple[str, int]] = Counter()
+        for about in abouts:
+            counts.update({(entry.name, entry.code): entry.count for entry in about.vocabularies.get(name, ())})
+        found = [Entry(name=word, code=code, count=count) for (word, code), count in counts.items()]
+        result[name] = tuple(sorted(found, key=lambda entry: (-entry.count, entry.name)))
+    return result
 
 
 def _check_distinct(parts: Sequence[Store]) -> None:

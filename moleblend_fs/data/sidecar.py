@@ -125,7 +125,10 @@ class Sidecar:
             raise UserError(f"{self.path}: made from another store, or from this one before it was made anew; {again}")
         if about.kind in VALUES:
             self._check_size(again)
-        columns = [(s.lower, s.upper, s.mean, s.std) for s in about.statistics]
+        self._take_statistics()
+
+    def _take_statistics(self) -> None:
+        columns = [(s.lower, s.upper, s.mean, s.std) for s in self.manifest.statistics]
         self._lower, self._upper, self._mean, self._std = np.array(columns, dtype=np.float64).reshape(-1, 4).T
         self._file: int | None = None
 

@@ -9,10 +9,12 @@ import pytest
 
 from moleblend_fs.data.batch import collate
 from moleblend_fs.data.graph import LabelSpec
-from moleblend_fs.data.mixture import Mixture, open_stores
+from moleblend_fs.data.mixture import Mixture, open_sidecar, open_stores
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources.sidecar import make_sidecar
+from moleblend_fs.sources.sidecar_kinds import kinds
 from tests.fairseq_plugins.conftest import NAN, write_graphs
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, train
 from tests.model.molecules import AWKWARD, ORDINARY, graph
@@ -102,6 +104,23 @@ def test_finetuning_takes_labels_of_both(stores, tmp_path):
     run = train(joined(stores), tmp_path, *FINETUNE, *SMALL, *ADAM, "--batch-size", "5", "--max-update", "2", "--targets", "y")
     assert run.code == 0, run.output
     assert np.isfinite(run.column("train_inner", "loss")).all()
+
+
+@pytest.mark.parametrize("name", ["descriptors", "fragments", "contexts"])
+def test_sidecars_of_a_mixture(name, stores, tmp_path):
+    """As that of the store of all molecules: values, their scale, vocabularies."""
+    for each in ("a", "b", "all"):
+        shutil.copytree(stores / each, tmp_path / each)
+    with pytest.raises(UserError, match=f"has no sidecar '{name}'"):
+        open_sidecar(open_stores(joined(tmp_path)), name)
+    for each in ("a", "b", "all"):
+        make_sidecar(Store(tmp_path / each), kinds()[name], workers=1, progress=False)
+    mixture, whole = open_sidecar(open_stores(joined(tmp_path)), name), open_sidecar(Store(tmp_path / "all"), name)
+    for field in ("kind", "columns", "molecules", "missing", "without", "failures", "statistics", "statistics_of", "vocabularies"):
+        assert getattr(mixture.manifest, field) == getattr(whole.manifest, field), field
+    indices = [len(FIRST) + 1, 0, 5, len(FIRST), 3]
+    if whole.carried(indices) is not None:
+        np.testing.assert_array_equal(mixture.carried(indices), whole.carried(indices))
 
 
 def test_what_cannot_be_mixed(stores, tmp_path):
