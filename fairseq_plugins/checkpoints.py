@@ -22,10 +22,12 @@ from moleblend_fs.checkpoint import read as checkpoint
 from moleblend_fs.checkpoint import whole_files, zero_moments
 from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
 from moleblend_fs.checkpoint.zero_moments import Shards
+from moleblend_fs.data.finetuned_for import PREDICTED
 from moleblend_fs.data.torch_file import ADMITTED
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import Purpose, compare, shortened
 from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.predicted_distances import DISTANCE_HEAD
 from moleblend_fs.runtime import watchdog
 from moleblend_fs.runtime.preemption import unmark
 
@@ -107,7 +109,8 @@ class CheckpointTrainer(Trainer):
         state["cfg"]["optimization"]["max_update"] = self.requested.max_update
         state["cfg"]["dataset"]["disable_validation"] = self.requested.disable_validation
         state["cfg"]["optimization"]["update_freq"] = self.update_freq
-        state["extra_state"]["moleblend"] = checkpoint.describe(self._model_config, self.task.finetuned, self.task.trained_on)
+        described = checkpoint.describe(self._model_config, self.task.finetuned, self.task.trained_on)
+        state["extra_state"]["moleblend"] = described | {"pretraining": self.task.pretraining}
         state["extra_state"]["update"] = {"update_freq": self.update_freq, "batches": self.update_batches}
         state["extra_state"].update(resuming.state_to_save(self))
         return state
@@ -230,12 +233,25 @@ class CheckpointTrainer(Trainer):
         found = checkpoint.load(filename)
         checkpoint.check_architecture(self._model_config, found)
         self._compare(found, "finetune")
-        weights = self._with_fitting_head(found)
+        weights = {**self._with_fitting_head(found), **self._distance_predictor(found)}
         missing = checkpoint.load_weights(self.get_model().model, weights, where=filename, strict=False)
         body = sorted(name for name in missing if not name.startswith("heads."))
         logger.info("pretrained weights from %s (%s)", filename, found.about.get("format", "checkpoint folder"))
         if body:
             logger.warning("not in the checkpoint, left at their initial values: %s", ", ".join(body))
+
+    def _distance_predictor(self, found: checkpoint.Checkpoint) -> dict[str, Tensor]:
+        """Weights of what predicts distances, where this model needs them: the pretrained model as it is, or that which it carries."""
+        if not self._model_config.predicted_3d or found.config.predicted_3d:
+            return {}
+        if DISTANCE_HEAD not in found.config.heads:
+            raise UserError(
+                f"{found.about.get('file')} has no head that predicts distances, which --inputs {PREDICTED} needs; choose a checkpoint "
+                "pretrained with --geometry-target distance, or other inputs"
+            )
+        own = self.get_model().model.distances.state_dict()
+        checkpoint.check_architecture(self.get_model().model.distances.model.config, found)
+        return {f"distances.{name}": found.weights[name.removeprefix("model.")] for name in own}
 
     def _with_fitting_head(self, found: checkpoint.Checkpoint) -> dict[str, Tensor]:
         """Weights without a property head of another size, which begins at random instead."""

@@ -26,6 +26,8 @@ from moleblend_fs.files import told
 DETAILS = "details.log"
 FORMAT = "%(asctime)s | %(levelname)s | %(name)s | %(message)s"
 DATES = "%Y-%m-%d %H:%M:%S"
+FACTS = "fairseq_plugins.facts"
+"""Logger of what a run is: written to --log-file and the details, not shown."""
 LIBRARIES = ("py.warnings", "DeepSpeed")
 """Loggers of others that are set apart: Python's warnings, and one that prints past the others."""
 SOURCES = tuple(str(Path(str(module.__file__)).parent) + os.sep for module in (fairseq, moleblend_fs, fairseq_plugins))
@@ -87,7 +89,7 @@ def matters(record: logging.LogRecord) -> bool:
     """Whether the console shows a message."""
     if record.levelno >= logging.ERROR:
         return True
-    if record.name in LIBRARIES or not isinstance(record.msg, str):  # fairseq logs its configuration and the model as they are
+    if record.name in (*LIBRARIES, FACTS) or not isinstance(record.msg, str):  # fairseq logs its configuration and the model as they are
         return False
     own = record.pathname.startswith(SOURCES) or f"{os.sep}fairseq_cli{os.sep}" in record.pathname or record.name.startswith("fairseq")
     return own and not (record.levelno == logging.INFO and record.msg.startswith(BESIDE))
@@ -118,7 +120,7 @@ def begin(cfg: DictConfig) -> None:
         _held.flush()
         if cfg.common.log_file:
             # fairseq adds a handler for each epoch: lines would be written as often as there were epochs.
-            _attach(LogFile(cfg.common.log_file, "--log-file"), "fairseq_cli.train", "fairseq.logging.progress_bar")
+            _attach(LogFile(cfg.common.log_file, "--log-file"), "fairseq_cli.train", "fairseq.logging.progress_bar", FACTS)
     cfg.common.log_file = None
 
 

@@ -12,9 +12,9 @@ from fairseq_plugins import splits
 from fairseq_plugins.options import our_options
 from fairseq_plugins.task import StoreTask, StoreTaskConfig
 from moleblend_fs.checkpoint.read import FinetunedFor
+from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED, reads_structures
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
-from moleblend_fs.model.shown import MODALITIES
 from moleblend_fs.objectives.finetuning import shared_kind
 from moleblend_fs.wording import counted, verb
 
@@ -26,7 +26,13 @@ class FinetuningConfig(StoreTaskConfig):
     targets: Optional[str] = field(  # noqa: UP045  fairseq cannot read "str | None"
         default=None, metadata={"help": "labels to learn, separated by commas; all labels of the store by default"}
     )
-    inputs: ChoiceEnum(list(MODALITIES)) = field(default="2d", metadata={"help": "what of a molecule is shown"})  # type: ignore[valid-type]
+    inputs: ChoiceEnum(list(INPUTS)) = field(  # type: ignore[valid-type]
+        default="2d",
+        metadata={
+            "help": "what of a molecule is shown; 2d+predicted3d: 2D, and the distances that --finetune-from-model predicts from 2D, which "
+            "must have been pretrained with --geometry-target distance"
+        },
+    )
     regression_loss: ChoiceEnum(["mae", "mse"]) = field(  # type: ignore[valid-type]
         default="mse", metadata={"help": "regression loss, on targets scaled to mean 0 and standard deviation 1 over the training split"}
     )
@@ -42,6 +48,7 @@ class FinetuningConfig(StoreTaskConfig):
     )
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
     maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")  # noqa: UP045
 
 
 @register_task("moleblend_finetune", dataclass=FinetuningConfig)
@@ -81,7 +88,14 @@ class FinetuningTask(StoreTask):
 
     def _check_modality(self, inputs: str) -> None:
         manifest = self.store.manifest
-        if "3d" not in inputs:
+        if inputs == PREDICTED and not self.cfg.finetune_from_model:
+            raise UserError(
+                f"--inputs {PREDICTED} needs --finetune-from-model, pretrained with --geometry-target distance: that model predicts the "
+                "distances"
+            )
+        if inputs == PREDICTED and self.cfg.random_modality:
+            raise UserError(f"--random-modality goes with --inputs 2d+3d, not with {PREDICTED}; leave one of them out")
+        if not reads_structures(inputs):
             return
         if manifest.molecules_with_3d == 0:
             raise UserError(
@@ -120,7 +134,7 @@ class FinetuningTask(StoreTask):
         return self.columns
 
     def model_config(self, cfg: Any) -> ModelConfig:
-        return our_options(ModelConfig, cfg, heads=("property",), tasks=len(self.columns))
+        return our_options(ModelConfig, cfg, heads=("property",), tasks=len(self.columns), predicted_3d=self.finetuned.inputs == PREDICTED)
 
     @property
     def selection_metric(self) -> tuple[str, bool]:

@@ -69,6 +69,11 @@ class PretrainingTask(StoreTask):
         return self.objective.group
 
     @property
+    def pretraining(self) -> dict[str, Any]:
+        """See `Objective.facts`."""
+        return self.objective.facts()
+
+    @property
     def conformers(self) -> int:
         return self.objective.conformers
 

@@ -92,6 +92,11 @@ class StoreTask(FairseqTask):
         return []
 
     @property
+    def pretraining(self) -> dict[str, Any] | None:
+        """What is to be said of the objective; None in finetuning."""
+        return None
+
+    @property
     def group(self) -> int | None:
         """Molecules of a batch that are compared with each other (0: the default number); None where none are."""
         return None

@@ -3,6 +3,7 @@
 How an update flows through the files: `docs/architecture.md`. Saving and loading: `checkpoints.py`.
 """
 
+import json
 import logging
 import math
 import sys
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from fairseq_plugins import nonfinite
 from fairseq_plugins.checkpoints import CheckpointTrainer
-from fairseq_plugins.console import Forecast
+from fairseq_plugins.console import FACTS, Forecast
 from fairseq_plugins.memory import check_memory
 from moleblend_fs.checkpoint.whole_files import SharedError
 from moleblend_fs.errors import UserError
@@ -265,6 +266,8 @@ class MoleBlendTrainer(CheckpointTrainer):
         self.epoch_iterator = super().get_train_iterator(epoch, *args, **kwargs)
         self.epoch_iterator.update_batches = self.update_batches[min(epoch, len(self.update_batches)) - 1]
         check_memory(self)
+        if self.is_data_parallel_master and self.forecast.begun is None and self.task.pretraining is not None:
+            logging.getLogger(FACTS).info("pretraining: %s", json.dumps(self.task.pretraining))
         return self.epoch_iterator
 
     def get_valid_iterator(self, subset: str, disable_iterator_cache: bool = False) -> Any:

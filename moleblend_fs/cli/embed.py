@@ -21,6 +21,7 @@ from moleblend_fs.cli.common import (
     say_written,
 )
 from moleblend_fs.cli.given_molecules import check_given, named_input, open_given
+from moleblend_fs.data.finetuned_for import INPUTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file
 from moleblend_fs.inference.comparison import parse_allowed
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "models pretrained with --geometry-target distance",
     )
     parser.add_argument("--layer", type=int, metavar="N", help="after N blocks; 0 is what goes into the first (default: all)")
-    parser.add_argument("--inputs", choices=("2d", "3d", "2d+3d"), help="what the model reads (default: as finetuned, else 2d)")
+    parser.add_argument("--inputs", choices=INPUTS, help="what the model reads (default: as finetuned, else 2d)")
     parser.add_argument("--member", type=int, default=0, metavar="N", help="which model of a folder, from 0 (default: %(default)s)")
     add_rows_arguments(parser)
     add_comparison_argument(parser)

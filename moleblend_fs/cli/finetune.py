@@ -10,10 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from moleblend_fs.data.finetuned_for import INPUTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import MODEL_NAME, Outcome, finetune
-from moleblend_fs.finetune.settings import ARCHITECTURES, INPUTS, SPLITS, Settings
+from moleblend_fs.finetune.settings import ARCHITECTURES, SPLITS, Settings
 from moleblend_fs.options import seed
 from moleblend_fs.wording import counted
 
@@ -63,7 +64,12 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
     split.add_argument("--split-fractions", default="0.8,0.1,0.1", metavar="F,F,F", help="train, valid, test (default %(default)s)")
     model = parser.add_argument_group("model (by default what docs/finetune.md says for the number of molecules)")
     model.add_argument("--weights", default="", metavar="PATH", help="checkpoint to start from (default: random weights)")
-    model.add_argument("--inputs", choices=INPUTS, default=default.inputs, help="3d makes conformers where DATA has no structures")
+    model.add_argument(
+        "--inputs",
+        choices=INPUTS,
+        default=default.inputs,
+        help="3d makes conformers where DATA has no structures; predicted3d: distances that --weights predict from 2D",
+    )
     model.add_argument("--hydrogens", choices=("explicit", "none"), default="", help="default: those of the weights, otherwise none")
     model.add_argument("--arch", choices=ARCHITECTURES, default="", help="size of a model without --weights")
     model.add_argument("--ensemble", type=int, default=default.ensemble, metavar="N", help="models of each fold (default %(default)s)")

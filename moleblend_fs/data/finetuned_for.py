@@ -5,13 +5,22 @@ from typing import Any, Protocol
 
 from moleblend_fs.data.trained_on import TrainedOn
 
+INPUTS = ("2d", "3d", "2d+3d", "2d+predicted3d")
+"""What a finetuned model is shown of a molecule. The last: 2D, and the distances that a pretrained model predicts from 2D."""
+PREDICTED = INPUTS[-1]
+
+
+def reads_structures(inputs: str) -> bool:
+    """Whether a model of these inputs looks at coordinates."""
+    return "3d" in inputs.split("+")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetunedFor:
     """How a finetuned model reads molecules and what its outputs mean.
 
     Attributes:
-        inputs: "2d", "3d" or "2d+3d".
+        inputs: one of `INPUTS`.
         targets: label names, one per output.
         kinds: "regression" or "classification", one per output. units: one per output.
         mean, std: what regression outputs are scaled by: value = mean + std * output; 0 and 1 for classification.

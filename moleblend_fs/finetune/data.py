@@ -10,6 +10,7 @@ from pathlib import Path
 from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.featurize import MAX_ATOMS
+from moleblend_fs.data.finetuned_for import reads_structures
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import MANIFEST, Store
@@ -109,7 +110,7 @@ def told_as_target() -> Iterator[None]:
 
 def open_source(path: Path, settings: Settings, hydrogens: str) -> Source:
     """The file as a source whose labels are the targets, split as a column says or not at all."""
-    count = settings.conformers if "3d" in settings.inputs and ending(path) not in SDF else 0
+    count = settings.conformers if reads_structures(settings.inputs) and ending(path) not in SDF else 0
     build = BuildOptions(
         hydrogens=hydrogens == "explicit", conformers=ConformerOptions(count=count), max_atoms=settings.max_atoms or MAX_ATOMS
     )

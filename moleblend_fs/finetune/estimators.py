@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from moleblend_fs.data.finetuned_for import reads_structures
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file
 from moleblend_fs.finetune.progress import Progress
@@ -94,7 +95,7 @@ class Finetuner:
         if values is not None:
             kept = [i for i, name in enumerate(names) if name not in self.targets]
             names, columns = [names[i] for i in kept] + list(self.targets), [columns[i] for i in kept] + labels
-        if "3d" in self.settings.inputs and (mols := _with_structures(molecules)):
+        if reads_structures(self.settings.inputs) and (mols := _with_structures(molecules)):
             return _write_sdf(folder / "molecules.sdf", mols, self.targets, labels)
         with whole_file(folder / "molecules.csv") as stream:
             table = csv.writer(stream, lineterminator="\n")

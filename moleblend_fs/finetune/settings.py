@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
+from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS
 
 SPLITS = ("scaffold", "random", "scaffold-balanced", "butina", "column", "file", "store")
-INPUTS = ("2d", "3d", "2d+3d")
 ARCHITECTURES = tuple(PRESETS)
 
 
@@ -26,7 +26,7 @@ class Settings:
         ensemble: members of each fold, which differ in their seed.
         seed: of splits and members.
         weights: checkpoint to start from; "" for random weights.
-        inputs: "2d", "3d" or "2d+3d".
+        inputs: of `data.finetuned_for.INPUTS`.
         hydrogens: "explicit", "none"; "" for those of the weights, heavy atoms without.
         arch: size of the model, "" for that of the weights or of the table.
         epochs, batch_size: 0 for the table's. lr: 0 for the table's.
@@ -78,6 +78,10 @@ class Settings:
             raise UserError(f"--level must lie between 0 and 1, got {self.level}")
         if self.inputs not in INPUTS:
             raise UserError(f"--inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
+        if self.inputs == PREDICTED and not self.weights:
+            raise UserError(
+                f"--inputs {PREDICTED} needs --weights, pretrained with --geometry-target distance: that model predicts the distances"
+            )
         if (self.split == "column") != bool(self.split_column) or (self.split == "file") != bool(self.split_file):
             raise UserError("--split column goes with --split-column NAME, --split file with --split-file FILE")
         if self.split in ("column", "file", "store") and (self.folds > 1 or self.repeats > 1):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from moleblend_fs.data.finetuned_for import Described, FinetunedFor
+from moleblend_fs.data.finetuned_for import Described, FinetunedFor, reads_structures
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.trained_on import UNKNOWN, TrainedOn
 from moleblend_fs.data.units import factor
@@ -109,7 +109,7 @@ def compare(found: Described, use: Use) -> Comparison:
         why = "the reference release's do not" if found.about.get("format") == "reference release" else "it is of an earlier version"
         heavy = "; the published weights are of heavy atoms (--hydrogens none)" if why.startswith("the ref") else ""
         lines.append(f"{file} does not say what it was trained on ({why}): it cannot be compared with {use.name}{heavy}")
-    elif "3d" in use.inputs and found.trained_on.molecules_with_3d == 0 and use.purpose == "finetune":
+    elif reads_structures(use.inputs) and found.trained_on.molecules_with_3d == 0 and use.purpose == "finetune":
         lines.append(f"{file} was trained without structures: what reads distances begins untrained")
     if use.purpose == "evaluate" and found.finetuned is not None and "units" not in use.allowed:
         lines += _conversions(found.finetuned, use.store.labels)

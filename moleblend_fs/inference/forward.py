@@ -34,7 +34,7 @@ class Forward:
     Args:
         models: in evaluation mode.
         device: "cpu", "cuda", ...
-        inputs: "2d", "3d" or "2d+3d".
+        inputs: of `data.finetuned_for.INPUTS`.
         read_off: what is asked for.
         tokens: most tokens in a batch.
         apart: whether molecules are to be computed one by one in any case.
@@ -113,6 +113,8 @@ class Forward:
 def _batches_alike(model: MoleBlend) -> bool:
     """Whether `fixed_rows` makes a molecule's numbers independent of its batch, with this model, on this processor."""
     config = model.config
+    if config.predicted_3d:  # sizes of the head that predicts distances are not among those below
+        return False
     widths = (config.embed_dim, config.ffn_dim, config.gaussians, config.attention_heads * 16)
     shapes = {layer.weight.shape: layer.weight for layer in model.modules() if isinstance(layer, nn.Linear)}
     threads = torch.get_num_threads()
@@ -149,6 +151,6 @@ def atom_means(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Lay
 
 def distances(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Tensor:
     """(P, 1) predicted distances between the atoms of each pair, Angstrom."""
-    found = model(batch, shown, layout).distance
+    found = model(batch, shown, layout).distance if model.distances is None else model.distances(batch, layout)
     assert found is not None
     return found.unsqueeze(1)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor
 from moleblend_fs.data.batch import collate
+from moleblend_fs.data.finetuned_for import reads_structures
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
@@ -183,7 +184,7 @@ def check_structures(store: Store, inputs: str, why: str, *, every: bool) -> Non
     """UserError if a store lacks the structures that some inputs need: any for "2d+3d", for "3d" all where `every` asks for it."""
     manifest = store.manifest
     lacking = manifest.molecules - manifest.molecules_with_3d
-    if "3d" in inputs and manifest.molecules_with_3d == 0:
+    if reads_structures(inputs) and manifest.molecules_with_3d == 0:
         raise UserError(f"{store.path} has no 3D structures, but {why} inputs {inputs}; preprocess a source with structures")
     if every and inputs == "3d" and lacking:
         those = f"{lacking:,} of {counted(manifest.molecules, 'molecule')} of {store.path} {verb(lacking, 'has', 'have')}"

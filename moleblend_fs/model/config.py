@@ -13,6 +13,7 @@ class ModelConfig:
     Attributes:
         heads: names of the heads that the model carries.
         tasks: outputs of the property head.
+        predicted_3d: whether it carries a `DistancePredictor`.
         molecule_values: outputs of heads that predict all values of a sidecar for each molecule.
         sizes: of other heads, where they follow from the data, by name, see `size_of`.
     """
@@ -32,6 +33,7 @@ class ModelConfig:
     tasks: int = 1
     molecule_values: int = 1
     sizes: dict[str, int] = field(default_factory=dict)
+    predicted_3d: bool = False
     checkpoint_layers: int = option(0, "blocks, from the first, that are recomputed in the backward pass: less memory, more time")
 
     def __post_init__(self) -> None:

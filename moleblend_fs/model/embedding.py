@@ -93,8 +93,12 @@ class RelationEncoder(nn.Module):
         table = torch.einsum("ch,khg->kcg", classes, at_least_float32(self.hop_matrices))
         return F.pad(table, (0, 0, NUM_BOND_CLASSES - len(classes), 0))
 
-    def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
-        """The bias (P, H) of what is shown, and the Gaussian sums (A, K) behind the atoms' 3D features."""
+    def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, distances_P: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The bias (P, H) of what is shown, and the Gaussian sums (A, K) behind the atoms' 3D features.
+
+        Args:
+            distances_P: Angstrom, in place of those between the coordinates.
+        """
         parameters = (
             self.spd_table.weight,
             self.hop_table(),
@@ -118,4 +122,5 @@ class RelationEncoder(nn.Module):
             element if shown.hidden is None else element.masked_fill(shown.hidden, HIDDEN),
             weights,
             layout,
+            None if distances_P is None else distances_P.to(weights.spd_table.dtype),
         )

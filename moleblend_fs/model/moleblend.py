@@ -14,6 +14,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.embedding import AtomEmbedding, RelationEncoder
 from moleblend_fs.model.encoder import Encoder
 from moleblend_fs.model.heads import HEADS, WithStart, build_head
+from moleblend_fs.model.predicted_distances import DistancePredictor
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.ops.attention import prepare_bias
@@ -60,6 +61,7 @@ class MoleBlend(nn.Module):
         self.relations = RelationEncoder(config)
         self.encoder = Encoder(config)
         self.heads = nn.ModuleDict({name: build_head(name, config) for name in config.heads})
+        self.distances = DistancePredictor(config, MoleBlend) if config.predicted_3d else None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -90,7 +92,11 @@ class MoleBlend(nn.Module):
 
     def embed(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
         """What goes into the encoder: embedding sums of all tokens (T, d), and the pairs' attention bias (P, H)."""
-        bias, gaussian_sums = self.relations(batch, shown, layout)
+        distances = None
+        if shown.predicted:
+            assert self.distances is not None, "a model that predicts distances"
+            distances = self.distances(batch, layout)
+        bias, gaussian_sums = self.relations(batch, shown, layout, distances)
         return self.atoms(batch, shown, gaussian_sums, layout), bias
 
     def encode_embedded(

@@ -1,11 +1,12 @@
 """What a forward pass is shown of each molecule: decided outside the model, so that every path can be tested exactly."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED
 from moleblend_fs.errors import UserError
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
@@ -23,6 +24,7 @@ class Shown:
         hidden: (A,) bool, atoms that are masked: one row for all masked atoms in place of their nine features, and of their element in the
             distance encoding; neither degree nor 3D feature, whatever the two above say. None: none. Their relations, and their
             coordinates in those, are shown as `relations` says.
+        predicted: distances are those that the model's `DistancePredictor` gives, and coordinates are not looked at.
         bare: (A,) bool, atoms of whose nine features only the element is shown. None: none.
     """
 
@@ -32,22 +34,24 @@ class Shown:
     coordinates: Tensor
     hidden: Tensor | None = None
     bare: Tensor | None = None
+    predicted: bool = False
 
     def visible(self, atoms: Tensor) -> Tensor:
         """(A,) bool, those of some atoms that are not hidden."""
         return atoms if self.hidden is None else atoms & ~self.hidden
 
 
-MODALITIES = ("2d", "3d", "2d+3d")
-
-
 def show_all(batch: MoleculeBatch, layout: Layout, modality: str) -> Shown:
     """Everything of the chosen modalities, as in finetuning (paper, Eq. 12-14).
 
     Molecules without coordinates fall back to 2D under "2d+3d"; under "3d" they are an error, since nothing would be left.
+    Under "2d+predicted3d" all molecules have distances, predicted ones.
     """
-    if modality not in MODALITIES:
-        raise UserError(f"inputs must be one of {', '.join(MODALITIES)}, got {modality!r}")
+    if modality not in INPUTS:
+        raise UserError(f"inputs must be one of {', '.join(INPUTS)}, got {modality!r}")
+    if modality == PREDICTED:
+        every = torch.ones_like(batch.has_coordinates)
+        return replace(_show(batch, layout, every, every), predicted=True)
     has_3d = batch.has_coordinates & (modality != "2d")
     two_d = torch.full_like(has_3d, modality != "3d")
     return _show(batch, layout, two_d, has_3d)

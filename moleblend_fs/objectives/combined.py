@@ -55,6 +55,10 @@ class Combined(Objective):
         """Before any are shared."""
         return sum(part.passes for part in self.parts)
 
+    def facts(self) -> dict[str, Any]:
+        each = [part.own_facts(weight) for part, weight in zip(self.parts, self.weights, strict=True)]
+        return {"objectives": each, "passes": self.passes}
+
     @property
     def group(self) -> int | None:
         return next((part.group for part in self.parts if part.group is not None), None)

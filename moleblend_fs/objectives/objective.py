@@ -6,7 +6,7 @@ sums of its losses. Weighting, normalising over ranks and micro-batches (`loss`)
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -115,6 +115,16 @@ class Objective(ABC):
     def passes(self) -> float:
         """Cost of a step: passes of the encoder over all molecules, forward and backward."""
         return 1.0
+
+    def facts(self) -> dict[str, Any]:
+        """What checkpoints and logs say of it, as JSON values: of each objective its name, weight, all of its options, and its terms with
+        their weights; and the cost of a step."""
+        return {"objectives": [self.own_facts(1.0)], "passes": self.passes}
+
+    def own_facts(self, weight: float) -> dict[str, Any]:
+        """Of one objective in a sum, see `facts`."""
+        options = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.options).items()}
+        return {"name": self.name, "weight": weight, "options": options, "terms": {term.name: term.weight for term in self.terms()}}
 
     @property
     def group(self) -> int | None:

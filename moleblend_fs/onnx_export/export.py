@@ -12,7 +12,7 @@ from moleblend_fs import __version__
 from moleblend_fs.checkpoint.read import Checkpoint
 from moleblend_fs.chem.build import NO_CONFORMERS, BuildOptions
 from moleblend_fs.chem.conformers import ConformerOptions
-from moleblend_fs.data.finetuned_for import Described
+from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED, Described, reads_structures
 from moleblend_fs.data.graph import FEATURISATION_VERSION
 from moleblend_fs.data.record import summary
 from moleblend_fs.data.trained_on import UNKNOWN
@@ -20,7 +20,6 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.inference.forward import Forward, graph_tokens, properties
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.model.shown import MODALITIES
 from moleblend_fs.onnx_export.molecules import records_to_try
 from moleblend_fs.onnx_export.network import OPSET, checked, network
 from moleblend_fs.onnx_export.verify import LIMIT, check, largest_difference, outputs_of
@@ -81,8 +80,8 @@ def to_export(path: str | os.PathLike, *, inputs: str | None = None, training_mo
 
 
 def _pretrained(path: Path, checkpoint: Checkpoint, inputs: str) -> ToExport:
-    if inputs not in MODALITIES:
-        raise UserError(f"inputs must be one of {', '.join(MODALITIES)}, got {inputs!r}")
+    if inputs not in INPUTS:
+        raise UserError(f"inputs must be one of {', '.join(INPUTS)}, got {inputs!r}")
     check_inputs(checkpoint, inputs)
     about = ExportedAbout(inputs=inputs, members=(), width=checkpoint.config.embed_dim, trained_on=checkpoint.trained_on)
     return ToExport(members=(checkpoint,), about=_signed(about, path))
@@ -95,6 +94,8 @@ def _signed(about: ExportedAbout, path: Path) -> ExportedAbout:
 def check_inputs(described: Described, inputs: str) -> None:
     """UserError where molecules cannot be made for a model by RDKit and this version."""
     then, file = described.trained_on, described.about.get("file")
+    if inputs == PREDICTED:
+        raise UserError(f"{file} reads distances that it predicts itself (inputs {PREDICTED}), which an exported file cannot; use the checkpoint")
     if then is None:
         return
     if then.featurisation != FEATURISATION_VERSION:
@@ -104,7 +105,7 @@ def check_inputs(described: Described, inputs: str) -> None:
         )
     if then.hydrogens not in (*HYDROGENS, UNKNOWN):
         raise UserError(f"{file} was trained on molecules with hydrogens {then.hydrogens!r}, which this version does not make")
-    if "3d" in inputs and then.structures == "ETKDG":
+    if reads_structures(inputs) and then.structures == "ETKDG":
         conformers_of(described)
 
 
@@ -164,7 +165,7 @@ def build_options(described: Described, inputs: str) -> BuildOptions:
     """Molecules as the model was trained on them; structures are made where it reads them, wherever those of its training are from."""
     then = described.trained_on
     conformers = NO_CONFORMERS
-    if "3d" in inputs:
+    if reads_structures(inputs):
         made = then is not None and then.structures == "ETKDG" and then.conformers is not None
         conformers = conformers_of(described) if made else ConformerOptions(count=1)
     return BuildOptions(hydrogens=then is not None and then.hydrogens == "explicit", conformers=conformers)

@@ -142,6 +142,8 @@ def estimate(sizes: Sequence[int], config: ModelConfig, batch: Batch | None, set
         weights = width * (kept + -(-(total - kept) // n)) if setup.stage == 3 else width * total
         gathered = min(total - kept, setup.reuse // 2) if setup.stage == 3 and n > 1 else 0
         buffers = width * (gathered + setup.bucket)
+    if config.predicted_3d:  # a second model, which learns nothing and is not divided
+        weights += 4 * total
     host = optimizer if setup.offload and setup.stage else 0
     optimizer -= host
     active = 0 if batch is None else activation_bytes(config, batch, setup)

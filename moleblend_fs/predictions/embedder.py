@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from moleblend_fs.data.exported import is_exported
-from moleblend_fs.data.finetuned_for import Described
+from moleblend_fs.data.finetuned_for import INPUTS, Described
 from moleblend_fs.errors import UserError
 from moleblend_fs.predictions.api import TOKENS, Molecules, Reader, taken
 from moleblend_fs.predictions.opening import not_installed
@@ -18,7 +18,6 @@ from moleblend_fs.sources.incoming import Incoming
 Level = Literal["graph", "mean", "atom", "distances"]
 LEVELS: Mapping[str, Per] = {"graph": "molecule", "mean": "molecule", "atom": "atom", "distances": "pair"}
 """What representations are of, and what there is one of."""
-INPUTS = ("2d", "3d", "2d+3d")
 
 
 class Represents(Protocol):
@@ -43,7 +42,7 @@ class Embedder(Reader):
 
     Args:
         path: checkpoint, a folder of `moleblend finetune`, or a file of `moleblend export`.
-        inputs: "2d", "3d" or "2d+3d"; by default those of a finetuned model, else "2d".
+        inputs: of `data.finetuned_for.INPUTS`; by default those of a finetuned model, else "2d".
         layer: after how many blocks; 0 is what goes into the first. All by default.
         member: which model of a folder.
     """

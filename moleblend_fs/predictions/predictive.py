@@ -20,7 +20,7 @@ class Computing(Protocol):
     """Models of the same inputs, ready to be given batches, which threads compute.
 
     Attributes:
-        inputs: "2d", "3d" or "2d+3d".
+        inputs: of `data.finetuned_for.INPUTS`.
     """
 
     inputs: str

@@ -6,7 +6,7 @@ from typing import Literal
 from moleblend_fs.chem.build import NO_CONFORMERS, BuildOptions
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.featurize import MAX_ATOMS
-from moleblend_fs.data.finetuned_for import Described
+from moleblend_fs.data.finetuned_for import Described, reads_structures
 from moleblend_fs.data.graph import FEATURISATION_VERSION
 from moleblend_fs.data.trained_on import UNKNOWN, TrainedOn
 from moleblend_fs.errors import UserError
@@ -40,9 +40,9 @@ def prepare(
     then, topics = checkpoint.trained_on, frozenset(allowed)
     chosen = hydrogens or (UNKNOWN if then is None else then.hydrogens) or "none"
     structures, conformers = "none", NO_CONFORMERS
-    if "3d" in inputs and incoming.has_structures:
+    if reads_structures(inputs) and incoming.has_structures:
         structures = "file"
-    elif "3d" in inputs:
+    elif reads_structures(inputs):
         structures, conformers = "ETKDG", _conformers(checkpoint, inputs, topics)
     incoming.want(BuildOptions(hydrogens=chosen == "explicit", conformers=conformers, max_atoms=max_atoms), structures=structures == "file")
     now = TrainedOn(

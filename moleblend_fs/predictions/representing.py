@@ -5,10 +5,12 @@ from functools import partial
 from pathlib import Path
 
 from moleblend_fs.checkpoint.read import Checkpoint, load
+from moleblend_fs.data.finetuned_for import PREDICTED
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.device import device_of
 from moleblend_fs.inference.forward import Forward, ReadOff, atom_means, atom_tokens, distances, graph_tokens
 from moleblend_fs.inference.predict import check_weights
+from moleblend_fs.model.predicted_distances import DISTANCE_HEAD
 from moleblend_fs.predictions.model import ABOUT, open_predictive
 
 READ_OFF: dict[str, ReadOff] = {"graph": graph_tokens, "mean": atom_means, "atom": atom_tokens, "distances": distances}
@@ -29,12 +31,15 @@ class CheckpointRepresentations:
         config, finetuned = self.described.config, self.described.finetuned
         self.inputs = inputs or ("2d" if finetuned is None else finetuned.inputs)
         self.width, self._layer = config.embed_dim, layer
+        if self.inputs == PREDICTED and not config.predicted_3d:
+            raise UserError(f"{path} was not finetuned with inputs {PREDICTED}; choose others")
         if layer is not None and not 0 <= layer <= config.layers:
             raise UserError(f"layer must lie in 0 to {config.layers}, the blocks of this model, got {layer}")
         self._model = self.described.build()
 
     def computing(self, level: str, tokens: int) -> Forward:
-        if level == "distances" and "distance" not in self.described.config.heads:
+        config = self.described.config
+        if level == "distances" and not (config.predicted_3d or DISTANCE_HEAD in config.heads):
             raise UserError(
                 f"{self.described.about.get('file')} has no head that predicts distances; one pretrained with --geometry-target distance "
                 "has (displacements are predicted but for their length)"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moleblend_fs.report.drawable import drawable_number, drawable_text, run_name
-from moleblend_fs.report.settings import START, Settings, read_settings
+from moleblend_fs.report.settings import START, Settings, read_facts, read_settings
 from moleblend_fs.wording import counted
 
 DAMAGED: dict[str, Any] = {"num_updates": None}
@@ -71,6 +71,7 @@ def read_log(path: Path, root: Path, notes: list[str] | None = None) -> Training
         if isinstance(entry, str):
             settings |= read_settings(entry)
             continue
+        settings |= read_facts(entry)
         if "valid_num_updates" in entry:
             updates, kind, prefix = entry["valid_num_updates"], valid, "valid_"
         elif "num_updates" in entry:

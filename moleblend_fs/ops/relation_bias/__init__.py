@@ -23,6 +23,7 @@ def relation_bias(
     element_A: Tensor,
     weights: RelationWeights,
     layout: Layout,
+    distances_P: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The bias of every pair, (P, H): the sum of the encodings that it shows; and the atoms' Gaussian sums, (A, K).
 
@@ -32,7 +33,13 @@ def relation_bias(
         atom_distance_A: (A,) bool, atoms whose 3D feature is asked for.
         coordinates_A3: Angstrom, noise included.
         element_A: the atomic-number feature.
+        distances_P: Angstrom, in place of those between the coordinates; plain torch encodes them, on GPUs too.
     """
+    if distances_P is not None:
+        nowhere = atom_distance_A & ~atom_distance_A
+        tables = shown_P & (SHOW_SPD | SHOW_EDGE)
+        bias, _ = relation_bias(tables, spd_P, path_P5, nowhere, coordinates_A3, element_A, weights, layout)
+        return distance_bias(bias, shown_P, atom_distance_A, coordinates_A3, element_A, weights.distance, layout, distances_P)
     if uses_triton("relation_bias", shown_P.device, weights.mul.dtype, (weights.spd_table.shape[1], len(weights.means))):
         from moleblend_fs.ops.relation_bias import autograd
 

@@ -56,6 +56,7 @@ def distance_bias(
     element_A: Tensor,
     weights: DistanceWeights,
     layout: Layout,
+    distances_P: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add the distance encoding where it is shown, and sum the Gaussians for the atoms that want them.
 
@@ -65,6 +66,7 @@ def distance_bias(
         bias_PH: what it is added to.
         atom_distance_A: (A,) bool, atoms whose 3D feature is asked for.
         element_A: (A,) the atomic-number feature.
+        distances_P: |r_i - r_j|, where they do not come from the coordinates.
 
     Returns:
         The bias (P, H), and (A, K) sums over j of the Gaussians of pair (i, j), 0 for atoms not asked for.
@@ -74,10 +76,11 @@ def distance_bias(
     pair_M = (by_atom | by_pair).nonzero().squeeze(1)
     row_M, column_M = layout.pair_row[pair_M], layout.pair_column[pair_M]
     element_A = element_A.long()
+    between = (coordinates_A3[row_M] - coordinates_A3[column_M]).norm(dim=1) if distances_P is None else distances_P[pair_M]
     wanted = _Wanted(
         pair=pair_M,
         row=row_M,
-        distance=(coordinates_A3[row_M] - coordinates_A3[column_M]).norm(dim=1),
+        distance=between,
         first=element_A[row_M] + FIRST_ELEMENT_ROW,
         second=element_A[column_M] + SECOND_ELEMENT_ROW,
         in_bias=by_pair[pair_M],
