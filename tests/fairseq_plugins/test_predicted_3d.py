@@ -70,8 +70,9 @@ def test_predicted_distances_follow_the_true_ones(heavy_store):
     true = (batch.coordinates[layout.pair_row] - batch.coordinates[layout.pair_column]).norm(dim=1)
     between = layout.pair_row != layout.pair_column
     constant = (true - true[between].median())[between].abs().mean()
+    model = trained_on_distances(heavy_store, 200)
     with torch.no_grad():
-        found = distances(trained_on_distances(heavy_store, 200), batch, show_all(batch, layout, "2d"), layout).squeeze(1)
+        found = distances(model, batch, show_all(batch, layout, "2d"), layout).squeeze(1)
     assert np.corrcoef(found[between], true[between])[0, 1] > 0.55
     assert (found - true)[between].abs().mean() < 0.85 * constant
 
@@ -115,7 +116,7 @@ def test_what_is_missing_is_told(heavy_store, pretrained, tmp_path):
     refused = finetuned(heavy_store, tmp_path / "blind" / "checkpoint_last.pt", tmp_path / "refused")
     assert refused.code == 2
     assert "has no head that predicts distances" in refused.output
-    words = (*FINETUNE, *SIZE, *ADAM, "--inputs", "2d+predicted3d", "--targets", "gap", "--max-update", "1")
+    words = (*FINETUNE, *SIZE, *ADAM, "--inputs", "2d+predicted3d", "--targets", "gap", "--max-update", "1", "--batch-size", "16")
     scratch = train(heavy_store.path, tmp_path / "scratch", *words)
     assert scratch.code == 2
     assert "--inputs 2d+predicted3d needs --finetune-from-model" in scratch.output
