@@ -95,7 +95,9 @@ def check_inputs(described: Described, inputs: str) -> None:
     """UserError where molecules cannot be made for a model by RDKit and this version."""
     then, file = described.trained_on, described.about.get("file")
     if inputs == PREDICTED:
-        raise UserError(f"{file} reads distances that it predicts itself (inputs {PREDICTED}), which an exported file cannot; use the checkpoint")
+        raise UserError(
+            f"{file} reads distances that it predicts itself (inputs {PREDICTED}), which an exported file cannot; use the checkpoint"
+        )
     if then is None:
         return
     if then.featurisation != FEATURISATION_VERSION:
