@@ -168,6 +168,11 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "TARGET=mu PRETRAINED=none": Check(WHOLE),
         "ARCH=base UPDATES=600000": Check(WHOLE),
     },
+    "examples/paper/README.md": {
+        "DATA=data/moleculenet ./examples/paper/run.sh table3 --scale tiny": Skip("tests/scripts/test_paper_tables.py runs a table"),
+        "DATA=data/moleculenet ./examples/paper/run.sh table3 --scale cpu --list": Run(),
+        "DATA=data/moleculenet OUT=runs/paper/full": Run(),
+    },
     "examples/pcqm4mv2_gap/README.md": {"./examples/pcqm4mv2_gap/run.sh": Check(WHOLE)},
     "examples/pretrain_pcqm4mv2/README.md": {
         "data/pcqm4mv2/": LAYOUT,

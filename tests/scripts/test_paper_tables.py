@@ -1,0 +1,123 @@
+"""The paper's tables as grids of runs: what they ask for exists, validation alone chooses, and one runs from end to end."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moleblend_fs.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+HERE = ROOT / "examples" / "paper"
+TABLES = sorted(path.stem for path in (HERE / "grids").glob("*.toml"))
+sys.path.insert(0, str(HERE))
+
+import grid  # noqa: E402
+import table  # noqa: E402
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_grid_is_the_papers_table(name):
+    """All of its data sets, and rows of its names."""
+    plan = grid.Plan(name, "paper")
+    published = table.published(plan)
+    assert {data.removeprefix(grid.QM9) for data in plan.grid.data} == {entry.data for entry in published} - {"average"}
+    with (HERE / "published.csv").open(newline="", encoding="utf-8") as stream:
+        methods = {row["method"] for row in csv.DictReader(stream) if f"table{row['table']}" == name}
+    assert {row.published for row in plan.grid.rows} <= methods
+    assert plan.cells
+    keys = {(cell.row.pretraining, cell.data, cell.inputs, cell.trial, cell.seed) for cell in plan.cells}
+    assert len({cell.folder(Path("out")) for cell in plan.cells}) == len(keys)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_objectives_take_their_options(name):
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+    from fairseq_plugins.pretraining_task import objective_of
+
+    for row in grid.Plan(name, "cpu").pretrained:
+        words = ["store", "--user-dir", str(ROOT / "moleblend_fs"), "--task", "moleblend", "--criterion", "pretrain"]
+        words += ["--arch", "moleblend_tiny", "--optimizer", "adam", "--objective", row.objective, *row.options]
+        parsed = options.parse_args_and_arch(options.get_training_parser(), words)
+        assert objective_of(convert_namespace_to_omegaconf(parsed).task).terms()
+
+
+def test_what_is_not_there_is_named():
+    plan = grid.Plan("table1", "tiny")
+    unknown = replace(plan.grid.rows[0], objective="of_tomorrow")
+    changed = replace(plan.grid, rows=(unknown, *plan.grid.rows[1:]))
+    plan.__dict__["grid"] = changed
+    assert unknown in plan.missing
+    assert all(cell.row != unknown for cell in plan.cells)
+    page = table.page(plan, table.published(plan), [])
+    assert f"<td>{unknown.published}</td><td>{table.ABSENT}</td>" in page
+    with pytest.raises(UserError, match="there is no grid 'table8'; there are table1, table2"):
+        grid.Plan("table8", "tiny")
+    with pytest.raises(UserError, match="--scale must be one of tiny, cpu, paper"):
+        grid.Plan("table1", "huge").scale
+
+
+def result(path, error, seed):
+    """A result file of six molecules whose predictions are off by about so much."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = np.linspace(-2, 3, 6)
+    prediction = target + error * (1 + 0.1 * seed) * np.array([1, -1, 1, -1, 1, -1])
+    rmse = float(np.sqrt(np.mean((prediction - target) ** 2)))
+    lines = [{"id": i, "smiles": "C", "target": [t], "prediction": [p]} for i, (t, p) in enumerate(zip(target, prediction, strict=True))]
+    content = {"store": "s", "split": path.stem, "metrics": {"y": {"rmse": rmse}}, "units": {"y": ""}, "predictions": lines}
+    path.write_text(json.dumps(content))
+    return rmse
+
+
+def test_validation_alone_chooses(tmp_path):
+    """The trial that is better on validation molecules and worse on test molecules is the one that is told, with its test score."""
+    plan = grid.Plan("table6", "cpu")
+    plan.__dict__["scale"] = replace(plan.scale, trials=(("--lr", "1"), ("--lr", "2")))
+    row = plan.grid.rows[-1]
+    tests = []
+    for cell in plan.cells:
+        if cell.row == row and cell.data == "esol":
+            result(cell.folder(tmp_path) / "valid.json", {0: 0.5, 1: 0.4}[cell.trial], cell.seed)
+            value = result(cell.folder(tmp_path) / "test.json", {0: 0.2, 1: 0.9}[cell.trial], cell.seed)
+            tests += [value] if cell.trial == 1 else []
+    assert len(tests) == 3
+    entry = table.ours(plan, tmp_path, row, "esol")
+    assert (entry.trial, entry.seeds) == (1, 3)
+    assert entry.value == pytest.approx(np.mean(tests))
+    assert entry.std == pytest.approx(np.std(tests, ddof=1))
+    assert entry.low <= entry.value <= entry.high
+    assert not table.write(plan, tmp_path), "others have no result"
+    with (tmp_path / "table6.csv").open(newline="") as stream:
+        told = [line for line in csv.DictReader(stream) if line["source"] == table.OURS]
+    assert [(line["method"], line["data"]) for line in told] == [("MOLEBLEND", "esol")]
+    assert float(told[0]["value"]) == pytest.approx(entry.value, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_table_from_end_to_end(shared, tmp_path):
+    environment = os.environ | {"OUT": str(tmp_path), "DATA": str(shared / "data" / "moleculenet"), "OMP_NUM_THREADS": "1"}
+    words = [str(HERE / "run.sh"), "table11", "--scale", "tiny", "--jobs", "2"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with (tmp_path / "table11.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    ours = [line for line in lines if line["source"] == table.OURS]
+    assert [(line["method"], line["data"]) for line in ours] == [("2D", "bbbp"), ("2D + 3D", "bbbp")]
+    assert all(0 <= float(line["value"]) <= 100 for line in ours)
+    assert {(line["method"], line["value"]) for line in lines if line["data"] == "bbbp" and line["source"] == table.PUBLISHED} == {
+        ("2D", "73"),
+        ("2D + 3D", "71.8"),
+    }
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    assert times
+    again = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == times
