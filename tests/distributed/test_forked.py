@@ -1,4 +1,4 @@
-"""Ranks that are forked from a server which somebody else started."""
+"""Ranks that are forked where Python's own server of forks runs already."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 
 def test_ranks_know_our_tasks_whoever_started_the_server(tmp_path):
-    """One process has one server, with the modules that its first user asked for; preprocessing has one too."""
+    """Python has one server for a process, with the modules that its first user asked for, as preprocessing does; ranks have another."""
     (tmp_path / "script.py").write_text(SCRIPT)
     words = [sys.executable, str(tmp_path / "script.py"), str(Path(ROOT) / "moleblend_fs"), str(tmp_path / "logs")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,14 +85,16 @@ def train_command(store: Path | str, folder: Path, *options: str) -> Run:
     return command([str(BIN / "fairseq-train"), *arguments(store, folder, options)], folder)
 
 
-def train_forked(store: Path | str, folder: Path, *options: str) -> Run:
+def train_forked(
+    store: Path | str, folder: Path, *options: str, entry: Callable[[list[str]], None] = forked_ranks.fairseq_train_by_fork
+) -> Run:
     """The command's main function in a process of its own, forked from one that has everything imported: a sixth of its time.
 
     What it says is what a terminal would show; processes that it starts are real. What comes before main and after it is not the
-    command's: `train_command` is for that.
+    command's: `train_command` is for that. `entry` sets up, before that function, what is to be different.
     """
     log = folder.parent / f"{folder.name}-said.log"
-    started = forked_ranks.start_command(arguments(store, folder, options), log)
+    started = forked_ranks.start_command(arguments(store, folder, options), log, entry)
     try:
         (code,) = started.wait(180)
     finally:

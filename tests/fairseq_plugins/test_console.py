@@ -3,16 +3,19 @@
 import json
 import logging
 import math
+import os
+import resource
 import shutil
-import sys
 import threading
 
 import pytest
 
 from fairseq_plugins import console, output_paths
 from fairseq_plugins.patches import loader_processes
+from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from tests.fairseq_plugins.runs import ADAM, BIN, FINETUNE, PRETRAIN, ROOT, SMALL, command, run_here, train, train_forked
+from tests.support import forked_ranks
 
 COMMON = (*PRETRAIN, *SMALL, *ADAM, "--batch-size", "40")
 
@@ -100,12 +103,14 @@ def test_errors_of_the_system_are_told(tmp_path):
     assert str(output_paths.error_of_system(raised.value)) == f"{tmp_path / 'gone'}: No such file or directory"
 
 
-@pytest.mark.slow
+def with_few_open_files(words: list[str]) -> None:
+    """fairseq-train after `ulimit -n 64`."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    forked_ranks.fairseq_train(words)
+
+
 def test_too_few_open_files_are_told_before_loaders_hang(qm9_store, tmp_path):
-    limit = ("bash", "-c", 'ulimit -n 64; exec "$@"', "bash")
-    run = command(
-        [*limit, str(BIN / "fairseq-train"), *words(qm9_store.path, tmp_path, "--max-update", "1", "--num-workers", "2")], tmp_path
-    )
+    run = train_forked(qm9_store.path, tmp_path, *COMMON, "--max-update", "1", "--num-workers", "2", entry=with_few_open_files)
     assert run.code == 2
     assert "--num-workers 2 needs up to" in run.output
     assert "--num-workers 0 needs none" in run.output
@@ -152,21 +157,15 @@ def test_a_loader_process_that_hangs_is_given_up(monkeypatch):
         next(iter(loader_processes.Loader(Waiting(), num_workers=1, batch_size=1, multiprocessing_context="fork")))
 
 
-KILLING = """
-import os, sys
-from fairseq_plugins.patches.loader_processes import Loader
-from moleblend_fs.data.store import Store
-read = Store.records
-Store.records = lambda self, indices: os._exit(9) if 5 in list(indices) else read(self, indices)
-from fairseq_cli.train import cli_main
-sys.exit(cli_main())
-"""
+def with_a_dying_loader(words: list[str]) -> None:
+    """fairseq-train, whose loader ends as one does for which memory has run out."""
+    read = Store.records
+    Store.records = lambda self, indices: os._exit(9) if 5 in list(indices) else read(self, indices)
+    forked_ranks.fairseq_train(words)
 
 
-@pytest.mark.slow
 def test_a_loader_process_that_dies_is_told(qm9_store, tmp_path):
-    """It ends as one does for which memory has run out."""
-    run = command([sys.executable, "-c", KILLING, *words(qm9_store.path, tmp_path, "--max-epoch", "1", "--num-workers", "1")], tmp_path)
+    run = train_forked(qm9_store.path, tmp_path, *COMMON, "--max-epoch", "1", "--num-workers", "1", entry=with_a_dying_loader)
     assert run.code == 2, run.output[-3000:]
     assert "moleblend: error: a loader process failed (" in run.output
     assert "exited unexpectedly" in run.output

@@ -15,14 +15,20 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 PRELOADED = ["torch", "fairseq_cli.train", "moleblend_fs.tasks.register", "torch._dynamo"]
 """What every rank imports, the last when it makes its optimizer."""
 if importlib.util.find_spec("deepspeed") is not None:
     PRELOADED.append("deepspeed.runtime.zero.muon.muon_optimizer")  # which its engine imports, and with it torch's compiler
+
+SERVER = forkserver.ForkServer()
+"""Not the one that Python has for all of a process: that has imported what its first user asked for, which preprocessing may have been."""
+SERVER.set_forkserver_preload(PRELOADED)
 
 
 @dataclass
@@ -108,21 +114,21 @@ def start(
     return Ranks(processes, files)
 
 
-def start_command(words: Sequence[str], log: Path) -> Ranks:
+def start_command(words: Sequence[str], log: Path, entry: Callable[[list[str]], None] = fairseq_train_by_fork) -> Ranks:
     """Start the command fairseq-train, which knows of no ranks but those that its words ask for.
 
     Args:
-        words: its arguments. log: file for what it says.
+        words: its arguments. log: file for what it says. entry: as of `start`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    return Ranks([_forked(fairseq_train_by_fork, words, log, {})], [log])
+    return Ranks([_forked(entry, words, log, {})], [log])
 
 
 def _forked(entry: Callable[[list[str]], None], words: Sequence[str], log: Path, environment: Mapping[str, str]) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_run, args=(entry, list(words), str(log), {"OMP_NUM_THREADS": "1", **environment}))
-    process.start()
+    arguments = (entry, list(words), str(log), {"OMP_NUM_THREADS": "1", **environment})
+    process = multiprocessing.get_context("forkserver").Process(target=_run, args=arguments)
+    with mock.patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
+        process.start()
     return process
 
 
@@ -132,7 +138,7 @@ def _run(entry: Callable[[list[str]], None], words: list[str], log: str, environ
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
-    for name in PRELOADED:  # in vain where the server of this process was started before, by somebody else, with other modules
+    for name in PRELOADED:  # again, since the server passes over what cannot be imported
         importlib.import_module(name)
     import torch
 
