@@ -206,9 +206,7 @@ def scatter(
         within: both axes' range; that of the values if None.
     """
     shown = f" ({unit})" if unit else ""
-    picked = np.arange(len(true))
-    if len(true) > MOST_POINTS:
-        picked = np.sort(np.random.Generator(np.random.PCG64(0)).choice(len(true), MOST_POINTS, replace=False))
+    picked = sampled(len(true))
     names = [titles[i] for i in picked.tolist()] if titles else []
     x, y = (predicted, predicted - true) if residuals else (true, predicted)
     told = ("residuals, predicted - true, over predicted values" if residuals else "predicted over true values") + f" of {target}"
@@ -242,3 +240,23 @@ def lines(
             axis.plot(x, y, color=colour, linewidth=1.4, marker=marker, markersize=4, drawstyle="steps-post" if step else "default")
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         return to_svg(figure, name)
+
+
+def points(x: np.ndarray, y: np.ndarray, *, xlabel: str, ylabel: str, name: str, titles: Sequence[str] = ()) -> str:
+    """A scatter plot; of many points a sample.
+
+    Args:
+        x, y: (molecules,), finite. titles: of the molecules, shown where the mouse rests.
+    """
+    picked = sampled(len(x))
+    with panel(xlabel=xlabel, ylabel=ylabel) as (figure, axis):
+        axis.set(xlim=limits(x), ylim=limits(y))
+        axis.scatter(x[picked], y[picked], s=12, color=PALETTE[0], alpha=0.5, linewidths=0, gid=POINTS)
+        return to_svg(figure, name, [titles[i] for i in picked.tolist()] if len(titles) else [])
+
+
+def sampled(count: int) -> np.ndarray:
+    """Places of the points that are drawn, the same each time."""
+    if count <= MOST_POINTS:
+        return np.arange(count)
+    return np.sort(np.random.Generator(np.random.PCG64(0)).choice(count, MOST_POINTS, replace=False))

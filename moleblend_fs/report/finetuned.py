@@ -1,33 +1,59 @@
-"""report.html of a folder of `moleblend finetune`: scores beside those of baselines, parity, calibration, rows that were left out."""
+"""report.html of a folder of `moleblend finetune`: scores beside baselines, what predictions are like, where they fail, how it was made."""
 
 import csv
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import write_atomically
+from moleblend_fs.files import as_json, write_atomically
 from moleblend_fs.report import html
 from moleblend_fs.report.drawable import drawable_text
+from moleblend_fs.report.evaluations import columns, picture_sections, worst_sections
+from moleblend_fs.report.page import finetuning_section
+from moleblend_fs.report.result_files import Evaluation
+from moleblend_fs.report.settings import shown_settings
+from moleblend_fs.report.training_logs import read_log
 from moleblend_fs.wording import counted
 
 SHOWN_FAILURES = 50
 """Rows without a molecule that the page lists; the tables have all."""
-MOST_PANELS = 12
-"""Targets that are drawn."""
+MOST_PANELS, MOST_CURVES = 12, 8
+"""Targets, and members' curves, that are drawn."""
 
 
-def write_page(folder: Path) -> None:
-    """Write the page from the folder's own files."""
+class Nearest(NamedTuple):
+    """Of a test molecule: its similarity to the nearest training molecule of its fold, NaN where unknown, and whether that is too low."""
+
+    similarity: float
+    outside: bool
+
+
+def write_page(folder: Path, nearest: Sequence[Nearest] | None = None, overlap: Sequence[tuple[str, str, int, int, int]] = ()) -> None:
+    """Write the page from the folder's own files.
+
+    Args:
+        nearest: of each line of predictions_test.csv; None leaves applicability out.
+        overlap: (fold, pair of splits, molecules, of them the same in the other, with the same skeleton).
+    """
     try:
         metrics, model, splits = (read_json(folder / name) for name in ("metrics.json", "model.json", "splits.json"))
     except READING as error:
         raise UserError(f"{folder}: no finished run of `moleblend finetune` ({error})") from error
     with open(folder / "predictions_test.csv", newline="", encoding="utf-8") as stream:
         tested = list(csv.DictReader(stream))
-    body = [results(metrics), *_pictures(metrics, tested), _run(model, splits, metrics), *_failures(folder)]
+    seen = tested_molecules(metrics, tested)
+    body = [results(metrics)]
+    if metrics["models"]:
+        body += picture_sections([seen]) + _intervals(metrics)
+        body += [] if nearest is None else _applicability(seen, nearest)
+        body += worst_sections([seen])
+    body += _curves(folder, seen) + _leakage(overlap, model)
+    body += [_run(model, splits, metrics), *_failures(folder)]
     subtitle = html.escape(metrics["first_line"][:1].upper() + metrics["first_line"][1:]) + "."
     write_atomically(folder / "report.html", html.page(f"Finetuned: {', '.join(metrics['targets'])[:120]}", subtitle, body))
 
@@ -65,52 +91,126 @@ def _table(metrics: dict[str, Any], target: str) -> str:
     return html.table(["model", *names], rows, numeric=range(1, len(names) + 1), strong=strong)
 
 
-def _pictures(metrics: dict[str, Any], tested: list[dict[str, str]]) -> list[str]:
-    """Predicted over measured values of the test molecules; coverage of the intervals."""
-    if metrics["kind"] != "regression" or not metrics["models"]:
-        return []
-    from moleblend_fs.report.charts import scatter
-
-    panels = []
-    for target in list(metrics["targets"])[:MOST_PANELS]:
-        shown = [row for row in tested if row.get(f"{target} (predicted)")]
-        points = np.array([[_number(row[target]), _number(row[f"{target} (predicted)"])] for row in shown], dtype=np.float64).reshape(-1, 2)
-        known = np.asarray(np.isfinite(points).all(axis=1))
-        points, titles = points[known], [_title(row, target) for row, kept in zip(shown, known.tolist(), strict=True) if kept]
-        if len(points):
-            picture = scatter(points[:, 0], points[:, 1], target, metrics["targets"][target]["unit"], titles=titles)
-            panels.append(html.figure(picture, target, counted(len(points), "molecule")))
-    covered = metrics.get("coverage", {})
-    rows = [(name, "-" if share is None else f"{100 * share:.1f} %") for name, share in covered.items()]
-    level = f"{100 * metrics['level']:g} %"
-    note = f'<p class="soft">Intervals of {level} were calibrated on validation molecules; this is how many test labels they hold.</p>'
-    return [
-        html.section("Predicted and measured", html.charts(panels)),
-        html.section("Intervals", note, html.table(["target", f"in the {level} interval"], rows, numeric=(1,))),
-    ]
+def tested_molecules(metrics: dict[str, Any], tested: list[dict[str, str]]) -> Evaluation:
+    """The test table as an evaluation: labels and predictions of all targets, and the trained model's scores."""
+    names = list(metrics["targets"])
+    columns = [[[number(row.get(name, "")) for name in (target, f"{target} (predicted)")] for target in names] for row in tested]
+    values = np.array(columns, dtype=np.float64).reshape(len(tested), len(names), 2)
+    scores: dict[str, Any] = next(iter(metrics["models"].values()), {})
+    return Evaluation(
+        name="trained model",
+        store="",
+        split="test",
+        metrics={target: {score: of["value"] for score, of in scores.get(target, {}).items()} for target in names},
+        baseline={},
+        units={target: about["unit"] for target, about in metrics["targets"].items()},
+        target=values[..., 0],
+        prediction=values[..., 1],
+        smiles=[drawable_text(smiles_of(row)) for row in tested],
+        rows=[row.get("row", "?") for row in tested],
+    )
 
 
-def _title(row: dict[str, str], target: str) -> str:
-    """What is said of a point: the molecule, where a column is called SMILES, its row, and both values."""
-    smiles = next((text for name, text in row.items() if name and name.strip().lower() == "smiles"), "")
-    values = f"{row[target]}, predicted {row[f'{target} (predicted)']}"
-    return drawable_text(f"{str(smiles)[:200]} (row {row.get('row', '?')}): {values}")
+def smiles_of(row: dict[str, str]) -> str:
+    """The cell of the column of SMILES, where a column is called so; else ""."""
+    return next((text for name, text in row.items() if name and name.strip().lower() == "smiles"), "") or ""
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
+    """A cell's number, with a point or a comma; NaN for none."""
     try:
         return float(text.replace(",", "."))
     except (ValueError, AttributeError):
         return float("nan")
 
 
+def _intervals(metrics: dict[str, Any]) -> list[str]:
+    """How many test labels the intervals hold."""
+    if not metrics.get("coverage"):
+        return []
+    rows = [(name, "-" if share is None else f"{100 * share:.1f} %") for name, share in metrics["coverage"].items()]
+    level = f"{100 * metrics['level']:g} %"
+    note = html.note(f"Intervals of {level} were calibrated on validation molecules; this is how many test labels they hold.")
+    return [html.section("Intervals", note, html.table(["target", f"in the {level} interval"], rows, numeric=(1,)))]
+
+
+def _applicability(seen: Evaluation, nearest: Sequence[Nearest]) -> list[str]:
+    """Errors over the similarity to the nearest training molecule."""
+    from moleblend_fs.report.charts import points
+
+    similarity = np.array([each.similarity for each in nearest], dtype=np.float64)
+    outside = np.array([each.outside for each in nearest], dtype=bool)
+    panels, rows = [], []
+    for [column] in list(columns([seen]).values())[:MOST_PANELS]:
+        known = np.isfinite(similarity[column.places])
+        x, y, flag = similarity[column.places][known], column.losses()[known], outside[column.places][known]
+        if not len(x):
+            continue
+        unit = "log loss" if column.classes else f"|error|{f' ({column.unit})' if column.unit else ''}"
+        titles = [f"{title}, similarity {near:.2f}" for title, near in zip(np.array(column.titles, dtype=object)[known], x, strict=True)]
+        name = f"errors of {column.target} over similarity, {counted(len(x), 'molecule')}"
+        picture = points(x, y, xlabel="similarity to training molecules", ylabel=unit, name=name, titles=titles)
+        panels.append(html.figure(picture, column.target))
+        means = [f"{y[chosen].mean():.4g}" if chosen.any() else "-" for chosen in (~flag, flag)]
+        rows.append((column.target, unit, means[0], f"{int((~flag).sum()):,}", means[1], f"{int(flag.sum()):,}"))
+    if not panels:
+        return []
+    told = html.note(
+        "Tanimoto similarity of ECFP4. Outside of the domain are molecules that are less like the training molecules of their fold than "
+        "95 % of these are like their own nearest others."
+    )
+    header = ["target", "mean of", "inside", "molecules", "outside", "molecules "]
+    return [html.section("Applicability", told, html.charts(panels), html.table(header, rows, numeric=(2, 3, 4, 5)))]
+
+
+def _curves(folder: Path, seen: Evaluation) -> list[str]:
+    """Learning curves of the members; a sentence for each log that cannot be read."""
+    notes: list[str] = []
+    logs = []
+    for path in sorted((folder / "members").glob("*/train.log")):
+        try:
+            if (log := read_log(path, folder / "members", notes)) is not None:
+                logs.append(log)
+                continue
+            notes.append(f"{path.parent.name}: its log holds no curve")
+        except (UserError, OSError, ValueError) as error:
+            notes.append(f"{path.parent.name}: its log cannot be read ({error})")
+    more = [html.note(f"The first {MOST_CURVES} of {len(logs)} members.")] if len(logs) > MOST_CURVES else []
+    header, rows = shown_settings([(log.name, log.settings) for log in logs])
+    sections = [part.replace("<h2>Finetuning</h2>", "<h2>Learning curves</h2>") for part in finetuning_section(logs[:MOST_CURVES], [seen])]
+    if rows:
+        sections.append(html.section("Settings", *more, html.table(header, rows, name="settings of each member")))
+    return sections + ([html.section("Not read", *map(html.note, notes))] if notes else [])
+
+
+def _leakage(overlap: Sequence[tuple[str, str, int, int, int]], model: dict[str, Any]) -> list[str]:
+    """What the splits have in common."""
+    if not overlap:
+        return []
+    rows = [(fold, pair, f"{of:,}", f"{same:,}", f"{skeletons:,}") for fold, pair, of, same, skeletons in overlap]
+    header = ["fold", "molecules of", "how many", "the same InChIKey in the other", "the same skeleton"]
+    worst = max(same for *_, same, _ in overlap)
+    first = (
+        "No molecule of a split that is scored was trained on."
+        if not worst
+        else "Molecules that are in two splits make scores look better than they are."
+    )
+    told = html.note(
+        f"{first} Skeleton: the first block of the InChIKey, without stereochemistry, isotopes and charges of protonation. "
+        "Molecules of the pretraining are not compared: checkpoints do not hold them (moleblend overlap compares stores)."
+    )
+    return [html.section("Leakage between splits", told, html.table(header, rows, numeric=(2, 3, 4)))]
+
+
 def _run(model: dict[str, Any], splits: dict[str, Any], metrics: dict[str, Any]) -> str:
     sizes = [(name, *(fold.get(split, 0) for split in ("train", "valid", "test"))) for name, fold in metrics["molecules"].items()]
+    digest = hashlib.sha256(as_json(splits["folds"]).encode()).hexdigest()
     about = [
-        ("data", ", ".join(f"{name} ({digest[:19]})" for name, digest in model["data"].items())),
+        ("data", ", ".join(f"{name} ({html.short_hash(digest)})" for name, digest in model["data"].items())),
         ("inputs", model["inputs"]),
         ("hydrogens", str(model["hydrogens"])),
         ("split", ", ".join(f"{name} {value}" for name, value in splits["about"].items())),
+        ("rows of the splits", f"hash {html.short_hash(digest)}"),
         ("members", ", ".join(member["name"] for member in model["members"][:20])),
         ("version", model["version_of_moleblend_fs"]),
     ]

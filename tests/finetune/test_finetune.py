@@ -165,4 +165,4 @@ def test_the_page_and_the_terminal_begin_with_who_wins(finetuned):
     page = (finetuned.out / "report.html").read_text()
     assert first[1:50] in page
     assert "label &#x27;logS&#x27; is &#x27;soluble&#x27;" in page
-    assert re.search(r"<title>\S+ \(row \d+\): \S+, predicted ", page), "a point says its molecule"
+    assert re.search(r"<title>\S+ \(row \d+\): true \S+, predicted ", page), "a point says its molecule"

@@ -1,0 +1,79 @@
+"""The page of a run: all its sections, in a browser, and what it says of molecules that splits have in common."""
+
+import json
+
+import numpy as np
+import pytest
+
+from moleblend_fs.data.split_file import open_store
+from moleblend_fs.finetune.data import prepare
+from moleblend_fs.finetune.looking_alike import nearest, overlap
+from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.report.finetuned import write_page
+from tests.report.layout import CHROMIUM, measured
+
+LONG = "a_target_whose_name_goes_on_and_on_and_on_without_a_blank_until_no_axis_has_room_for_it"
+
+
+def headings(page: str) -> list[str]:
+    return [part.split("</h2>")[0] for part in page.split("<h2>")[1:]]
+
+
+def test_the_page_has_all_sections(finetuned):
+    page = (finetuned.out / "report.html").read_text()
+    found = headings(page)
+    expected = ["Results", "Parity", "Residuals", "Intervals", "Applicability", "Ten worst molecules", "Learning curves", "Settings"]
+    assert found[:8] == expected
+    assert found[8:10] == ["Leakage between splits", "Run"]
+    assert "No molecule of a split that is scored was trained on." in page
+    assert "One molecule as the model sees it" not in page, "nothing was blended"
+    assert "{&#x27;" not in page, "no dicts of Python"
+
+
+def classes(folder, count: int = 60):
+    """Files of a run of classes, without its members."""
+    rng = np.random.default_rng(0)
+    truth = (rng.random(count) < 0.4).astype(int)
+    said = np.clip(0.3 * truth + 0.6 * rng.random(count), 0, 1)
+    score = {name: {"value": 0.8, "low": 0.7, "high": 0.9} for name in ("roc_auc", "pr_auc")}
+    metrics = {"kind": "classification", "targets": {LONG: {"kind": "classification", "unit": ""}}, "score": "roc_auc", "level": 0.9}
+    metrics |= {"models": {"moleblend": {LONG: score, "mean": score}}, "best": "moleblend", "first_line": "test roc_auc 0.8"}
+    metrics |= {"molecules": {"fold0": {"train": 9, "valid": 9, "test": count}}}
+    model = {"data": {"a.csv": "sha256:" + "f" * 64}, "inputs": "2d", "hydrogens": "none", "members": [], "version_of_moleblend_fs": "0"}
+    for name, content in (("metrics", metrics), ("model", model), ("splits", {"folds": {}, "about": {"kind": "random", "seed": 0}})):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    lines = [f"{'C' * (i % 40 + 1)}N,{t},{p:.4f},{i},fold0,test,ok" for i, (t, p) in enumerate(zip(truth, said, strict=True))]
+    text = f"smiles,{LONG},{LONG} (predicted),row,fold,split,status\n" + "\n".join(lines) + "\n"
+    for name in ("test", "oof"):
+        (folder / f"predictions_{name}.csv").write_text(text)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (apt-get install chromium)")
+def test_pages_in_a_browser(finetuned, tmp_path):
+    classes(tmp_path)
+    write_page(tmp_path, None, [("fold0", "test, in train", 60, 1, 2)])
+    page = (tmp_path / "report.html").read_text()
+    assert headings(page) == ["Results", "ROC, precision and calibration", "Ten worst molecules", "Leakage between splits", "Run"]
+    assert "Molecules that are in two splits make scores look better" in page
+    for text, pictures in ((page, 13), ((finetuned.out / "report.html").read_text(), 6)):
+        for found in measured(text, tmp_path):
+            assert found["faults"] == [], found["width"]
+            assert found["counts"]["pictures"] >= pictures
+
+
+def test_what_splits_have_in_common_is_counted(finetuned, tmp_path):
+    molecules = ["CCO,train", "C[C@H](N)O,train", "CCCl,train", "CCCC,valid", "OCC,test", "C[C@@H](N)O,test", "CCBr,test"]
+    lines = [f"{line},{i}.5" for i, line in enumerate(molecules)]
+    (tmp_path / "leaky.csv").write_text("smiles,part,y\n" + "\n".join(lines) + "\n")
+    settings = Settings(targets=("y",), split="column", split_column="part")
+    store = prepare(tmp_path / "leaky.csv", settings, tmp_path / "run", "none", workers=1, progress=False).store
+    counted = {pair: numbers for _, pair, *numbers in overlap(store, {"fold0": store})}
+    assert counted == {"test, in train": [3, 1, 2], "test, in valid": [3, 0, 0], "valid, in train": [1, 0, 0]}
+    (tmp_path / "predictions_test.csv").write_text("row,fold\n6,fold0\n4,fold0\n9,fold0\n")
+    near = nearest(tmp_path, store, {"fold0": store})
+    assert near is not None
+    assert near[1].similarity == 1, "ethanol is among those that were trained on"
+    assert 0 < near[0].similarity < 1
+    assert np.isnan(near[2].similarity)
+    clean = open_store(finetuned.out / "store", finetuned.out / "splits.json", "fold0")
+    assert [same for *_, same, _ in overlap(clean, {"fold0": clean})] == [0, 0, 0]
