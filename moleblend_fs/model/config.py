@@ -32,7 +32,7 @@ class ModelConfig:
     heads: tuple[str, ...] = ()
     tasks: int = 1
     molecule_values: int = 1
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict, hash=False)  # configurations are keys of caches
     predicted_3d: bool = False
     checkpoint_layers: int = option(0, "blocks, from the first, that are recomputed in the backward pass: less memory, more time")
 
