@@ -12,9 +12,13 @@ from typing import TypeVar
 
 from moleblend_fs.data.finetuned_for import INPUTS
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import resolved
+from moleblend_fs.finetune import claim, slurm
+from moleblend_fs.finetune.members import Training, finished
 from moleblend_fs.finetune.progress import Progress
-from moleblend_fs.finetune.run import MODEL_NAME, Outcome, finetune
+from moleblend_fs.finetune.run import MODEL_NAME, Outcome, begin, collect, finetune, look
 from moleblend_fs.finetune.settings import ARCHITECTURES, SPLITS, Settings
+from moleblend_fs.finetune.slurm import STEPS
 from moleblend_fs.options import seed
 from moleblend_fs.wording import counted
 
@@ -88,6 +92,14 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
 def add_machine(parser: argparse.ArgumentParser, what: str) -> None:
     """What does not shape the result."""
     parser.add_argument("--jobs", type=int, default=0, metavar="N", help=f"{what} at a time (default: one for each GPU or core)")
+    slurm = parser.add_argument_group("Slurm (docs/launching.md)")
+    slurm.add_argument(
+        "--slurm",
+        action="store_true",
+        help=f"submit {what} as an array of jobs, and what collects them; the same command again says how far they are, or what it came to",
+    )
+    slurm.add_argument("--sbatch", default="", metavar="OPTIONS", help='for sbatch: --sbatch="--partition=gpu --time=2:00:00"')
+    slurm.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--verbose", action="store_true", help="show what is found out about the input, and bars")
 
 
@@ -133,14 +145,49 @@ def run(arguments: argparse.Namespace) -> int:
     settings, out = settings_of(arguments), out_of(arguments)
     command = shlex.join(["moleblend", *sys.argv[1:]]) if sys.argv[1:2] == ["finetune"] else ""
 
-    def work(progress: Progress) -> Outcome:
+    if arguments.slurm and on_slurm(arguments, settings, Path(out)):
+        return 0
+
+    def work(progress: Progress) -> Outcome | None:
+        if arguments.step is not None:
+            return one_step(arguments, settings, Path(out), progress)
         return finetune(arguments.data, out, settings, jobs=arguments.jobs, progress=progress, command=command)
 
-    outcome = stoppable(work, arguments, out)
-    if outcome is None:
-        return 130
-    show(outcome, verbose=arguments.verbose)
-    return 0
+    outcome, stopped = stoppable(work, arguments, out)
+    if outcome is not None:
+        show(outcome, verbose=arguments.verbose)
+    return 130 if stopped else 0
+
+
+def one_step(arguments: argparse.Namespace, settings: Settings, out: Path, progress: Progress) -> Outcome | None:
+    """What a job of Slurm does; the last one comes to something to show."""
+    if arguments.step == slurm.COLLECT:
+        return collect(arguments.data, out, settings, jobs=arguments.jobs, progress=progress)
+    begun = begin(arguments.data, out, settings, jobs=arguments.jobs, progress=progress)
+    if arguments.step == slurm.WORK:
+        member = begun.members()[int(os.environ["SLURM_ARRAY_TASK_ID"])]
+        progress.stage(f"training {member.name}")
+        Training(begun.folder, [member], 1, progress.updates).run()
+    return None
+
+
+def on_slurm(arguments: argparse.Namespace, settings: Settings, out: Path) -> bool:
+    """Submit, or say how far it is; False where everything is there to be collected."""
+    folder = resolved(out)
+
+    def planned() -> slurm.Plan:
+        look(arguments.data, out, settings)
+        prepared, missing = (folder / claim.SPLITS).is_file(), list(range(settings.members()))
+        if prepared:
+            begun = begin(arguments.data, out, settings, progress=Progress(quiet=True))
+            missing = [number for number, member in enumerate(begun.members()) if not finished(begun.folder, member)]
+        words = ["finetune", arguments.data, str(out), *settings.words(), "--jobs", slurm.setting("CPUS")]
+        return slurm.Plan(out=folder, words=words, missing=missing, prepared=prepared, what="members")
+
+    def how_far() -> str:
+        return f"{sum(1 for _ in folder.glob('members/*/finished.json'))} of {settings.members()} members are trained"
+
+    return slurm.handled(folder, arguments.sbatch, how_far, planned)
 
 
 def out_of(arguments: argparse.Namespace) -> str:
@@ -152,16 +199,16 @@ def out_of(arguments: argparse.Namespace) -> str:
     return os.path.join("runs", f"{arguments.command}-{Path(arguments.data).name.split('.')[0]}")
 
 
-def stoppable(work: Callable[[Progress], T], arguments: argparse.Namespace, out: str) -> T | None:
-    """What `work` gives; None, and a word about going on, where the command was told to stop."""
+def stoppable(work: Callable[[Progress], T], arguments: argparse.Namespace, out: str) -> tuple[T | None, bool]:
+    """(what `work` gives, False); (None, True), and a word about going on, where the command was told to stop."""
     before = signal.signal(signal.SIGTERM, _told_to_stop)
     progress = Progress(verbose=arguments.verbose, command=arguments.command)
     try:
-        return work(progress)
+        return work(progress), False
     except KeyboardInterrupt:
         progress.end()
         print(f"moleblend {arguments.command}: stopped; the same command goes on, in {out}", file=sys.stderr)
-        return None
+        return None, True
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -1,15 +1,20 @@
 """`moleblend tune DATA --target NAME [OUT]`: search for settings on validation molecules, then one ordinary finetuning run with them."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moleblend_fs.cli.finetune import add_machine, add_settings, out_of, settings_of, show, stoppable
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import resolved
+from moleblend_fs.finetune import slurm
+from moleblend_fs.finetune.claim import SELECTION
 from moleblend_fs.finetune.progress import Progress
+from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.space import PARAMETERS, SPACES, check_space
 
 if TYPE_CHECKING:
-    from moleblend_fs.tuning.run import Tuned
+    from moleblend_fs.tuning.run import Tuned, Wanted
 
 EPILOG = """examples:
   moleblend tune mine.csv runs/tuned --target logS
@@ -58,23 +63,48 @@ def run(arguments: argparse.Namespace) -> int:
     settings, out = settings_of(arguments), out_of(arguments)
     check_space(arguments.space, settings)
     try:
-        from moleblend_fs.tuning.run import Wanted, tune
+        from moleblend_fs.tuning.run import Wanted, prepared, tune
     except ModuleNotFoundError as error:
         raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[tune]'") from error
     wanted = Wanted(
         trials=arguments.trials, space=tuple(arguments.space), folds=arguments.validation_folds, pruning=not arguments.no_pruning
     )
 
-    def work(progress: Progress) -> "Tuned | None":
-        return tune(arguments.data, out, settings, wanted, jobs=arguments.jobs, progress=progress)
+    if arguments.slurm and on_slurm(arguments, settings, wanted, Path(out)):
+        return 0
 
-    tuned = stoppable(work, arguments, out)
-    if tuned is None:
-        return 130
-    print(found(tuned))
-    show(tuned.outcome, verbose=arguments.verbose)
-    print(f"  the search: {out}/report.html")
-    return 0
+    def work(progress: Progress) -> "Tuned | None":
+        if arguments.step == slurm.PREPARE:
+            prepared(arguments.data, out, settings, wanted, jobs=arguments.jobs, progress=progress)
+            return None
+        only = arguments.step == slurm.WORK
+        return tune(arguments.data, out, settings, wanted, jobs=1 if only else arguments.jobs, progress=progress, only_search=only)
+
+    tuned, stopped = stoppable(work, arguments, out)
+    if tuned is not None:
+        print(found(tuned))
+        show(tuned.outcome, verbose=arguments.verbose)
+        print(f"  the search: {out}/report.html")
+    return 130 if stopped else 0
+
+
+def on_slurm(arguments: argparse.Namespace, settings: Settings, wanted: "Wanted", out: Path) -> bool:
+    """Submit, or say how far it is; False where all trials have ended. Each task of the array runs trials until none is left."""
+    from moleblend_fs.tuning.run import ended, finished, look_at
+
+    folder = resolved(out)
+
+    def planned() -> slurm.Plan:
+        look_at(arguments.data, out, settings, wanted)
+        words = ["tune", arguments.data, str(out), *settings.words(), *wanted.words(), "--jobs", slurm.setting("CPUS")]
+        left = wanted.trials - ended(folder)
+        tasks = range(min(max(left, 0 if finished(folder) else 1), int(slurm.setting("PARALLEL"))))
+        return slurm.Plan(out=folder, words=words, missing=tasks, prepared=(folder / SELECTION).is_file(), what="tasks that run trials")
+
+    def how_far() -> str:
+        return f"{ended(folder)} of {wanted.trials} trials have ended"
+
+    return slurm.handled(folder, arguments.sbatch, how_far, planned)
 
 
 def found(tuned: "Tuned") -> str:

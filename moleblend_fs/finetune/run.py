@@ -18,7 +18,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
 from moleblend_fs.finetune import baselines, members
 from moleblend_fs.finetune.claim import COMMAND, SPLITS, STORE, Asked, claim, leave
-from moleblend_fs.finetune.data import Data, is_store, prepare
+from moleblend_fs.finetune.data import Data, is_store, opened, prepare
 from moleblend_fs.finetune.folds import make_folds, smiles_of
 from moleblend_fs.finetune.predicting import FoldResult, fold_result
 from moleblend_fs.finetune.progress import Progress
@@ -99,6 +99,15 @@ def finetune(
     return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
 
 
+def collect(given: str | os.PathLike, out: str | os.PathLike, settings: Settings, *, jobs: int, progress: Progress) -> Outcome:
+    """The end of a run whose members were trained elsewhere; UserError names those that were not."""
+    begun = begin(given, out, settings, jobs=jobs, progress=progress)
+    planned = begun.members()
+    if missing := [member.name for member in planned if not members.finished(begun.folder, member)]:
+        raise UserError(f"{len(missing)} of {len(planned)} members are not trained: {', '.join(missing[:20])}; the command trains them")
+    return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
+
+
 def begin(
     given: str | os.PathLike,
     out: str | os.PathLike,
@@ -130,6 +139,19 @@ def begin(
         make_folds(data.store, settings).save(folder / SPLITS)
     store_path = STORE if not is_store(given) else str(resolved(given))
     return Begun(given=given, folder=folder, settings=settings, data=data, store_path=store_path, folds=_folds(data, folder))
+
+
+def look(given: str | os.PathLike, out: str | os.PathLike, settings: Settings, asked: Asked | None = None) -> None:
+    """Claim the folder and find the user's mistakes in DATA and settings, before any molecule is made; as in `begin`."""
+    given, folder = Path(given), resolved(out)
+    hydrogens, was_there = _hydrogens(settings), folder.exists()
+    claim(given, folder, settings, asked or Asked())
+    try:
+        if not is_store(given):
+            opened(given, settings, folder, hydrogens)
+    except UserError:
+        leave(folder, was_there)
+        raise
 
 
 def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: Progress, shown: Path) -> Outcome:

@@ -1,9 +1,11 @@
 """What `moleblend finetune` is asked for, and what it chooses by itself."""
 
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED
+from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS
 
@@ -96,6 +98,11 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def members(self) -> int:
+        """How many models a run trains."""
+        folds = len(SplitFile.load(Path(self.split_file)).folds) if self.split_file else self.folds * self.repeats
+        return folds * self.ensemble
 
     def words(self) -> list[str]:
         """The options of `moleblend finetune` that give these, those of default values left out."""

@@ -13,18 +13,19 @@ import numpy as np
 from moleblend_fs.data.split_file import SplitFile, open_store
 from moleblend_fs.data.splits import TRAIN, VALID
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, write_atomically
 from moleblend_fs.finetune import members
 from moleblend_fs.finetune.claim import LOCK, SELECTION, STORE, Asked, leave, refuse
 from moleblend_fs.finetune.folds import dealt, groups_of, kind_of, smiles_of
 from moleblend_fs.finetune.progress import Progress
-from moleblend_fs.finetune.run import Begun, Outcome, begin, finetune
+from moleblend_fs.finetune.run import METRICS, Begun, Outcome, begin, finetune, look
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.locks import locked
 from moleblend_fs.tuning.search import Search
 from moleblend_fs.tuning.space import Dimension, check_space, space_of
-from moleblend_fs.tuning.study import JOURNAL, Study, Tried
+from moleblend_fs.tuning.study import JOURNAL, Study, Tried, tried_in
 
 FINAL, HISTORY, FINAL_LOCK = "best-trial{}", "trials.json", "final.lock"
 GROUPED = ("scaffold", "scaffold-balanced", "butina", "random")
@@ -49,6 +50,16 @@ class Wanted:
         for name, value in (("--trials", self.trials), ("--validation-folds", self.folds)):
             if value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
+
+    def asked(self) -> Asked:
+        """As a run's folder notes it; more trials go on with a search."""
+        more = {"--space": list(self.space), "--validation-folds": self.folds, "pruning": self.pruning}
+        return Asked(command="tune", more=more, trained=JOURNAL)
+
+    def words(self) -> list[str]:
+        """The options of `moleblend tune` that give this."""
+        spaces = [word for text in self.space for word in ("--space", text)]
+        return ["--trials", str(self.trials), *spaces, "--validation-folds", str(self.folds), *["--no-pruning"] * (not self.pruning)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +127,9 @@ def prepared(
     refuse(given, folder, "tune")
     was_there = folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    more = {"--space": list(wanted.space), "--validation-folds": wanted.folds, "pruning": wanted.pruning}
     try:
         with locked(folder / LOCK):
-            begun = begin(given, out, settings, jobs=jobs, progress=progress, asked=Asked(command="tune", more=more, trained=JOURNAL))
+            begun = begin(given, out, settings, jobs=jobs, progress=progress, asked=wanted.asked())
             if not (folder / SELECTION).is_file():
                 selection(begun, wanted.folds).save(folder / SELECTION)
     except (UserError, OSError):
@@ -127,6 +137,26 @@ def prepared(
         raise
     names = SplitFile.load(folder / SELECTION).folds
     return begun, {name: open_store(begun.data.store.path, folder / SELECTION, name) for name in names}
+
+
+def look_at(given: str | os.PathLike, out: str | os.PathLike, settings: Settings, wanted: Wanted) -> None:
+    """Find the user's mistakes before anything is made or submitted."""
+    refuse(Path(given), resolved(out), "tune")
+    look(given, out, settings, wanted.asked())
+
+
+def ended(folder: Path) -> int:
+    """Trials of a folder's search that have ended."""
+    return sum(each.state != "running" for each in tried_in(folder))
+
+
+def finished(folder: Path) -> bool:
+    """Whether a search came to its end, the final run's scores and the page."""
+    try:
+        found = read_json(folder / HISTORY)
+        return (folder / found["folder"] / METRICS).is_file() and len(found["trials"]) == len(tried_in(folder))
+    except READING:
+        return False
 
 
 def selection(begun: Begun, count: int) -> SplitFile:

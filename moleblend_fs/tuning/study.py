@@ -142,6 +142,14 @@ class Study:
         return (max if self.maximise else min)(complete, key=lambda trial: float(trial.score or 0.0), default=None)
 
 
+def tried_in(folder: Path) -> list[Tried]:
+    """All trials of a folder's study, without making one; none where there is none."""
+    if not (folder / JOURNAL).is_file():
+        return []
+    study = optuna.load_study(study_name=NAME, storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))))
+    return [_tried(trial) for trial in study.get_trials(deepcopy=False) if trial.params]
+
+
 def _tried(trial: FrozenTrial) -> Tried:
     last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
     return Tried(

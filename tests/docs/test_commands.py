@@ -92,6 +92,8 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend finetune mine.csv": Check("README's, which is run", ()),
     },
     "docs/launching.md": {
+        "moleblend finetune mine.csv": Check(SLURM),
+        "moleblend tune mine.csv": Check(SLURM),
         "PROCS=8 ./scripts/launch.sh": Check(HOSTS, (STORE,)),
         "NODES=2 PROCS=8": Check(HOSTS, (STORE,)),
         "NODES=1:2 PROCS=8": Check(HOSTS, (STORE,)),

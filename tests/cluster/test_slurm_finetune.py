@@ -1,0 +1,61 @@
+"""`moleblend finetune --slurm` and `moleblend tune --slurm` under a real Slurm: submitted, looked at, collected by the same command."""
+
+import json
+import subprocess
+import sys
+
+from tests.cluster.conftest import ENDED
+from tests.finetune.conftest import ESOL
+
+MODEL = ("--target", "logS", "--split", "random", "--arch", "tiny", "--epochs", "2")
+SETTINGS = {"CPUS": "1", "PARTITION": "main", "TIME": "00:30:00"}
+
+
+def moleblend(cluster, *words, check=True):
+    command = [sys.executable, "-P", "-m", "moleblend_fs.cli.main", *map(str, words)]
+    done = subprocess.run(command, env=cluster.environment | SETTINGS, capture_output=True, text=True, timeout=600)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def submitted(cluster, out):
+    return json.loads((out / "slurm" / "jobs.json").read_text())
+
+
+def test_finetune_and_tune_as_arrays(cluster, tmp_path):
+    table, out = tmp_path / "esol.csv", tmp_path / "run 1"
+    table.write_text("smiles,logS\n" + ESOL)
+    finetune = ("finetune", table, out, *MODEL, "--batch-size", "8", "--ensemble", "2", "--slurm", "--sbatch=--comment=ours")
+    assert "no column 'logP'" in moleblend(cluster, *finetune, "--target", "logP", check=False).stderr
+    assert not out.exists(), "nothing is submitted that cannot be read"
+
+    assert "submitted 2 members (jobs: prepare " in moleblend(cluster, *finetune).stdout
+    jobs = submitted(cluster, out)
+    assert list(jobs) == ["prepare", "work", "collect"]
+    assert all(job["Comment"] == "ours" and job["Partition"] == "main" for job in cluster.jobs(jobs["collect"]))
+    assert "of 2 members are trained; jobs: " in moleblend(cluster, *finetune).stdout, "it is told, and not submitted again"
+    assert submitted(cluster, out) == jobs
+    collected = cluster.wait(jobs["collect"], ENDED, seconds=900)[0]
+    assert collected["JobState"] == "COMPLETED", (out / "slurm" / "collect.out").read_text()
+    assert [task["JobState"] for task in cluster.jobs(jobs["work"])] == ["COMPLETED"] * 2
+    said = (out / "slurm" / "collect.out").read_text()
+    assert "trained model" in said
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("members/*/checkpoint_best.pt")}
+    assert len(trained) == 2
+    shown = moleblend(cluster, *finetune).stdout
+    assert shown.splitlines()[:3] == [line for line in said.splitlines() if not line.startswith("moleblend ")][:3]
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+
+    # A member that is lost is the only one that is submitted again.
+    (out / "members" / "fold0-member1" / "finished.json").unlink()
+    assert "submitted 1 members (jobs: work " in moleblend(cluster, *finetune).stdout
+    again = submitted(cluster, out)
+    assert cluster.wait(again["collect"], ENDED, seconds=900)[0]["JobState"] == "COMPLETED"
+    assert [task["ArrayTaskId"] for task in cluster.jobs(again["work"])] == ["1"]
+
+    searched = tmp_path / "tuned"
+    tune = ("tune", table, searched, *MODEL, "--ensemble", "1", "--space", "lr=1e-4..1e-2", "--trials", "2", "--slurm")
+    assert "submitted 2 tasks that run trials" in moleblend(cluster, *tune).stdout
+    assert cluster.wait(submitted(cluster, searched)["collect"], ENDED, seconds=900)[0]["JobState"] == "COMPLETED"
+    assert "of 2 (2 complete) has the best validation rmse" in (searched / "slurm" / "collect.out").read_text()
+    assert [trial["state"] for trial in json.loads((searched / "trials.json").read_text())["trials"]] == ["complete"] * 2
