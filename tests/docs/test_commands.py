@@ -59,6 +59,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "molecule ──>": DRAWING,
         "moleblend finetune mine.csv": Run((("--target logS", "--target logS --split random --epochs 1 --ensemble 1"),)),
         "moleblend tune mine.csv": Check("tests/tuning runs it"),
+        "moleblend explain runs/bbbp": Check("docs/predictions.md's, which is run"),
         "moleblend preprocess qm9 qm9pack": Run((QM9,)),
         "moleblend preprocess moses molsets": Run((("molsets", "moses.csv"), ("100000", "20"))),
         "moleblend preprocess moleculenet FOLDER/": Run((("FOLDER", "."),)),
