@@ -140,3 +140,10 @@ def test_stochastic_depth_rises_and_drops_whole_molecules():
 def test_a_head_that_there_is_not_is_told():
     with pytest.raises(UserError, match="unknown head 'colour'; there are spd, "):
         MoleBlend(ModelConfig(**PRESETS["tiny"], heads=("spd", "colour")))
+
+
+def test_sizes_of_heads():
+    """By name, 1 where they are not known; a configuration with some is another one, and can still be a key."""
+    plain, sized = ModelConfig(), ModelConfig(sizes={"contexts": 7})
+    assert (sized.size_of("contexts"), sized.size_of("others"), plain.size_of("contexts")) == (7, 1, 1)
+    assert len({plain, sized, ModelConfig(sizes={"contexts": 7})}) == 2
