@@ -65,11 +65,13 @@ class Runs:
     def pretrain(self, row: Row) -> None:
         """A model, by the examples' `train`, which goes on where it stopped."""
         scale = self.scale
+        interval = str(max(1, scale.updates // 20))
         words = [
             *("--task", "moleblend", "--criterion", "pretrain", "--objective", row.objective, "--arch", f"moleblend_{scale.arch}"),
             *("--batch-size", str(scale.batch), "--max-update", str(scale.updates), "--seed", "1", "--num-workers", "2"),
             *("--optimizer", "adam", "--adam-betas", "(0.9, 0.999)", "--clip-norm", "5", "--lr", str(scale.lr)),
             *("--lr-scheduler", "cosine", "--warmup-updates", str(max(1, scale.updates // 10))),
+            *("--save-interval-updates", interval, "--validate-interval-updates", interval, "--keep-interval-updates", "1"),
             *("--log-interval", str(max(1, min(100, scale.updates // 10))), *scale.precision, *row.options),
         ]
         script = f'source "{ROOT}/examples/common.sh"; train "$@"'

@@ -19,7 +19,7 @@ from moleblend_fs.report.statistics import draws, interval
 from moleblend_fs.wording import counted
 
 PUBLISHED, CITED, OURS, ABSENT = "published, also run here", "published, cited", "run here", "not available here"
-HIGHER_IS_BETTER = ("roc_auc",)
+HIGHER_IS_BETTER = ("ROC-AUC %",)
 NAMES = {"ROC-AUC %": ("roc_auc", ""), "RMSE": ("rmse", "")}
 HEADER = ("table", "method", "source", "data", "metric", "value", "std", "low", "high", "seeds", "trial", "validation")
 
@@ -111,7 +111,7 @@ def read(cell: Cell, out: Path, split: str) -> Evaluation | None:
 def ours(plan: Plan, out: Path, row: Row, data: str) -> Entry | None:
     """The trial with the best validation score, and what it gives on the test molecules; None without results."""
     metric = metric_of(data, plan)
-    sign = 1 if metric in ("ROC-AUC %",) else -1
+    sign = 1 if metric in HIGHER_IS_BETTER else -1
     cells = [cell for cell in plan.cells if cell.row == row and cell.data == data]
     found: dict[int, float] = {}
     for trial in sorted({cell.trial for cell in cells}):

@@ -101,6 +101,27 @@ def test_validation_alone_chooses(tmp_path):
     assert float(told[0]["value"]) == pytest.approx(entry.value, rel=1e-5)
 
 
+def test_arrays_have_a_task_for_each_run(tmp_path):
+    """Table 5 at scale cpu: one pretrained model; three targets, two kinds of inputs, three seeds. Each step after the one before."""
+    environment = os.environ | {"OUT": str(tmp_path / "out")}
+    words = [str(HERE / "run.sh"), "table5", "--scale", "cpu", "--slurm", "--dry-run"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    submitted = [line for line in done.stdout.splitlines() if line.startswith("MOLEBLEND_STEP=")]
+    steps = [
+        ("stores", "", ""),
+        ("pretrain", "0-0%", "afterok:STORES"),
+        ("finetune", "0-17%", "afterok:PRETRAIN"),
+        ("table", "", "afterany:FINETUNE"),
+    ]
+    assert len(submitted) == len(steps)
+    for line, (step, array, after) in zip(submitted, steps, strict=True):
+        assert line.startswith(f"MOLEBLEND_STEP={step} sbatch")
+        assert not array or f"--array={array}" in line
+        assert not after or f"--dependency={after}_JOB" in line
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_a_table_from_end_to_end(shared, tmp_path):
     environment = os.environ | {"OUT": str(tmp_path), "DATA": str(shared / "data" / "moleculenet"), "OMP_NUM_THREADS": "1"}
