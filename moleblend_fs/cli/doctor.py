@@ -28,6 +28,8 @@ PACKAGES = {
     "rdkit": "preprocess, inspect --html (pip install 'moleblend-fs[chem]')",
     "ogb": "preprocess pcqm4mv2 --download, official PCQM4Mv2 scores (pip install 'moleblend-fs[chem]')",
     "matplotlib": "report (pip install 'moleblend-fs[report]')",
+    "onnx": "export (pip install 'moleblend-fs[export]')",
+    "onnxruntime": "export, predictions of exported models (pip install 'moleblend-fs[onnx]')",
     "qm9pack": "preprocess qm9 qm9pack (pip install 'moleblend-fs[qm9]')",
 }
 
