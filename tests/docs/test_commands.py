@@ -71,7 +71,6 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend evaluate runs/bbbp": Run(),
         "moleblend predict runs/bbbp": Run(),
         "moleblend export runs/bbbp": Run(),
-        "moleblend explain runs/bbbp": Run(),
         "moleblend report runs": Run(),
     },
     "CONTRIBUTING.md": {
