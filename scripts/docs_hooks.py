@@ -13,7 +13,7 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = "benchmarks/RESULTS.md"
+MEASURED, RESULTS = "benchmarks/results.csv", "benchmarks/RESULTS.md"
 OUTSIDE = ["CHANGELOG.md", "CONTRIBUTING.md", RESULTS, *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("examples/*/*.md"))]
 """Pages of the site that do not lie in docs/, under their own paths."""
 DOCS = {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")}
@@ -47,7 +47,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 def cited_files(page: Path) -> list[str]:
     """Files of the repository that a page's definitions name, but for the measurements."""
     found = [resolved(match[2], str(page.relative_to(ROOT))) for match in DEFINITION.finditer(page.read_text())]
-    return [path for path in found if path and not path.endswith((".csv", ".md")) and (ROOT / path).is_file()]
+    return [path for path in found if path and path != MEASURED and not path.endswith(".md") and (ROOT / path).is_file()]
 
 
 def resolved(link: str, at: str) -> str:
@@ -62,7 +62,7 @@ def target(link: str, at: str, here: str) -> str:
     path = resolved(link, at)
     if not path:
         return link
-    if path == "benchmarks/results.csv":
+    if path == MEASURED:
         place = RESULTS
     elif path.startswith("docs/"):
         place = path.removeprefix("docs/")

@@ -54,7 +54,8 @@ class Explanation:
 
 
 class Explainer(Reader):
-    """A checkpoint or a folder of `moleblend finetune`, whose members' explanations are averaged.
+    """A checkpoint or a folder of `moleblend finetune`, whose members' explanations are averaged. Arguments that are not told here are those
+    of `Predictor`.
 
     Args:
         path: see `moleblend explain`.
@@ -62,7 +63,6 @@ class Explainer(Reader):
         baseline: what stands for an atom that says nothing: the embedding "zero", the "masked" atom of pretraining, or the "mean" of the
             molecule's own atoms.
         relations: whether relations are hidden, too, which takes a pass for each pair and relation.
-        device, max_tokens, workers, hydrogens, allow_differences, row_timeout, tell: see `Predictor`.
     """
 
     def __init__(
