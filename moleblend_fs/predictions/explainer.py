@@ -54,8 +54,9 @@ class Explanation:
 
 
 class Explainer(Reader):
-    """A checkpoint or a folder of `moleblend finetune`, whose members' explanations are averaged. Arguments that are not told here are those
-    of `Predictor`.
+    """A checkpoint or a folder of `moleblend finetune`, whose members' explanations are averaged.
+
+    Arguments that are not told here are those of `Predictor`.
 
     Args:
         path: see `moleblend explain`.
