@@ -15,6 +15,8 @@ from moleblend_fs.objectives.registry import objectives
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, SMALL, train
 
+ON_ETKDG = ("blend_then_predict", "context_pred", "info3d", "uni_mol")
+"""Those that are walked on ESOL too: of 2D and 3D, of 2D, of both views, of 3D alone."""
 SIZE = (*SMALL, "--embed-dim", "32", "--ffn-dim", "32")
 
 
@@ -22,12 +24,6 @@ SIZE = (*SMALL, "--embed-dim", "32", "--ffn-dim", "32")
 def esol_store(shared, tmp_path_factory):
     source = str(shared / "data" / "moleculenet" / "esol.csv.gz")
     return preprocessed(tmp_path_factory.mktemp("esol") / "store", "moleculenet", source, "--limit", "40", "--conformers", "1")
-
-
-@pytest.fixture(scope="module", params=["qm9", "esol"])
-def stored(request):
-    """A store and one of its targets."""
-    return request.getfixturevalue(f"{request.param}_store"), {"qm9": "gap", "esol": "logSolubility"}[request.param]
 
 
 def with_sidecars(store, name):
@@ -38,11 +34,12 @@ def with_sidecars(store, name):
             assert main(["preprocess-sidecar", sidecar, str(store.path), "--workers", "1", "--no-progress"]) == 0
 
 
-@pytest.mark.parametrize("name", list(objectives()))
-def test_from_a_store_to_predictions(name, stored, tmp_path):
-    store, target = stored
-    if name == "transformer_m" and target != "gap":
-        pytest.skip("learns a label of QM9's")
+CASES = [*((name, "qm9", "gap") for name in objectives()), *((name, "esol", "logSolubility") for name in ON_ETKDG)]
+
+
+@pytest.mark.parametrize(("name", "data", "target"), CASES, ids=[f"{data}-{name}" for name, data, _ in CASES])
+def test_from_a_store_to_predictions(name, data, target, request, tmp_path):
+    store = request.getfixturevalue(f"{data}_store")
     with_sidecars(store, name)
     words = ("--task", "moleblend", "--criterion", "pretrain", "--objective", name, "--arch", "moleblend_tiny", *SIZE, *ADAM)
     pretrained = train(store.path, tmp_path / "pretrained", *words, "--max-update", "2", "--batch-size", "16")
