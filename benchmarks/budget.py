@@ -250,6 +250,8 @@ def count_update(arch: str, sizes: np.ndarray, objective: str, dtype: torch.dtyp
             has_label=torch.empty(molecules, 0, dtype=torch.bool),
         )
         learned.prepare(batch, layout, seed=1, epoch=0)  # constants are made once in a process
+        parameters = list(model.parameters())
+        flat, adam = _adam(sum(p.numel() for p in parameters))
         with count:
             count.phase = "draws and targets"
             ready = learned.prepare(batch, layout, seed=1, epoch=1)
@@ -258,28 +260,33 @@ def count_update(arch: str, sizes: np.ndarray, objective: str, dtype: torch.dtyp
             count.phase = "backward"
             loss.backward()
             count.phase = "optimizer"
-            _optimizer(list(model.parameters()))
+            _update(parameters, flat, adam)
     return count
 
 
-def _optimizer(parameters: list[torch.nn.Parameter]) -> None:
-    """fairseq's update in half precision: gradients into one float32 array, their norm, fused Adam on it, and the weights back."""
-    flat = torch.empty(sum(p.numel() for p in parameters))
-    gradient, first, second = (torch.empty_like(flat) for _ in range(3))
+def _adam(size: int) -> tuple[torch.nn.Parameter, torch.optim.Adam]:
+    """All weights in one float32 array, as fairseq keeps them in half precision, and torch's fused Adam, which has its moments."""
+    flat = torch.nn.Parameter(torch.empty(size))
+    flat.grad = torch.empty_like(flat)
+    adam = torch.optim.Adam([flat], fused=True)
+    adam.step()
+    return flat, adam
+
+
+def _update(parameters: list[torch.nn.Parameter], flat: torch.nn.Parameter, adam: torch.optim.Adam) -> None:
+    """fairseq's update in half precision: gradients into the array, their norm, Adam, and the weights back."""
+    assert flat.grad is not None
     start = 0
     for parameter in parameters:
-        part = gradient[start : start + parameter.numel()]
+        part = flat.grad[start : start + parameter.numel()]
         part.copy_((parameter if parameter.grad is None else parameter.grad).detach().view(-1))
         start += parameter.numel()
-    torch.linalg.vector_norm(gradient, dtype=torch.float32)
-    gradient.mul_(torch.empty(()))
-    torch._fused_adam_(
-        [flat], [gradient], [first], [second], [], [torch.empty(())],
-        amsgrad=False, lr=1e-4, beta1=0.9, beta2=0.999, weight_decay=0.0, eps=1e-8, maximize=False,
-    )  # fmt: skip
+    torch.linalg.vector_norm(flat.grad, dtype=torch.float32)
+    flat.grad.mul_(torch.empty(()))
+    adam.step()
     start = 0
     for parameter in parameters:
-        parameter.detach().copy_(flat[start : start + parameter.numel()].view_as(parameter))
+        parameter.detach().copy_(flat.detach()[start : start + parameter.numel()].view_as(parameter))
         start += parameter.numel()
 
 

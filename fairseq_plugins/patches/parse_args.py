@@ -41,6 +41,10 @@ SCHEDULES = {
 }
 """--lr-scheduler -> options of which it needs one."""
 
+HELP = {"-h", "--help"}
+OURS = "moleblend"
+"""The task whose options are shown where none is named."""
+
 _fairseq_parse = options.parse_args_and_arch
 
 
@@ -57,8 +61,13 @@ def parse_args_and_arch(
     modify_parser: Callable[..., Any] | None = None,
     **kw: Any,
 ) -> Any:
-    """fairseq's, after `check`."""
+    """fairseq's, after `check`; with --help, the options of task, architecture and all else that is named as well."""
     words = list(sys.argv[1:] if input_args is None else input_args)
+    if asked := HELP.intersection(words):
+        words = [word for word in words if word not in asked]
+        known, _ = parser.parse_known_args(words)
+        if hasattr(known, "arch") and hasattr(known, "criterion"):
+            print_help(parser, words, known)
     known, rest = parser.parse_known_args(words)
     if hasattr(known, "arch") and hasattr(known, "criterion"):  # training, not one of fairseq's other commands
         try:
@@ -66,6 +75,28 @@ def parse_args_and_arch(
         except UserError as error:
             exit_with(error)
     return _fairseq_parse(parser, input_args, *args, modify_parser=modify_parser, **kw)
+
+
+def print_help(parser: argparse.ArgumentParser, words: list[str], known: argparse.Namespace) -> None:
+    """Print what can be given to a training command, and end it. What is not named is ours: fairseq's defaults are for translation.
+
+    fairseq prints its help before it adds any option of a task, model, criterion, optimizer or schedule.
+    """
+    task = OURS if known.task == parser.get_default("task") else known.task
+    for kind, (criterion, _) in CRITERIONS.items():
+        if issubclass(TASK_REGISTRY.get(task, object), kind) and known.criterion == parser.get_default("criterion"):
+            words = [*words, "--criterion", criterion]
+    if known.arch is None:
+        words = [*words, "--arch", f"moleblend_{next(iter(PRESETS))}"]
+    calls: list[argparse.ArgumentParser] = []
+
+    def print_complete(complete: argparse.ArgumentParser) -> None:
+        calls.append(complete)
+        if len(calls) == 2:  # before its last reading of the words, when all options are there
+            complete.print_help()
+            sys.exit(0)
+
+    _fairseq_parse(parser, [*words, "--task", task], modify_parser=print_complete)
 
 
 def check(known: argparse.Namespace, rest: Sequence[str]) -> None:

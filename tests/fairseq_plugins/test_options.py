@@ -13,6 +13,7 @@ from fairseq_plugins.options import our_options
 from fairseq_plugins.pretraining_task import PretrainingConfig
 from moleblend_fs.model.config import PRESETS, SIZE, ModelConfig
 from moleblend_fs.objectives.blend_then_predict import BlendConfig
+from tests.fairseq_plugins.runs import ROOT, run_here
 
 COMMAND = ("STORE", "--user-dir", "moleblend_fs", "--task", "moleblend", "--criterion", "blend_then_predict", "--optimizer", "adam")
 OTHERS = {
@@ -96,3 +97,20 @@ def test_other_choices_are_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit):
         parsed("--arch", "moleblend_tiny", "--predict-pairs", "some")
     assert "--predict-pairs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ((), {"--blend-ratio", "--embed-dim", "--objective-weights", "--max-pairs"}),
+        (("--task", "moleblend", "--criterion", "pretrain"), {"--blend-ratio", "--attr-mask-rate", "--denoise-scale", "--objective"}),
+        (("--task=moleblend_finetune", "--arch=moleblend_small", "--lr-scheduler", "cosine"), {"--regression-loss", "--lr-period-updates"}),
+        (("--optimizer", "deepspeed"), {"--zero-stage", "--adam-betas"}),
+    ],
+)
+def test_help_has_the_options_of_what_is_named(given, named, tmp_path, capsys):
+    """fairseq prints its help before it knows them."""
+    run = run_here([*given, "--help", "--user-dir", str(ROOT / "moleblend_fs")], tmp_path)
+    assert run.code == 0
+    shown = {line.split()[0].rstrip(",") for line in capsys.readouterr().out.splitlines() if line.startswith("  -")}
+    assert named <= shown, named - shown

@@ -28,6 +28,10 @@ NOT_PRIVATE = {
     "_reconstruct": "of numpy, where its pickles name it",
     "_python_dispatch": "of torch.utils: its documentation tells users to import TorchDispatchMode from there",
     "_pytree": "of torch.utils: beside the former",
+    "_subclasses": "of torch: its documentation tells users to import FakeTensorMode from there",
+    "_library": "of torch: what benchmarks/budget.py finds the Python of our own ops in",
+    "_init_fn": "beside the former",
+    "_CalcCrippenContribs": "of rdkit: the only way to the shares that benchmarks/explain.py compares with",
 }
 """Names that begin with an underscore, and why anyone may use them."""
 
