@@ -21,7 +21,7 @@ from fairseq_plugins.patches.load_checkpoint import loaded_state_through, withou
 from moleblend_fs.checkpoint import read as checkpoint
 from moleblend_fs.checkpoint import whole_files, zero_moments
 from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
-from moleblend_fs.checkpoint.zero_moments import Shards
+from moleblend_fs.checkpoint.zero_moments import StoredMoments
 from moleblend_fs.data.finetuned_for import PREDICTED
 from moleblend_fs.data.torch_file import ADMITTED
 from moleblend_fs.errors import UserError
@@ -69,7 +69,7 @@ class CheckpointTrainer(Trainer):
         requested: see there.
         update_freq: micro-batches of an update on each process, by epoch; as --update-freq.
         update_batches: batches of an update over all processes, by epoch; kept when the number of processes changes.
-        differing: what a checkpoint that is gone on from was trained on and this run is not, as it is meant to.
+        differing: topics (`comparison.TOPICS`) in which the checkpoint that is resumed differs from this run, on purpose.
         validation_due: whether the checkpoint being saved lacks the score of a validation that a signal cut short or left out.
     """
 
@@ -204,10 +204,10 @@ class CheckpointTrainer(Trainer):
             self._keep_update(stored["batches"])
         return state
 
-    def _adam_for_this_run(self, stored: AdamState | Shards) -> Any:
+    def _adam_for_this_run(self, stored: AdamState | StoredMoments) -> Any:
         """Adam's state in this model's order; flat where fairseq keeps it so (fp16)."""
         shapes = shapes_of(self.get_model().named_parameters())
-        table = to_table(stored.whole(shapes) if isinstance(stored, Shards) else stored, list(shapes))
+        table = to_table(stored.whole(shapes) if isinstance(stored, StoredMoments) else stored, list(shapes))
         if self.adam is AdamName.WITH_MASTERS and self.cfg.common.fp16 and not self.cfg.common.fp16_no_flatten_grads:
             table["state"] = join_flat(table["state"], list(shapes.values()))
             table["param_groups"][0]["params"] = [0]

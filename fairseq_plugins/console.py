@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fairseq
 import torch.distributed as dist
@@ -138,11 +138,18 @@ def end() -> None:
         _undo.pop(0)()
 
 
+class Timed(NamedTuple):
+    """An update, and when it was done, in seconds of the monotonic clock."""
+
+    update: int
+    at: float
+
+
 class Forecast:
     """Lines that say how fast training is and how long it will take."""
 
     def __init__(self) -> None:
-        self.begun: tuple[float, int] | None = None
+        self.first: Timed | None = None
         self.said = 0.0
 
     def after(self, update: int, last: float, epoch: str, *, due: bool) -> None:
@@ -153,12 +160,12 @@ class Forecast:
             epoch: which it is. due: whether a line may be written.
         """
         now = time.monotonic()
-        if self.begun is None:  # the first update takes longer
-            self.begun, self.said = (now, update), now
+        if self.first is None:  # it takes longer than the others
+            self.first, self.said = Timed(update, now), now
             return
         if due and now - self.said >= SECONDS_BETWEEN:
             self.said = now
-            logger.info("%s", describe(update, last, epoch, (update - self.begun[1]) / (now - self.begun[0])))
+            logger.info("%s", describe(update, last, epoch, (update - self.first.update) / (now - self.first.at)))
 
 
 def describe(update: int, last: float, epoch: str, rate: float) -> str:

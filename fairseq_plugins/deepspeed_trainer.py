@@ -13,7 +13,7 @@ from fairseq_plugins.options import engine_options
 from fairseq_plugins.trainer import MoleBlendTrainer
 from moleblend_fs.checkpoint import zero_moments
 from moleblend_fs.checkpoint.adam_state import AdamState
-from moleblend_fs.checkpoint.zero_moments import Shards
+from moleblend_fs.checkpoint.zero_moments import StoredMoments
 from moleblend_fs.errors import UserError
 from moleblend_fs.zero import partitions
 from moleblend_fs.zero.engine import EngineModel, build_engine, engine_config
@@ -105,10 +105,10 @@ class DeepSpeedTrainer(MoleBlendTrainer):
     def optimizer_state_to_save(self) -> dict[str, Any]:
         return self.named_moments
 
-    def _adam_for_this_run(self, stored: AdamState | Shards) -> AdamState | Shards:
+    def _adam_for_this_run(self, stored: AdamState | StoredMoments) -> AdamState | StoredMoments:
         return stored
 
-    def _restore(self, stored: AdamState | Shards) -> None:
+    def _restore(self, stored: AdamState | StoredMoments) -> None:
         """Take this process's part of a checkpoint's weights and optimizer state."""
         assert self.loaded_weights is not None
         partitions.set_state(self._model, self.optimizer.zero, self.loaded_weights, stored)

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, NamedTuple, Optional
 
 from fairseq.dataclass import ChoiceEnum
 from fairseq.tasks import register_task
@@ -49,6 +49,13 @@ class FinetuningConfig(StoreTaskConfig):
     best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
     maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
     finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")  # noqa: UP045
+
+
+class Selection(NamedTuple):
+    """A score of the validation split that chooses the best checkpoint: its name in the log, and whether more is better."""
+
+    metric: str
+    maximize: bool
 
 
 @register_task("moleblend_finetune", dataclass=FinetuningConfig)
@@ -116,7 +123,7 @@ class FinetuningTask(StoreTask):
         """The first validation split, as fairseq takes it, must be able to choose a checkpoint."""
         cfg = self.cfg
         splits.check_metric(cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric, self.kind)
-        metric = self.selection_metric[0] if cfg.best_checkpoint_metric == "loss" else cfg.best_checkpoint_metric
+        metric = self.selection.metric if cfg.best_checkpoint_metric == "loss" else cfg.best_checkpoint_metric
         split = cfg.valid_subset.split(",")[0]
         if not cfg.disable_validation and split in self.store.splits:
             splits.check_validation(self.store, split, self.columns, metric)
@@ -137,15 +144,15 @@ class FinetuningTask(StoreTask):
         return our_options(ModelConfig, cfg, heads=("property",), tasks=len(self.columns), predicted_3d=self.finetuned.inputs == PREDICTED)
 
     @property
-    def selection_metric(self) -> tuple[str, bool]:
-        """The validation score that picks the best checkpoint, and whether more is better.
+    def selection(self) -> Selection:
+        """By what checkpoint_best.pt is chosen.
 
         Several regression targets have no common unit; their scaled loss is the score then.
         """
         if str(self.cfg.select_by) == "loss":
-            return "loss", False
+            return Selection("loss", maximize=False)
         if self.kind == "classification":
-            return "roc_auc", True
+            return Selection("roc_auc", maximize=True)
         if len(self.columns) > 1:
-            return "loss", False
-        return {"mse": "rmse", "mae": "mae"}[str(self.cfg.regression_loss)], False
+            return Selection("loss", maximize=False)
+        return Selection({"mse": "rmse", "mae": "mae"}[str(self.cfg.regression_loss)], maximize=False)

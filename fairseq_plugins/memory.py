@@ -3,7 +3,7 @@
 import logging
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,8 +70,16 @@ def check_memory(trainer: Any) -> None:
     setup = replace(setup_of(trainer.cfg, sum(sizes)), kernels=wants_triton("attention", trainer.device))
     memory = estimate(sizes, trainer.get_model().model.config, largest_batch(trainer.epoch_iterator), setup)
     said = judge_all(trainer.cfg, memory, setup, built=host_memory.resident() - _before_model)
-    if trainer.is_data_parallel_master and trainer.forecast.begun is None:  # once, not for every epoch
+    if trainer.is_data_parallel_master and trainer.forecast.first is None:  # once, not for every epoch
         logger.info("memory of each process, estimated: %s; %s", memory, said)
+
+
+class Place(NamedTuple):
+    """Somewhere that memory is needed: what is needed there, and the bytes that there are."""
+
+    where: str
+    needed: Memory
+    available: int
 
 
 def judge_all(cfg: Any, memory: Memory, setup: Setup, built: int) -> str:
@@ -85,15 +93,15 @@ def judge_all(cfg: Any, memory: Memory, setup: Setup, built: int) -> str:
     """
     left = left_on_host(cfg)
     if on_cpu(cfg):
-        places = [(memory._replace(peak=memory.peak + memory.host), left + max(0, built), "the host")]
+        places = [Place("the host", memory._replace(peak=memory.peak + memory.host), left + max(0, built))]
     else:
         # What torch has reserved is this process's own, the model among it.
         device = torch.cuda.current_device()
         available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-        places = [(memory, available, GPU)]
+        places = [Place(GPU, memory, available)]
         if memory.host:
-            places.append((memory._replace(peak=memory.host), left, "host memory"))
-    for needed, available, where in places:
+            places.append(Place("host memory", memory._replace(peak=memory.host), left))
+    for where, needed, available in places:
         try:
             warning = judge(needed, available, setup, where)
         except UserError as error:
@@ -103,7 +111,8 @@ def judge_all(cfg: Any, memory: Memory, setup: Setup, built: int) -> str:
             warning = str(error)
         if warning is not None:
             logger.warning("%s: it may run out of memory", warning)
-    return f"{places[0][2]} has {places[0][1] / GIB:.2f} GiB for it"
+    where, _, available = places[0]
+    return f"{where} has {available / GIB:.2f} GiB for it"
 
 
 def left_on_host(cfg: Any) -> int:

@@ -13,7 +13,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from moleblend_fs.checkpoint.adam_state import GROUP_OPTIONS, AdamState
-from moleblend_fs.checkpoint.zero_moments import Shards
+from moleblend_fs.checkpoint.zero_moments import StoredMoments
 from moleblend_fs.zero.patches.scaled_step import step_with_gradients_times
 
 
@@ -44,7 +44,7 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         betas = tuple(float(beta) for beta in ast.literal_eval(cfg.adam_betas))
         self._optimizer = Adam(params, lr=cfg.lr[0], betas=betas, eps=cfg.adam_eps, weight_decay=cfg.weight_decay)
         self.engine: Any = None
-        self.restore: Callable[[AdamState | Shards], None] | None = None
+        self.restore: Callable[[AdamState | StoredMoments], None] | None = None
         self.factor = 1.0
 
     @property
@@ -87,7 +87,7 @@ class DeepSpeedOptimizer(FairseqOptimizer):
         for group in self.param_groups:
             group.update(optimizer_overrides or {})
 
-    def take_options(self, state: AdamState | Shards) -> None:
+    def take_options(self, state: AdamState | StoredMoments) -> None:
         """Betas and so on from a checkpoint, as fairseq's Adam does."""
         for group in self.param_groups:
             group.update({key: state.options[key] for key in GROUP_OPTIONS if key in state.options})

@@ -54,9 +54,9 @@ class MoleBlendTrainer(CheckpointTrainer):
     """
 
     def __init__(self, cfg: Any, task: Any, model: Any, criterion: Any, quantizer: Any = None):
-        if hasattr(task, "selection_metric") and cfg.checkpoint.best_checkpoint_metric == "loss":
+        if hasattr(task, "selection") and cfg.checkpoint.best_checkpoint_metric == "loss":
             with open_dict(cfg):
-                cfg.checkpoint.best_checkpoint_metric, cfg.checkpoint.maximize_best_checkpoint_metric = task.selection_metric
+                cfg.checkpoint.best_checkpoint_metric, cfg.checkpoint.maximize_best_checkpoint_metric = task.selection
         self.unread: list[UnreadUpdate] = []
         self.samples: list[Any] = []
         self.norm = torch.zeros(())
@@ -266,7 +266,7 @@ class MoleBlendTrainer(CheckpointTrainer):
         self.epoch_iterator = super().get_train_iterator(epoch, *args, **kwargs)
         self.epoch_iterator.update_batches = self.update_batches[min(epoch, len(self.update_batches)) - 1]
         check_memory(self)
-        if self.is_data_parallel_master and self.forecast.begun is None and self.task.pretraining is not None:
+        if self.is_data_parallel_master and self.forecast.first is None and self.task.pretraining is not None:
             logging.getLogger(FACTS).info("pretraining: %s", json.dumps(self.task.pretraining))
         return self.epoch_iterator
 

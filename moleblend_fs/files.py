@@ -36,7 +36,7 @@ _DESCRIPTOR = re.compile(r"/proc/(?:self|\d+)/fd/(\d+)")
 
 
 def told(error: OSError) -> str:
-    """What went wrong, and how to mend it where that is known; without the file's name."""
+    """What went wrong, and what to do about it where that is known; without the file's name."""
     reason = error.strerror or str(error)
     hint = HINTS.get(error.errno or 0)
     return f"{reason}; {hint}" if hint else reason

@@ -4,7 +4,7 @@ Here an epoch's position is kept in molecules: `moleblend_fs/runtime/epoch_posit
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,13 @@ PINS = {
 }
 
 
+class StoredEpoch(NamedTuple):
+    """Where a checkpoint was saved: the epoch, and (N,) bool, which molecules had been seen of it."""
+
+    epoch: int
+    seen: np.ndarray
+
+
 class MoleculeIterator(iterators.EpochBatchIterator):
     """fairseq's epoch iterator, with its position kept in molecules: an interrupted epoch is finished on any number of
     processes, with any batches, and each molecule is seen once.
@@ -36,7 +43,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
     def __init__(self, dataset: StoreDataset, plan: BatchPlan, **options: Any):
         super().__init__(dataset=dataset, collate_fn=dataset.collater, batch_sampler=plan, **options)
         self.update_batches = self.num_shards
-        self.before: tuple[int, np.ndarray] | None = None
+        self.stored: StoredEpoch | None = None
         self.coming: list[np.ndarray] = []
         self.start = 0
         self.dataloader: Loader | None = None
@@ -55,7 +62,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
 
     def _seen_before(self, epoch: int) -> np.ndarray | None:
         """What earlier runs saw of an epoch."""
-        return self.before[1] if self.before is not None and self.before[0] == epoch else None
+        return self.stored.seen if self.stored is not None and self.stored.epoch == epoch else None
 
     def seen(self) -> np.ndarray:
         """(N,) bool, molecules of this epoch that were seen, by earlier runs and by this one on all processes."""
@@ -83,7 +90,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the molecules seen; UserError if they are of another split."""
-        self.epoch, self._next_epoch_itr, self.before = state_dict["epoch"], None, None
+        self.epoch, self._next_epoch_itr, self.stored = state_dict["epoch"], None, None
         if not state_dict["iterations_in_epoch"]:
             return
         if state_dict.get("molecules") != len(self.dataset):
@@ -91,7 +98,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
                 f"the checkpoint stopped in the middle of an epoch of {state_dict.get('molecules')} molecules, the training split has "
                 f"{len(self.dataset)}; choose the store it was made with, or begin the epoch anew with --reset-dataloader"
             )
-        self.before = self.epoch, unpack(state_dict["seen"], len(self.dataset))
+        self.stored = StoredEpoch(self.epoch, unpack(state_dict["seen"], len(self.dataset)))
         self.dataset.set_epoch(self.epoch)  # workers start below
         self._next_epoch_itr = self._get_iterator_for_epoch(self.epoch, state_dict["shuffle"])
 

@@ -1,7 +1,7 @@
 """Adam's state by parameter name: what every checkpoint holds, whichever optimizer, precision and number of processes wrote it.
 
 A checkpoint's "model" holds the float32 weights, its "last_optimizer_state" is fairseq's for float32 Adam (a table by the
-parameters' order) with the parameters' names beside, or names the files that ZeRO's processes wrote (`shards`). Everything else
+parameters' order) with the parameters' names beside, or names the files that ZeRO's processes wrote (`zero_moments`). Everything else
 (bf16 copies, flat buffers, ZeRO's partitions) follows from these, so that any run can go on from any other's checkpoint.
 """
 

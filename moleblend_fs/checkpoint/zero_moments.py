@@ -48,11 +48,11 @@ class Piece:
 
     @property
     def stop(self) -> int:
-        return self.start + len(self.moments[MOMENTS[0]])
+        return self.start + len(next(iter(self.moments.values())))
 
 
 @dataclass(kw_only=True)
-class Shards:
+class StoredMoments:
     """A folder of moments that was read; tensors stay on the disk until they are used.
 
     Attributes:
@@ -115,7 +115,7 @@ def file_name(rank: int, ranks: int) -> str:
     return f"{rank}-of-{ranks}.pt"
 
 
-def read(checkpoint: str, named: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> Shards:
+def read(checkpoint: str, named: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> StoredMoments:
     """The moments that a checkpoint names.
 
     Args:
@@ -138,7 +138,7 @@ def read(checkpoint: str, named: Mapping[str, Any], shapes: Mapping[str, torch.S
         pieces.sort(key=lambda piece: piece.start)
     if step and {name: _covered(pieces) for name, pieces in found.items()} != {name: size.numel() for name, size in shapes.items()}:
         raise UserError(f"{folder}: moments of other parameters than this model's; start with --reset-optimizer")
-    return Shards(step=step, pieces=found, options=named["options"], loss_scale=named["loss_scale"])
+    return StoredMoments(step=step, pieces=found, options=named["options"], loss_scale=named["loss_scale"])
 
 
 def _piece(entry: Any, where: str) -> Piece:

@@ -12,7 +12,7 @@ from moleblend_fs.chem.overlap import NEAR, MoleculeSet, Overlap, overlap
 from moleblend_fs.chem.parse import silence_rdkit
 from moleblend_fs.cli.common import check_output
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.structures import smiles_of_store
+from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 

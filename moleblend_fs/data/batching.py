@@ -76,10 +76,13 @@ def make_batches(order: np.ndarray, num_atoms: np.ndarray, budget: BatchBudget, 
         if cost.max() > limit:
             worst = int(cost.argmax())
             if group == 1:
-                what, mend = f"molecule {order[worst]} of {atoms[worst]} atoms", f"raise {name}"
+                what, remedy = f"molecule {order[worst]} of {atoms[worst]} atoms", f"raise {name}"
             else:
-                what, mend = f"a group of {group} molecules that are compared with each other", f"raise {name}, or lower --negatives-group"
-            raise UserError(f"{what} alone is over {name} {limit} (it needs {cost[worst]}); {mend}")
+                what, remedy = (
+                    f"a group of {group} molecules that are compared with each other",
+                    f"raise {name}, or lower --negatives-group",
+                )
+            raise UserError(f"{what} alone is over {name} {limit} (it needs {cost[worst]}); {remedy}")
     # A limit beyond the sum is none; a huge one would overflow below.
     totals = [np.concatenate([[0], np.cumsum(cost)]) for cost, _, _ in costs]
     active = [(total, min(limit, int(total[-1]))) for total, (_, limit, _) in zip(totals, costs, strict=True)]

@@ -72,14 +72,14 @@ class LmdbFile:
 
     Args:
         path: the file.
-        mend: what to tell the user to do about a damaged file.
+        remedy: what to tell the user to do about a damaged file.
 
     Raises:
         UserError: no such file, cut short, or no LMDB file.
     """
 
-    def __init__(self, path: str | os.PathLike, mend: str = "fetch it again"):
-        self.path, self._mend = Path(path), mend
+    def __init__(self, path: str | os.PathLike, remedy: str = "fetch it again"):
+        self.path, self._remedy = Path(path), remedy
         try:
             self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -108,7 +108,7 @@ class LmdbFile:
 
     def damaged(self, what: str) -> Damaged:
         """The error for a damage."""
-        return Damaged(f"{self.path}: damaged ({what}); {self._mend}")
+        return Damaged(f"{self.path}: damaged ({what}); {self._remedy}")
 
     # The file
 
@@ -133,14 +133,14 @@ class LmdbFile:
                 if valid and 512 <= page_size <= 1 << 16 and start in (0, page_size):
                     found.append((transaction, version, page_size, last, free, main))
         if not found:
-            raise Damaged(f"{self.path}: not an LMDB file ({size:,} bytes); {self._mend}")
+            raise Damaged(f"{self.path}: not an LMDB file ({size:,} bytes); {self._remedy}")
         _, version, self.page_size, self.last_page, free, main = max(found)
         if version != VERSION:
             raise Damaged(f"{self.path}: LMDB of format {version}, not {VERSION}; write it anew with LMDB 0.9")
         self.free, self.main = self._table(free, "the table of free pages"), self._table(main, "the main table")
         needed = (self.last_page + 1) * self.page_size
         if size < needed - UNWRITTEN * self.page_size:
-            raise Damaged(f"{self.path}: {size:,} bytes of {needed:,}; the file is cut short, {self._mend}")
+            raise Damaged(f"{self.path}: {size:,} bytes of {needed:,}; the file is cut short, {self._remedy}")
 
     def _table(self, content: bytes, what: str) -> Table:
         if len(content) != TABLE.size:

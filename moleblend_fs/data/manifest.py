@@ -14,7 +14,7 @@ from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 
-MEND = "copy the store again, or run `moleblend preprocess` again"
+REMEDY = "copy the store again, or run `moleblend preprocess` again"
 FORMAT_VERSION = 2
 """Raised whenever a record's bytes or the folder's layout change."""
 
@@ -117,7 +117,7 @@ class Manifest:
             manifest = from_json(cls, raw)
             manifest._check()
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: damaged store manifest ({error}); {MEND}") from error
+            raise UserError(f"{path}: damaged store manifest ({error}); {REMEDY}") from error
         return manifest
 
     def _check(self) -> None:

@@ -137,7 +137,8 @@ class Splitter:
 
         Without equal molecules the parts have the exact sizes; a group that lies across a border goes where its middle is.
         """
-        valid, test = (round(share * len(order)) for share in self.fractions[1:])
+        _, valid_share, test_share = self.fractions
+        valid, test = round(valid_share * len(order)), round(test_share * len(order))
         train = len(order) - valid - test
         groups: dict[object, list[int]] = {}
         for index in order.tolist():
@@ -159,8 +160,8 @@ class Splitter:
             groups[scaffold].append(index)
         # Larger groups first; among equal ones the group whose first molecule comes later (the order of Hu et al.'s code).
         ordered = sorted(groups.values(), key=lambda group: (len(group), group[0]), reverse=True)
-        train_limit = self.fractions[0] * len(scaffolds)
-        valid_limit = (self.fractions[0] + self.fractions[1]) * len(scaffolds)
+        train_share, valid_share, _ = self.fractions
+        train_limit, valid_limit = train_share * len(scaffolds), (train_share + valid_share) * len(scaffolds)
         parts: dict[str, list[int]] = {TRAIN: [], VALID: [], TEST: []}
         for group in ordered:
             if len(parts[TRAIN]) + len(group) <= train_limit:

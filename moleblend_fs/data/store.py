@@ -21,7 +21,7 @@ import numpy as np
 
 from moleblend_fs.data.exported import refuse_exported
 from moleblend_fs.data.lmdb_file import LmdbFile
-from moleblend_fs.data.manifest import MEND, Manifest
+from moleblend_fs.data.manifest import REMEDY, Manifest
 from moleblend_fs.data.record import StoredRecord, summary
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
@@ -49,7 +49,7 @@ _readers: dict[Path, LmdbFile] = {}  # state: LMDB allows a process to open a fi
 def _reader(path: Path) -> LmdbFile:
     """A finished record file, opened once in each process; it never changes, and may be used after a fork."""
     if path not in _readers:
-        _readers[path] = LmdbFile(path, mend=MEND)
+        _readers[path] = LmdbFile(path, remedy=REMEDY)
     return _readers[path]
 
 
@@ -91,9 +91,11 @@ class Store:
                 "the copy is incomplete: copy it again, or run `moleblend preprocess` again"
             )
         if (entries := _reader(records).main.entries) != len(self):  # an unreadable file fails here, not in a worker
-            raise UserError(f"{records}: {counted(entries, 'record')}, but the manifest says {len(self)}; {MEND}")
+            raise UserError(f"{records}: {counted(entries, 'record')}, but the manifest says {len(self)}; {REMEDY}")
         if (labels := len(summary(self.record(0))[2])) != len(self.manifest.labels):
-            raise UserError(f"{records}: {counted(labels, 'label')} in a record, but the manifest says {len(self.manifest.labels)}; {MEND}")
+            raise UserError(
+                f"{records}: {counted(labels, 'label')} in a record, but the manifest says {len(self.manifest.labels)}; {REMEDY}"
+            )
 
     def __len__(self) -> int:
         return self.manifest.molecules
@@ -138,7 +140,7 @@ class Store:
             indices = self._array(f"split_{name}", "<i8", about.molecules)
             strange = len(indices) and (indices.min() < 0 or indices.max() >= len(self))
             if strange or split_hash(self.source_row[indices]) != about.sha256:
-                raise UserError(f"{self.path / f'split_{name}.npy'}: other molecules than the split {name!r} of the manifest has; {MEND}")
+                raise UserError(f"{self.path / f'split_{name}.npy'}: other molecules than the split {name!r} of the manifest has; {REMEDY}")
             self._split_arrays[name] = indices
         return self._split_arrays[name]
 
@@ -154,7 +156,7 @@ class Store:
         path = self.path / FAILURES
         if not path.is_file():
             if self.manifest.failures:
-                raise UserError(f"{path}: missing, but the manifest says {self.manifest.failures} failures; {MEND}")
+                raise UserError(f"{path}: missing, but the manifest says {self.manifest.failures} failures; {REMEDY}")
             return
         csv.field_size_limit(sys.maxsize)
         found = 0
@@ -166,20 +168,20 @@ class Store:
                         raise ValueError(f"line {found + 1} has not three columns")
                     yield FailedRow(int(line["row"]), line["input"], line["reason"])
         except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-            raise UserError(f"{path}: cannot be read ({error}); {MEND}") from error
+            raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from error
         if found != self.manifest.failures:
-            raise UserError(f"{path}: {found} failures, but the manifest says {self.manifest.failures}; {MEND}")
+            raise UserError(f"{path}: {found} failures, but the manifest says {self.manifest.failures}; {REMEDY}")
 
     def _array(self, name: str, dtype: str, length: int) -> np.ndarray:
         path = self.path / f"{name}.npy"
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)  # which compares the header with the file's size
         except Exception as error:  # a damaged header is evaluated, and can raise nearly anything
-            raise UserError(f"{path}: cannot be read ({error}); {MEND}") from error
+            raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from error
         if array.dtype != np.dtype(dtype) or array.shape != (length,):
             raise UserError(
                 f"{path}: {array.dtype} of shape {array.shape}, but the manifest says {counted(length, 'value')} of "
-                f"{np.dtype(dtype)}; {MEND}"
+                f"{np.dtype(dtype)}; {REMEDY}"
             )
         result = np.array(array)  # in memory: a file that is cut while it is mapped ends the process
         result.flags.writeable = False

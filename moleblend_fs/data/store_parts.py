@@ -177,7 +177,7 @@ def merge_shards(out: str | os.PathLike, *, keep: bool = False) -> Manifest:
     counts = [_Count() for _ in infos]
     paths = [ShardNumber(index, len(infos)).path(out) for index in range(len(infos))]
     with ExitStack() as files:
-        shards = [files.enter_context(LmdbFile(path / TABLES, mend=f"delete {path} and make it again")) for path in paths]
+        shards = [files.enter_context(LmdbFile(path / TABLES, remedy=f"delete {path} and make it again")) for path in paths]
         with StoreWriter(out, plan.request() | {"merged shards": len(infos)}) as writer, full_disk_told(out):
             merged = heapq.merge(*(count(read_tables(tables)) for count, tables in zip(counts, shards, strict=True)), key=itemgetter(0))
             rows = (list(results) for _, results in groupby(merged, key=itemgetter(0)))

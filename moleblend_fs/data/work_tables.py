@@ -179,7 +179,7 @@ class WorkTables:
 
     def _read(self) -> LmdbFile:
         """The tables for reading, looked at before they are trusted."""
-        return LmdbFile(self.partial / TABLES, mend=f"delete {self.partial} to begin anew")
+        return LmdbFile(self.partial / TABLES, remedy=f"delete {self.partial} to begin anew")
 
 
 def write_growing(environment: lmdb.Environment, action: Callable[[lmdb.Transaction], T]) -> T:
@@ -223,7 +223,7 @@ def parse_entry(tables: LmdbFile, kind: Any, value: bytes) -> Any:
 
 @contextmanager
 def full_disk_told(out: str | os.PathLike) -> Iterator[None]:
-    """A full disk is the user's to mend, and nothing that was stored is lost by it."""
+    """A full disk is told as an error of the user's; nothing that was stored is lost by it."""
     try:
         yield
     except (lmdb.Error, OSError) as error:

@@ -89,7 +89,7 @@ def finetune(
         store: one that was made of the same DATA with the same settings, to be taken instead of making it.
 
     Raises:
-        UserError: anything that is the user's to mend; `out` holds a run of other arguments.
+        UserError: anything that the user can put right; `out` holds a run of other arguments.
     """
     progress = progress or Progress(quiet=True)
     begun = begin(given, out, settings, jobs=jobs, progress=progress, command=command, store=store)

@@ -32,7 +32,7 @@ class Difference:
 
     Attributes:
         topic: one of `TOPICS`; "" for what cannot be meant.
-        text: what differs. remedy: how to mend it.
+        text: what differs. remedy: what to do about it.
     """
 
     topic: str

@@ -146,7 +146,7 @@ class Runner:
 
 @contextmanager
 def loaders_told() -> Iterator[None]:
-    """A loader process that died or hangs is the user's to mend; torch raises where this process happens to be, not in the loader alone.
+    """A loader process that died or hangs becomes a UserError; torch raises wherever this process happens to be, not in the loader alone.
 
     Raises:
         UserError: in place of torch's error.

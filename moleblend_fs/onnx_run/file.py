@@ -17,7 +17,7 @@ from moleblend_fs.files import told
 KEY = "moleblend"
 """Of the metadata."""
 FORMAT, VERSION = "moleblend-onnx", 1
-MEND = "copy it again, or export it again with `moleblend export`"
+REMEDY = "copy it again, or export it again with `moleblend export`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def open_bytes(content: bytes, path: Path) -> ExportedFile:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         metadata = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # onnxruntime's are of many classes, which have nothing but Exception in common
-        raise UserError(f"{path}: not a readable ONNX file ({_first_line(error)}); {MEND}") from error
+        raise UserError(f"{path}: not a readable ONNX file ({_first_line(error)}); {REMEDY}") from error
     if KEY not in metadata:
         raise UserError(f"{path}: an ONNX file, but not one of `moleblend export`, which says how molecules are made for it; export it so")
     try:
@@ -123,7 +123,7 @@ def open_bytes(content: bytes, path: Path) -> ExportedFile:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: its description is damaged ({error}); {MEND}") from error
+        raise UserError(f"{path}: its description is damaged ({error}); {REMEDY}") from error
     return ExportedFile(path=path, exported=about, session=session)
 
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.onnx_run.file import MEND, ExportedFile, open_exported
+from moleblend_fs.onnx_run.file import REMEDY, ExportedFile, open_exported
 from moleblend_fs.onnx_run.forward import OnnxForward, ReadOff, atom_means, atom_tokens, graph_tokens
 from moleblend_fs.predictions.calibration import Calibration
 from moleblend_fs.predictions.domain import Domain
@@ -43,7 +43,7 @@ def predicting(path: str | os.PathLike) -> Exported:
     try:
         calibration = None if file.exported.calibration is None else Calibration.from_content(file.exported.calibration)
     except ValueError as error:
-        raise UserError(f"{path}: its calibration is damaged ({error}); {MEND}") from error
+        raise UserError(f"{path}: its calibration is damaged ({error}); {REMEDY}") from error
     return Exported(path=file.path, abouts=file.exported.members, described=file, files=(file.path,), calibration=calibration, file=file)
 
 

@@ -18,7 +18,7 @@ from moleblend_fs.predictions.predictive import Predictive
 
 ABOUT = "model.json"
 FORMAT, VERSION = "moleblend-finetuned", 1
-MEND = "copy the folder again, or run `moleblend finetune` again"
+REMEDY = "copy the folder again, or run `moleblend finetune` again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ def _read_run(folder: Path) -> _RunFolder:
         if run.format != FORMAT or not run.members:
             raise ValueError(f"its format is {run.format!r}, with {len(run.members)} members")
     except (*READING, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a folder of `moleblend finetune` ({error}); {MEND}") from error
+        raise UserError(f"{path}: not a folder of `moleblend finetune` ({error}); {REMEDY}") from error
     if run.version != VERSION:
         raise UserError(f"{path}: of version {run.version}, this one reads {VERSION}; use the moleblend_fs that wrote it")
     return run
@@ -121,9 +121,9 @@ def _inside(folder: Path, name: str) -> Path:
     """A file of a run folder; UserError where it is not there or lies elsewhere."""
     place = PurePosixPath(name)
     if place.is_absolute() or ".." in place.parts:
-        raise UserError(f"{folder / ABOUT} names {name!r}, which does not lie in the folder; {MEND}")
+        raise UserError(f"{folder / ABOUT} names {name!r}, which does not lie in the folder; {REMEDY}")
     if not (folder / place).exists():
-        raise UserError(f"{folder / place}: missing, but {ABOUT} names it; {MEND}")
+        raise UserError(f"{folder / place}: missing, but {ABOUT} names it; {REMEDY}")
     return folder / place
 
 
@@ -133,4 +133,4 @@ def _check_alike(folder: Path, first: Checkpoint, theirs: FinetunedFor, member: 
         trained_on = ("hydrogens", "featurisation", "structures", "conformers")
         differing += [name for name in trained_on if getattr(first.trained_on, name) != getattr(member.trained_on, name)]
     if differing:
-        raise UserError(f"{folder}: its members differ in {', '.join(differing)} ({member.about.get('file')}); {MEND}")
+        raise UserError(f"{folder}: its members differ in {', '.join(differing)} ({member.about.get('file')}); {REMEDY}")

@@ -90,7 +90,7 @@ class ResumableFile:
             self.note = f"going on after row {self.rows:,} of {self._shown}, where an earlier run was stopped"
 
     def _found(self) -> _Ledger | None:
-        """What an earlier run left behind that can be gone on with."""
+        """What an earlier run left behind, if this one can resume from it."""
         if not self._ledger.exists():
             return None
         try:

@@ -19,8 +19,8 @@ from moleblend_fs.errors import UserError
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_VARIABLE = "MOLEBLEND_PREEMPTED_EXIT"
 MARKER = "preempted"
-WORD = "stopped by signal "
-"""What the marker begins with."""
+MARKER_BEGINS = "stopped by signal "
+"""The first words of the marker, by which a file of ours is known."""
 
 
 class Preemption:
@@ -96,15 +96,15 @@ def obey_only_parent(worker: int = 0) -> None:
 
 
 def mark(folder: str, updates: int) -> None:
-    """Leave word that the run has been stopped."""
-    Path(folder, MARKER).write_text(f"{WORD}{preemption.received} after {updates} updates\n")
+    """Write the marker: the run was stopped by a signal."""
+    Path(folder, MARKER).write_text(f"{MARKER_BEGINS}{preemption.received} after {updates} updates\n")
 
 
 def is_marker(path: Path) -> bool:
     """Whether `mark` wrote this file."""
     try:
         with path.open("rb") as file:
-            return file.read(len(WORD)) == WORD.encode()
+            return file.read(len(MARKER_BEGINS)) == MARKER_BEGINS.encode()
     except OSError:
         return False
 
@@ -117,7 +117,7 @@ def check_marker(folder: str) -> None:
 
 
 def unmark(folder: str) -> None:
-    """Remove the word, and nothing else of that name."""
+    """Remove the marker, and nothing else of that name."""
     path = Path(folder, MARKER)
     if is_marker(path):
         path.unlink(missing_ok=True)

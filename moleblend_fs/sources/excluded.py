@@ -9,7 +9,7 @@ from moleblend_fs.chem.parse import parse_molblock, silence_rdkit
 from moleblend_fs.chem.skeleton import skeleton, skeleton_of
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.structures import smiles_of_store
+from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.sdf_records import sdf_records

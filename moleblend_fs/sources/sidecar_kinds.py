@@ -19,7 +19,7 @@ from moleblend_fs.data.record import decode
 from moleblend_fs.data.sidecar import FLAGS, NO_FLAG, NUMBERS, VALUES, VOCABULARIES, Entry, column_statistics
 from moleblend_fs.data.splits import TRAIN, Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.structures import smiles_of_store
+from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.sources.base import Source
 

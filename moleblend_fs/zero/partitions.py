@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moleblend_fs.checkpoint.adam_state import MOMENTS, AdamState, shapes_of
-from moleblend_fs.checkpoint.zero_moments import Piece, Shards
+from moleblend_fs.checkpoint.zero_moments import Piece, StoredMoments
 from moleblend_fs.zero.patches.fragments import Fragment, fragment
 
 
@@ -50,7 +50,7 @@ def moments(model: nn.Module, zero: Any) -> dict[str, Piece]:
     result = {}
     for name, piece in pieces(model, zero):
         entry = zero.optimizer.state[piece.flat]
-        if MOMENTS[0] in entry:
+        if entry.keys() >= set(MOMENTS):
             for key in MOMENTS:
                 on_cpu.setdefault((key, id(piece.flat)), entry[key].detach().cpu())
             result[name] = Piece(piece.start, {key: piece.of(on_cpu[key, id(piece.flat)]) for key in MOMENTS})
@@ -64,14 +64,14 @@ def device_of_exchange() -> torch.device:
     return torch.device(get_accelerator().current_device_name())
 
 
-def set_state(model: nn.Module, zero: Any, weights: dict[str, Tensor], state: AdamState | Shards) -> None:
+def set_state(model: nn.Module, zero: Any, weights: dict[str, Tensor], state: AdamState | StoredMoments) -> None:
     """Set this rank's pieces. The model's own weights (bf16 or not) are not touched.
 
     Args:
         weights: float32 weights of all parameters, by name.
         state: Adam's.
     """
-    step = state.step if isinstance(state, Shards) else max(state.step.values(), default=0)
+    step = state.step if isinstance(state, StoredMoments) else max(state.step.values(), default=0)
     for name, piece in pieces(model, zero):
         piece.of(piece.flat.data).copy_(weights[name].reshape(-1).narrow(0, piece.start, piece.length))
         if not step:

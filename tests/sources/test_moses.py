@@ -13,7 +13,7 @@ from moleblend_fs.chem.overlap import MoleculeSet, overlap
 from moleblend_fs.chem.skeleton import skeleton_of
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.structures import smiles_of_store
+from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.sources.selected import row_hash
 from tests.conftest import preprocessed
 

@@ -17,7 +17,7 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.data.sidecar import FLAGS, NUMBERS, Sidecar, column_statistics
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.store_parts import ShardNumber
-from moleblend_fs.data.structures import smiles_of_store
+from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.sidecar import make_sidecar, merge_sidecar
 from moleblend_fs.sources.sidecar_kinds import Values, kinds
