@@ -15,6 +15,7 @@ import fairseq_plugins
 import moleblend_fs
 from moleblend_fs import Predictor
 from moleblend_fs.cli.main import main
+from moleblend_fs.objectives.registry import objectives
 from tests.inference.untrained import untrained
 from tests.predictions.run_folders import run_folder
 
@@ -166,6 +167,21 @@ def test_imports_are_those_of_the_table(folder):
         for line, name in imported(path):
             if name in (ours | WATCHED) - ROOMS[folder] - FOR_ALL - {own}:
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {name}")
+    assert not wrong
+
+
+def test_nothing_else_knows_an_objective_by_name():
+    """Neither imports its module nor has its name as a text; single words ("distance") stand for other things, too."""
+    modules = {found.__module__ for found in objectives().values()}
+    names = {name for found in objectives().values() for name in (found.name, *found.aliases) if "_" in name}
+    wrong = []
+    for folder in ("moleblend_fs", "fairseq_plugins"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())) if path.parent.name != "objectives" else ():
+                if isinstance(node, ast.ImportFrom) and node.module in modules:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.module}")
+                if isinstance(node, ast.Constant) and node.value in names:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.value!r}")
     assert not wrong
 
 

@@ -27,10 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--molecule",
         metavar="INDEX",
         type=int,
-        help="the molecule that is pictured as pretraining by blending sees it (default: chosen by --seed)",
+        help="the molecule that is pictured as pretraining shows it to the model (default: chosen by --seed)",
     )
     parser.add_argument(
-        "--seed", type=seed, default=1, help="of the choice, of the pictured blend and of the intervals' bootstrap (default: 1)"
+        "--seed", type=seed, default=1, help="of the choice, of the pictured draw and of the intervals' bootstrap (default: 1)"
     )
 
 
@@ -41,15 +41,19 @@ def run(args: argparse.Namespace) -> int:
         import rdkit  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f"the report draws with {error.name}: pip install 'moleblend-fs[chem,report]'") from error
-    from moleblend_fs.report.page import blending, build
+    from moleblend_fs.report.page import build, pictured_run
     from moleblend_fs.report.results import as_text, result_rows
     from moleblend_fs.report.runs import find_runs
+    from moleblend_fs.report.settings import drawable_objectives
 
     runs = find_runs(args.runs)
-    blend = blending(runs)
-    if blend is None and args.molecule is not None:
-        raise UserError(f"--molecule pictures what blending shows, but no log in {args.runs} tells of pretraining by blend_then_predict")
-    store = open_store(args.store, runs, None if blend is None else blend[0])
+    pretraining, _ = pictured_run(runs) or (None, None)
+    if pretraining is None and args.molecule is not None:
+        raise UserError(
+            f"--molecule pictures which relations pretraining shows, but no log in {args.runs} tells of an objective that shows only "
+            f"some ({', '.join(drawable_objectives())})"
+        )
+    store = open_store(args.store, runs, pretraining)
     if args.molecule is not None and store is None:
         raise UserError("--molecule needs a --store: none was found under the folder of runs")
     page = build(runs, title=args.title or resolved(args.runs).name, molecule=args.molecule, store=store, seed=args.seed)

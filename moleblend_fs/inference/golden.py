@@ -20,8 +20,8 @@ from moleblend_fs.data.graph import MAX_SPD, UNREACHABLE, bond_class
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.blend_then_predict import LOSS_NAMES, BlendConfig, BlendThenPredict
 from moleblend_fs.objectives.loss import weighted_loss
+from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, find_objective
 from moleblend_fs.ops.layout import Layout
 
 UNREACHABLE_IN_FILE = 510
@@ -143,15 +143,7 @@ class GoldenFile:
 
     def losses(self, molecules: Sequence[int]) -> dict[str, Tensor]:
         """The pretraining losses of a batch, under the file's names."""
-        weights = self.config["loss_weights"]
-        config = BlendConfig(
-            **{
-                f"{'geometry' if name == 'displacement' else name}_weight": weights[loss]
-                for name, loss in LOSS_NAMES.items()
-                if loss in weights
-            }
-        )
-        objective = BlendThenPredict(config)
+        objective = find_objective(self.config.get("objective", DEFAULT_OBJECTIVE)).weighing(self.config["loss_weights"])
         batch = self.batch(molecules)
         layout = Layout(batch.num_atoms, "cpu")
         prepared = objective.prepare_shown(batch, layout, *self.shown(molecules, batch, layout))

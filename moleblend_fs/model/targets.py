@@ -1,4 +1,4 @@
-"""What the pretraining heads are to predict of a batch; made by `objectives.blend_then_predict.targets_of`.
+"""What the pretraining heads are to predict of a batch; made by an objective.
 
 Shape legend: A atoms, P ordered pairs.
 """

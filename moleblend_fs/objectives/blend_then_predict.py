@@ -5,9 +5,9 @@ Shape legend: B molecules, A atoms, P ordered pairs.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.objectives.information import information_bound
-from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Read, Term
+from moleblend_fs.objectives.objective import NATS, Curve, Objective, Pictured, Prepared, Read, Term
 from moleblend_fs.objectives.random_draws import ATOM, RELATION, categories, draw_noise, uniform
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
@@ -223,6 +223,14 @@ class BlendThenPredict(Objective):
         "noisy_nodes": Curve("Noise on the coordinates", "1 - cosine", uninformed=1.0),
     }
 
+    columns: ClassVar[dict[str, str]] = {"blend_ratio": "blend", "mask_ratio": "masked"}
+
+    @classmethod
+    def weighing(cls, weights: Mapping[str, float]) -> "BlendThenPredict":
+        options = {"spd": "spd_weight", "edge": "edge_weight", "displacement": "geometry_weight", "noise": "noise_weight"}
+        given: dict[str, Any] = {option: weights[LOSS_NAMES[target]] for target, option in options.items() if LOSS_NAMES[target] in weights}
+        return cls(BlendConfig(**given))
+
     def heads(self) -> tuple[str, ...]:
         return self.options.predict
 
@@ -240,9 +248,14 @@ class BlendThenPredict(Objective):
         return self.prepare_shown(batch, layout, *draw_blend(batch, layout, self.options, seed=seed, epoch=epoch))
 
     def prepare_shown(self, batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor) -> Prepared:
-        """As `prepare`, with a given blend and noise (A, 3), Angstrom."""
         targets = targets_of(batch, layout, shown, noise, self.options)
         return Prepared(batch, layout, count_targets(targets, layout, self.options), Blended(shown, targets))
+
+    def pictured(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Pictured:
+        shown, _ = draw_blend(batch, layout, self.options, seed=seed, epoch=epoch)
+        ratio = ", ".join(f"{share:g}" for share in self.options.blend_ratio)
+        masked = f", and none with probability {self.options.mask_ratio:g}" if self.options.mask_ratio else ""
+        return Pictured(shown.relations, f"drawn with the probabilities {ratio}{masked}")
 
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
         shown, targets = prepared.parts

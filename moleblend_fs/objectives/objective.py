@@ -17,6 +17,7 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.shown import Shown
 from moleblend_fs.ops.layout import Layout
 
 
@@ -83,6 +84,18 @@ class Read(NamedTuple):
     statistic: Callable[[str], np.ndarray]
 
 
+class Pictured(NamedTuple):
+    """What a report draws of molecules.
+
+    Attributes:
+        relations: (P,) uint8, which relations each pair shows the model, as `Shown.relations`.
+        told: how they were chosen, to follow "shows the model one relation only, ".
+    """
+
+    relations: Tensor
+    told: str
+
+
 class Objective(ABC):
     """A pretraining objective with its options.
 
@@ -90,12 +103,14 @@ class Objective(ABC):
         name: in `--objective NAME`; aliases: other names for it there.
         Options: a dataclass of `moleblend_fs.options.option`s; they become options of the command line.
         curves: term -> how reports draw its loss.
+        columns: option -> its heading in the reports' table of runs, of options that deserve a column.
     """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type]
     curves: ClassVar[Mapping[str, Curve]] = {}
+    columns: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, options: Any):
         self.options = options
@@ -161,6 +176,19 @@ class Objective(ABC):
     @abstractmethod
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
         """(terms,) sums of the losses, float32 or wider, not divided by anything."""
+
+    def pictured(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Pictured | None:
+        """What a report draws of molecules, as training shows them; None where all pairs show the same, and nothing is drawn."""
+        return None
+
+    @classmethod
+    def weighing(cls, weights: Mapping[str, float]) -> "Objective":
+        """The objective with these weights of its losses, by term: for files of golden numbers, which say no other options."""
+        raise NotImplementedError
+
+    def prepare_shown(self, batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor) -> Prepared:
+        """As `prepare`, with what is shown and the noise (A, 3), Angstrom, given: for files of golden numbers."""
+        raise NotImplementedError
 
     def statistics(self, prepared: Prepared) -> dict[str, Tensor]:
         """Vectors that are summed over batches and ranks, for `logged`; always the same names and sizes."""

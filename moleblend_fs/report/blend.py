@@ -1,4 +1,4 @@
-"""One molecule and the relations that a blend shows of it: the picture behind the paper's Eq. 8."""
+"""One molecule and the relation that each pair of its atoms shows the model: the picture behind the paper's Eq. 8."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from moleblend_fs.data.graph import UNREACHABLE, MolecularGraph, bond_class_feat
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
+from moleblend_fs.objectives.objective import Objective
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.report import html
@@ -35,16 +35,17 @@ def choose_molecule(store: Store, seed: int) -> int:
     return int(candidates[0])
 
 
-def choices(record: bytes, config: BlendConfig, *, seed: int, epoch: int) -> np.ndarray:
-    """(n, n) position in `NAMES` of what each ordered pair shows: the very draw that training makes."""
+def choices(record: bytes, objective: Objective, *, seed: int, epoch: int) -> tuple[np.ndarray, str]:
+    """(n, n) position in `NAMES` of what each ordered pair shows, the very draw that training makes; and how it was drawn."""
     batch = collate([record])
-    shown, _ = draw_blend(batch, Layout(batch.num_atoms, "cpu"), config, seed=seed, epoch=epoch)
-    relations = shown.relations.numpy()
+    pictured = objective.pictured(batch, Layout(batch.num_atoms, "cpu"), seed=seed, epoch=epoch)
+    assert pictured is not None, f"{objective.name} has nothing to picture"
+    relations = pictured.relations.numpy()
     result = np.full(relations.shape, len(BITS))
     for position, bit in enumerate(BITS):
         result[relations & bit != 0] = position
     n = int(batch.num_atoms[0])
-    return result.reshape(n, n)
+    return result.reshape(n, n), pictured.told
 
 
 def cell_texts(graph: MolecularGraph, choice: np.ndarray) -> list[list[str]]:
@@ -83,13 +84,13 @@ def relation_matrix(choice: np.ndarray, atoms: Sequence[str], cells: Sequence[Se
     return html.scrolled(table, "relation that each pair of atoms shows: from the row's atom to the column's")
 
 
-def blended_molecule(store: Store, index: int, config: BlendConfig, *, seed: int, epoch: int = 1) -> str:
+def blended_molecule(store: Store, index: int, objective: Objective, *, seed: int, epoch: int = 1) -> str:
     """HTML: the molecule with numbered atoms beside its blended relation matrix.
 
     Args:
         store: where it is.
         index: of the molecule.
-        config: how pretraining blended.
+        objective: of pretraining.
         seed: of the draw, fairseq's --seed.
         epoch: of the draw.
     """
@@ -103,7 +104,7 @@ def blended_molecule(store: Store, index: int, config: BlendConfig, *, seed: int
         raise UserError(
             f"molecule {index} has {graph.num_atoms} atoms; a matrix of more than {LARGEST_MATRIX} is not drawn: choose another"
         )
-    choice = choices(record, config, seed=seed, epoch=epoch)
+    choice, told = choices(record, objective, seed=seed, epoch=epoch)
     symbols = [f"{atom.GetSymbol()}{atom.GetIdx()}" for atom in molecule_from_graph(graph).GetAtoms()]
     used = NAMES if (choice == len(BITS)).any() else NAMES[:-1]
     counts = ", ".join(f"{name} {np.mean(choice == position):.0%}" for position, name in enumerate(used))
@@ -112,11 +113,9 @@ def blended_molecule(store: Store, index: int, config: BlendConfig, *, seed: int
         caption=f"<code>{html.escape(graph.smiles)}</code><br>molecule {index}, {counted(graph.num_atoms, 'atom')}",
     )
     matrix = html.legend(zip(used, COLOURS, strict=False)) + relation_matrix(choice, symbols, cell_texts(graph, choice))
-    ratio = ", ".join(f"{p:g}" for p in config.blend_ratio)
-    masked = f", and none with probability {config.mask_ratio:g}" if config.mask_ratio else ""
     return f'<div class="row">{picture}<div>{matrix}</div></div>' + html.note(
-        f"Each ordered pair of atoms, from the row's to the column's, shows the model one relation only, drawn with the probabilities "
-        f"{ratio}{masked}; here: {counts}. In the cells: path length in bonds; the first five bonds of the path; distance in "
+        f"Each ordered pair of atoms, from the row's to the column's, shows the model one relation only, "
+        f"{told}; here: {counts}. In the cells: path length in bonds; the first five bonds of the path; distance in "
         "\u00c5 (before noise). "
         "The model is asked for all of them, shown or not."
     )

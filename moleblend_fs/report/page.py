@@ -8,13 +8,13 @@ from moleblend_fs import __version__
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.objectives.blend_then_predict import BlendConfig
+from moleblend_fs.objectives.objective import Objective
 from moleblend_fs.report import html
 from moleblend_fs.report.evaluations import picture_sections, runs_table, target_tables, worst_sections
 from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.results import BASELINE, METRIC_TITLES, METRICS, OF_UNIT, result_rows
 from moleblend_fs.report.runs import Runs
-from moleblend_fs.report.settings import blend_of, shown_settings
+from moleblend_fs.report.settings import pictured_objective, shown_settings
 from moleblend_fs.report.training_logs import TrainingLog
 
 
@@ -40,38 +40,38 @@ def build(runs: Runs, *, title: str, molecule: int | None, store: Store | None, 
     if rows:
         body.append(html.section("Settings", html.table(header, rows, name="settings of each run")))
     body += repeats_section(manifests)
-    if store is not None and (blend := blending(runs)) is not None:
-        body += molecule_section(runs, store, *blend, molecule, seed)
+    if store is not None and (pictured := pictured_run(runs)) is not None:
+        body += molecule_section(runs, store, *pictured, molecule, seed)
     if runs.notes:
         body.append(html.section("Not read", *(html.note(note) for note in runs.notes)))
     made = f"{datetime.now():%Y-%m-%d %H:%M}, moleblend_fs {__version__}"
     return html.page(title, f"<code>{html.escape(runs.folder)}</code> &nbsp; {made}", body)
 
 
-def blending(runs: Runs) -> tuple[TrainingLog, BlendConfig] | None:
-    """The first pretraining run that blended relations, and how, as its log tells."""
+def pictured_run(runs: Runs) -> tuple[TrainingLog, Objective] | None:
+    """The first pretraining run whose objective shows other relations of each pair, and that objective, as its log tells."""
     for log in runs.logs:
         try:
-            if (config := blend_of(log.settings)) is not None:
-                return log, config
+            if (objective := pictured_objective(log.settings)) is not None:
+                return log, objective
         except UserError as error:
             runs.notes.append(f"{log.name}: {error}")
     return None
 
 
-def molecule_section(runs: Runs, store: Store, log: TrainingLog, config: BlendConfig, molecule: int | None, seed: int) -> list[str]:
+def molecule_section(runs: Runs, store: Store, log: TrainingLog, objective: Objective, molecule: int | None, seed: int) -> list[str]:
     """A molecule as the pretraining run sees it; a note where none of the store can be drawn and none was asked for."""
     from moleblend_fs.report.blend import blended_molecule, choose_molecule
 
     try:
         index = choose_molecule(store, seed) if molecule is None else molecule
-        picture = blended_molecule(store, index, config, seed=seed)
+        picture = blended_molecule(store, index, objective, seed=seed)
     except UserError as error:
         if molecule is not None:
             raise
         runs.notes.append(f"no picture of a molecule: {error}")
         return []
-    told = html.note(f"As pretraining of {log.name} blends it.")
+    told = html.note(f"As pretraining of {log.name} shows it.")
     return [html.section("One molecule as the model sees it", told, picture)]
 
 

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, get_origin, get_type_hints
 
 from moleblend_fs.data.typed_json import from_json
 from moleblend_fs.errors import UserError
-from moleblend_fs.objectives.blend_then_predict import BlendConfig, BlendThenPredict
-from moleblend_fs.objectives.registry import objectives
+from moleblend_fs.objectives.objective import Objective
+from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, objectives
 
 Settings = dict[str, str]
 """Option ("task.blend_ratio") -> its value as text."""
@@ -41,15 +41,14 @@ SHOWN = {
     "optimizer.weight_decay": "weight decay",
     "model.dropout": "dropout",
     "task.regression_loss": "loss",
-    "task.blend_ratio": "blend",
-    "task.mask_ratio": "masked",
-}
+} | {f"task.{option}": title for found in objectives().values() for option, title in found.columns.items()}
 """Options that the table of runs shows, and what they are called there."""
-OF_BLENDING = ("task.blend_ratio", "task.mask_ratio")
 ZERO = ("", "0", "0.0")
-OFF = {"batches an update": ("", "1")} | dict.fromkeys(
-    ("most epochs", "most updates", "weight decay", "dropout", "masked", "clipped at"), ZERO
-)
+OFF = {
+    "batches an update": ("", "1"),
+    **dict.fromkeys(("most epochs", "most updates", "weight decay", "dropout", "clipped at"), ZERO),
+    **dict.fromkeys((title for found in objectives().values() for title in found.columns.values()), ZERO),
+}
 """Values that need no column."""
 
 
@@ -111,14 +110,15 @@ def shown_settings(runs: Sequence[tuple[str, Settings]]) -> tuple[list[str], lis
 
 
 def _shown(settings: Settings, option: str) -> str:
-    """An option's value; nothing for one of blending where something else is learned."""
-    return plain(settings.get(option, "")) if option not in OF_BLENDING or _blends(settings) else ""
+    """An option's value; nothing for one that only other objectives have than the run's."""
+    owners = {name for name, found in objectives().items() if option.removeprefix("task.") in found.columns}
+    return plain(settings.get(option, "")) if not owners or owners & learned_objectives(settings).keys() else ""
 
 
-def _blends(settings: Settings) -> bool:
-    """Whether blend-then-predict is among a run's objectives."""
-    names = {part.strip() for part in settings.get("task.objective", BlendThenPredict.name).split(",")}
-    return bool(names & {BlendThenPredict.name, *BlendThenPredict.aliases})
+def learned_objectives(settings: Settings) -> dict[str, type[Objective]]:
+    """The objectives of a run, by name; the default one where its log does not name any."""
+    names = {part.strip() for part in settings.get("task.objective", DEFAULT_OBJECTIVE).split(",")}
+    return {name: found for name, found in objectives().items() if names & {name, *found.aliases}}
 
 
 def plain(value: str) -> str:
@@ -126,19 +126,46 @@ def plain(value: str) -> str:
     return "" if value in NOTHING else value.strip("[]()").replace("'", "")
 
 
-def blend_of(settings: Settings) -> BlendConfig | None:
-    """How a run blended the relations; None where it did not pretrain by blending, or its log does not tell.
+def drawable_objectives() -> list[str]:
+    """Names of the objectives of which a molecule can be pictured."""
+    return [name for name, found in objectives().items() if found.pictured is not Objective.pictured]
+
+
+def pictured_objective(settings: Settings) -> Objective | None:
+    """The objective of a pretraining run of which a molecule can be pictured; None for another run, or where its log does not tell.
 
     Raises:
         UserError: its log tells of what cannot be.
     """
-    if "task.objective" not in settings or not _blends(settings) or settings.get("task._name") != "moleblend":
+    if "task.objective" not in settings or settings.get("task._name") != "moleblend":
         return None
-    try:
-        ratio = tuple(float(part) for part in plain(settings["task.blend_ratio"]).split(","))
-        if len(ratio) != 3:
-            raise ValueError(f"{len(ratio)} shares")
-        masked, noise = (float(settings.get(f"task.{name}", default)) for name, default in (("mask_ratio", "0"), ("noise_scale", "0.2")))
-    except (KeyError, ValueError) as error:
-        raise UserError(f"the blend of its configuration cannot be read ({error})") from error
-    return BlendConfig(blend_ratio=ratio, mask_ratio=masked, noise_scale=noise, noise_weight=1.0 if noise > 0 else 0.0)
+    learned = (found for name, found in learned_objectives(settings).items() if name in drawable_objectives())
+    return next((found(options_of(found, settings)) for found in learned), None)
+
+
+def options_of(objective: type[Objective], settings: Settings) -> Any:
+    """An objective's options as a log tells them; defaults for those that its version did not have yet.
+
+    Raises:
+        UserError: none is told, or one has no value of its kind.
+    """
+    kinds = get_type_hints(objective.Options)
+    told = {field.name: settings[key] for field in fields(objective.Options) if (key := f"task.{field.name}") in settings}
+    if not told:
+        raise UserError(f"its configuration tells no option of the objective {objective.name}")
+    read = {}
+    for name, text in told.items():
+        try:
+            read[name] = as_kind(plain(text), kinds[name])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{name} of its configuration cannot be read ({error})") from error
+    return objective.Options(**read)
+
+
+def as_kind(text: str, kind: Any) -> Any:
+    """A text as a value of an option's type; ValueError if it is none."""
+    if get_origin(kind) is tuple:
+        return tuple(float(part) for part in text.split(","))
+    if kind is bool:
+        return {"True": True, "False": False}[text]
+    return kind(text)

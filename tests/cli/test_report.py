@@ -20,13 +20,13 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.data.writer import StoreWriter
-from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
+from moleblend_fs.objectives.blend_then_predict import BlendConfig, BlendThenPredict, draw_blend
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.report.blend import cell_texts, choices
 from moleblend_fs.report.results import result_rows
 from moleblend_fs.report.runs import find_runs
-from moleblend_fs.report.settings import blend_of, read_settings, shown_settings
+from moleblend_fs.report.settings import pictured_objective, read_settings, shown_settings
 from moleblend_fs.report.training_logs import read_log
 
 EPOCHS, UPDATES = 3, 6
@@ -177,7 +177,7 @@ def test_matrix_shows_the_draw_of_training(store):
     shown, _ = draw_blend(batch, Layout(batch.num_atoms, "cpu"), BlendConfig(), seed=5, epoch=2)
     n = int(batch.num_atoms[0])
     relations = shown.relations.view(3, n, n)
-    matrices = [torch.from_numpy(choices(record, BlendConfig(), seed=5, epoch=2)) for record in records]
+    matrices = [torch.from_numpy(choices(record, BlendThenPredict(BlendConfig()), seed=5, epoch=2)[0]) for record in records]
     for matrix, expected in zip(matrices, relations, strict=True):
         assert torch.equal(torch.tensor([SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE])[matrix], expected.long())
     assert not torch.equal(matrices[0], matrices[1])
@@ -232,10 +232,10 @@ def test_settings_are_those_of_the_log():
         "optimizer.adam_betas": "(0.9, 0.999)",
     }
     assert shown.items() <= settings.items()
-    assert blend_of(settings).blend_ratio == (0.5, 0.3, 0.2)
-    assert blend_of(settings).mask_ratio == 0.1
-    assert blend_of(settings | {"task._name": "moleblend_finetune"}) is None
-    assert blend_of({}) is None
+    options = pictured_objective(settings).options
+    assert (options.blend_ratio, options.mask_ratio) == ((0.5, 0.3, 0.2), 0.1)
+    assert pictured_objective(settings | {"task._name": "moleblend_finetune"}) is None
+    assert pictured_objective({}) is None
     assert read_settings("2026 | INFO | valid | {}") == {}
     header, [row] = shown_settings([("a", settings), ("b", {})])
     assert dict(zip(header, row, strict=True))["learning rate"] == "0.002"
