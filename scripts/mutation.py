@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
         [f"moleblend_fs/data/{name}.py" for name in ("batching", "sidecar", "conformer_groups", "split_file", "stored_smiles")],
         [
             *("tests/fairseq_plugins/test_batches.py", "tests/objectives/test_groups.py", "tests/sources/test_sidecar.py"),
-            *("tests/sources/test_sdf_conformers.py", "tests/fairseq_plugins/test_split_file.py", "tests/finetune/test_folds.py"),
+            *("tests/sources/test_sdf_conformers.py", "tests/finetune/test_folds.py"),
         ],
     ),
     "model": (["moleblend_fs/model/*"], ["tests/model", "tests/inference/test_golden.py"]),

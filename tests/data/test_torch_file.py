@@ -4,6 +4,7 @@ import argparse
 import collections
 import io
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -143,3 +144,21 @@ def test_mutated_pickles_and_files(tmp_path):
     assert sum(counts.values()) == FUZZED_PICKLES + FUZZED_FILES
     assert counts["pickle refused"] > FUZZED_PICKLES // 2
     assert counts["file refused"] > FUZZED_FILES // 2
+
+
+def test_devices_are_read(tmp_path):
+    assert read_torch(saved(tmp_path / "a.pt", {"device": torch.device("cuda", 1)})) == {"device": torch.device("cuda", 1)}
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
+        (b"(ios\nsystem\n.", "os.system"),
+        (pickle.dumps(Call(argparse.Namespace, state={1: 2})), "options of a strange kind"),
+        (pickle.dumps(frozenset({1}), protocol=2), "frozenset"),  # plain to us, but not to torch
+    ],
+)
+def test_what_is_refused_is_named(tmp_path, content, asked):
+    source = saved(tmp_path / "a.pt", {"x": torch.zeros(2)})
+    with pytest.raises(UserError, match=rf"evil\.pt: refused, .*\(it asks for {re.escape(asked)}\)"):
+        read_torch(with_pickle(tmp_path / "evil.pt", content, source))
