@@ -40,7 +40,9 @@ def load_checkpoint(cfg: DictConfig, trainer: Any, **options: Any) -> tuple[Any,
 def without_unknown_meters(saved: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """Saved metrics without those that fairseq does not know: it makes meters again by the names of its own classes (0.12), and
     our first checkpoints hold another."""
-    return {name: [entry for entry in entries if hasattr(meters, entry[2])] for name, entries in saved.items()}
+    return {  # entries are (priority, name, name of the class, state)
+        group: [entry for entry in entries if hasattr(meters, entry[2])] for group, entries in saved.items()
+    }
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ A record is a header followed by sections without padding, deflated (zlib level 
 """
 
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -131,11 +132,19 @@ def decode(record: bytes) -> tuple[int, MolecularGraph]:
     return int(header["molecule_id"][0]), graph
 
 
-def summary(record: bytes) -> tuple[int, int, np.ndarray]:
-    """(atoms, conformers, labels) of one record, without unpacking the rest."""
+class Summary(NamedTuple):
+    """What stands at the beginning of a record: numbers of atoms and conformers, and the labels (L,) float64."""
+
+    atoms: int
+    conformers: int
+    labels: np.ndarray
+
+
+def summary(record: bytes) -> Summary:
+    """The beginning of one record, without unpacking the rest."""
     raw = inflate(record)
     header = np.frombuffer(raw, HEADER, count=1)[0]
     if len(raw) < HEADER.itemsize + 8 * int(header["num_labels"]):
         raise damaged(record, f"{len(raw)} bytes")
     labels = np.frombuffer(raw, "<f8", count=int(header["num_labels"]), offset=HEADER.itemsize)
-    return int(header["num_atoms"]), int(header["num_conformers"]), labels
+    return Summary(int(header["num_atoms"]), int(header["num_conformers"]), labels)

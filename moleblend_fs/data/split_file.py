@@ -71,11 +71,11 @@ class SplitFile:
             content = {"folds": {ONLY_FOLD: content}}
         elif (content.get("format", FORMAT), content.get("version", VERSION)) != (FORMAT, VERSION):
             raise UserError(f"{path}: a file of {content.get('format')} {content.get('version')}; this version reads {FORMAT} {VERSION}")
-        parts = [content.get(name, {}) for name in ("folds", "about", "inputs")]
-        if not all(isinstance(part, dict) for part in parts) or not parts[0]:
+        folds, about, inputs = (content.get(name, {}) for name in ("folds", "about", "inputs"))
+        if not all(isinstance(part, dict) for part in (folds, about, inputs)) or not folds:
             raise UserError(f"{path}: no file of splits; {HOW}")
-        folds = {str(name): _fold(fold, f"{path}, fold {name!r}") for name, fold in parts[0].items()}
-        return cls(folds=folds, about=parts[1], inputs=parts[2])
+        read = {str(name): _fold(fold, f"{path}, fold {name!r}") for name, fold in folds.items()}
+        return cls(folds=read, about=about, inputs=inputs)
 
     def fold(self, name: str, path: Path) -> tuple[str, Fold]:
         """A fold and its name; the only one where none is named. UserError names those that there are."""
@@ -143,7 +143,7 @@ def resplit(store: Store, splits: Mapping[str, np.ndarray], about: dict[str, Any
 
 def all_labels(store: Store, indices: np.ndarray) -> np.ndarray:
     """(n, L) float64 labels of some molecules, NaN where missing, without unpacking more of each record than that."""
-    labels = [summary(record)[2] for start in range(0, len(indices), PART) for record in store.records(indices[start : start + PART])]
+    labels = [summary(record).labels for start in range(0, len(indices), PART) for record in store.records(indices[start : start + PART])]
     return np.stack(labels).astype(np.float64) if labels else np.zeros((0, len(store.manifest.labels)))
 
 

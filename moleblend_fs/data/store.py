@@ -92,7 +92,7 @@ class Store:
             )
         if (entries := _reader(records).main.entries) != len(self):  # an unreadable file fails here, not in a worker
             raise UserError(f"{records}: {counted(entries, 'record')}, but the manifest says {len(self)}; {REMEDY}")
-        if (labels := len(summary(self.record(0))[2])) != len(self.manifest.labels):
+        if (labels := len(summary(self.record(0)).labels)) != len(self.manifest.labels):
             raise UserError(
                 f"{records}: {counted(labels, 'label')} in a record, but the manifest says {len(self.manifest.labels)}; {REMEDY}"
             )

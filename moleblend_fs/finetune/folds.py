@@ -140,7 +140,8 @@ def dealt(groups: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
 def balanced(groups: Sequence[str], fractions: Sequence[float], seed: int) -> Parts:
     """Groups in a seeded order fill test, then valid, then train; one that would fill over half of a small part trains."""
     total = len(groups)
-    wanted = {name: share * total for name, share in ((TEST, fractions[2]), (VALID, fractions[1])) if share}
+    _, valid_share, test_share = fractions
+    wanted = {name: share * total for name, share in ((TEST, test_share), (VALID, valid_share)) if share}
     parts: dict[str, list[int]] = {TRAIN: [], VALID: [], TEST: []}
     for members in _members(groups, seed):
         for name, size in wanted.items():
@@ -183,7 +184,8 @@ def _completed(store: Store, fold: Parts, settings: Settings, where: str) -> Par
         raise UserError(f"{where}: splits are train, valid and test, got {', '.join(unknown)}")
     result = {name: fold.get(name, np.zeros(0, np.int64)) for name in (TRAIN, VALID, TEST)}
     if len(result[VALID]) == 0 and len(result[TRAIN]) > 1:
-        share = settings.fractions[1] / (settings.fractions[0] + settings.fractions[1])
+        train_share, valid_share, _ = settings.fractions
+        share = valid_share / (train_share + valid_share)
         keys = groups_of(smiles_of(store), "random")
         result[TRAIN], result[VALID] = carved(result[TRAIN], keys, round(share * len(result[TRAIN])), settings.seed)
     return result

@@ -84,6 +84,10 @@ class Setup:
         return 2 if self.half else 4
 
 
+ON_DEVICE = ("weights", "gradients", "optimizer", "buffers", "activations")
+"""Parts of `Memory` that lie where the model is."""
+
+
 class Memory(NamedTuple):
     """Bytes of one process.
 
@@ -104,7 +108,7 @@ class Memory(NamedTuple):
     peak: int
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {getattr(self, name) / GIB:.2f}" for name in self._fields[:5])
+        parts = ", ".join(f"{name} {getattr(self, name) / GIB:.2f}" for name in ON_DEVICE)
         return f"{self.peak / GIB:.2f} GiB ({parts}" + (f"; {self.host / GIB:.2f} in host memory)" if self.host else ")")
 
 
