@@ -1,6 +1,7 @@
 """Damaged stores, half-made stores and shards: a message that names the file, never a crash, a traceback, or other contents unseen."""
 
 import collections
+import contextlib
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import RECORDS, Store, forget
 from moleblend_fs.data.store_parts import ShardNumber, StorePlan, finish_shard, merge_shards
+from moleblend_fs.data.verification import problems
 from moleblend_fs.data.work_tables import TABLES, EncodedMolecule
 from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.errors import UserError
@@ -265,6 +267,34 @@ def test_the_reader_agrees_with_lmdb(tmp_path):
         assert all(file.get(name, table) == kept.get(name) for name in values)
         assert all(file.get(name, table) is None for name in (b"", b"\xff" * 40, *(rng.bytes(7) for _ in range(100))))
         file.check()
+
+
+def test_free_pages_that_the_file_does_not_have_are_told(tmp_path):
+    """LMDB would write to them."""
+    path = tmp_path / "a.lmdb"
+    with lmdb.open(str(path), subdir=False, map_size=1 << 24) as environment:
+        for change in (lambda t, name: t.put(name, bytes(3000)), lambda t, name: t.delete(name)):
+            with environment.begin(write=True) as transaction:
+                for number in range(40):
+                    change(transaction, b"%03d" % number)
+    with LmdbFile(path) as file:
+        file.check()
+        last, (_, free) = file.last_page, max(file.items(file.free), key=lambda item: len(item[1]))
+    content = path.read_bytes()
+    at = content.rindex(free) + 8  # after the number of pages, the largest one
+    for page, told in ((last + 1, True), (int.from_bytes(free[8:16], "little"), False)):
+        path.write_bytes(content[:at] + page.to_bytes(8, "little") + content[at + 8 :])
+        with LmdbFile(path) as file, pytest.raises(UserError, match=rf"page {page} ") if told else contextlib.nullcontext():
+            file.check()
+
+
+def test_verification_tells_coordinates_that_are_no_numbers(tmp_path):
+    graphs = [random_graph(np.random.default_rng(row), 4) for row in range(3)]
+    graphs[1].coordinates[0, 2, 1] = np.nan
+    with StoreWriter(tmp_path / "store", REQUEST) as writer:
+        writer.add([(row, EncodedMolecule.from_graph(graph, row)) for row, graph in enumerate(graphs)], 3, 3)
+        PLAN.finish(writer, 3, {})
+    assert list(problems(Store(tmp_path / "store"))) == [f"{tmp_path}/store/{RECORDS}, molecule 1: coordinates that are not finite"]
 
 
 def test_a_store_is_made_and_read_within_a_limit_of_address_space(tmp_path):

@@ -47,6 +47,13 @@ def test_no_gradients_and_gradients_that_are_not_finite(parameters):
     assert float(coefficient(torch.tensor(0.0), 5.0)) == 1
 
 
+def test_the_norm_of_all_ranks_is_what_is_clipped_by(parameters):
+    before = parameters[0].grad.clone()
+    found = clip_grad_norm_(parameters, 1.5, aggregate_norm_fn=lambda norm: 2 * norm)
+    assert float(found) > 2 * 1.5
+    assert torch.allclose(parameters[0].grad, before * 1.5 / found, rtol=1e-6, atol=0)
+
+
 def test_fairseq_uses_it():
     import fairseq_plugins  # noqa: F401
 

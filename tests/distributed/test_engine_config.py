@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.zero.engine import EngineOptions, engine_config
@@ -17,6 +18,18 @@ def config(tmp_path, user, parameters=None, **changes):
     path = tmp_path / "user.json"
     path.write_text(user if isinstance(user, str) else json.dumps(user))
     return engine_config(EngineOptions(**{**OPTIONS, "user_file": str(path), **changes}), parameters)
+
+
+def test_what_options_say_without_a_file():
+    made = engine_config(EngineOptions(**OPTIONS | {"bf16": False, "fp16": True, "fp16_init_scale": 1024, "offload": True}))
+    assert made["fp16"] == {"enabled": True, "initial_scale_power": 10}
+    assert made["bf16"] == {"enabled": False}
+    assert made["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
+    assert (made["train_micro_batch_size_per_gpu"], made["gradient_accumulation_steps"], made["gradient_clipping"]) == (1, 4, 1.0)
+    assert made["zero_allow_untested_optimizer"] is True
+    assert made["zero_force_ds_cpu_optimizer"] is False
+    smallest = engine_config(EngineOptions(**OPTIONS | {"fp16": True, "fp16_init_scale": 0}))
+    assert smallest["fp16"]["initial_scale_power"] == 0
 
 
 def test_a_users_keys_are_added(tmp_path):

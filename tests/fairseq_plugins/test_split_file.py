@@ -88,6 +88,15 @@ def test_a_bad_file_is_told(tmp_path, content, message):
         open_store(tmp_path / "store", tmp_path / "splits.json")
 
 
+def test_a_fold_is_chosen_by_name(folds_file):
+    found = SplitFile.load(folds_file)
+    assert json.loads(folds_file.read_text())["version"] == 1
+    assert found.fold("b", folds_file)[0] == "b"
+    for name, said in (("", "several folds; name one with --fold: a, b"), ("c", "no fold 'c'; name one with --fold: a, b")):
+        with pytest.raises(UserError, match=said):
+            found.fold(name, folds_file)
+
+
 def test_a_fold_needs_a_file(tmp_path):
     labelled(tmp_path / "store", list(range(10)))
     with pytest.raises(UserError, match="goes with --split-file"):

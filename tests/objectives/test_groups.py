@@ -80,6 +80,7 @@ def test_the_default_is_what_surely_fits():
     assert BatchBudget(tokens=105).group(0, atoms) == 10
     assert BatchBudget(molecules=32, pairs=500).group(0, atoms) == 6
     assert BatchBudget(molecules=32).group(16, atoms) == 16
+    assert BatchBudget(tokens=4).group(0, np.ones(9, dtype=int)) == 2
 
 
 def test_what_cannot_be_is_told():
