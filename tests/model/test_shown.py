@@ -25,7 +25,7 @@ def test_relations_and_atoms(modality, with_3d, without):
 
 
 def test_unknown_modality_is_told():
-    with pytest.raises(UserError, match=r"one of 2d, 3d, 2d\+3d, got '4d'"):
+    with pytest.raises(UserError, match=r"one of 2d, 3d, 2d\+3d, 2d\+predicted3d, got '4d'"):
         show_all(BATCH, Layout(BATCH.num_atoms, "cpu"), "4d")
 
 
