@@ -87,7 +87,7 @@ def test_bad_rows_are_failures(tmp_path):
     assert reasons[0] == ""
     assert "a class must be 0, 1 or empty" in reasons[1]
     assert "not a number" in reasons[2]
-    assert "1 columns, the header 2" in reasons[3]
+    assert "1 column, the header 2" in reasons[3]
     assert "unclosed ring" in reasons[4]
     assert "RDKit" in reasons[5]
     assert np.isnan(results[6].labels).all()
