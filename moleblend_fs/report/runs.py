@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from moleblend_fs.data.exported import refuse_exported
+from moleblend_fs.data.sidecar import FOLDER as SIDECARS
 from moleblend_fs.data.store import MANIFEST
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
@@ -30,9 +31,15 @@ class Runs:
     @property
     def stores(self) -> list[Path]:
         """Stores under the folder, and those that the evaluations name, as far as they still exist."""
-        found = [path.parent for path in sorted(self.folder.rglob(MANIFEST))]
+        found = [path.parent for path in sorted(self.folder.rglob(MANIFEST)) if not of_sidecar(path)]
         found += [Path(evaluation.store) for evaluation in self.evaluations]
         return list(dict.fromkeys(resolved(path) for path in found if holds_store(path)))
+
+
+def of_sidecar(manifest: Path) -> bool:
+    """Whether a manifest is that of a store's sidecar, which lies below the store."""
+    above = manifest.parent.parent
+    return above.name == SIDECARS and holds_store(above.parent)
 
 
 def holds_store(path: Path) -> bool:

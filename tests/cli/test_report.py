@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+import shutil
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,9 +26,13 @@ from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.report.blend import cell_texts, choices
 from moleblend_fs.report.results import result_rows
-from moleblend_fs.report.runs import find_runs
+from moleblend_fs.report.runs import Runs, find_runs
 from moleblend_fs.report.settings import pictured_objective, read_settings, shown_settings
 from moleblend_fs.report.training_logs import read_log
+from moleblend_fs.sources.sidecar import make_sidecar
+from moleblend_fs.sources.sidecar_kinds import kinds
+from tests.fairseq_plugins.conftest import write_graphs
+from tests.model.molecules import graph
 
 EPOCHS, UPDATES = 3, 6
 CONFIGURATION = (
@@ -311,3 +316,14 @@ def test_classes_have_curves_calibration_and_the_predictor_that_knows_nothing(tm
     assert page.count('aria-label="ROC curve of ') == page.count('aria-label="calibration of ') == 3
     assert "abababababab<" in page
     assert "ab" * 32 not in page
+
+
+def test_a_sidecar_is_no_store(tmp_path):
+    """Its manifest has the store's name for one, and lies below the store."""
+    store = write_graphs(tmp_path / "runs" / "data", [(graph(smiles, row), "train") for row, smiles in enumerate(("CCO", "CCN"))], ())
+    make_sidecar(store, kinds()["fragments"], workers=1, progress=False)
+    named_so = tmp_path / "runs" / "sidecars" / "mine"
+    shutil.copytree(store.path, named_so)
+    assert sorted(Runs(folder=tmp_path / "runs", logs=[], evaluations=[]).stores) == sorted([store.path, named_so]), (
+        "but a store in a folder of that name is one"
+    )
