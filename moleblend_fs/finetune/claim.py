@@ -64,8 +64,9 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
             raise UserError(f"{folder} has a run of `moleblend {before.get('command')}`; choose another OUT")
         there = Settings().to_json() | before.get("settings", {})
         differing = [name for name, value in request["settings"].items() if there[name] != value]
-        told = [f"{flag(name)} {there[name]} there, {request['settings'][name]} here" for name in differing]
-        told += [f"{name} {before.get(name)} there, {value} here" for name, value in asked.more.items() if before.get(name) != value]
+        told = [f"{flag(name)} {_shown(there[name])} there, {_shown(request['settings'][name])} here" for name in differing]
+        more = {name: (before.get(name), value) for name, value in asked.more.items() if before.get(name) != value}
+        told += [f"{name} {_shown(then)} there, {_shown(now)} here" for name, (then, now) in more.items()]
         told += [f"{name}: another file" for name in ("data", "split file", "weights") if before.get(name) != request.get(name)]
         if not told:
             return
@@ -76,6 +77,13 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
         _begin_anew(folder, same_molecules=before.get("data") == request["data"] and not SHAPES_STORE.intersection(differing))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(place, as_json(request, indent=1) + "\n")
+
+
+def _shown(value: Any) -> str:
+    """A setting as a reader gives it; defaults that stand for a choice of ours have no word."""
+    if value in (None, "", [], ()):
+        return "not given"
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _begin_anew(folder: Path, *, same_molecules: bool) -> None:

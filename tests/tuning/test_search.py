@@ -164,6 +164,6 @@ def test_other_arguments_are_refused_once_trials_have_begun(searched, tmp_path, 
     folder, _ = searched
     words = ["tune", str(folder / "table.csv"), str(folder / "run"), *SETTINGS.words()]
     assert main([*words, "--space", "lr=1e-4..1e-2"]) == 2
-    assert "--space ['lr=1e-4..1e-2', 'batch-size=4,8'] there, ['lr=1e-4..1e-2'] here" in capsys.readouterr().err
+    assert "--space lr=1e-4..1e-2 batch-size=4,8 there, lr=1e-4..1e-2 here" in capsys.readouterr().err
     assert main(["finetune", *words[1:]]) == 2
     assert "has a run of `moleblend tune`; choose another OUT" in capsys.readouterr().err
