@@ -78,10 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def explain(arguments: argparse.Namespace, outs: Sequence[Path]) -> int:
     """Compute and write."""
-    try:
-        from moleblend_fs.predictions.explainer import Explainer
-    except ModuleNotFoundError as error:
-        raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[chem]'") from error
+    from moleblend_fs.predictions.explainer import Explainer
+
     if arguments.input is not None and arguments.input.is_dir():
         raise UserError(f"{arguments.input} is a folder; give SMILES, or a table, list of SMILES or SD file")
     for out in outs:

@@ -1,7 +1,6 @@
 """`moleblend export`: a model as an ONNX file, which predicts without torch."""
 
 import argparse
-import importlib.util
 from pathlib import Path
 
 from moleblend_fs.cli.common import check_output
@@ -38,9 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output.suffix.lower() != ".onnx" or is_stream(arguments.output):
         raise UserError(f"{arguments.output}: name a file that ends in .onnx, by which commands know what it is")
     check_output(arguments.output, arguments.model)
-    for package in ("onnx", "onnxruntime", "torch"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"needs the package {package}, which is not installed: pip install 'moleblend-fs[export]'")
     from moleblend_fs.onnx_export.export import export, to_export, told
 
     what = to_export(arguments.model, inputs=arguments.inputs, training_molecules=not arguments.no_training_molecules)

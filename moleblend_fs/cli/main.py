@@ -36,6 +36,7 @@ EXTRA_OF = {
     **dict.fromkeys(("torch", "fairseq", "fairseq_cli", "omegaconf", "lmdb", "safetensors", "sklearn", "scipy", "tqdm"), "train"),
     **dict.fromkeys(("rdkit", "ogb", "pandas"), "chem"),
     "captum": "explain",
+    "optuna": "tune",
     "matplotlib": "report",
     "onnxruntime": "onnx",
     "onnx": "export",

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moleblend_fs.cli.finetune import add_machine, add_settings, out_of, settings_of, show, stoppable
-from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
 from moleblend_fs.finetune import slurm
 from moleblend_fs.finetune.claim import SELECTION
@@ -62,10 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it, and print what was found."""
     settings, out = settings_of(arguments), out_of(arguments)
     check_space(arguments.space, settings)
-    try:
-        from moleblend_fs.tuning.run import Wanted, prepared, tune
-    except ModuleNotFoundError as error:
-        raise UserError(f"needs the package {error.name}: pip install 'moleblend-fs[tune]'") from error
+    from moleblend_fs.tuning.run import Wanted, prepared, tune
+
     wanted = Wanted(
         trials=arguments.trials, space=tuple(arguments.space), folds=arguments.validation_folds, pruning=not arguments.no_pruning
     )
