@@ -16,6 +16,7 @@ HELPERS = (
     "attention_alternatives",
     "compare",
     "computed",
+    "counted",
     "harness",
     "links",
     "measure",

@@ -1,0 +1,170 @@
+"""Counting what torch and the kernels would start on a GPU: launches, floating-point operations, bytes, and a time from them."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._library.custom_ops import OPDEFS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+BANDWIDTH = 0.9 * 4.8e12
+"""Bytes/s: nine tenths of the H200's, from NVIDIA's data sheet (2024), as streaming kernels reach."""
+RATES = {torch.bfloat16: 0.65 * 989e12, torch.float16: 0.65 * 989e12, torch.float32: 0.65 * 67e12}
+"""Operations/s of products: about two thirds of the same sheet's dense rates."""
+LAUNCH_ON_DEVICE = 2e-6
+"""Seconds that the smallest kernel takes."""
+# fmt: off
+VIEWS = {
+    "view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "detach", "alias",
+    "as_strided", "split", "unbind", "split_with_sizes", "reshape", "view_as", "lift_fresh", "unfold", "_reshape_alias", "diagonal",
+    "chunk", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided",
+}
+"""Operations that start nothing on the device."""
+FILLS = {"zeros", "zero_", "fill_", "zeros_like", "full_like", "new_zeros", "full", "ones", "new_ones", "arange"}
+"""Operations that only write."""
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+EMBEDDINGS = {
+    "embedding", "embedding_dense_backward", "index_select", "index", "index_add", "index_add_", "index_put", "index_put_", "gather",
+}
+# fmt: on
+KERNELS = {
+    "attention_forward": "attention",
+    "attention_backward": "attention",
+    "relation_bias": "relation bias",
+    "relation_bias_backward": "relation bias",
+    "atom_forces_forward": "noise head",
+    "atom_forces_backward": "noise head",
+    "pair_cross_entropy": "pair losses",
+    "pair_geometry": "pair losses",
+}
+
+
+@dataclass(slots=True)
+class Cost:
+    """Of a stage of one phase.
+
+    Attributes:
+        launches: operations that start on the device. gflop: floating-point operations of products, 1e9. gbytes: read and written, 1e9.
+        device_ms: predicted time.
+    """
+
+    launches: int = 0
+    gflop: float = 0.0
+    gbytes: float = 0.0
+    device_ms: float = 0.0
+
+    def add(self, launches: int, flop: float, size: float, rate: float) -> None:
+        seconds = max(size / BANDWIDTH, flop / rate, launches * LAUNCH_ON_DEVICE)
+        self.launches += launches
+        self.gflop += flop / 1e9
+        self.gbytes += size / 1e9
+        self.device_ms += 1e3 * seconds
+
+
+class Count(TorchDispatchMode):
+    """Counts what is dispatched while it is entered, by phase (`phase`, which the caller sets) and stage.
+
+    Args:
+        sizes: (B,) atoms of each molecule, for the kernels' operations.
+    """
+
+    def __init__(self, sizes: np.ndarray):
+        super().__init__()
+        self.sizes, self.phase = sizes, ""
+        self.costs: dict[tuple[str, str], Cost] = defaultdict(Cost)
+        self._stage = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        if func.namespace == "moleblend":
+            self._kernel(name, args, kwargs, result)
+        elif func.namespace == "aten" and name not in VIEWS:
+            given, made = _tensors((args, kwargs)), _tensors(result)
+            flop = 0.0
+            if name in PRODUCTS:
+                flop = float(flop_registry[func.overloadpacket](*args, **kwargs, out_val=result))
+            size = sum(map(_bytes, made if name in FILLS else [*given, *made]))
+            rate = RATES.get(given[0].dtype, RATES[torch.float32]) if given else RATES[torch.float32]
+            self.costs[self.phase, self._stage or stage_of(self.phase, name)].add(1, flop, size, rate)
+        return result
+
+    def _kernel(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        """A kernel's bytes and operations, its launches, and what its Python does besides on the device."""
+        stage = self._stage = KERNELS[name]
+        counted: list[int] = []
+        with self, _launches_counted(counted):
+            OPDEFS[f"moleblend::{name}"]._init_fn(*args, **kwargs)
+        self._stage = ""
+        size = sum(map(_bytes, _distinct([*_tensors((args, kwargs)), *_tensors(result)])))
+        dtype = next((x.dtype for x in _tensors(args) if x.dtype in (torch.bfloat16, torch.float16)), torch.float32)
+        self.costs[self.phase, stage].add(len(counted), kernel_operations(name, args, self.sizes), size, RATES[dtype])
+
+
+def stage_of(phase: str, name: str) -> str:
+    """What an operation of torch is counted as."""
+    if phase in ("draws and targets", "optimizer"):
+        return phase
+    if name in PRODUCTS:
+        return "products"
+    if name.startswith("native_layer_norm"):
+        return "layer norms"
+    if name == "_to_copy":
+        return "casts"
+    return "embeddings and gathers" if name in EMBEDDINGS else "elementwise"
+
+
+def kernel_operations(name: str, args: Sequence[Any], sizes: np.ndarray) -> float:
+    """Floating-point operations of a kernel's products: twice the multiplications, of what it computes again as well."""
+    pairs, token_pairs, atoms = float((sizes**2).sum()), float(((sizes + 1) ** 2).sum()), float(sizes.sum())
+    if name.startswith("attention"):
+        qkv = args[0] if name.endswith("forward") else args[2]
+        return (4 if name.endswith("forward") else 10) * qkv.shape[2] * qkv.shape[3] * token_pairs
+    if name.startswith("atom_forces"):
+        q = args[0] if name.endswith("forward") else args[3]
+        return (1 if name.endswith("forward") else 3) * q.shape[1] * 2 * (q.shape[2] + 3) * pairs
+    if name.startswith("relation_bias"):
+        weights = args[6] if name == "relation_bias" else args[8]
+        heads, gaussians = weights[0].shape[1], len(weights[4])
+        shown = 0.6 * pairs  # of the default --blend-ratio
+        return (1 if name == "relation_bias" else 3) * 2 * shown * gaussians * (gaussians + heads)
+    outputs, width, _ = args[2].shape
+    return (3 if args[-1] else 1) * 2 * outputs * (atoms * width * width + pairs * width)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(values) if isinstance(x, Tensor)]
+
+
+def _distinct(tensors: list[Tensor]) -> list[Tensor]:
+    return list({id(x): x for x in tensors}.values())
+
+
+def _bytes(x: Tensor) -> int:
+    """Of the places that a tensor has, expanded ones once."""
+    places = 1
+    for size, stride in zip(x.shape, x.stride(), strict=True):
+        places *= size if stride else 1
+    return places * x.element_size()
+
+
+@contextlib.contextmanager
+def _launches_counted(counted: list[int]) -> Iterator[None]:
+    """Kernels are counted in place of being run."""
+    from triton.runtime.interpreter import InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        counted.append(1)
+
+    with mock.patch.object(InterpretedFunction, "run", run), mock.patch.object(JITFunction, "run", run):
+        yield
