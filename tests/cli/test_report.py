@@ -324,6 +324,5 @@ def test_a_sidecar_is_no_store(tmp_path):
     make_sidecar(store, kinds()["fragments"], workers=1, progress=False)
     named_so = tmp_path / "runs" / "sidecars" / "mine"
     shutil.copytree(store.path, named_so)
-    assert sorted(Runs(folder=tmp_path / "runs", logs=[], evaluations=[]).stores) == sorted([store.path, named_so]), (
-        "but a store in a folder of that name is one"
-    )
+    runs = Runs(folder=tmp_path / "runs", logs=[], evaluations=[])
+    assert sorted(runs.stores) == sorted([store.path, named_so]), "but a store in a folder of that name is one"
