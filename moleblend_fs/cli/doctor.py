@@ -30,6 +30,10 @@ PACKAGES = {
     "matplotlib": "report (pip install 'moleblend-fs[report]')",
     "onnx": "export (pip install 'moleblend-fs[export]')",
     "onnxruntime": "export, predictions of exported models (pip install 'moleblend-fs[onnx]')",
+    "optuna": "tune (pip install 'moleblend-fs[tune]')",
+    "captum": "explain (pip install 'moleblend-fs[explain]')",
+    "openpyxl": "Excel workbooks (pip install 'moleblend-fs[tables]')",
+    "pyarrow": "Parquet files (pip install 'moleblend-fs[tables]')",
     "qm9pack": "preprocess qm9 qm9pack (pip install 'moleblend-fs[qm9]')",
 }
 

@@ -1,8 +1,11 @@
 """`moleblend doctor`: one line for each thing that matters."""
 
 import importlib.metadata
+import re
 
+from moleblend_fs.cli.doctor import PACKAGES
 from moleblend_fs.cli.main import main
+from tests.docs.blocks import ROOT
 
 
 def test_versions_devices_and_ops(capsys):
@@ -39,3 +42,10 @@ def test_what_several_processes_would_use(capsys, monkeypatch):
     assert "rank 3 of 8" in out
     assert "exit code 85" in out
     assert "DeepSpeed ZeRO" in out
+
+
+def test_every_package_that_users_install_is_listed():
+    """Those of setup.py, but for the extras of developers and tqdm, without which no command begins."""
+    lines = [line for line in (ROOT / "setup.py").read_text().splitlines() if not line.strip().startswith(('"docs":', '"dev":'))]
+    required = set(re.findall(r'"([\w-]+)>=', "\n".join(lines)))
+    assert required - {"tqdm"} == set(PACKAGES) - {"triton"}
