@@ -10,7 +10,6 @@ import torch
 from benchmarks.budget import count_update, lines, read_table
 from benchmarks.counted import BANDWIDTH, LAUNCH_ON_DEVICE, RATES, Count
 from moleblend_fs.model.config import PRESETS, ModelConfig
-from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE
 
 
 def apart(function, *arguments):
@@ -21,7 +20,7 @@ def apart(function, *arguments):
 
 def attention_launches(arch, batches):
     """(forward, backward) of each batch of sizes."""
-    costs = [count_update(arch, np.array(sizes), DEFAULT_OBJECTIVE).costs for sizes in batches]
+    costs = [count_update(arch, np.array(sizes)).costs for sizes in batches]
     return [tuple(each[phase, "attention"].launches for phase in ("forward", "backward")) for each in costs]
 
 
@@ -62,5 +61,5 @@ def test_kernels_are_counted_by_size_class():
 def test_the_committed_table_is_this_codes():
     committed = read_table()
     first = committed[0]
-    found = {(line.phase, line.stage): line for line in apart(lines, first.arch, first.set, first.molecules, DEFAULT_OBJECTIVE)}
+    found = {(line.phase, line.stage): line for line in apart(lines, first.arch, first.set, first.molecules)}
     assert found == {(line.phase, line.stage): line for line in committed}, "write it again: python -m benchmarks budget --write"
