@@ -30,7 +30,8 @@ def joined(records: Sequence[bytes], conformer_draw: int = 0, conformers: int = 
     bounds = section_bounds(headers)
     lengths = np.array([len(r) for r in raw])
     mixed = any(getattr(record, "columns", None) is not None for record in records)
-    strange = (bounds[:, -1] != lengths) | ((headers["num_labels"] != headers["num_labels"][:1]) & (not mixed))
+    labels_of = [len(record.columns[0]) for record in records] if mixed else headers["num_labels"][:1]  # type: ignore[attr-defined]
+    strange = (bounds[:, -1] != lengths) | (headers["num_labels"] != labels_of)
     if (wrong := np.flatnonzero(strange)).size:
         raise damaged(records[int(wrong[0])], "its parts do not fit together, or are not those of its neighbours")
     cuts = bounds.T.tolist()

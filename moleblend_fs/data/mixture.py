@@ -33,11 +33,12 @@ def open_stores(paths: str, split_file: str = "", fold: str = "") -> Store:
     Raises:
         UserError: one is no store, or they cannot be trained on together; a file of splits, which is of one store, with several.
     """
-    if os.pathsep not in paths or resolved(paths).exists():
-        return open_store(paths, split_file, fold)
+    found = [path for path in paths.split(os.pathsep) if path]
+    if len(found) < 2 or resolved(paths).exists():
+        return open_store(found[0] if len(found) == 1 and not resolved(paths).exists() else paths, split_file, fold)
     if split_file or fold:
         raise UserError(f"--split-file {split_file}: it holds rows of one store, but {paths} names several")
-    return Mixture([Store(path) for path in paths.split(os.pathsep) if path])
+    return Mixture([Store(path) for path in found])
 
 
 class Mixture(Store):
@@ -176,8 +177,11 @@ class MixedSidecar(Sidecar):
         self.store, self.parts = store, tuple(Sidecar(part, name) for part in store.parts)
         first, abouts = self.parts[0], [part.manifest for part in self.parts]
         for part, about in zip(self.parts, abouts, strict=True):
-            if (about.kind, about.columns) != (abouts[0].kind, abouts[0].columns):
-                raise UserError(f"{part.path}: other columns than {first.path}; delete both and make them anew with one version")
+            if (about.kind, about.columns, about.versions) != (abouts[0].kind, abouts[0].columns, abouts[0].versions):
+                raise UserError(
+                    f"{part.path}: made with other columns or versions ({_told(about)}) than {first.path} ({_told(abouts[0])}), so that "
+                    "values may mean something else; delete both and make them anew"
+                )
         self.path = first.path
         self.manifest = dataclasses.replace(
             abouts[0],
@@ -205,6 +209,10 @@ class MixedSidecar(Sidecar):
             mine = places == number
             result[mine] = self.parts[number].raw(self.store.within(number, wanted[mine]))
         return result
+
+
+def _told(about: SidecarManifest) -> str:
+    return ", ".join([f"{len(about.columns)} columns", *(f"{name} {version}" for name, version in about.versions.items())])
 
 
 def _joined_vocabularies(abouts: list[SidecarManifest]) -> dict[str, tuple[Entry, ...]]:

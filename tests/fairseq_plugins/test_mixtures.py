@@ -101,9 +101,12 @@ def test_a_mixture_goes_on_within_an_epoch(stores, tmp_path):
 
 
 def test_finetuning_takes_labels_of_both(stores, tmp_path):
-    run = train(joined(stores), tmp_path, *FINETUNE, *SMALL, *ADAM, "--batch-size", "5", "--max-update", "2", "--targets", "y")
-    assert run.code == 0, run.output
-    assert np.isfinite(run.column("train_inner", "loss")).all()
+    options = (*FINETUNE, *SMALL, *ADAM, "--batch-size", "5", "--max-update", "4", "--targets", "y,z", "--disable-validation")
+    mixed, whole = (train(store, tmp_path / name, *options) for store, name in ((joined(stores), "mixed"), (stores / "all", "whole")))
+    assert mixed.code == whole.code == 0, mixed.output
+    losses = mixed.column("train_inner", "loss")
+    assert losses == pytest.approx(whole.column("train_inner", "loss"), rel=1e-6)
+    assert len(set(losses)) == 4
 
 
 @pytest.mark.parametrize("name", ["descriptors", "fragments", "contexts"])
@@ -121,6 +124,24 @@ def test_sidecars_of_a_mixture(name, stores, tmp_path):
     indices = [len(FIRST) + 1, 0, 5, len(FIRST), 3]
     if whole.carried(indices) is not None:
         np.testing.assert_array_equal(mixture.carried(indices), whole.carried(indices))
+
+
+def test_sidecars_of_other_versions_are_not_mixed(stores, tmp_path):
+    for each in ("a", "b"):
+        shutil.copytree(stores / each, tmp_path / each)
+        make_sidecar(Store(tmp_path / each), kinds()["fragments"], workers=1, progress=False)
+    place = tmp_path / "b" / "sidecars" / "fragments" / MANIFEST
+    content = json.loads(place.read_text())
+    content["versions"]["rdkit"] = "2019.03.4"
+    place.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"85 columns, .*rdkit 2019\.03\.4"):
+        open_sidecar(open_stores(joined(tmp_path)), "fragments")
+
+
+def test_one_path_with_a_colon_too_many(stores):
+    assert not isinstance(open_stores(f"{stores / 'a'}:"), Mixture)
+    with pytest.raises(UserError, match=r"no such store|not a store"):
+        open_stores(":")
 
 
 def test_what_cannot_be_mixed(stores, tmp_path):
