@@ -50,7 +50,7 @@ class Incoming(Source):
         columns: names of the cells of each row.
         smiles_place: which of the cells is to be filled with the SMILES that was made of the row; None for none.
         has_structures: whether the file may hold structures.
-        copy_of: the workbook or Parquet file that the file read is a copy of; None where it is no copy.
+        given: the file as it was named; None where there is none.
     """
 
     name = "incoming"
@@ -59,7 +59,7 @@ class Incoming(Source):
     columns: Sequence[str] = ()
     smiles_place: int | None = None
     has_structures = False
-    copy_of: Path | None = None
+    given: Path | None = None
 
     build = BuildOptions()
     structures = False
@@ -69,6 +69,9 @@ class Incoming(Source):
         self.build, self.structures = build, structures
         if build.conformers.count:
             self.chunk_rows, self.extra_seconds = ROWS_WITH_CONFORMERS, float(build.conformers.timeout)
+
+    def files(self) -> list[Path]:
+        return [] if self.given is None else [self.given]
 
     def options(self) -> dict[str, Any]:
         return build_options(self.build) | {"format": type(self).name, "structures": self.structures}
@@ -103,9 +106,6 @@ class IncomingTable(Incoming):
         self.notes = (table.note,) if table.note else ()
         self._blank = 0
 
-    def files(self) -> list[Path]:
-        return [self.copy_of or self._table.path]
-
     def options(self) -> dict[str, Any]:
         return super().options() | {"smiles column": self.columns[self._smiles]}
 
@@ -137,9 +137,6 @@ class IncomingList(Incoming):
         self._text = TextFile(path)
         self.notes = (self._text.note(),) if self._text.notes else ()
         self._blank = 0
-
-    def files(self) -> list[Path]:
-        return [self._text.path]
 
     def left_out(self) -> dict[str, int]:
         return {"blank or comment": self._blank}
@@ -173,9 +170,6 @@ class IncomingSdf(Incoming):
         self.smiles_place = 1
         self.notes = (note,) if (note := detected(path)) else ()
 
-    def files(self) -> list[Path]:
-        return [self._path]
-
     def incoming(self) -> Iterator[IncomingRow]:
         for number, record in enumerate(sdf_records(self._path)):
             title, items = record.split("\n", 1)[0].strip(), sdf_items(record)
@@ -195,9 +189,6 @@ class IncomingSmiles(Incoming):
     def __init__(self, smiles: Sequence[str]):
         self._smiles = list(smiles)
 
-    def files(self) -> list[Path]:
-        return []
-
     def incoming(self) -> Iterator[IncomingRow]:
         for text in self._smiles:
             yield IncomingRow([text], SmilesRow(text.strip(), []))
@@ -213,9 +204,6 @@ class IncomingMols(Incoming):
     def __init__(self, mols: Sequence[Chem.Mol | None]):
         self._mols = list(mols)
         self.has_structures = any(c.Is3D() for mol in self._mols if mol is not None for c in mol.GetConformers())
-
-    def files(self) -> list[Path]:
-        return []
 
     def incoming(self) -> Iterator[IncomingRow]:
         for number, mol in enumerate(self._mols):
@@ -241,7 +229,9 @@ def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | N
         UserError: the file is none of these, or its column of SMILES is not found.
     """
     if not frame_kind(path):
-        return _open_text(path, smiles_column, kind)
+        incoming = _open_text(path, smiles_column, kind)
+        incoming.given = path
+        return incoming
     folder = tempfile.mkdtemp(prefix="moleblend.")
     try:
         copy, note = as_text(path, Path(folder) / path.name)
@@ -250,7 +240,7 @@ def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | N
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    incoming.copy_of = path
+    incoming.given = path
     incoming.notes = tuple(line for line in (note, *incoming.notes) if line)
     weakref.finalize(incoming, _remove, folder, os.getpid())
     return incoming

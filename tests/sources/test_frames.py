@@ -123,6 +123,15 @@ def test_predictions_are_those_of_the_same_table_as_csv(tmp_path, capsys, ending
     assert f"{path}: no column 'nothing'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ending", ["xlsx", "parquet"])
+def test_a_sheet_without_a_header_is_the_file_that_was_given(tmp_path, ending):
+    """By its name a stopped run is found again; the copy has another each time."""
+    path = frame_file(tmp_path / f"in.{ending}", ["CCO", "first"], [("CCN", "second")])
+    incoming = open_incoming(path, kind="smiles")
+    assert incoming.files() == [path]
+    assert [row.cells[0].split(",")[0] for row in incoming.incoming()] == ["CCO", "CCN"]
+
+
 def test_the_copy_is_removed_when_nothing_reads_it_any_more(tmp_path):
     incoming = open_incoming(frame_file(tmp_path / "in.parquet", HEADER, ROWS))
     folder = incoming._table.path.parent
