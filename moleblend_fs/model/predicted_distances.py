@@ -52,13 +52,5 @@ class DistancePredictor(nn.Module):
         """(P,) Angstrom: the mean of both orders of a pair, not below 0, and 0 from an atom to itself."""
         tokens, _ = self.model.encode(batch, show_all(batch, layout, "2d"), layout)
         ordered = self.model.heads[DISTANCE_HEAD](tokens.index_select(0, layout.atom_tokens), layout).squeeze(1)
-        both = (ordered + ordered[reversed_pairs(layout)]) / 2
+        both = (ordered + ordered[layout.pair_reversed]) / 2
         return torch.where(layout.pair_row == layout.pair_column, 0, both.clamp(min=0))
-
-
-def reversed_pairs(layout: Layout) -> Tensor:
-    """(P,) place of pair (j, i) for each pair (i, j)."""
-    molecule = layout.pair_molecule
-    first = layout.cu_atoms[molecule]
-    size = layout.cu_atoms.diff()[molecule]
-    return layout.cu_pairs[molecule] + (layout.pair_column - first) * size + (layout.pair_row - first)

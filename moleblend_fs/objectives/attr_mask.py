@@ -104,7 +104,7 @@ class AttrMask(Objective):
             through = paths_through(batch, layout, hidden) & (layout.pair_row != layout.pair_column)
             shown = dataclasses.replace(shown, relations=without_bonds(shown.relations, through))
             bonds = bonds_at(batch, layout, hidden)
-            counts.append(constant((len(bonds[0]),), torch.int64, hidden.device)[0])
+            counts.append(torch.full((), len(bonds[0]), dtype=torch.int64, device=hidden.device))
         return Prepared(batch, layout, torch.stack(counts).double(), Masked(shown, hidden, *bonds))
 
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:

@@ -84,15 +84,10 @@ def compared(group_B: Tensor, ours_N: Tensor, theirs_M: Tensor, *, same: bool = 
     return Compared(right, wrong)
 
 
-def two_views(group_B: Tensor, present_B: Tensor) -> tuple[Tensor, Compared]:
-    """Both views of each molecule against all others, in either direction (SimCLR, MolCLR).
-
-    Returns:
-        (n,) int64, the molecules that take part, and the comparison of 2n vectors: first views of these, then second ones.
-    """
-    molecules = present_B.nonzero().squeeze(1)
-    twice = molecules.repeat(2)
-    return molecules, compared(group_B, twice, twice, same=True)
+def two_views(group_B: Tensor) -> Compared:
+    """2B vectors, the first views of all molecules and then the second ones, each against all others (SimCLR, MolCLR)."""
+    twice = torch.arange(len(group_B), device=group_B.device).repeat(2)
+    return compared(group_B, twice, twice, same=True)
 
 
 def info_nce(

@@ -185,7 +185,7 @@ class Grover(Objective):
         atom_classes, bond_classes = self._labels(batch, layout, drawn)
         flags = batch.extra[FRAGMENTS]
         present = flags != NO_FLAG
-        sizes = [constant((len(drawn_ones),), torch.int64, flags.device)[0] for drawn_ones in (places, drawn)]
+        sizes = [torch.full((), len(found), dtype=torch.int64, device=flags.device) for found in (places, drawn)]
         counts = torch.stack([*sizes, present.sum()]).double()
         parts = Drawn(
             [shown, dataclasses.replace(shown)] if self.two else [shown],

@@ -74,10 +74,9 @@ class MolCLROptions(GroupOptions, PoolingOptions):
 
 
 class Augmented(NamedTuple):
-    """The two views; the molecules (N,) that are compared, and their 2N views with each other."""
+    """The two views of B molecules, and how their 2B vectors are compared."""
 
     views: tuple[Shown, Shown]
-    molecules: Tensor
     meet: Compared
 
 
@@ -140,11 +139,11 @@ class MolCLR(Objective):
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         first, second = (molclr_view(batch, layout, self.options, which, seed=seed, epoch=epoch) for which in (0, 1))
-        molecules, meet = two_views(group_of(batch), torch.ones_like(batch.has_coordinates))
-        return Prepared(batch, layout, meet.counts.sum().double().reshape(1), Augmented((first, second), molecules, meet))
+        meet = two_views(group_of(batch))
+        return Prepared(batch, layout, meet.counts.sum().double().reshape(1), Augmented((first, second), meet))
 
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
-        (views, molecules, meet), batch, layout = prepared.parts, prepared.batch, prepared.layout
-        pooled = [encode(model, batch, shown, layout).pooled(layout, self.options.pooling)[molecules] for shown in views]
+        (views, meet), batch, layout = prepared.parts, prepared.batch, prepared.layout
+        pooled = [encode(model, batch, shown, layout).pooled(layout, self.options.pooling) for shown in views]
         z = model.heads[HEAD](torch.cat(pooled))
         return info_nce(z, z, meet, temperature=self.options.molclr_temperature, denominator="all").sum().reshape(1)

@@ -99,13 +99,6 @@ def check_share(option: str, share: float) -> None:
         raise UserError(f"{option} must lie between 0 and 1, got {share}")
 
 
-def transposed_pairs(layout: Layout) -> Tensor:
-    """(P,) int64, the place of pair (j, i) for each pair (i, j)."""
-    first = layout.cu_atoms[layout.pair_molecule]
-    size = layout.cu_atoms.diff()[layout.pair_molecule]
-    return layout.cu_pairs[layout.pair_molecule] + (layout.pair_column - first) * size + layout.pair_row - first
-
-
 def _each_of(places: Tensor, molecule: Tensor, layout: Layout) -> Iterator[tuple[Tensor, Tensor]]:
     """Atoms or bonds in the order of molecules, one of each molecule at a time: (B,) their places, and (B,) whether there are so many."""
     counts = torch.zeros_like(layout.cu_atoms[1:]).index_add(0, molecule, torch.ones_like(molecule))

@@ -22,7 +22,7 @@ from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.objectives.attr_mask import ELEMENTS
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Term, needs_structures
 from moleblend_fs.objectives.random_draws import COUNT, HIDDEN_ATOM, KIND, REPLACEMENT, UNIFORM_NOISE, bits, next_in_circle, uniform
-from moleblend_fs.objectives.subgraphs import check_share, draw_atoms, transposed_pairs
+from moleblend_fs.objectives.subgraphs import check_share, draw_atoms
 from moleblend_fs.objectives.views import encode
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
@@ -147,7 +147,7 @@ class UniMol(Objective):
         moved = at_least_float32(model.heads[PLACE_HEAD](encoded.atoms, encoded.bias, shown.coordinates.to(encoded.bias.dtype), layout))
         back = F.smooth_l1_loss(moved.index_select(0, places), -noise.to(moved.dtype)[places], reduction="sum")
         predicted = at_least_float32(model.heads[DISTANCE_HEAD](encoded.atoms, layout)).squeeze(1)
-        predicted = (predicted + predicted.index_select(0, transposed_pairs(layout))) / 2
+        predicted = (predicted + predicted.index_select(0, layout.pair_reversed)) / 2
         coordinates = batch.coordinates.to(predicted.dtype)
         true = standardised((coordinates[layout.pair_row] - coordinates[layout.pair_column]).norm(dim=1), self.options)
         distance = torch.where(pairs, F.smooth_l1_loss(predicted, true, reduction="none"), 0).sum()

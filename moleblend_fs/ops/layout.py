@@ -151,6 +151,13 @@ class Layout:
         return self._pair_atoms[1] + self.cu_atoms[self.pair_molecule]
 
     @cached_property
+    def pair_reversed(self) -> Tensor:
+        """(P,) int64, the place in P of pair (j, i) for each pair (i, j)."""
+        row, column = self._pair_atoms
+        molecule = self.pair_molecule
+        return self.cu_pairs[molecule] + column * self.cu_atoms.diff()[molecule] + row
+
+    @cached_property
     def atom_number(self) -> Tensor:
         """(A,) int64, number of each atom within its molecule."""
         return torch.arange(self.num_total_atoms, device=self.device) - self.cu_atoms[self.atom_molecule]

@@ -7,7 +7,6 @@ import torch
 
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.model.predicted_distances import reversed_pairs
 from moleblend_fs.model.shown import show_all
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE
@@ -55,7 +54,7 @@ def test_true_distances_given_as_predicted_are_those_of_coordinates(model, batch
 def test_predicted_distances_are_symmetric_and_those_of_the_head(model, batch):
     layout = Layout(batch.num_atoms, "cpu")
     distances = model.distances(batch, layout)
-    backwards = reversed_pairs(layout)
+    backwards = layout.pair_reversed
     assert torch.equal(layout.pair_row[backwards], layout.pair_column)
     assert torch.equal(distances, distances[backwards])
     own = layout.pair_row == layout.pair_column
