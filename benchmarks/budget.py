@@ -62,7 +62,7 @@ def count_update(arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat
     from moleblend_fs.model.config import PRESETS, ModelConfig
     from moleblend_fs.model.moleblend import MoleBlend
     from moleblend_fs.objectives.blend_then_predict import BlendConfig, BlendThenPredict
-    from moleblend_fs.objectives.loss import weighted_loss
+    from moleblend_fs.objectives.common.loss import weighted_loss
     from moleblend_fs.ops.layout import Layout
 
     learned = BlendThenPredict(BlendConfig())

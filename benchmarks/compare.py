@@ -75,7 +75,7 @@ def predict(alone: timing.Step, setup: Setup, links: Links) -> Times:
 def measured_links(folder: Path, *options: str) -> Links:
     """Collectives between as many processes as are compared."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(PROCESSES), "--rdzv-backend", "c10d"]
-    command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "benchmarks.links", str(folder / "links.json"), *options]
+    command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "benchmarks.network_links", str(folder / "links.json"), *options]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return Links.read(folder / "links.json")
 

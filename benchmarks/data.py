@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import ROOT, Row, row, timed
-from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.parse import parse_smiles
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.batch import collate
 from moleblend_fs.data.batching import BatchBudget
 from moleblend_fs.data.splits import Splitter
@@ -135,7 +135,8 @@ def scaling(folder: Path, source: Source) -> list[Row]:
 
 def loading(store: Store, case: str) -> list[Row]:
     """What training gets from its loader: batches of 1,024 from worker processes, in the order of an epoch, doing nothing else."""
-    from fairseq_plugins.dataset import BatchPlan, StoreDataset
+    from fairseq_plugins.batch_plan import BatchPlan
+    from fairseq_plugins.dataset import StoreDataset
     from fairseq_plugins.patches.epoch_iterator import epoch_iterator
 
     dataset = StoreDataset(store, np.tile(np.arange(len(store)), LOADED_MOLECULES // len(store) + 1)[:LOADED_MOLECULES])

@@ -23,7 +23,7 @@ from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import finetune
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.predictions.explainer import BASELINES, Explainer
-from moleblend_fs.sources.incoming import open_incoming
+from moleblend_fs.sources.molecules_to_predict import open_incoming
 
 SAMPLE = ROOT / "examples" / "quickstart" / "qm9_sample.csv.xz"
 

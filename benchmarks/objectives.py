@@ -21,7 +21,7 @@ from moleblend_fs.data.sidecar import Sidecar
 from moleblend_fs.data.store import Store
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.objectives.loss import weighted_loss
+from moleblend_fs.objectives.common.loss import weighted_loss
 from moleblend_fs.objectives.objective import Label, Objective
 from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, objectives
 from moleblend_fs.ops.layout import Layout

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import UNREACHABLE
-from moleblend_fs.model.heads import EDGE_CLASSES, GeometryHead, NoiseHead, PairHead
+from moleblend_fs.model.heads import GeometryHead, NoiseHead, PairHead
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.model.targets import PretrainingTargets
+from moleblend_fs.model.targets import EDGE_CLASSES, PretrainingTargets
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.ops.relation_bias.reference import gaussians

@@ -2,7 +2,7 @@
 
 <!-- rows: NAME -->       a benchmark's last run on a CPU: a line a case, a column a metric
 <!-- picture: NAME -->    its ratios ("x"), with their aims
-<!-- computed: NAME -->   a table of benchmarks/computed.py
+<!-- computed: NAME -->   a table of benchmarks/computed_tables.py
 <!-- end -->
 """
 
@@ -11,7 +11,7 @@ import csv
 import re
 from pathlib import Path
 
-from benchmarks.computed import TABLES
+from benchmarks.computed_tables import TABLES
 from benchmarks.harness import RESULTS, ROOT, Row
 
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]

@@ -2,7 +2,7 @@
 
 On a node of 8 GPUs, measured:
 
-    torchrun --nproc-per-node 8 -m benchmarks.links node.json
+    torchrun --nproc-per-node 8 -m benchmarks.network_links node.json
     python -m benchmarks.timing step.json STORE --optimizer adam ...        (options of fairseq-train, one GPU)
     python -m benchmarks scaling --links node.json --step step.json --processes 1,8
 
@@ -51,7 +51,7 @@ class Machine:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measure", action="store_true", help="run fairseq-train on 2 and 4 gloo processes and count bytes (minutes)")
     parser.add_argument("--compare", action="store_true", help="predict and measure updates on 2 gloo processes (minutes)")
-    parser.add_argument("--links", type=Path, nargs="+", help="measured by benchmarks.links, within a node and beyond; instead of options")
+    parser.add_argument("--links", type=Path, nargs="+", help="of benchmarks.network_links, within a node and beyond; instead of options")
     parser.add_argument("--step", type=Path, help="measured by benchmarks.timing on one process; instead of the shipped sizes")
     parser.add_argument("--update-freq", type=int, default=1, help="with --step (default %(default)s)")
     parser.add_argument("--molecules", default="pcqm4mv2", choices=sorted(TITLES), help="whose sizes (default %(default)s)")

@@ -54,7 +54,7 @@ class Links:
 
     @classmethod
     def read(cls, path: Path) -> "Links":
-        """What `benchmarks.links` wrote."""
+        """What `benchmarks.network_links` wrote."""
         return cls(**json.loads(path.read_text()))
 
     @classmethod

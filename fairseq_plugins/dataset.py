@@ -1,4 +1,4 @@
-"""A split of a store as a fairseq dataset, and the batches of its epochs."""
+"""A split of a store as a fairseq dataset."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -9,7 +9,6 @@ import torch
 from fairseq.data import FairseqDataset
 
 from moleblend_fs.data.batch import GROUP, MoleculeBatch, collate
-from moleblend_fs.data.batching import BatchBudget, make_batches, training_order
 from moleblend_fs.data.record import StoredRecord
 from moleblend_fs.data.sidecar import Sidecar
 from moleblend_fs.data.store import Store
@@ -26,7 +25,7 @@ class StoreDataset(FairseqDataset):
         conformers: how many of each molecule batches carry, see `joined`.
 
     Attributes:
-        group: molecules that are kept together, see `BatchPlan`; None where each is on its own.
+        group: molecules that are kept together, see `batch_plan`; None where each is on its own.
     """
 
     def __init__(
@@ -92,42 +91,3 @@ class StoreDataset(FairseqDataset):
 def select_labels(batch: MoleculeBatch, columns: list[int]) -> MoleculeBatch:
     """The batch with some of its label columns."""
     return batch.map(lambda name, x: x[:, columns] if name in ("labels", "has_label") else x)
-
-
-class BatchPlan:
-    """Callable that fairseq's iterator asks for the batches of an epoch: a pure function of (seed, epoch).
-
-    Args:
-        dataset: what is batched.
-        budget: limits of a batch.
-        pool_batches: batches' worth of molecules that are sorted by size together.
-        seed: of the order; None for a fixed order by size (validation).
-    """
-
-    def __init__(self, dataset: StoreDataset, budget: BatchBudget, pool_batches: int, seed: int | None):
-        self.dataset = dataset
-        self.budget = budget
-        self.pool_batches = pool_batches
-        self.seed = seed
-
-    def __call__(self, dataset: StoreDataset, epoch: int) -> list[np.ndarray]:
-        everything = np.arange(len(dataset))
-        if self.seed is None:
-            order = np.argsort(dataset.num_atoms, kind="stable")
-        else:
-            pool = self.pool_batches * self._molecules_per_batch()
-            order = training_order(everything, dataset.num_atoms, pool=pool, seed=self.seed * 1_000_003 + epoch)
-        return self.cut(order)
-
-    def cut(self, order: np.ndarray) -> list[np.ndarray]:
-        """Batches of the molecules in an order."""
-        return make_batches(order, self.dataset.num_atoms[order], self.budget, self.dataset.group or 1)
-
-    def _molecules_per_batch(self) -> int:
-        atoms = self.dataset.num_atoms
-        limits = [
-            self.budget.molecules,
-            self.budget.tokens and self.budget.tokens / (atoms.mean() + 1),
-            self.budget.pairs and self.budget.pairs / (atoms**2).mean(),
-        ]
-        return max(1, int(min(limit for limit in limits if limit)))

@@ -11,7 +11,8 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II, MISSING
 
 from fairseq_plugins import splits
-from fairseq_plugins.dataset import BatchPlan, StoreDataset
+from fairseq_plugins.batch_plan import BatchPlan
+from fairseq_plugins.dataset import StoreDataset
 from fairseq_plugins.patches.epoch_iterator import epoch_iterator
 from moleblend_fs.checkpoint.read import FinetunedFor
 from moleblend_fs.data.batch import MoleculeBatch

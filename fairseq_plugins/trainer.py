@@ -1,6 +1,6 @@
 """One update of training: counted before it runs, read after it without waiting for the device, and the last one after a signal.
 
-How an update flows through the files: `docs/architecture.md`. Saving and loading: `checkpoints.py`.
+How an update flows through the files: `docs/architecture.md`. Saving and loading: `checkpoint_trainer.py`.
 """
 
 import json
@@ -19,7 +19,7 @@ from omegaconf import open_dict
 from torch import Tensor
 
 from fairseq_plugins import nonfinite
-from fairseq_plugins.checkpoints import CheckpointTrainer
+from fairseq_plugins.checkpoint_trainer import CheckpointTrainer
 from fairseq_plugins.console import FACTS, Forecast
 from fairseq_plugins.memory import check_memory
 from moleblend_fs.checkpoint.whole_files import SharedError

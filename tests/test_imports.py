@@ -80,7 +80,7 @@ def test_module_imports(name):
         pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
     if ".onnx_export" in name:
         pytest.importorskip("onnx", reason="the export needs onnx (pip install 'moleblend-fs[export]')")
-    if ".onnx_" in name or name.endswith(".predictions.exported"):
+    if ".onnx_" in name or name.endswith(".predictions.exported_model"):
         pytest.importorskip("onnxruntime", reason="exported models need onnxruntime (pip install 'moleblend-fs[onnx]')")
     importlib.import_module(name)
 

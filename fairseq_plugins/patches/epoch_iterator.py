@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from fairseq.data import data_utils, iterators
 
-from fairseq_plugins.dataset import BatchPlan, StoreDataset
+from fairseq_plugins.batch_plan import BatchPlan
+from fairseq_plugins.dataset import StoreDataset
 from fairseq_plugins.patches.loader_processes import Loader
 from moleblend_fs.errors import UserError
 from moleblend_fs.runtime.epoch_position import batches_of_rank, micro_batches, pack, remaining, unpack

@@ -26,7 +26,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_folder, write_atomically
 from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architecture_options
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.model.unallocated import Unallocated
+from moleblend_fs.model.shape_only import Unallocated
 from moleblend_fs.objectives.registry import objectives
 from moleblend_fs.wording import counted
 

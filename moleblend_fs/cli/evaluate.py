@@ -30,8 +30,8 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, flush, flush_names, is_stream, whole_file
 from moleblend_fs.inference.comparison import label_factors
 from moleblend_fs.inference.predict import Runner, check_structures, loaders_told, property_head
+from moleblend_fs.objectives.common.metrics import average, scores
 from moleblend_fs.objectives.finetuning import shared_kind
-from moleblend_fs.objectives.metrics import average, scores
 from moleblend_fs.wording import counted, verb
 
 PART = 4096

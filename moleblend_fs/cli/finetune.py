@@ -13,7 +13,7 @@ from typing import TypeVar
 from moleblend_fs.data.finetuned_for import INPUTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
-from moleblend_fs.finetune import claim, slurm
+from moleblend_fs.finetune import run_folder, slurm
 from moleblend_fs.finetune.members import Training, finished
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import MODEL_NAME, Outcome, begin, collect, finetune, look
@@ -177,7 +177,7 @@ def on_slurm(arguments: argparse.Namespace, settings: Settings, out: Path) -> bo
 
     def planned() -> slurm.Plan:
         look(arguments.data, out, settings)
-        prepared, missing = (folder / claim.SPLITS).is_file(), list(range(settings.members()))
+        prepared, missing = (folder / run_folder.SPLITS).is_file(), list(range(settings.members()))
         if prepared:
             begun = begin(arguments.data, out, settings, progress=Progress(quiet=True))
             missing = [number for number, member in enumerate(begun.members()) if not finished(begun.folder, member)]

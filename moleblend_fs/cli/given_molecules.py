@@ -94,7 +94,7 @@ def is_store(path: Path) -> bool:
 
 def open_given(arguments: argparse.Namespace) -> Any:
     """Rows of a table, a list, an SD file, or SMILES of the command line; see `sources.incoming`."""
-    from moleblend_fs.sources.incoming import IncomingSmiles, open_incoming
+    from moleblend_fs.sources.molecules_to_predict import IncomingSmiles, open_incoming
 
     if arguments.smiles is not None:
         return IncomingSmiles(arguments.smiles)
@@ -103,7 +103,7 @@ def open_given(arguments: argparse.Namespace) -> Any:
 
 def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str) -> OpenedInput:
     """A table, a list, an SD file, or SMILES of the command line."""
-    from moleblend_fs.predictions.preparing import prepare
+    from moleblend_fs.predictions.hydrogens_and_structures import prepare
     from moleblend_fs.predictions.rows import made_of
     from moleblend_fs.sources.base import identify
 
@@ -170,6 +170,6 @@ def _from(start: int, parts: Iterator[list[Any]]) -> Iterator[list[Any]]:
 
 def carried(path: Path, store: Store) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The columns of the file that a store was made from."""
-    from moleblend_fs.sources.carried import carried_columns
+    from moleblend_fs.sources.extra_columns import carried_columns
 
     return carried_columns(path, store.manifest)

@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_predictions(arguments: argparse.Namespace) -> int:
     """Predictions of whatever input, as CSV."""
-    from moleblend_fs.predictions.opening import open_model
+    from moleblend_fs.predictions.open_model import open_model
     from moleblend_fs.predictions.table import PredictionTable
     from moleblend_fs.predictions.writing import write_table
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from moleblend_fs.cli.finetune import add_machine, add_settings, out_of, settings_of, show, stoppable
 from moleblend_fs.files import resolved
 from moleblend_fs.finetune import slurm
-from moleblend_fs.finetune.claim import SELECTION
 from moleblend_fs.finetune.progress import Progress
+from moleblend_fs.finetune.run_folder import SELECTION
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.space import PARAMETERS, SPACES, check_space
 

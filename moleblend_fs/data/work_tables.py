@@ -16,10 +16,10 @@ import lmdb
 from moleblend_fs.data.conformer_groups import Structure
 from moleblend_fs.data.encoded import EncodedMolecule
 from moleblend_fs.data.graph import Failure
-from moleblend_fs.data.left_behind import LeftBehind, refuse_foreign_folder, why_begin_anew
 from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.store import key
 from moleblend_fs.data.typed_json import from_json
+from moleblend_fs.data.unfinished_output import LeftBehind, refuse_foreign_folder, why_begin_anew
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import rename_flushed, resolved, write_atomically
 
@@ -54,7 +54,7 @@ class WorkTables:
 
     Args:
         path: OUT, the new store or shard; must not exist.
-        request: what was asked for, as JSON values. A resumed run must ask for the same; see `left_behind` for what happens otherwise.
+        request: what was asked for, as JSON values. A resumed run must ask for the same; see `unfinished_output` for what else happens.
 
     Attributes:
         next_row: first source row that is not yet in.

@@ -7,21 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.conformers import ConformerOptions
-from moleblend_fs.chem.featurize import MAX_ATOMS
+from moleblend_fs.chem.mol_to_graph import MAX_ATOMS
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.finetuned_for import reads_structures
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.settings import Settings
-from moleblend_fs.sources import sdf, tables
+from moleblend_fs.sources import csv_and_smiles, sdf
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.frames import as_text, named
-from moleblend_fs.sources.incoming import LIST_SUFFIXES, find_smiles_column
 from moleblend_fs.sources.labels import UNSAID, parse_label
+from moleblend_fs.sources.molecules_to_predict import LIST_SUFFIXES, find_smiles_column
 from moleblend_fs.sources.run import preprocess
 from moleblend_fs.sources.sdf_records import item_names
 
@@ -127,7 +127,7 @@ def open_source(path: Path, settings: Settings, hydrogens: str) -> Source:
         table = Table(path, [[smiles]])
         others = [name for name in table.header if name not in (smiles, column)]
         labels = targets_of(settings.targets, settings.kind, others, path)
-        return tables.CsvSource(table, smiles_column=smiles, labels=labels, build=build, splitter=splitter, split_column=column)
+        return csv_and_smiles.CsvSource(table, smiles_column=smiles, labels=labels, build=build, splitter=splitter, split_column=column)
 
 
 def prepare(path: Path, settings: Settings, folder: Path, hydrogens: str, *, workers: int, progress: bool) -> Data:

@@ -23,8 +23,8 @@ from moleblend_fs.data.splits import TRAIN, VALID
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
-from moleblend_fs.finetune.claim import COMMAND, MEMBERS, SPLITS
 from moleblend_fs.finetune.data import Data
+from moleblend_fs.finetune.run_folder import COMMAND, MEMBERS, SPLITS
 from moleblend_fs.finetune.settings import Recipe, Settings, recipe_for
 from moleblend_fs.model.config import architecture_options
 

@@ -17,17 +17,17 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
 from moleblend_fs.finetune import baselines, members
-from moleblend_fs.finetune.claim import COMMAND, SPLITS, STORE, Asked, claim, leave
 from moleblend_fs.finetune.data import Data, is_store, opened, prepare
 from moleblend_fs.finetune.folds import make_folds, smiles_of
 from moleblend_fs.finetune.predicting import FoldResult, fold_result
 from moleblend_fs.finetune.progress import Progress
+from moleblend_fs.finetune.run_folder import COMMAND, SPLITS, STORE, Asked, claim, leave
 from moleblend_fs.finetune.scoring import HIGHER_IS_BETTER, INTERVALS, calibrate, coverage, half_widths, score_folds
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.tables import write_tables
 from moleblend_fs.inference.predict import Runner
 from moleblend_fs.predictions.calibration import Calibration
-from moleblend_fs.predictions.model import ABOUT, FORMAT, VERSION
+from moleblend_fs.predictions.checkpoint_model import ABOUT, FORMAT, VERSION
 
 METRICS, CALIBRATION = "metrics.json", "calibration.json"
 TRAINING_MOLECULES = "training_molecules.csv"
@@ -164,7 +164,7 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     metrics = _metrics(data, folds, results, settings, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
     _write(folder, begun.given, data, folds, planned, results, settings, metrics)
     progress.stage("report")
-    from moleblend_fs.finetune.looking_alike import nearest, overlap
+    from moleblend_fs.finetune.split_similarity import nearest, overlap
     from moleblend_fs.report.finetuned import write_page
 
     write_page(folder, nearest(folder, data.store, folds), overlap(data.store, folds))

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from moleblend_fs.data.logits import probability
-from moleblend_fs.objectives.metrics import average, scores
+from moleblend_fs.objectives.common.metrics import average, scores
 from moleblend_fs.predictions.calibration import TargetCalibration
 
 RESAMPLES = {"regression": 1000, "classification": 200}

@@ -14,7 +14,7 @@ from moleblend_fs.finetune.data import Data
 from moleblend_fs.finetune.folds import smiles_of
 from moleblend_fs.finetune.predicting import FoldResult, Said
 from moleblend_fs.finetune.scoring import calibrated, half_widths, shown
-from moleblend_fs.sources.incoming import open_incoming
+from moleblend_fs.sources.molecules_to_predict import open_incoming
 
 OWN = ("row", "fold", "split", "status")
 """What every table ends with."""

@@ -20,7 +20,7 @@ from moleblend_fs.data.graph import MAX_SPD, UNREACHABLE, bond_class
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.loss import weighted_loss
+from moleblend_fs.objectives.common.loss import weighted_loss
 from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, find_objective
 from moleblend_fs.ops.layout import Layout
 

@@ -15,16 +15,12 @@ from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import LayerNorm
+from moleblend_fs.model.targets import EDGE_CLASSES, SPD_CLASSES
 from moleblend_fs.ops.atom_forces import atom_forces
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.pair_projection import pair_cosine, pair_cross_entropy, pair_projection, pair_smooth_l1
 from moleblend_fs.ops.precision import at_least_float32
-
-SPD_CLASSES = 11
-"""Distances 1, 2, ..., 10, and 11 or more."""
-EDGE_CLASSES = 24
-"""(bond type, stereo, conjugated) = 4 x 3 x 2."""
 
 
 class PairHead(nn.Module):

@@ -1,4 +1,4 @@
-"""What the pretraining heads are to predict of a batch; made by an objective.
+"""What the pretraining heads are to predict of a batch, and its classes; made by an objective.
 
 Shape legend: A atoms, P ordered pairs.
 """
@@ -6,6 +6,16 @@ Shape legend: A atoms, P ordered pairs.
 from typing import NamedTuple
 
 from torch import Tensor
+
+SPD_CLASSES = 11
+"""Distances 1, 2, ..., 10, and 11 or more."""
+EDGE_CLASSES = 24
+"""(bond type, stereo, conjugated) = 4 x 3 x 2."""
+
+
+def distance_class(spd: Tensor) -> Tensor:
+    """Class 0 ... 10 of distances 1 ... 11 and more, in bonds; the caller leaves out pairs without a path."""
+    return spd.clamp(1, SPD_CLASSES) - 1
 
 
 class PretrainingTargets(NamedTuple):

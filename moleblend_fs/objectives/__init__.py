@@ -1,1 +1,1 @@
-"""Pure functions of (outputs, batch) -> losses: blend-then-predict, noisy nodes, masking, finetuning; metrics."""
+"""One file a pretraining objective; `registry` finds them, `objective` says what one is, `common/` holds what several share."""

@@ -16,13 +16,12 @@ from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import NUM_BOND_CLASSES, UNREACHABLE, bond_class_features
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
-from moleblend_fs.model.heads import EDGE_CLASSES, SPD_CLASSES
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.model.targets import PretrainingTargets
-from moleblend_fs.objectives.information import information_bound
+from moleblend_fs.model.targets import EDGE_CLASSES, SPD_CLASSES, PretrainingTargets, distance_class
+from moleblend_fs.objectives.common.information import information_bound
+from moleblend_fs.objectives.common.random_draws import ATOM, RELATION, categories, draw_noise, uniform
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Pictured, Prepared, Read, Term
-from moleblend_fs.objectives.random_draws import ATOM, RELATION, categories, draw_noise, uniform
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
@@ -152,7 +151,7 @@ def targets_of(batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor
         return off_diagonal & ((shown.relations & relation) == 0) if hidden_only else off_diagonal
 
     spd = batch.spd.long()
-    spd_class = torch.where(counts(SHOW_SPD) & (spd != UNREACHABLE), spd.clamp(1, SPD_CLASSES) - 1, IGNORED)
+    spd_class = torch.where(counts(SHOW_SPD) & (spd != UNREACHABLE), distance_class(spd), IGNORED)
     edge = edge_class_table(spd.device)[batch.path_bonds.long()]
     edge = torch.where(counts(SHOW_EDGE).unsqueeze(1), edge, IGNORED)
     geometry = counts(SHOW_DISTANCE) & batch.has_coordinates[layout.pair_molecule]

@@ -12,15 +12,15 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.objectives.common.views import shared_passes
 from moleblend_fs.objectives.objective import Label, Objective, Prepared, Read, Term
-from moleblend_fs.objectives.views import shared_passes
 from moleblend_fs.ops.layout import Layout
 
 
 class Combined(Objective):
     """Several objectives as one. What each logs has its name in front; a weight multiplies those of its terms.
 
-    All of them see the same batches; views that several of them ask for are encoded once, see `views`.
+    All of them see the same batches; views that several of them ask for are encoded once, see `common/views`.
 
     Args:
         parts: the objectives, each another.

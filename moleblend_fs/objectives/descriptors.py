@@ -23,8 +23,8 @@ from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
+from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
-from moleblend_fs.objectives.views import encode, full_view
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32

@@ -15,8 +15,8 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import GeometryHead, register_head
 from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term, needs_structures
-from moleblend_fs.objectives.views import encode, full_view
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32

@@ -19,7 +19,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.objectives.contrastive import (
+from moleblend_fs.objectives.common.contrastive import (
     DENOMINATORS,
     Compared,
     PoolingOptions,
@@ -28,10 +28,9 @@ from moleblend_fs.objectives.contrastive import (
     compared,
     info_nce,
 )
-from moleblend_fs.objectives.groups import GroupOptions, group_of
-from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
-from moleblend_fs.objectives.random_draws import VIEW_ATOM, VIEW_BOND, VIEW_GROWTH, VIEW_KIND, uniform
-from moleblend_fs.objectives.subgraphs import (
+from moleblend_fs.objectives.common.groups import GroupOptions, group_of
+from moleblend_fs.objectives.common.random_draws import VIEW_ATOM, VIEW_BOND, VIEW_GROWTH, VIEW_KIND, uniform
+from moleblend_fs.objectives.common.subgraphs import (
     SubBatch,
     bonds_in,
     bonds_of,
@@ -44,7 +43,8 @@ from moleblend_fs.objectives.subgraphs import (
     select_atoms,
     without_bonds,
 )
-from moleblend_fs.objectives.views import encode, full_view
+from moleblend_fs.objectives.common.views import encode, full_view
+from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_EDGE, SHOW_SPD
 from moleblend_fs.options import option

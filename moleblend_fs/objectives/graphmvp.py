@@ -23,8 +23,7 @@ from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.attr_mask import AttrMask, AttrMaskOptions
-from moleblend_fs.objectives.context_pred import ContextPred, ContextPredOptions
-from moleblend_fs.objectives.contrastive import (
+from moleblend_fs.objectives.common.contrastive import (
     Compared,
     Projection,
     check_temperature,
@@ -34,7 +33,7 @@ from moleblend_fs.objectives.contrastive import (
     similarity,
     wrong_loss,
 )
-from moleblend_fs.objectives.dual_views import (
+from moleblend_fs.objectives.common.dual_views import (
     FORMULA,
     DualViewOptions,
     StructureView,
@@ -44,12 +43,13 @@ from moleblend_fs.objectives.dual_views import (
     structure_views,
     told_by_formula,
 )
-from moleblend_fs.objectives.groups import group_of, next_in_group
+from moleblend_fs.objectives.common.groups import group_of, next_in_group
+from moleblend_fs.objectives.common.random_draws import GROWTH
+from moleblend_fs.objectives.common.reconstruction import ERRORS, BothWays, Reconstruction, divergence, error_of, latent_noise
+from moleblend_fs.objectives.common.subgraphs import draw_connected, select_atoms
+from moleblend_fs.objectives.common.views import encode, full_view
+from moleblend_fs.objectives.context_pred import ContextPred, ContextPredOptions
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Read, Term
-from moleblend_fs.objectives.random_draws import GROWTH
-from moleblend_fs.objectives.reconstruction import ERRORS, BothWays, Reconstruction, divergence, error_of, latent_noise
-from moleblend_fs.objectives.subgraphs import draw_connected, select_atoms
-from moleblend_fs.objectives.views import encode, full_view
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.options import option

@@ -19,8 +19,8 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.objectives.contrastive import DENOMINATORS, Compared, Projection, check_temperature, compared, info_nce
-from moleblend_fs.objectives.dual_views import (
+from moleblend_fs.objectives.common.contrastive import DENOMINATORS, Compared, Projection, check_temperature, compared, info_nce
+from moleblend_fs.objectives.common.dual_views import (
     FORMULA,
     DualViewOptions,
     StructureView,
@@ -30,9 +30,9 @@ from moleblend_fs.objectives.dual_views import (
     structure_views,
     told_by_formula,
 )
-from moleblend_fs.objectives.groups import group_of
+from moleblend_fs.objectives.common.groups import group_of
+from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Read, Term
-from moleblend_fs.objectives.views import encode, full_view
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.options import option
 

@@ -1,7 +1,7 @@
 """What a pretraining objective is. Each is one file of this folder, found by `registry`; nothing else knows one by name.
 
 An objective has options, says which heads the model carries for it, what the model is shown of a batch and what counts, and gives the
-sums of its losses. Weighting, normalising over ranks and micro-batches (`loss`), logging and saving are not its business.
+sums of its losses. Weighting, normalising over ranks and micro-batches (`common/loss`), logging and saving are not its business.
 """
 
 from abc import ABC, abstractmethod
@@ -143,12 +143,12 @@ class Objective(ABC):
 
     @property
     def group(self) -> int | None:
-        """How many molecules compare themselves with each other; None where each is on its own. See `groups`."""
+        """How many molecules compare themselves with each other; None where each is on its own. See `common/groups`."""
         return None
 
     @property
     def conformers(self) -> int:
-        """How many conformers of each molecule batches are to carry, where there are so many; see `dual_views`."""
+        """How many conformers of each molecule batches are to carry, where there are so many; see `common/dual_views`."""
         return 1
 
     def labels(self, manifest: Manifest) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ class Objective(ABC):
 
     @abstractmethod
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
-        """All of a micro-batch that needs no model. Draws are hashes of (seed, epoch, molecule, place), see `random_draws`."""
+        """All of a micro-batch that needs no model. Draws are hashes of (seed, epoch, molecule, place), see `common/random_draws`."""
 
     @abstractmethod
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:

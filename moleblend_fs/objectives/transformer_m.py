@@ -19,10 +19,10 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.model.heads import NoiseHead, PropertyHead, register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_random_modality
+from moleblend_fs.objectives.common.random_draws import draw_modality, draw_noise
+from moleblend_fs.objectives.common.views import encode
 from moleblend_fs.objectives.denoise import noise_losses, noisy_atoms
 from moleblend_fs.objectives.objective import Curve, Label, Objective, Prepared, Term
-from moleblend_fs.objectives.random_draws import draw_modality, draw_noise
-from moleblend_fs.objectives.views import encode
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.options import option

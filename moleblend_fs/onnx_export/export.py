@@ -10,8 +10,8 @@ from onnx import ModelProto
 
 from moleblend_fs import __version__
 from moleblend_fs.checkpoint.read import Checkpoint
-from moleblend_fs.chem.build import NO_CONFORMERS, BuildOptions
 from moleblend_fs.chem.conformers import ConformerOptions
+from moleblend_fs.chem.smiles_to_graph import NO_CONFORMERS, BuildOptions
 from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED, Described, reads_structures
 from moleblend_fs.data.graph import FEATURISATION_VERSION
 from moleblend_fs.data.record import summary
@@ -26,10 +26,10 @@ from moleblend_fs.onnx_export.verify import LIMIT, check, largest_difference, ou
 from moleblend_fs.onnx_run import forward as onnx_run
 from moleblend_fs.onnx_run.file import KEY, ExportedAbout, open_bytes
 from moleblend_fs.onnx_run.forward import OnnxForward
+from moleblend_fs.predictions.checkpoint_embeddings import checkpoint_of
+from moleblend_fs.predictions.checkpoint_model import ABOUT, open_predictive
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.predictions.model import ABOUT, open_predictive
-from moleblend_fs.predictions.preparing import HYDROGENS, conformers_of
-from moleblend_fs.predictions.representing import checkpoint_of
+from moleblend_fs.predictions.hydrogens_and_structures import HYDROGENS, conformers_of
 
 TOKENS = 16_384
 LARGEST_FILE = 2_000_000_000

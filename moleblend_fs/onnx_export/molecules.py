@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
 from moleblend_fs.chem.parse import silence_rdkit
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.record import encode
 

@@ -1,7 +1,7 @@
 """Linear layers, through oneDNN on the CPU.
 
 torch sends float32 products on the CPU to MKL, which leaves part of an AMD processor unused; oneDNN comes with torch and does not
-(`python -m benchmarks products`).
+(`python -m benchmarks matrix_products`).
 """
 
 import functools

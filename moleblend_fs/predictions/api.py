@@ -14,13 +14,13 @@ from rdkit import Chem
 from moleblend_fs.data.finetuned_for import Described
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import parse_allowed
-from moleblend_fs.predictions.opening import open_model
-from moleblend_fs.predictions.predictive import Computing
-from moleblend_fs.predictions.preparing import prepare
+from moleblend_fs.predictions.hydrogens_and_structures import prepare
+from moleblend_fs.predictions.open_model import open_model
+from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.rows import Made, made_of
+from moleblend_fs.predictions.streaming import Per, Window, windows
 from moleblend_fs.predictions.table import LEVEL, PredictionTable
-from moleblend_fs.predictions.windows import Per, Window, windows
-from moleblend_fs.sources.incoming import Incoming, IncomingMols, IncomingSmiles, find_smiles_column, open_incoming
+from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingMols, IncomingSmiles, find_smiles_column, open_incoming
 
 FEW = 256
 """Molecules up to which this process makes them itself: starting others takes longer."""

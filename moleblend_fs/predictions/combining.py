@@ -6,7 +6,7 @@ import numpy as np
 
 from moleblend_fs.data.logits import probability
 from moleblend_fs.predictions.calibration import TargetCalibration
-from moleblend_fs.predictions.predictive import Predictive
+from moleblend_fs.predictions.predictive_model import Predictive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

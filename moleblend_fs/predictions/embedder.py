@@ -10,10 +10,10 @@ from moleblend_fs.data.exported import is_exported
 from moleblend_fs.data.finetuned_for import INPUTS, Described
 from moleblend_fs.errors import UserError
 from moleblend_fs.predictions.api import TOKENS, Molecules, Reader, taken
-from moleblend_fs.predictions.opening import not_installed
-from moleblend_fs.predictions.predictive import Computing
-from moleblend_fs.predictions.windows import Per, Window
-from moleblend_fs.sources.incoming import Incoming
+from moleblend_fs.predictions.open_model import not_installed
+from moleblend_fs.predictions.predictive_model import Computing
+from moleblend_fs.predictions.streaming import Per, Window
+from moleblend_fs.sources.molecules_to_predict import Incoming
 
 Level = Literal["graph", "mean", "atom", "distances"]
 LEVELS: Mapping[str, Per] = {"graph": "molecule", "mean": "molecule", "atom": "atom", "distances": "pair"}
@@ -127,10 +127,10 @@ def opened(path: str | os.PathLike, *, member: int, inputs: str | None, layer: i
     """A checkpoint, a member of a run folder, or an exported model. Only what is needed to run it is imported."""
     try:
         if is_exported(path):
-            from moleblend_fs.predictions.exported import ExportedRepresentations
+            from moleblend_fs.predictions.exported_model import ExportedRepresentations
 
             return ExportedRepresentations(path, member=member, inputs=inputs, layer=layer, device=device)
-        from moleblend_fs.predictions.representing import CheckpointRepresentations
+        from moleblend_fs.predictions.checkpoint_embeddings import CheckpointRepresentations
 
         return CheckpointRepresentations(path, member=member, inputs=inputs, layer=layer, device=device)
     except ModuleNotFoundError as error:

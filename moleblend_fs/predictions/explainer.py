@@ -13,9 +13,9 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.inference.attribution import AtomShares, Baseline, Molecule, captum
 from moleblend_fs.predictions.api import TOKENS, Molecules, Reader, taken
 from moleblend_fs.predictions.calibration import TargetCalibration
-from moleblend_fs.predictions.model import open_predictive
+from moleblend_fs.predictions.checkpoint_model import open_predictive
 from moleblend_fs.predictions.rows import Made
-from moleblend_fs.predictions.windows import SHORT_OF_MEMORY
+from moleblend_fs.predictions.streaming import SHORT_OF_MEMORY
 
 BASELINES = ("zero", "masked", "mean")
 """The first is the default: `python -m benchmarks explain` compares them."""

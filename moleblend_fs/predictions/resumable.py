@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moleblend_fs.data.left_behind import LeftBehind, why_begin_anew
 from moleblend_fs.data.typed_json import READING, from_json, read_json
+from moleblend_fs.data.unfinished_output import LeftBehind, why_begin_anew
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, told, write_atomically
 

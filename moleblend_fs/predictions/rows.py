@@ -12,7 +12,7 @@ from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import FailedRow, Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.incoming import Incoming, IncomingRow
+from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingRow
 from moleblend_fs.sources.row_results import Results, encode_row
 from moleblend_fs.sources.workers import ROW_TIMEOUT, Chunk, WorkerPool
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from moleblend_fs.predictions.combining import Combined, combine
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.predictions.predictive import Predictive
-from moleblend_fs.predictions.windows import Window
+from moleblend_fs.predictions.predictive_model import Predictive
+from moleblend_fs.predictions.streaming import Window
 from moleblend_fs.wording import counted, verb
 
 STATUS, SIMILARITY, OUTSIDE = "status", "similarity", "outside_domain"

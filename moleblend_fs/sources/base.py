@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moleblend_fs.chem.build import BuildOptions
-from moleblend_fs.chem.featurize import MAX_ATOMS
+from moleblend_fs.chem.mol_to_graph import MAX_ATOMS
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 

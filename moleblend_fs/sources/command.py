@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import moleblend_fs.sources
-from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.conformers import MAX_CONFORMERS, MINIMISATION_STEPS, ConformerOptions
-from moleblend_fs.chem.featurize import MAX_ATOMS
+from moleblend_fs.chem.mol_to_graph import MAX_ATOMS
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.options import seed

@@ -7,13 +7,13 @@ import argparse
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.command import SourceCommand, add_conformers, add_hydrogens, add_max_atoms, add_split, build_of, splitter_of
+from moleblend_fs.sources.csv_and_smiles import CsvSource
 from moleblend_fs.sources.delimited import Table
-from moleblend_fs.sources.tables import CsvSource
 
 PACKAGE = "molsets"
 TABLE = "moses/dataset/data/train.csv.gz"

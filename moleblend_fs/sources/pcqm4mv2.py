@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.chem.parse import parse_molblock, parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from rdkit import Chem
 
-from moleblend_fs.chem.featurize import graph_from_mol
 from moleblend_fs.chem.match import atomic_numbers, match_structure, numbers_of, verify
+from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.chem.parse import parse_molblock, parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter

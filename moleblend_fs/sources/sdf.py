@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from rdkit import Chem
 
-from moleblend_fs.chem.build import BuildOptions, scaffold_of
-from moleblend_fs.chem.featurize import graph_from_mol
 from moleblend_fs.chem.geometry import check_conformers
 from moleblend_fs.chem.match import numbers_of
+from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.chem.parse import parse_molblock
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, scaffold_of
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.sources.base import Source, build_options

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from rdkit import Chem
 
-from moleblend_fs.chem.build import BuildOptions, scaffold_of
-from moleblend_fs.chem.featurize import graph_from_mol
 from moleblend_fs.chem.geometry import FARTHEST, Geometry
 from moleblend_fs.chem.match import match_structure, numbers_of, verify
+from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.chem.parse import parse_smiles
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, scaffold_of
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError

@@ -17,10 +17,10 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, write_atomically
 from moleblend_fs.finetune import members
-from moleblend_fs.finetune.claim import LOCK, SELECTION, STORE, Asked, leave, refuse
 from moleblend_fs.finetune.folds import dealt, groups_of, kind_of, smiles_of
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import METRICS, Begun, Outcome, begin, finetune, look
+from moleblend_fs.finetune.run_folder import LOCK, SELECTION, STORE, Asked, leave, refuse
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.locks import locked
 from moleblend_fs.tuning.search import Search

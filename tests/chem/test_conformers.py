@@ -5,9 +5,9 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
-from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
 from moleblend_fs.chem.conformers import ConformerOptions, embed
 from moleblend_fs.chem.parse import silence_rdkit
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 
 
 def graph(smiles, hydrogens=False, **options):

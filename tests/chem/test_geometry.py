@@ -7,8 +7,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
 
-from moleblend_fs.chem.featurize import graph_from_mol
 from moleblend_fs.chem.geometry import DRAWN, Geometry, check_conformers
+from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.sources.qm9 import open_qm9
 
 SMILES = ("CC(C)CO", "CC(=O)Nc1ccccc1", "C[C@H](N)C(=O)O", "FC(F)(F)C#N", "c1ccc2ccccc2c1", "CS(=O)(=O)N", "[NH3+]CC([O-])=O", "ClC=CBr")

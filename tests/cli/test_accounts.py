@@ -151,10 +151,10 @@ def test_repeats_and_contradictions_are_told_by_preprocess_manifest_and_inspect(
 
 
 def test_a_file_that_changes_while_it_is_read_is_told(tmp_path):
-    from moleblend_fs.chem.build import BuildOptions
+    from moleblend_fs.chem.smiles_to_graph import BuildOptions
     from moleblend_fs.data.splits import Splitter
     from moleblend_fs.errors import UserError
-    from moleblend_fs.sources.tables import CsvSource
+    from moleblend_fs.sources.csv_and_smiles import CsvSource
 
     path = tmp_path / "a.csv"
     path.write_text("smiles\nCCO\nCCN\n")

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, lo
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
-from moleblend_fs.objectives.metrics import roc_auc
+from moleblend_fs.objectives.common.metrics import roc_auc
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.conftest import awkward_store  # noqa: F401  a fixture
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, Run, train

@@ -7,7 +7,7 @@ import pytest
 from rdkit import Chem
 
 from moleblend_fs.chem.depict import drawing, molecule_from_graph, molecule_svg, smiles_svg
-from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.cli.inspect import as_option, general
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.graph import Failure, LabelSpec

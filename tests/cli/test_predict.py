@@ -23,7 +23,7 @@ from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.forward import Forward, properties
 from moleblend_fs.inference.predict import Runner, loaders_told
-from moleblend_fs.predictions.model import open_predictive
+from moleblend_fs.predictions.checkpoint_model import open_predictive
 from moleblend_fs.predictions.rows import read_from
 from moleblend_fs.predictions.table import PredictionTable
 from moleblend_fs.predictions.writing import write_table

@@ -13,7 +13,7 @@ import torch
 from fairseq.logging import progress_bar
 from rdkit import Chem
 
-from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.batch import collate
 from moleblend_fs.data.graph import LabelSpec

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moleblend_fs.chem.build import graph_from_smiles
+from moleblend_fs.chem.smiles_to_graph import graph_from_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.sources.base import Source, build_options
 from moleblend_fs.sources.command import SourceCommand, add_hydrogens, add_max_atoms, add_split, build_of, splitter_of

@@ -6,16 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.conformers import ConformerOptions
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.store_parts import SHARD_BLOCK, ShardNumber, merge_shards, shards_folder
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources.csv_and_smiles import SmilesFile
 from moleblend_fs.sources.qm9 import open_qm9
 from moleblend_fs.sources.run import preprocess, preprocess_shard
-from moleblend_fs.sources.tables import SmilesFile
 
 IMPOSSIBLE = "C[C@]12C[C@@]1(C)C2"
 """Cannot be embedded: gives a molecule and a note on it."""

@@ -12,7 +12,7 @@ from moleblend_fs.runtime.molecules_seen import VARIABLE, read, seen_by_epoch
 from moleblend_fs.runtime.preemption import EXIT_VARIABLE
 from moleblend_fs.runtime.watchdog import EXIT_HUNG
 from tests.distributed.conftest import needs_deepspeed
-from tests.distributed.training import ADAM, BASE, QUIET, checkpoint, launch, run, zero
+from tests.distributed.training import ADAM, BASE, QUIET, checkpoint, identical, launch, run, zero
 from tests.fairseq_plugins.runs import BIN, arguments, environment
 from tests.support import drill, forked_ranks
 from tests.support.waiting import until
@@ -116,6 +116,19 @@ def test_kill_9_at_random_moments(store, tmp_path, optimizer):
     assert figures.kills == 4
     assert max(figures.updates_lost) <= 1, "a checkpoint after every update"
     assert figures.epochs >= 3
+
+
+@pytest.mark.parametrize("options", [pytest.param(ADAM, id="adam"), pytest.param(zero(2), id="zero", marks=needs_deepspeed)])
+def test_after_kill_9_the_weights_become_those_of_an_unbroken_run(store, tmp_path, options):
+    """Bit for bit, with Adam's moments: what was learned after the last checkpoint is learned again in the same way."""
+    options = (*options, "--num-workers", "1", "--save-interval-updates", "3", "--keep-interval-updates", "1")
+    ranks = running(store, tmp_path / "killed", *options, "--max-update", "100000", updates=5)
+    ranks.kill()
+    lost_from, last = checkpoint(tmp_path / "killed")["optimizer_history"][-1]["num_updates"], max(read(tmp_path / "killed" / "ledger"))
+    assert 3 <= lost_from <= last
+    for folder in ("killed", "whole"):
+        run(store, tmp_path / folder, *options, "--max-update", str(last + 4))
+    assert identical(checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole"))
 
 
 LIMIT = 2**16

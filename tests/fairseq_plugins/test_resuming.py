@@ -1,13 +1,17 @@
-"""Going on with a finetuning run: what fairseq alone would fail at or forget. Stops and processes: tests/distributed/test_resume_matrix."""
+"""Going on with a run: as if it had not stopped, and what fairseq alone would fail at or forget.
+
+Stops and numbers of processes: `tests/distributed/test_resume_matrix.py`; kill -9: `test_interruptions.py` there.
+"""
 
 import pytest
 import torch
 from fairseq.logging import meters, metrics
 
 from moleblend_fs.checkpoint.read import read_torch_file
-from tests.fairseq_plugins.runs import ADAM, FINETUNE, SMALL, Run, train
+from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, Run, train, train_forked
 
 OPTIONS = (*FINETUNE, *SMALL, *ADAM, "--inputs", "2d", "--batch-size", "8")
+TIMES = ("_per_second", "wall", "ups")
 TARGETS = {"classification": "c", "regression": "y"}
 
 
@@ -69,3 +73,24 @@ def test_predictions_of_past_validations_are_forgotten(uneven_store, tmp_path):
     train(uneven_store.path, tmp_path, *OPTIONS, "--targets", "y", "--max-epoch", "3")
     held = sum(len(rows) for rows in metrics.get_meter("valid", "_predictions").predictions)
     assert held == uneven_store.manifest.splits["valid"].molecules
+
+
+@pytest.mark.slow
+def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_had_not(qm9_store, tmp_path):
+    """With loader workers, accumulated updates, dropout and several epochs: every logged digit, and the same weights bit for bit."""
+    options = (*PRETRAIN, *SMALL, *ADAM, "--batch-size", "8", "--update-freq", "2")  # 8 updates an epoch
+    whole = train(qm9_store.path, tmp_path / "whole", *options, "--max-update", "19")
+    folder = tmp_path / "parts"
+    parts = [train_forked(qm9_store.path, folder, *options, "--num-workers", "2", "--max-update", stop) for stop in ("5", "19")]
+    assert [part.code for part in parts] == [0, 0], parts[-1].output[-3000:]
+
+    def steps(run: Run) -> list[dict]:
+        return [{k: v for k, v in values.items() if not k.endswith(TIMES)} for values in run.logged("train_inner")]
+
+    expected, found = steps(whole), steps(parts[0]) + steps(parts[1])
+    assert [values["num_updates"] for values in found] == [str(update) for update in range(1, 20)]
+    # The information bound uses the class counts of the epoch so far, as the meters do that fairseq restores.
+    assert found == expected
+    assert sum(float(values["molecules"]) for values in found[:16]) == 2 * len(qm9_store.split("train"))
+    ours, theirs = Run(0, "", folder).weights(), whole.weights()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -8,10 +8,9 @@ from fairseq import options as fairseq_options
 
 from moleblend_fs.checkpoint.read import load, read_torch_file
 from moleblend_fs.model.config import PRESETS
-from tests.fairseq_plugins.runs import ADAM, FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments, train, train_forked
+from tests.fairseq_plugins.runs import ADAM, FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments, train
 
 PRETRAIN_LOSSES = ("spd_loss", "edge_loss", "displacement_loss", "noisy_nodes_loss")
-TIMES = ("_per_second", "wall", "ups")
 
 
 def all_finite(run: Run) -> None:
@@ -87,27 +86,6 @@ def test_every_molecule_is_counted_whatever_fills_a_batch(qm9_store, tmp_path, b
     assert run.column("train", "train_molecules") == [size["train"]] * 2
     assert run.column("valid", "valid_molecules") == [size["valid"]] * 2
     assert sum(run.column("train_inner", "molecules")) == 2 * size["train"]
-
-
-@pytest.mark.slow
-def test_a_run_stopped_in_mid_epoch_goes_on_as_if_it_had_not(qm9_store, tmp_path):
-    """With loader workers, accumulated updates, dropout and several epochs: every logged digit, and the same weights bit for bit."""
-    options = (*PRETRAIN, *SMALL, *ADAM, "--batch-size", "8", "--update-freq", "2")  # 8 updates an epoch
-    whole = train(qm9_store.path, tmp_path / "whole", *options, "--max-update", "19")
-    folder = tmp_path / "parts"
-    parts = [train_forked(qm9_store.path, folder, *options, "--num-workers", "2", "--max-update", stop) for stop in ("5", "19")]
-    assert [part.code for part in parts] == [0, 0], parts[-1].output[-3000:]
-
-    def steps(run: Run) -> list[dict]:
-        return [{k: v for k, v in values.items() if not k.endswith(TIMES)} for values in run.logged("train_inner")]
-
-    expected, found = steps(whole), steps(parts[0]) + steps(parts[1])
-    assert [values["num_updates"] for values in found] == [str(update) for update in range(1, 20)]
-    # The information bound uses the class counts of the epoch so far, as the meters do that fairseq restores.
-    assert found == expected
-    assert sum(float(values["molecules"]) for values in found[:16]) == 2 * len(qm9_store.split("train"))
-    ours, theirs = Run(0, "", folder).weights(), whole.weights()
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_blends_are_drawn_anew_each_epoch_and_always_the_same_in_validation(qm9_store, tmp_path):

@@ -18,7 +18,7 @@ from moleblend_fs.data.split_file import SplitFile, open_store
 from moleblend_fs.finetune.run import finetune
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.inference.predict import Runner
-from moleblend_fs.objectives.metrics import rmse
+from moleblend_fs.objectives.common.metrics import rmse
 from tests.finetune.conftest import QUICK
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from moleblend_fs.data.split_file import open_store
 from moleblend_fs.finetune.data import prepare
-from moleblend_fs.finetune.looking_alike import nearest, overlap
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.finetune.split_similarity import nearest, overlap
 from moleblend_fs.report.finetuned import write_page
 from tests.report.layout import CHROMIUM, measured
 

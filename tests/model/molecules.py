@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from rdkit import Chem
 
-from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.graph import MolecularGraph
 from moleblend_fs.data.record import encode

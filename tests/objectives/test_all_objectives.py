@@ -16,7 +16,7 @@ from moleblend_fs.data.batch import GROUP, collate
 from moleblend_fs.data.record import decode, encode
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.combined import Combined
-from moleblend_fs.objectives.loss import weighted_loss
+from moleblend_fs.objectives.common.loss import weighted_loss
 from moleblend_fs.objectives.registry import objectives
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD

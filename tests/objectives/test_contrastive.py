@@ -7,7 +7,7 @@ import torch
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
-from moleblend_fs.objectives.contrastive import (
+from moleblend_fs.objectives.common.contrastive import (
     Projection,
     check_temperature,
     compared,

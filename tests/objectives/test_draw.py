@@ -13,7 +13,7 @@ from scipy import stats
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.record import encode
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
-from moleblend_fs.objectives.random_draws import draw_modality, draw_noise
+from moleblend_fs.objectives.common.random_draws import draw_modality, draw_noise
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from tests.model.molecules import batch_of, graph

@@ -8,8 +8,8 @@ import torch
 
 from moleblend_fs.data.logits import probability
 from moleblend_fs.errors import UserError
+from moleblend_fs.objectives.common.metrics import average, log_loss, mae, r2, rmse, roc_auc, scores
 from moleblend_fs.objectives.finetuning import property_loss, shared_kind
-from moleblend_fs.objectives.metrics import average, log_loss, mae, r2, rmse, roc_auc, scores
 
 PREDICTION = [[0.5, -1.0], [2.0, 3.0], [-0.7, 0.1]]
 LABEL = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]

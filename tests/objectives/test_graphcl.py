@@ -7,8 +7,8 @@ import torch
 
 from moleblend_fs.data.batch import GROUP
 from moleblend_fs.errors import UserError
+from moleblend_fs.objectives.common.subgraphs import bonds_in, bonds_of, paths_over, paths_through
 from moleblend_fs.objectives.graphcl import GraphCL, GraphCLOptions, graphcl_view
-from moleblend_fs.objectives.subgraphs import bonds_in, bonds_of, paths_over, paths_through
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_EDGE, SHOW_SPD
 from tests.model.molecules import AWKWARD, ORDINARY, batch_of, graph

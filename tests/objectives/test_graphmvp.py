@@ -9,10 +9,10 @@ from moleblend_fs.data.batch import GROUP
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.objectives.attr_mask import AttrMask, AttrMaskOptions
+from moleblend_fs.objectives.common.dual_views import TOWER
+from moleblend_fs.objectives.common.reconstruction import Reconstruction, divergence, error_of, latent_noise
 from moleblend_fs.objectives.context_pred import ContextPred, ContextPredOptions
-from moleblend_fs.objectives.dual_views import TOWER
 from moleblend_fs.objectives.graphmvp import LATENT, GraphMVP, GraphMVPOptions
-from moleblend_fs.objectives.reconstruction import Reconstruction, divergence, error_of, latent_noise
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from tests.model.molecules import ORDINARY, batch_of, graph, mixed_batch

@@ -9,7 +9,7 @@ import torch
 from moleblend_fs.data.batch import GROUP
 from moleblend_fs.data.batching import BatchBudget, make_batches
 from moleblend_fs.errors import UserError
-from moleblend_fs.objectives.groups import GroupOptions, group_sizes, next_in_group
+from moleblend_fs.objectives.common.groups import GroupOptions, group_sizes, next_in_group
 from tests.model.molecules import batch_of, graph
 
 

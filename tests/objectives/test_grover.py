@@ -12,12 +12,12 @@ from rdkit import Chem
 
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.chem.contexts import atom_names, bond_names, contexts
-from moleblend_fs.chem.featurize import graph_from_mol
+from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.sidecar import Entry, Sidecar, SidecarManifest
 from moleblend_fs.errors import UserError
+from moleblend_fs.objectives.common.views import shared_passes
 from moleblend_fs.objectives.grover import Grover, GroverOptions, Vocabulary
-from moleblend_fs.objectives.views import shared_passes
 from moleblend_fs.ops.layout import Layout
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, arguments, run_here

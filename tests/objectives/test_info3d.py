@@ -12,7 +12,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import show_all
-from moleblend_fs.objectives.dual_views import TOWER
+from moleblend_fs.objectives.common.dual_views import TOWER
 from moleblend_fs.objectives.info3d import HEAD, Info3D, Info3DOptions
 from moleblend_fs.ops.layout import Layout
 from tests.conftest import preprocessed

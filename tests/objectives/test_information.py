@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moleblend_fs.objectives.information import blend_decomposition, entropy, information_bound, mutual_information
+from moleblend_fs.objectives.common.information import blend_decomposition, entropy, information_bound, mutual_information
 
 SHAPES = [(2, 2, 2, 2), (3, 2, 4, 5), (1, 3, 3, 2)]
 

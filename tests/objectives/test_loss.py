@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moleblend_fs.objectives.loss import weighted_loss
+from moleblend_fs.objectives.common.loss import weighted_loss
 
 
 def test_each_term_is_divided_by_its_own_count_and_weighted_by_its_own_weight():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moleblend_fs.data.logits import probability
-from moleblend_fs.objectives.metrics import SCORES, average, log_loss, mae, r2, roc_auc, scores
+from moleblend_fs.objectives.common.metrics import SCORES, average, log_loss, mae, r2, roc_auc, scores
 
 NAN = float("nan")
 LOGITS = np.array([2.0, -1.0, 0.5, -3.0, 9.0])

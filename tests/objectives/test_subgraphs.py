@@ -9,7 +9,7 @@ import torch
 
 from moleblend_fs.data.graph import MAX_SPD, UNREACHABLE
 from moleblend_fs.model.shown import show_all
-from moleblend_fs.objectives.subgraphs import bonds_in, bonds_of, draw_around, draw_bonds, paths_over, paths_through, select_atoms
+from moleblend_fs.objectives.common.subgraphs import bonds_in, bonds_of, draw_around, draw_bonds, paths_over, paths_through, select_atoms
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_EDGE, SHOW_SPD
 from tests.model.molecules import AWKWARD, ORDINARY, batch_of, graph, mixed_batch

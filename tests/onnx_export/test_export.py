@@ -13,7 +13,7 @@ from rdkit.Chem import AllChem
 
 from moleblend_fs import Embedder, Predictor
 from moleblend_fs.checkpoint.read import load, save
-from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.joined import joined
 from moleblend_fs.data.record import encode

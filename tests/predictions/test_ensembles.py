@@ -11,8 +11,8 @@ import pytest
 from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
 from moleblend_fs.predictions.calibration import Calibration, TargetCalibration, conformal_quantile
+from moleblend_fs.predictions.checkpoint_model import open_predictive
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.predictions.model import open_predictive
 from tests.predictions.run_folders import TRAINING, run_folder
 
 NEW = ("CCO", "CCCCCO", "FC(F)(F)c1nnn(Br)c1S(=O)=O", "nonsense", "O")

@@ -10,7 +10,7 @@ from rdkit.Chem import AllChem
 
 from moleblend_fs import Explainer, Predictor
 from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load, save
-from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.record import encode
 from moleblend_fs.errors import UserError

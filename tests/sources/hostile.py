@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable
 from typing import ClassVar
 
-from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
-from moleblend_fs.sources.tables import SmilesFile, SmilesRow, SmilesSource
+from moleblend_fs.sources.csv_and_smiles import SmilesFile, SmilesRow, SmilesSource
 
 
 class Hostile(Source):

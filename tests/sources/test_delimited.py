@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources.csv_and_smiles import CsvSource
 from moleblend_fs.sources.delimited import Table, column_indices
 from moleblend_fs.sources.labels import parse_label
-from moleblend_fs.sources.tables import CsvSource
 
 SMILES = ["CCO", "CCN", "CCC", "CCCl", "CCBr", "c1ccccc1", "c1ccccc1O", "CC(=O)O", "CC(=O)N", "C1CCCCC1"]
 

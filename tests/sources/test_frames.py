@@ -11,7 +11,7 @@ import pytest
 from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.frames import as_text, frame_kind
-from moleblend_fs.sources.incoming import open_incoming
+from moleblend_fs.sources.molecules_to_predict import open_incoming
 from tests.inference.untrained import untrained
 from tests.sources.frames import frame_file
 

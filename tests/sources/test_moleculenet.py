@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError

@@ -12,8 +12,8 @@ import lmdb
 import numpy as np
 import pytest
 
-from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.conformers import ConformerOptions
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.batch import collate
 from moleblend_fs.data.graph import Failure, MolecularGraph
 from moleblend_fs.data.record import decode
@@ -22,9 +22,9 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.store_parts import StorePlan
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import identify
+from moleblend_fs.sources.csv_and_smiles import SmilesFile, SmilesRow
 from moleblend_fs.sources.qm9 import open_qm9
 from moleblend_fs.sources.run import _Reader, preprocess
-from moleblend_fs.sources.tables import SmilesFile, SmilesRow
 from moleblend_fs.sources.workers import Chunk, WorkerPool
 from tests.sources.hostile import Deadly, Hanging, Hostile, Raising, Unborn
 from tests.support.waiting import until
@@ -199,8 +199,9 @@ def test_a_script_without_a_guard_for_its_main_module(tmp_path):
     (tmp_path / "a.smi").write_text("CCO\nCCN\n")
     script = tmp_path / "script.py"
     script.write_text(
-        "from moleblend_fs.chem.build import BuildOptions\nfrom moleblend_fs.data.splits import Splitter\n"
-        "from moleblend_fs.sources.run import preprocess\nfrom moleblend_fs.sources.tables import SmilesFile\nfrom pathlib import Path\n"
+        "from moleblend_fs.chem.smiles_to_graph import BuildOptions\nfrom moleblend_fs.data.splits import Splitter\n"
+        "from moleblend_fs.sources.run import preprocess\nfrom moleblend_fs.sources.csv_and_smiles import SmilesFile\n"
+        "from pathlib import Path\n"
         "source = SmilesFile(Path('a.smi'), build=BuildOptions(), splitter=Splitter(kind='none'))\n"
         "print(preprocess(source, 'store', progress=False).molecules)\n"
     )

@@ -7,7 +7,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store

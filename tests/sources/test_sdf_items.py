@@ -5,7 +5,7 @@ import gzip
 import pytest
 from rdkit import Chem
 
-from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError

@@ -8,8 +8,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from moleblend_fs.chem.build import BuildOptions
 from moleblend_fs.chem.match import atomic_numbers
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError

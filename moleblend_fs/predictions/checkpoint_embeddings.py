@@ -11,7 +11,7 @@ from moleblend_fs.inference.device import device_of
 from moleblend_fs.inference.forward import Forward, ReadOff, atom_means, atom_tokens, distances, graph_tokens
 from moleblend_fs.inference.predict import check_weights
 from moleblend_fs.model.predicted_distances import DISTANCE_HEAD
-from moleblend_fs.predictions.model import ABOUT, open_predictive
+from moleblend_fs.predictions.checkpoint_model import ABOUT, open_predictive
 
 READ_OFF: dict[str, ReadOff] = {"graph": graph_tokens, "mean": atom_means, "atom": atom_tokens, "distances": distances}
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import LayerNorm
-from moleblend_fs.objectives.contrastive import similarity
-from moleblend_fs.objectives.random_draws import LATENT_ANGLE, LATENT_RADIUS, normal
+from moleblend_fs.objectives.common.contrastive import similarity
+from moleblend_fs.objectives.common.random_draws import LATENT_ANGLE, LATENT_RADIUS, normal
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 

@@ -1,6 +1,6 @@
 """Seconds of collectives of several sizes between processes, as `python -m benchmarks scaling --links` takes them.
 
-torchrun --nproc-per-node 8 -m benchmarks.links node.json [--cpu-seconds]
+torchrun --nproc-per-node 8 -m benchmarks.network_links node.json [--cpu-seconds]
 
 With --cpu-seconds (gloo) of the work of a process, without its waiting, which other programs disturb less.
 To be started on all processes that shall be measured; several nodes make the file for runs that go beyond one.
@@ -83,6 +83,6 @@ def seconds(call: Callable[[], object], device: torch.device, clock: Callable[[]
 
 if __name__ == "__main__":
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        raise SystemExit("start at least two processes: torchrun --nproc-per-node 2 -m benchmarks.links")
+        raise SystemExit("start at least two processes: torchrun --nproc-per-node 2 -m benchmarks.network_links")
     names = [word for word in sys.argv[1:] if not word.startswith("--")]
     main(Path(names[0]) if names else None, time.process_time if "--cpu-seconds" in sys.argv else time.perf_counter)

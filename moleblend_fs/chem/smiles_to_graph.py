@@ -6,7 +6,7 @@ import numpy as np
 from rdkit import Chem
 
 from moleblend_fs.chem.conformers import ConformerOptions, Embedded, embed
-from moleblend_fs.chem.featurize import MAX_ATOMS, graph_from_mol, size_failure
+from moleblend_fs.chem.mol_to_graph import MAX_ATOMS, graph_from_mol, size_failure
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.chem.scaffold import murcko_scaffold
 from moleblend_fs.data.graph import Failure, MolecularGraph

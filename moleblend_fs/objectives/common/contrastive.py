@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
-from moleblend_fs.objectives.views import POOLINGS
+from moleblend_fs.objectives.common.views import POOLINGS
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.options import option

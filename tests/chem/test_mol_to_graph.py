@@ -8,9 +8,9 @@ import pytest
 from ogb.utils.features import atom_to_feature_vector, bond_to_feature_vector
 from rdkit import Chem
 
-from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
-from moleblend_fs.chem.featurize import atom_features, bond_arrays, graph_from_mol
+from moleblend_fs.chem.mol_to_graph import atom_features, bond_arrays, graph_from_mol
 from moleblend_fs.chem.parse import silence_rdkit
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.data.graph import Failure, bond_class, bond_class_features
 
 ODD = (

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from rdkit import Chem
 
-from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
 from moleblend_fs.chem.parse import EXTENSION, silence_rdkit
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.data.graph import Failure, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
+from moleblend_fs.sources.csv_and_smiles import ROWS_WITH_CONFORMERS, SmilesRow
 from moleblend_fs.sources.delimited import Row, Table, column_indices, full_width
 from moleblend_fs.sources.frames import as_text, frame_kind, named
 from moleblend_fs.sources.packed import SUFFIXES, read_blocks
 from moleblend_fs.sources.sdf import SdfRow, graph_of_mol, graph_of_record
 from moleblend_fs.sources.sdf_records import detected, item_names, sdf_items, sdf_records
-from moleblend_fs.sources.tables import ROWS_WITH_CONFORMERS, SmilesRow
 from moleblend_fs.sources.text import TextFile
 from moleblend_fs.wording import counted
 

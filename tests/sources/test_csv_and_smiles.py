@@ -7,14 +7,14 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDepictor, rdDistGeom
 
-from moleblend_fs.chem.build import BuildOptions
+from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources.csv_and_smiles import CsvSource, SmilesFile
 from moleblend_fs.sources.labels import UNSAID, parse_label
 from moleblend_fs.sources.sdf import SdfSource
 from moleblend_fs.sources.sdf_records import sdf_items, sdf_records
-from moleblend_fs.sources.tables import CsvSource, SmilesFile
 
 PLAIN, RANDOM = BuildOptions(), Splitter(kind="random")
 

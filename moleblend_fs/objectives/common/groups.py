@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import GROUP, MoleculeBatch
 from moleblend_fs.errors import UserError
-from moleblend_fs.objectives.random_draws import CIRCLE, bits, next_in_circle
+from moleblend_fs.objectives.common.random_draws import CIRCLE, bits, next_in_circle
 from moleblend_fs.options import option
 
 

@@ -14,7 +14,7 @@ from moleblend_fs.inference.forward import Forward, properties
 from moleblend_fs.inference.predict import check_weights, property_head
 from moleblend_fs.predictions.calibration import Calibration
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.predictions.predictive import Predictive
+from moleblend_fs.predictions.predictive_model import Predictive
 
 ABOUT = "model.json"
 FORMAT, VERSION = "moleblend-finetuned", 1

@@ -6,7 +6,7 @@ from torch import nn
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.heads import HEADS
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.model.unallocated import Unallocated
+from moleblend_fs.model.shape_only import Unallocated
 
 CONFIG = ModelConfig(**PRESETS["tiny"], heads=HEADS)
 

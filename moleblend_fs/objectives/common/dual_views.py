@@ -19,10 +19,10 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.contrastive import PoolingOptions
-from moleblend_fs.objectives.groups import GroupOptions, group_of
+from moleblend_fs.objectives.common.contrastive import PoolingOptions
+from moleblend_fs.objectives.common.groups import GroupOptions, group_of
+from moleblend_fs.objectives.common.views import full_view
 from moleblend_fs.objectives.objective import Read, needs_structures
-from moleblend_fs.objectives.views import full_view
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.options import option
 

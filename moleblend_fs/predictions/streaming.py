@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from moleblend_fs.data.record import HEADER, inflate
-from moleblend_fs.predictions.predictive import Computing
+from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.rows import Made
 
 WINDOW = 4096

@@ -4,7 +4,7 @@ import os
 
 from moleblend_fs.data.exported import is_exported
 from moleblend_fs.errors import UserError
-from moleblend_fs.predictions.predictive import Predictive
+from moleblend_fs.predictions.predictive_model import Predictive
 
 LIGHT = ("torch", "safetensors")
 """What an installation for exported models alone lacks."""
@@ -18,10 +18,10 @@ def open_model(path: str | os.PathLike) -> Predictive:
     """
     try:
         if is_exported(path):
-            from moleblend_fs.predictions.exported import predicting
+            from moleblend_fs.predictions.exported_model import predicting
 
             return predicting(path)
-        from moleblend_fs.predictions.model import open_predictive
+        from moleblend_fs.predictions.checkpoint_model import open_predictive
 
         return open_predictive(path)
     except ModuleNotFoundError as error:

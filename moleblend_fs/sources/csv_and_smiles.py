@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moleblend_fs.chem.build import BuildOptions, graph_from_smiles
 from moleblend_fs.chem.parse import EXTENSION
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import SplitNames, Splitter
 from moleblend_fs.errors import UserError

@@ -8,7 +8,7 @@ from moleblend_fs.onnx_run.file import REMEDY, ExportedFile, open_exported
 from moleblend_fs.onnx_run.forward import OnnxForward, ReadOff, atom_means, atom_tokens, graph_tokens
 from moleblend_fs.predictions.calibration import Calibration
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.predictions.predictive import Predictive
+from moleblend_fs.predictions.predictive_model import Predictive
 
 
 @dataclass(frozen=True, kw_only=True)
