@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from moleblend_fs.ops.counter_hash import COLUMN, COLUMN_FACTOR, HEAD, HEAD_FACTOR, ROW, ROW_FACTOR, mix, mix_torch
 from moleblend_fs.ops.layout import Layout
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
@@ -22,11 +23,6 @@ PRESET_WIDTHS = (16, 24, 32)
 COUNTS = ["heads", "num_tokens", "num_pairs", "num_molecules", "blocks"]
 NOT_SPECIALIZED = ["molecules_ptr", "tokens_ptr", "pairs_ptr", *COUNTS, "seed_low", "seed_high", "threshold", "bias_mode"]
 """Arguments for whose values (1, or a multiple of 16) no kernel is compiled anew: batches differ in them."""
-
-# Odd multipliers that spread counters over 32 bits; the last two are those of MurmurHash3's finalizer.
-_HEAD, _ROW, _COLUMN, _MIX_1, _MIX_2 = 0x9E3779B9, 0xB5297A4D, 0x27D4EB2F, 0x85EBCA6B, 0xC2B2AE35
-HEAD_FACTOR, ROW_FACTOR, COLUMN_FACTOR = tl.constexpr(_HEAD), tl.constexpr(_ROW), tl.constexpr(_COLUMN)
-MIX_1, MIX_2 = tl.constexpr(_MIX_1), tl.constexpr(_MIX_2)
 
 
 @triton.jit
@@ -72,39 +68,21 @@ def add_bias_gradient(d_bias_ptr, d_s, i, j, count, bias_mode):
 
 
 @triton.jit
-def _mix(x):
-    x ^= x >> 16
-    x *= MIX_1
-    x ^= x >> 13
-    x *= MIX_2
-    x ^= x >> 16
-    return x
-
-
-@triton.jit
 def keep_factor(seed_low, seed_high, head, first, i, j, threshold, keep_scale):
     """1 / (1 - p) where dropout keeps the weight of head, token i (the molecule's first is `first`) and token j, else 0.
 
     A 31-bit hash of (seed, head, place of i in the batch, j) is compared with `threshold` = p 2^31.
     """
-    head_key = _mix((head + tl.zeros_like(i)).to(tl.uint32) * HEAD_FACTOR + seed_low.to(tl.uint32))
-    other_key = _mix(head_key ^ seed_high.to(tl.uint32))
-    row = _mix((first + i).to(tl.uint32) * ROW_FACTOR + head_key)
-    bits = _mix((row ^ other_key) + j.to(tl.uint32) * COLUMN_FACTOR)
+    head_key = mix((head + tl.zeros_like(i)).to(tl.uint32) * HEAD_FACTOR + seed_low.to(tl.uint32))
+    other_key = mix(head_key ^ seed_high.to(tl.uint32))
+    row = mix((first + i).to(tl.uint32) * ROW_FACTOR + head_key)
+    bits = mix((row ^ other_key) + j.to(tl.uint32) * COLUMN_FACTOR)
     return tl.where((bits >> 1).to(tl.int32) >= threshold, keep_scale, 0.0)
 
 
 def dropout_threshold(p: float) -> int:
     """What 31 random bits are compared with, so that a share p is below."""
     return min(round(p * 2**31), 2**31 - 1)
-
-
-def _mix_torch(x: Tensor) -> Tensor:
-    x = x ^ (x >> 16)
-    x = (x * _MIX_1) & 0xFFFFFFFF
-    x = x ^ (x >> 13)
-    x = (x * _MIX_2) & 0xFFFFFFFF
-    return x ^ (x >> 16)
 
 
 def dropout_keep(seed: tuple[int, int], layout: Layout, heads: int, p: float) -> list[Tensor]:
@@ -115,13 +93,13 @@ def dropout_keep(seed: tuple[int, int], layout: Layout, heads: int, p: float) ->
     """
     low, high = (part & 0xFFFFFFFF for part in seed)
     head = torch.arange(heads, device=layout.device).view(-1, 1, 1)
-    head_key = _mix_torch((head * _HEAD + low) & 0xFFFFFFFF)
-    other_key = _mix_torch(head_key ^ high)
+    head_key = mix_torch((head * HEAD + low) & 0xFFFFFFFF)
+    other_key = mix_torch(head_key ^ high)
     kept = []
     for first, atoms in zip(layout.token_starts.tolist(), layout.sizes.tolist()):
         token = torch.arange(atoms + 1, device=layout.device)
-        row = _mix_torch(((first + token.view(1, -1, 1)) * _ROW + head_key) & 0xFFFFFFFF)
-        bits = _mix_torch(((row ^ other_key) + token.view(1, 1, -1) * _COLUMN) & 0xFFFFFFFF)
+        row = mix_torch(((first + token.view(1, -1, 1)) * ROW + head_key) & 0xFFFFFFFF)
+        bits = mix_torch(((row ^ other_key) + token.view(1, 1, -1) * COLUMN) & 0xFFFFFFFF)
         kept.append((bits >> 1) >= dropout_threshold(p))
     return kept
 
