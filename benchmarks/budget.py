@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -68,7 +69,7 @@ def count_update(arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat
     learned = BlendThenPredict(BlendConfig())
     sizes = np.asarray(sizes, dtype=np.int64)
     num_atoms = torch.from_numpy(sizes)
-    layout = Layout(num_atoms, "cpu")
+    earlier, layout = (Layout(num_atoms, "cpu") for _ in range(2))  # what is kept in one is made anew for the next batch
     molecules, atoms, pairs = len(sizes), int(sizes.sum()), int((sizes**2).sum())
     count = Count(sizes)
     before = torch.get_default_dtype()
@@ -90,45 +91,44 @@ def count_update(arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat
             labels=torch.empty(molecules, 0, dtype=torch.float64),
             has_label=torch.empty(molecules, 0, dtype=torch.bool),
         )
-        learned.prepare(batch, layout, seed=1, epoch=0)  # constants are made once in a process
-        parameters = list(model.parameters())
-        flat, adam = _adam(sum(p.numel() for p in parameters))
+        learned.prepare(batch, earlier, seed=1, epoch=0)  # constants are made once in a process
+        optimizer = _optimizer(list(model.parameters()))
+        optimizer.zero_grad()
+        optimizer.step()  # which makes the moments
         with count:
             count.phase = "draws and targets"
             ready = learned.prepare(batch, layout, seed=1, epoch=1)
+            learned.statistics(ready)
             count.phase = "forward"
             loss = weighted_loss(learned.loss_sums(model, ready), ready.counts, [term.weight for term in learned.terms()])
             count.phase = "backward"
-            loss.backward()
+            optimizer.backward(loss)
             count.phase = "optimizer"
-            _update(parameters, flat, adam)
+            _update(optimizer)
     return count
 
 
-def _adam(size: int) -> tuple[torch.nn.Parameter, torch.optim.Adam]:
-    """All weights in one float32 array, as fairseq keeps them in half precision, and torch's fused Adam, which has its moments."""
-    flat = torch.nn.Parameter(torch.empty(size))
-    flat.grad = torch.empty_like(flat)
-    adam = torch.optim.Adam([flat], fused=True)
-    adam.step()
-    return flat, adam
+def _optimizer(parameters: list[torch.nn.Parameter]) -> Any:
+    """What training in bfloat16 on a GPU has: fairseq's optimizer for half precision around torch's fused Adam."""
+    from fairseq.dataclass.configs import FairseqConfig
+    from fairseq.optim.adam import FairseqAdamConfig
+    from fairseq.optim.fp16_optimizer import FP16Optimizer
+    from omegaconf import OmegaConf
+
+    import fairseq_plugins  # noqa: F401  its patches of fairseq
+
+    config = OmegaConf.structured(FairseqConfig(optimizer=FairseqAdamConfig(_name="adam", lr=[1e-4])))
+    config.common.bf16 = True
+    with mock.patch.object(torch.cuda, "is_available", return_value=True):
+        return FP16Optimizer.build_optimizer(config, parameters)
 
 
-def _update(parameters: list[torch.nn.Parameter], flat: torch.nn.Parameter, adam: torch.optim.Adam) -> None:
-    """fairseq's update in half precision: gradients into the array, their norm, Adam, and the weights back."""
-    assert flat.grad is not None
-    start = 0
-    for parameter in parameters:
-        part = flat.grad[start : start + parameter.numel()]
-        part.copy_((parameter if parameter.grad is None else parameter.grad).detach().view(-1))
-        start += parameter.numel()
-    torch.linalg.vector_norm(flat.grad, dtype=torch.float32)
-    flat.grad.mul_(torch.empty(()))
-    adam.step()
-    start = 0
-    for parameter in parameters:
-        parameter.detach().copy_(flat.detach()[start : start + parameter.numel()].view_as(parameter))
-        start += parameter.numel()
+def _update(optimizer: Any) -> None:
+    """fairseq's `Trainer.train_step` after the backward pass, and the clearing of gradients before the next one."""
+    optimizer.multiply_grads(0.5)
+    optimizer.clip_grad_norm(1.0)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,9 @@ EMBEDDINGS = {
     "embedding", "embedding_dense_backward", "index_select", "index", "index_add", "index_add_", "index_put", "index_put_", "gather",
 }
 # fmt: on
+MOST_TENSORS = {1: 110, 2: 64, 3: 48, 4: 36}
+"""Tensors of a launch that goes through so many lists of them, and `MOST_BLOCKS` of `BLOCK_SIZE` numbers (torch, MultiTensorApply.cuh)."""
+MOST_BLOCKS, BLOCK_SIZE = 320, 65536
 KERNELS = {
     "attention_forward": "attention",
     "attention_backward": "attention",
@@ -94,8 +97,11 @@ class Count(TorchDispatchMode):
             if name in PRODUCTS:
                 flop = float(flop_registry[func.overloadpacket](*args, **kwargs, out_val=result))
             size = sum(map(_bytes, made if name in FILLS else [*given, *made]))
+            launches = 1
+            if name.startswith(("_foreach_", "_fused_")):
+                launches, size = of_lists(name, args)
             rate = RATES.get(given[0].dtype, RATES[torch.float32]) if given else RATES[torch.float32]
-            self.costs[self.phase, self._stage or stage_of(self.phase, name)].add(1, flop, size, rate)
+            self.costs[self.phase, self._stage or stage_of(self.phase, name)].add(launches, flop, size, rate)
         return result
 
     def _kernel(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
@@ -108,6 +114,30 @@ class Count(TorchDispatchMode):
         size = sum(map(_bytes, _distinct([*_tensors((args, kwargs)), *_tensors(result)])))
         dtype = next((x.dtype for x in _tensors(args) if x.dtype in (torch.bfloat16, torch.float16)), torch.float32)
         self.costs[self.phase, stage].add(len(counted), kernel_operations(name, args, self.sizes), size, RATES[dtype])
+
+
+def of_lists(name: str, args: Sequence[Any]) -> tuple[int, float]:
+    """Launches and bytes of an operation on lists of tensors, as torch's CUDA code cuts them up."""
+    lists = [x for x in args if isinstance(x, list | tuple) and x and isinstance(x[0], Tensor)]
+    sizes = [sum(map(_bytes, tensors)) for tensors in lists]
+    if name == "_fused_adamw_":  # weights, gradients, both moments, and the counts of steps, which are not gone through
+        lists = lists[:4]
+        weights, _, *moments = sizes
+        total = sum(sizes) + weights + sum(moments[:2])
+    elif name in ("_foreach_copy_", "_foreach_zero_", "_foreach_norm"):
+        total = sum(sizes)
+    else:
+        total = sum(sizes) + sizes[0]
+    launches = tensors = blocks = 0
+    for tensor in lists[0]:
+        tensors += 1
+        left = -(-tensor.numel() // BLOCK_SIZE)
+        while left:
+            step = min(left, MOST_BLOCKS - blocks)
+            left, blocks = left - step, blocks + step
+            if blocks == MOST_BLOCKS or (not left and tensors == MOST_TENSORS[len(lists)]):
+                launches, blocks, tensors = launches + 1, 0, 1 if left else 0
+    return launches + (blocks > 0) + (name == "_foreach_norm"), total
 
 
 def stage_of(phase: str, name: str) -> str:

@@ -5,6 +5,7 @@ from fairseq_plugins.patches import (
     call_main,
     clip_grad_norm,
     fused_adam,
+    half_precision_weights,
     load_checkpoint,
     parse_args,
     save_checkpoint,
@@ -14,5 +15,15 @@ from fairseq_plugins.patches import (
 
 __all__ = ["criterion", "finetuning_task", "model", "optimizer", "pretraining_task"]
 
-for _patch in (call_main, clip_grad_norm, fused_adam, load_checkpoint, parse_args, save_checkpoint, starting_ranks, trainer_class):
+for _patch in (
+    call_main,
+    clip_grad_norm,
+    fused_adam,
+    half_precision_weights,
+    load_checkpoint,
+    parse_args,
+    save_checkpoint,
+    starting_ranks,
+    trainer_class,
+):
     _patch.install()

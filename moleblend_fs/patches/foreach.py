@@ -1,4 +1,4 @@
-"""Relies on `torch._foreach_norm` and `torch._foreach_mul_` (torch 2.13): many tensors in one kernel, where a loop would start hundreds."""
+"""Relies on `torch._foreach_norm` and its kin (torch 2.13): many tensors in one kernel, where a loop would start hundreds."""
 
 import torch
 from torch import Tensor
@@ -6,6 +6,8 @@ from torch import Tensor
 PINS = {
     "torch._foreach_norm": "test_norms_of_many_tensors",
     "torch._foreach_mul_": "test_many_tensors_are_multiplied",
+    "torch._foreach_copy_": "test_many_tensors_are_copied_and_cleared",
+    "torch._foreach_zero_": "test_many_tensors_are_copied_and_cleared",
 }
 
 
@@ -17,3 +19,15 @@ def norms(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
 def multiply_(tensors: list[Tensor], factor: Tensor) -> None:
     """Multiply all in place by a number, () on their device."""
     torch._foreach_mul_(tensors, factor)
+
+
+def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source into its target, of any type."""
+    if targets:
+        torch._foreach_copy_(targets, sources)
+
+
+def zero_(tensors: list[Tensor]) -> None:
+    """Set all to 0."""
+    if tensors:
+        torch._foreach_zero_(tensors)

@@ -50,6 +50,36 @@ def test_time_is_the_largest_of_three():
     assert count.costs["", "elementwise"].device_ms == pytest.approx(1e3 * 8 * (1 << 28) / BANDWIDTH)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "copying", "multiplying"),
+    [([10] * 64, 1, 1), ([10] * 65, 2, 1), ([65536 * 320], 1, 1), ([65536 * 320 + 1], 2, 2), ([65536 * 319, 65536, 1], 2, 2)],
+)
+def test_operations_on_lists_are_cut_as_on_a_gpu(sizes, copying, multiplying):
+    """At most 64 pairs or 110 tensors, and 320 blocks of 65,536 numbers a launch; a copy reads one list and writes the other."""
+    count = Count(np.array([3]))
+    sources, targets = ([torch.empty(size, device="meta", dtype=dtype) for size in sizes] for dtype in (torch.bfloat16, torch.float32))
+    with count:
+        torch._foreach_copy_(targets, sources)
+        torch._foreach_mul_(targets, 2.0)
+    cost = count.costs["", "elementwise"]
+    assert cost.launches == copying + multiplying
+    assert cost.gbytes * 1e9 == pytest.approx(sum(sizes) * (2 + 4 + 2 * 4))
+
+
+def test_fused_adam_reads_four_lists_and_writes_three():
+    weights = [torch.nn.Parameter(torch.ones(7)) for _ in range(40)]
+    for weight in weights:
+        weight.grad = torch.ones(7)
+    adam = torch.optim.AdamW(weights, fused=True)
+    adam.step()
+    count = Count(np.array([3]))
+    with count:
+        adam.step()
+    cost = count.costs["", "elementwise"]
+    assert cost.launches == 2 + 1, "36 weights a launch, and one that counts steps"
+    assert cost.gbytes * 1e9 == pytest.approx(40 * (7 * 4 * 7 + 4 + 2 * 4))
+
+
 def test_kernels_are_counted_by_size_class():
     """An attention kernel for each size class and layer, and two in the backward pass of long molecules."""
     layers = ModelConfig(**PRESETS["tiny"]).layers

@@ -31,6 +31,18 @@ def test_many_tensors_are_multiplied():
         assert torch.equal(tensor, was * torch.tensor(0.3))
 
 
+def test_many_tensors_are_copied_and_cleared():
+    """Rounded as one is by itself; none are fine too."""
+    tensors = some_tensors()
+    halves = [torch.full_like(tensor, 7, dtype=torch.bfloat16) for tensor in tensors]
+    foreach.copy_(halves, tensors)
+    assert all(torch.equal(half, tensor.bfloat16()) for half, tensor in zip(halves, tensors, strict=True))
+    foreach.zero_(halves)
+    assert not any(half.any() for half in halves)
+    foreach.copy_([], [])
+    foreach.zero_([])
+
+
 def test_softmax_backward_is_autograd_s():
     """To the last bit, in float32 and float64; and the formula's, which a gradient that forgets the sum is far from."""
     generator = torch.Generator().manual_seed(0)
