@@ -1,4 +1,4 @@
-"""`--optimizer deepspeed`: fairseq's optimizer protocol on a DeepSpeed engine, with fairseq's own Adam inside ZeRO."""
+"""`--optimizer deepspeed`: fairseq's optimizer protocol on a DeepSpeed engine, with the Adam of other runs inside ZeRO."""
 
 import ast
 from collections.abc import Callable, Iterable
@@ -8,10 +8,10 @@ from typing import Any, List, Optional  # noqa: UP035
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.optim import FairseqOptimizer, register_optimizer
-from fairseq.optim.adam import Adam
 from omegaconf import II
 from torch import Tensor, nn
 
+from fairseq_plugins.patches.fused_adam import OnePassAdam
 from moleblend_fs.checkpoint.adam_state import GROUP_OPTIONS, AdamState
 from moleblend_fs.checkpoint.zero_moments import StoredMoments
 from moleblend_fs.zero.patches.scaled_step import step_with_gradients_times
@@ -42,7 +42,7 @@ class DeepSpeedOptimizer(FairseqOptimizer):
     def __init__(self, cfg: DeepSpeedConfig, params: Iterable[nn.Parameter]):
         super().__init__(cfg)
         betas = tuple(float(beta) for beta in ast.literal_eval(cfg.adam_betas))
-        self._optimizer = Adam(params, lr=cfg.lr[0], betas=betas, eps=cfg.adam_eps, weight_decay=cfg.weight_decay)
+        self._optimizer = OnePassAdam(params, lr=cfg.lr[0], betas=betas, eps=cfg.adam_eps, weight_decay=cfg.weight_decay)
         self.engine: Any = None
         self.restore: Callable[[AdamState | StoredMoments], None] | None = None
         self.factor = 1.0

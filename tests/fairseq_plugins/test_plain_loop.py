@@ -1,7 +1,8 @@
 """Training through fairseq against a plain loop written out here: the same weights, moments and logged digits, bit for bit.
 
 Stored digits would be those of one processor: libraries add up in the order that suits it. Both runs are made on this one instead, 30
-updates each, with three micro-batches in each update, dropout, clipping, weight decay and a warm-up.
+updates each, with three micro-batches in each update, dropout, clipping, weight decay and a warm-up. Adam is written out for
+`--use-old-adam`; the one that is used otherwise is held against fairseq's in `test_fused_adam.py`.
 """
 
 import math
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fairseq_plugins.patches.fused_adam import OnePassAdam
+from moleblend_fs.checkpoint.adam_state import MOMENTS
 from moleblend_fs.checkpoint.read import load, read_torch_file
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.store import Store
@@ -42,12 +45,14 @@ class PlainLoop:
     """A model, trained without fairseq: forward, backward, clip, Adam.
 
     Attributes:
+        one_pass: whether Adam is the one of training on CPUs, and not fairseq's, which is written out.
         first, second: Adam's moments. mean_losses: of each update, by loss. norms: of each update's gradient, before clipping.
     """
 
     config: ModelConfig
     weights: tuple[float, ...]
     sums: Sums
+    one_pass: bool = False
     mean_losses: list[list[float]] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
 
@@ -57,6 +62,7 @@ class PlainLoop:
         self.parameters = dict(self.model.named_parameters())
         self.first = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.optimizer = OnePassAdam(self.parameters.values(), betas=BETAS, eps=EPS, weight_decay=DECAY)
 
     def update(self, number: int, epoch: int, batches: list[MoleculeBatch]) -> None:
         torch.manual_seed(SEED + number - 1)  # of dropout
@@ -83,6 +89,13 @@ class PlainLoop:
 
     @torch.no_grad()
     def adam(self, step: int, lr: float) -> None:
+        if self.one_pass:
+            self.optimizer.param_groups[0]["lr"] = lr
+            self.optimizer.step()
+            for name, parameter in self.parameters.items():
+                if parameter.grad is not None:
+                    self.first[name], self.second[name] = (self.optimizer.state[parameter][key] for key in MOMENTS)
+            return
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
@@ -132,7 +145,7 @@ def one_thread():
 @pytest.mark.slow
 def test_pretraining_is_the_plain_loop(qm9_store, tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "record"))
-    run = train(qm9_store.path, tmp_path / "run", *PRETRAIN, *OPTIONS)
+    run = train(qm9_store.path, tmp_path / "run", *PRETRAIN, *OPTIONS, "--use-old-adam")
     assert run.code == 0, run.output[-2000:]
     kind = objectives()["blend_then_predict"]
     objective = kind(kind.Options())
@@ -167,7 +180,7 @@ def test_finetuning_is_the_plain_loop(qm9_store, tmp_path, monkeypatch):
         compute = lambda: (model(batch, shown, layout).properties - label.float()).square().sum().reshape(1)  # noqa: E731
         return compute, torch.tensor([float(len(batch))], dtype=torch.float64)
 
-    loop = PlainLoop(load(tmp_path / "run" / "checkpoint_last.pt").config, (1.0,), sums)
+    loop = PlainLoop(load(tmp_path / "run" / "checkpoint_last.pt").config, (1.0,), sums, one_pass=True)
     follow(loop, qm9_store, str(tmp_path / "record"))
     same(run, loop)
     assert run.column("train_inner", "loss") == [round(means[0], 4) for means in loop.mean_losses]
