@@ -23,6 +23,7 @@ from moleblend_fs.model.shown import show_all, show_random_modality
 from moleblend_fs.objectives.common.loss import weighted_loss
 from moleblend_fs.objectives.common.metrics import average, scores
 from moleblend_fs.objectives.common.random_draws import draw_modality
+from moleblend_fs.objectives.common.to_device import to_device
 from moleblend_fs.objectives.finetuning import property_loss
 from moleblend_fs.objectives.objective import Objective, Prepared, Read
 from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE
@@ -171,8 +172,10 @@ class Pretraining(BatchCriterion):
         return [f"{term.name} loss" for term in self.objective.terms()]
 
     def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
-        batch = sample["batch"].to(device)
-        return self.objective.prepare(batch, Layout(batch.num_atoms, device), seed=self.seed, epoch=self.epoch)
+        there = device if self.objective.prepares_on_device else torch.device("cpu")
+        batch = sample["batch"].to(there)
+        ready = self.objective.prepare(batch, Layout(batch.num_atoms, there), seed=self.seed, epoch=self.epoch)
+        return ready if there == device else to_device(ready, device)
 
     def compute(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, float, dict[str, Any]]:
         objective = self.objective

@@ -59,11 +59,11 @@ class AttrMaskOptions:
 
 
 class Masked(NamedTuple):
-    """What is shown; which atoms (A,) are predicted; places (M,) of the bonds that are, in P, and their classes."""
+    """What is shown; atoms that are predicted (N,), places in A; ends (2, M) of the bonds that are, and their classes."""
 
     shown: Shown
-    hidden: Tensor
-    bonds: Tensor
+    atoms: Tensor
+    ends: Tensor
     types: Tensor
 
 
@@ -105,15 +105,16 @@ class AttrMask(Objective):
             shown = dataclasses.replace(shown, relations=without_bonds(shown.relations, through))
             bonds = bonds_at(batch, layout, hidden)
             counts.append(torch.full((), len(bonds[0]), dtype=torch.int64, device=hidden.device))
-        return Prepared(batch, layout, torch.stack(counts).double(), Masked(shown, hidden, *bonds))
+        places, types = bonds
+        ends = torch.stack([layout.pair_row[places], layout.pair_column[places]])
+        return Prepared(batch, layout, torch.stack(counts).double(), Masked(shown, hidden.nonzero().squeeze(1), ends, types))
 
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
-        (shown, hidden, bonds, types), batch, layout = prepared.parts, prepared.batch, prepared.layout
-        atoms = encode(model, batch, shown, layout).atoms
-        places = hidden.nonzero().squeeze(1)
+        (shown, places, ends, types), batch = prepared.parts, prepared.batch
+        atoms = encode(model, batch, shown, prepared.layout).atoms
         logits = at_least_float32(model.heads[ATOM_HEAD](atoms.index_select(0, places)))
         sums = [F.cross_entropy(logits, batch.atom_features[places, 0].long(), reduction="sum")]
         if self.options.attr_mask_bonds:
-            ends = atoms.index_select(0, layout.pair_row[bonds]) + atoms.index_select(0, layout.pair_column[bonds])
-            sums.append(F.cross_entropy(at_least_float32(model.heads[BOND_HEAD](ends)), types, reduction="sum"))
+            both = atoms.index_select(0, ends[0]) + atoms.index_select(0, ends[1])
+            sums.append(F.cross_entropy(at_least_float32(model.heads[BOND_HEAD](both)), types, reduction="sum"))
         return torch.stack(sums)

@@ -243,6 +243,10 @@ class BlendThenPredict(Objective):
                 "set --geometry-weight 0 --noise-weight 0, or preprocess a source with structures (or with --conformers)"
             )
 
+    @property
+    def prepares_on_device(self) -> bool:
+        return True
+
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         return self.prepare_shown(batch, layout, *draw_blend(batch, layout, self.options, seed=seed, epoch=epoch))
 

@@ -86,6 +86,10 @@ class Combined(Objective):
         sizes = {name: size for fields in each for name, size in fields.get("sizes", {}).items()}
         return {name: value for fields in each for name, value in fields.items()} | ({"sizes": sizes} if sizes else {})
 
+    @property
+    def prepares_on_device(self) -> bool:
+        return all(part.prepares_on_device for part in self.parts)
+
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         parts = [part.prepare(batch, layout, seed=seed, epoch=epoch) for part in self.parts]
         return Prepared(batch, layout, torch.cat([part.counts for part in parts]), parts)

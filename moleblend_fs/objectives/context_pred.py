@@ -76,7 +76,7 @@ class ContextPredOptions(GroupOptions):
 
 
 class Side(NamedTuple):
-    """A part of each molecule: what is left of the batch, what is shown of it, and which of its atoms (A',) are read."""
+    """A part of each molecule: what is left of the batch, what is shown of it, and those of its atoms that are read (N,), places in A'."""
 
     sub: SubBatch
     shown: Shown
@@ -145,8 +145,8 @@ class ContextPred(Objective):
         each = present.long() if options.context_pred_mode == "cbow" else anchors
         counts = torch.stack([each.sum(), torch.stack([(each * (other & present)).sum() for _, other in negatives]).sum()])
         sides = Contexts(
-            Side(neighbourhood, neighbourhood.show(view), root[neighbourhood.atoms]),
-            Side(context, context.show(view), anchor[context.atoms]),
+            Side(neighbourhood, neighbourhood.show(view), root[neighbourhood.atoms].nonzero().squeeze(1)),
+            Side(context, context.show(view), anchor[context.atoms].nonzero().squeeze(1)),
             present,
             negatives,
         )
@@ -156,15 +156,14 @@ class ContextPred(Objective):
         near, ring, present, negatives = prepared.parts
         small: MoleBlend = model.heads[HEAD].model  # type: ignore[assignment, union-attr]
         atoms, around = (at_least_float32(encode(m, s.sub.batch, s.shown, s.sub.layout).atoms) for m, s in ((model, near), (small, ring)))
-        root_Bd = atoms[near.read]
-        anchors = ring.read.nonzero().squeeze(1)
-        anchor_molecule = ring.sub.layout.atom_molecule[anchors]
+        root_Bd, anchor_Nd = atoms.index_select(0, near.read), around.index_select(0, ring.read)
+        anchor_molecule = ring.sub.layout.atom_molecule[ring.read]
         if self.options.context_pred_mode == "cbow":
-            total = torch.zeros_like(root_Bd).index_add(0, anchor_molecule, around[anchors])
-            number = torch.zeros_like(root_Bd[:, 0]).index_add(0, anchor_molecule, torch.ones_like(around[anchors, 0]))
+            total = torch.zeros_like(root_Bd).index_add(0, anchor_molecule, anchor_Nd)
+            number = torch.zeros_like(root_Bd[:, 0]).index_add(0, anchor_molecule, torch.ones_like(anchor_Nd[:, 0]))
             context = total / number.clamp(min=1).unsqueeze(1)
             return context_losses(root_Bd, context, negatives, present)
-        return anchor_losses(root_Bd, around[anchors], anchor_molecule, negatives, present)
+        return anchor_losses(root_Bd, anchor_Nd, anchor_molecule, negatives, present)
 
     def statistics(self, prepared: Prepared) -> dict[str, Tensor]:
         present = prepared.parts.present

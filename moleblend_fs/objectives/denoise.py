@@ -83,6 +83,10 @@ class Denoise(Objective):
     def check(self, manifest: Manifest, store: str) -> None:
         needs_structures(manifest, store, self.name)
 
+    @property
+    def prepares_on_device(self) -> bool:
+        return True
+
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         scale = self.options.denoise_scale
         noise = draw_noise(batch, layout, scale=scale, seed=seed, epoch=epoch)

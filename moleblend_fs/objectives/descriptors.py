@@ -101,6 +101,10 @@ class DescriptorRegression(Objective):
     def config_fields(self) -> dict[str, Any]:
         return {"molecule_values": self.width}
 
+    @property
+    def prepares_on_device(self) -> bool:
+        return True
+
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         view = self.options.descriptors_view
         if view == "blended":

@@ -67,6 +67,10 @@ class Distance(Objective):
     def check(self, manifest: Manifest, store: str) -> None:
         needs_structures(manifest, store, self.name)
 
+    @property
+    def prepares_on_device(self) -> bool:
+        return True
+
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         counted = (layout.pair_row != layout.pair_column) & batch.has_coordinates[layout.pair_molecule]
         return Prepared(batch, layout, counted.sum().double().reshape(1), counted)

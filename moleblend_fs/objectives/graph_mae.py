@@ -87,10 +87,10 @@ def scaled_cosine_error(output_M119: Tensor, element_M: Tensor, alpha: float) ->
 
 
 class Masked(NamedTuple):
-    """What is shown, and which atoms (A,) are predicted."""
+    """What is shown, and the atoms (N,) that are predicted, places in A."""
 
     shown: Shown
-    predicted: Tensor
+    atoms: Tensor
 
 
 class GraphMAE(Objective):
@@ -115,17 +115,16 @@ class GraphMAE(Objective):
         if self.options.graph_mae_decoder == "neighbours":  # of an atom whose neighbours are all hidden the decoder has nothing but zeros
             tells = (batch.spd == 1) & ~hidden[layout.pair_column]
             predicted = hidden & torch.zeros_like(hidden).index_put((layout.pair_row[tells],), torch.ones_like(hidden[:1]))
-        return Prepared(batch, layout, predicted.sum().double().reshape(1), Masked(shown, predicted))
+        return Prepared(batch, layout, predicted.sum().double().reshape(1), Masked(shown, predicted.nonzero().squeeze(1)))
 
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
-        (shown, predicted), batch, layout = prepared.parts, prepared.batch, prepared.layout
+        (shown, places), batch, layout = prepared.parts, prepared.batch, prepared.layout
         encoded = encode(model, batch, shown, layout)
         bias: Tensor = encoded.bias
         graph_bias: Tensor = model.relations.graph_bias
         if self.options.graph_mae_decoder == "neighbours":
             bias, graph_bias = bias.masked_fill((batch.spd > 1).unsqueeze(1), CLOSED), 0 * graph_bias + CLOSED
         output = model.heads[HEAD](encoded.tokens, shown.hidden, bias, graph_bias, layout)
-        places = predicted.nonzero().squeeze(1)
         chosen = at_least_float32(output.index_select(0, places))
         losses = scaled_cosine_error(chosen, batch.atom_features[places, 0].long(), self.options.graph_mae_alpha)
         return losses.sum().reshape(1)

@@ -115,17 +115,19 @@ class GraphMVPOptions(DualViewOptions, AttrMaskOptions, ContextPredOptions):
 
 
 class OneStructure(NamedTuple):
-    """A structure's view; for each shift the negatives (B,), places in the batch, and whether molecules have one; which molecules of those
-    that are present are compared with which; and their noise's place."""
+    """A structure's view; the molecules that have it (N,); for each shift the negatives (B,), places in the batch, and whether molecules
+    have one; which molecules of those that are present are compared with which; and their noise's place."""
 
     view: StructureView
+    molecules: Tensor
     negatives: list[tuple[Tensor, Tensor]]
     meet: Compared
     number: int
 
 
 class Views(NamedTuple):
-    """What is left of the molecules; the 2D view of it; its structures; seed and epoch; and what the objective beside has prepared."""
+    """What is left of the molecules; the 2D view of it; its structures; seed and epoch; what the objective beside has prepared; and how
+    many molecules their formula tells, see `told_by_formula`."""
 
     batch: MoleculeBatch
     layout: Layout
@@ -133,6 +135,7 @@ class Views(NamedTuple):
     structures: list[OneStructure]
     draw: tuple[int, int]
     beside: Prepared | None
+    formula: Tensor
 
 
 class GraphMVP(Objective):
@@ -203,11 +206,12 @@ class GraphMVP(Objective):
             molecules = view.present.nonzero().squeeze(1)
             found = [next_in_group(batch, seed=seed, epoch=epoch, shift=shift, among=view.present) for shift in shifts]
             negatives = [(partner, other & view.present) for partner, other in found]
-            structures.append(OneStructure(view, negatives, compared(group_of(batch), molecules, molecules), number))
+            structures.append(OneStructure(view, molecules, negatives, compared(group_of(batch), molecules, molecules), number))
         counts = self._counts(structures)
         if beside is not None:
             counts = torch.cat([counts, beside.counts])
-        return Prepared(whole, whole_layout, counts, Views(batch, layout, flat, structures, (seed, epoch), beside))
+        formula = told_by_formula(whole, whole_layout, num_structures(whole, self.options) > 0)
+        return Prepared(whole, whole_layout, counts, Views(batch, layout, flat, structures, (seed, epoch), beside, formula))
 
     def _counts(self, structures: list[OneStructure]) -> Tensor:
         present = torch.stack([one.view.present.sum() for one in structures]).sum()
@@ -252,7 +256,7 @@ class GraphMVP(Objective):
             ]
             yield torch.stack(wrong).sum()
             return
-        x, y = flat_Bd[one.view.present], solid_Bd[one.view.present]
+        x, y = (both.index_select(0, one.molecules) for both in (flat_Bd, solid_Bd))
         ways = [info_nce(a, b, one.meet, temperature=temperature, denominator="all").sum() for a, b in ((x, y), (y, x))]
         yield torch.stack(ways).sum()
 
@@ -273,8 +277,7 @@ class GraphMVP(Objective):
 
     def statistics(self, prepared: Prepared) -> dict[str, Tensor]:
         beside = self.beside.statistics(prepared.parts.beside) if self.beside else {}
-        present = num_structures(prepared.batch, self.options) > 0
-        return {"formula": told_by_formula(prepared.batch, prepared.layout, present), **beside}
+        return {"formula": prepared.parts.formula, **beside}
 
     def logged(self) -> dict[str, Callable[[Read], float]]:
         return FORMULA | (self.beside.logged() if self.beside else {})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.contexts import atom_codes, bond_codes
-from moleblend_fs.data.sidecar import NO_FLAG, Entry, SidecarManifest
+from moleblend_fs.data.sidecar import NO_FLAG, SidecarManifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
@@ -27,8 +27,8 @@ from moleblend_fs.objectives.common.contrastive import PoolingOptions
 from moleblend_fs.objectives.common.random_draws import HIDDEN_ATOM, HIDDEN_BOND
 from moleblend_fs.objectives.common.subgraphs import bonds_in, bonds_of, check_share, draw_atoms, draw_bonds, paths_over, without_bonds
 from moleblend_fs.objectives.common.views import Encoded, encode, full_view, mean_of_atoms
+from moleblend_fs.objectives.common.vocabulary import Vocabulary
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Term
-from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
@@ -87,28 +87,6 @@ class GroverOptions(PoolingOptions):
             raise UserError(f"--grover-min-count must be at least 1, got {self.grover_min_count}")
 
 
-class Vocabulary(NamedTuple):
-    """Codes of the contexts that are told apart, ascending, and the class of each; all others are class 0."""
-
-    codes: tuple[int, ...]
-    classes: tuple[int, ...]
-
-    @classmethod
-    def of(cls, entries: Sequence[Entry], most: int, min_count: int) -> "Vocabulary":
-        """The most frequent ones, in the order of their classes."""
-        kept = [entry for entry in entries if entry.count >= min_count][: most or None]
-        if not kept:
-            raise UserError(f"no context is {min_count} times in the store; lower --grover-min-count")
-        places = sorted(range(len(kept)), key=lambda place: kept[place].code)
-        return cls(tuple(kept[place].code for place in places), tuple(place + 1 for place in places))
-
-    def classes_of(self, codes_N: Tensor) -> Tensor:
-        """(N,) int64."""
-        known, number = (constant(part, torch.int64, codes_N.device) for part in self)
-        place = torch.searchsorted(known, codes_N).clamp(max=len(self.codes) - 1)
-        return torch.where(known[place] == codes_N, number[place], 0)
-
-
 class Drawn(NamedTuple):
     """What is shown in each pass. Drawn atoms (N,), places in A, and their classes; ends (2, N) of drawn bonds, and their classes; all
     bonds' ends (2, M); fragments (B, F), and which of them count (B, F)."""
@@ -162,13 +140,12 @@ class Grover(Objective):
 
     def take_sidecars(self, sidecars: Mapping[str, SidecarManifest]) -> None:
         options, vocabularies = self.options, sidecars[CONTEXTS].vocabularies
-        self.atom_contexts = Vocabulary.of(vocabularies["atoms"], options.grover_atom_contexts, options.grover_min_count)
-        self.bond_contexts = Vocabulary.of(vocabularies["bonds"], options.grover_bond_contexts, options.grover_min_count)
+        self.atom_contexts = Vocabulary(vocabularies["atoms"], options.grover_atom_contexts, options.grover_min_count, "--grover-min-count")
+        self.bond_contexts = Vocabulary(vocabularies["bonds"], options.grover_bond_contexts, options.grover_min_count, "--grover-min-count")
         self.fragments = len(sidecars[FRAGMENTS].columns)
 
     def config_fields(self) -> dict[str, Any]:
-        atoms, bonds = len(self.atom_contexts.codes) + 1, len(self.bond_contexts.codes) + 1
-        return {"sizes": {ATOMS: atoms, BONDS: bonds, FLAGS: self.fragments}}
+        return {"sizes": {ATOMS: self.atom_contexts.classes, BONDS: self.bond_contexts.classes, FLAGS: self.fragments}}
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         options = self.options

@@ -67,15 +67,17 @@ class Info3DOptions(DualViewOptions):
 
 
 class Found(NamedTuple):
-    """Structures that are shown; molecules (N,) that have one; the molecule of each structure (M,), view after view, and its weight, 1
-    over how many its molecule has; and which meet: molecules x structures, and the other way round."""
+    """Structures that are shown; molecules (N,) that have one; the molecules that have one in each view, of all views (M,), and the weight
+    of each of these structures, 1 over how many its molecule has; which meet: molecules x structures, and the other way round; and how
+    many molecules their formula tells, see `told_by_formula`."""
 
     views: list[StructureView]
     molecules: Tensor
-    owners: Tensor
+    owners: list[Tensor]
     weights: Tensor
     meet: Compared
     back: Compared
+    formula: Tensor
 
 
 class Info3D(Objective):
@@ -115,10 +117,11 @@ class Info3D(Objective):
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         views, group, number = structure_views(batch, layout, self.options), group_of(batch), num_structures(batch, self.options)
         molecules = (number > 0).nonzero().squeeze(1)
-        owners = torch.cat([view.present.nonzero().squeeze(1) for view in views])
-        meet, back = compared(group, molecules, owners), compared(group, owners, molecules)
+        owners = [view.present.nonzero().squeeze(1) for view in views]
+        every = torch.cat(owners)
+        meet, back = compared(group, molecules, every), compared(group, every, molecules)
         count = meet.counts.sum().double()  # in either direction: a molecule's structures count as one
-        found = Found(views, molecules, owners, 1 / number[owners].double(), meet, back)
+        found = Found(views, molecules, owners, 1 / number[every].double(), meet, back, told_by_formula(batch, layout, number > 0))
         return Prepared(batch, layout, count.repeat(len(self.terms())), found)
 
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
@@ -126,8 +129,9 @@ class Info3D(Objective):
         project: Projections = model.heads[HEAD]  # type: ignore[assignment]
         tower = structure_encoder(model)
         flat_Bd = encode(model, batch, full_view(batch, layout, "2d"), layout).pooled(layout, self.options.pooling)
-        solid = [encode(tower, batch, view.shown, layout).pooled(layout, self.options.pooling)[view.present] for view in found.views]
-        ours, theirs = project.flat(flat_Bd[found.molecules]), project.structure(torch.cat(solid))
+        pooled = [encode(tower, batch, view.shown, layout).pooled(layout, self.options.pooling) for view in found.views]
+        solid = [each.index_select(0, owners) for each, owners in zip(pooled, found.owners, strict=True)]
+        ours, theirs = project.flat(flat_Bd.index_select(0, found.molecules)), project.structure(torch.cat(solid))
         how = {"temperature": self.options.info3d_temperature, "denominator": self.options.info3d_denominator}
         sums = [info_nce(ours, theirs, found.meet, weight_M=found.weights, **how).sum()]  # type: ignore[arg-type]
         if self.options.info3d_directions == "both":
@@ -136,7 +140,7 @@ class Info3D(Objective):
         return torch.stack(sums)
 
     def statistics(self, prepared: Prepared) -> dict[str, Tensor]:
-        return {"formula": told_by_formula(prepared.batch, prepared.layout, num_structures(prepared.batch, self.options) > 0)}
+        return {"formula": prepared.parts.formula}
 
     def logged(self) -> dict[str, Callable[[Read], float]]:
         return FORMULA

@@ -169,9 +169,16 @@ class Objective(ABC):
         """Fields of the model's configuration that follow from the data; after `take_sidecars`. Of new heads in its `sizes`."""
         return {}
 
+    @property
+    def prepares_on_device(self) -> bool:
+        """Whether `prepare` is called with the batch on the device: then it never asks how many of something there are, which would wait
+        for the update before. All others prepare on the CPU meanwhile, and `common/to_device` sends what they made."""
+        return False
+
     @abstractmethod
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
-        """All of a micro-batch that needs no model. Draws are hashes of (seed, epoch, molecule, place), see `common/random_draws`."""
+        """All of a micro-batch that needs no model, places of what counts among it: nothing in `loss_sums` and `statistics` may wait for
+        the device. Draws are hashes of (seed, epoch, molecule, place), see `common/random_draws`."""
 
     @abstractmethod
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:

@@ -98,6 +98,10 @@ class TransformerM(Objective):
         electronvolts = factor(self.label.unit, "eV") if self.label.unit else None
         return 1.0 if electronvolts is None else self.label.std * electronvolts
 
+    @property
+    def prepares_on_device(self) -> bool:
+        return True
+
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         shown = show_random_modality(batch, layout, draw_modality(batch, seed=seed, epoch=epoch))
         noise = draw_noise(batch, layout, scale=self.options.transformer_m_scale, seed=seed, epoch=epoch)

@@ -80,11 +80,11 @@ class UniMolOptions:
 
 
 class Noised(NamedTuple):
-    """The batch and what is shown of it; which atoms (A,) are drawn; the noise (A, 3); which pairs (P,) count."""
+    """The batch and what is shown of it; the atoms (N,) that are drawn, places in A; the noise (A, 3); which pairs (P,) count."""
 
     batch: MoleculeBatch
     shown: Shown
-    drawn: Tensor
+    atoms: Tensor
     noise: Tensor
     pairs: Tensor
 
@@ -136,12 +136,12 @@ class UniMol(Objective):
         )
         pairs = drawn[layout.pair_row] & (layout.pair_row != layout.pair_column)
         counts = torch.stack([drawn.sum(), 3 * drawn.sum(), pairs.sum()]).double()
-        return Prepared(batch, layout, counts, Noised(dataclasses.replace(batch, atom_features=features), shown, drawn, noise, pairs))
+        noised = dataclasses.replace(batch, atom_features=features)
+        return Prepared(batch, layout, counts, Noised(noised, shown, drawn.nonzero().squeeze(1), noise, pairs))
 
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
-        (noised, shown, drawn, noise, pairs), batch, layout = prepared.parts, prepared.batch, prepared.layout
+        (noised, shown, places, noise, pairs), batch, layout = prepared.parts, prepared.batch, prepared.layout
         encoded = encode(model, noised, shown, layout)
-        places = drawn.nonzero().squeeze(1)
         logits = at_least_float32(model.heads[ELEMENT_HEAD](encoded.atoms.index_select(0, places)))
         element = F.cross_entropy(logits, batch.atom_features[places, 0].long(), reduction="sum")
         moved = at_least_float32(model.heads[PLACE_HEAD](encoded.atoms, encoded.bias, shown.coordinates.to(encoded.bias.dtype), layout))

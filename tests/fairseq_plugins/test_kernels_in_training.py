@@ -4,45 +4,15 @@ import os
 from contextlib import nullcontext
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fairseq_plugins.trainer as trainer
 from moleblend_fs.data.store import Store
 from moleblend_fs.ops import dispatch
 from tests.fairseq_plugins.conftest import write_store
 from tests.fairseq_plugins.runs import ADAM, NO_DROPOUT, PRETRAIN, SMALL, train
+from tests.support.nothing_waits import NothingWaits
 
 pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
-
-WAITING = {
-    "aten._local_scalar_dense",
-    "aten.nonzero",
-    "aten.masked_select",
-    "aten.is_nonzero",
-    "aten.equal",
-    "aten.unique_dim",
-    "aten._unique2",
-}
-"""Operations whose result the host needs before it can go on."""
-
-
-class NothingWaits(TorchDispatchMode):
-    """Refuses operations that would wait for a GPU, wherever the tensors are, but for one in an update: fairseq asks whether
-    the gradient norm is finite, and is given a norm on the CPU."""
-
-    questions = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = str(function.overloadpacket)
-        by_mask = name == "aten.index" and any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
-        unsized = name == "aten.repeat_interleave" and (kwargs or {}).get("output_size") is None
-        if name == "aten._local_scalar_dense" and args[0].dtype == torch.bool and self.questions == 0:
-            self.questions += 1
-            return function(*args)
-        if name in WAITING or by_mask or unsized:
-            raise AssertionError(f"{function} in the middle of an update")
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +43,8 @@ def test_an_update_does_not_wait_for_the_device(few_atoms, tmp_path, monkeypatch
     def watch(self, samples, raise_oom=False):
         waits = self.get_num_updates() in (0, 2)  # the kernels' self-tests, and the log interval
         watched.append(not waits)
-        with nullcontext() if waits else NothingWaits():
+        # One question: fairseq asks whether the gradient norm is finite, and is given a norm on the CPU.
+        with nullcontext() if waits else NothingWaits(questions=1):
             return update(self, samples, raise_oom)
 
     monkeypatch.setattr(trainer.MoleBlendTrainer, "defers", property(lambda self: True))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from moleblend_fs.data.record import decode, encode
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.combined import Combined
 from moleblend_fs.objectives.common.loss import weighted_loss
+from moleblend_fs.objectives.common.to_device import to_device
 from moleblend_fs.objectives.registry import objectives
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
@@ -24,6 +26,7 @@ from tests.model.molecules import AWKWARD, batch_of, graph, permuted
 from tests.model.test_invariance import random_rotation
 from tests.objectives.suite import batch_of_store, case_of, made, mean_losses, model_of, sums_and_counts
 from tests.support import forked_ranks
+from tests.support.nothing_waits import NothingWaits
 
 VARIANTS = [(name, variant) for name in objectives() for variant in ("", *case_of(name).variants)]
 """Every objective with its defaults, and every variant."""
@@ -212,6 +215,68 @@ def test_gradients(name, variant, qm9_store, ordinary):
 
     step = 1e-6
     assert slope == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=1e-5, abs=1e-7)
+
+
+def step(name, variant, manifest, waiting):
+    """Of a model on three molecules. What is prepared on the CPU is there before the device is asked for anything."""
+    objective = made(name, variant, manifest)
+    labels = [0.25] * len(manifest.labels)
+    batch = case_of(name).extra(batch_of([graph(s, i, labels=labels) for i, s in enumerate(("CCCCCCO", "C1CC1", "CO"))]))
+    model, layout = model_of(objective).float(), Layout(batch.num_atoms, "cpu")
+    with waiting if objective.prepares_on_device else nullcontext():
+        ready = objective.prepare(batch, layout, seed=3, epoch=2)
+    if not objective.prepares_on_device:
+        ready = to_device(ready, torch.device("cpu"))
+    with waiting:
+        weighted_loss(objective.loss_sums(model, ready), ready.counts, [term.weight for term in objective.terms()]).backward()
+        objective.statistics(ready)
+
+
+@pytest.fixture(scope="module")
+def tested_kernel(qm9_store):
+    """The kernel behind the bias, which plain torch makes in looking which relations there are, has compared itself with that."""
+    pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOLEBLEND_OPS", "relation_bias=triton")
+        step("distance", "", qm9_store.manifest, nullcontext())
+        yield
+
+
+@every_objective
+def test_a_step_does_not_wait_for_the_device(name, variant, qm9_store, tested_kernel):
+    """Loss, gradients and what is logged ask the device nothing."""
+    step(name, variant, qm9_store.manifest, NothingWaits())
+
+
+@every_objective
+def test_what_was_prepared_is_sent_whole(name, variant, qm9_store, ordinary):
+    """Every tensor lies on the device but for molecules' sizes, and one that stands in two places is sent once."""
+    objective = made(name, variant, qm9_store.manifest)
+    batch = batch_of_store(qm9_store, ordinary, name)
+    ready = objective.prepare(batch, Layout(batch.num_atoms, "cpu"), seed=3, epoch=2)
+    sent = to_device(ready, torch.device("meta"))
+    ours, theirs = dict(tensors_in(sent)), dict(tensors_in(ready))
+    assert ours.keys() == theirs.keys()
+    assert {t.device.type for path, t in ours.items() if not path.endswith(".num_atoms")} == {"meta"}
+    assert all((ours[p].shape, ours[p].dtype) == (theirs[p].shape, theirs[p].dtype) for p in ours)
+    by_id = {}
+    for path, tensor in theirs.items():
+        assert by_id.setdefault(id(tensor), ours[path]) is ours[path], path
+
+
+def tensors_in(value, path=""):
+    """(where, tensor) of everything in what an objective prepared."""
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, (list, tuple)):
+        for number, part in enumerate(value):
+            yield from tensors_in(part, f"{path}.{number}")
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from tensors_in(part, f"{path}.{key}")
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, field.name), f"{path}.{field.name}")
 
 
 @every_objective

@@ -24,15 +24,15 @@ def masked(epoch=1, batch=BATCH, **options):
 @pytest.mark.parametrize(("atoms", "hidden"), [(5, 1), (9, 2), (14, 3), (20, 4), (30, 5), (1, 1)])
 def test_count_of_hidden_atoms(atoms, hidden):
     ready = masked(batch=batch_of([graph("C" * atoms, 0)]))
-    assert int(ready.parts.hidden.sum()) == hidden == int(ready.counts)
+    assert len(ready.parts.atoms) == int(ready.parts.shown.hidden.sum()) == hidden == int(ready.counts)
 
 
 def test_every_atom_is_hidden_alike():
     """Of 9 atoms two, each with probability 2/9: within five standard deviations of a binomial count."""
     batch = batch_of([graph("C" * 9, i) for i in range(2000)])
-    often = masked(batch=batch).parts.hidden.view(2000, 9).sum(dim=0)
+    often = masked(batch=batch).parts.shown.hidden.view(2000, 9).sum(dim=0)
     assert ((often - 2000 * 2 / 9).abs() < 5 * (2000 * 2 / 9 * 7 / 9) ** 0.5).all()
-    assert not torch.equal(masked(1).parts.hidden, masked(2).parts.hidden)
+    assert not torch.equal(masked(1).parts.shown.hidden, masked(2).parts.shown.hidden)
 
 
 def test_a_model_that_knows_nothing():
@@ -62,7 +62,7 @@ def test_hidden_bonds_have_no_path():
         objective = AttrMask(AttrMaskOptions(attr_mask_bonds=bonds))
         model = model_of(objective).eval()
         ready = objective.prepare(BATCH, LAYOUT, seed=1, epoch=1)
-        hidden, path = ready.parts.hidden, BATCH.path_bonds.clone()
+        hidden, path = ready.parts.shown.hidden, BATCH.path_bonds.clone()
         for pair in range(LAYOUT.num_pairs):
             i, j = int(LAYOUT.pair_row[pair]), int(LAYOUT.pair_column[pair])
             first, n = int(LAYOUT.cu_atoms[LAYOUT.pair_molecule[pair]]), int(LAYOUT.sizes[LAYOUT.pair_molecule[pair]])

@@ -115,7 +115,7 @@ def test_against_loops(mode):
     for b in range(7):
         if not present[b]:
             continue
-        own = around[ring.read & (ring.sub.layout.atom_molecule == b)]
+        own = around[ring.read][ring.sub.layout.atom_molecule[ring.read] == b]
         contexts = own.mean(dim=0, keepdim=True) if mode == "cbow" else own
         right += [float(F.softplus(-(h[b] @ c))) for c in contexts]
         for partner, other in negatives:
@@ -125,7 +125,7 @@ def test_against_loops(mode):
                 continue
             assert present[p]
             assert batch.extra[GROUP][p] == batch.extra[GROUP][b]
-            theirs = around[ring.read & (ring.sub.layout.atom_molecule == p)].mean(dim=0)
+            theirs = around[ring.read][ring.sub.layout.atom_molecule[ring.read] == p].mean(dim=0)
             wrong += [float(F.softplus(h[b] @ theirs))] if mode == "cbow" else [float(F.softplus(h[p] @ c)) for c in contexts]
     assert present.tolist() == [True, False, True, True, True, False, True]
     assert counts.tolist() == [len(right), len(wrong)]

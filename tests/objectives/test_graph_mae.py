@@ -71,12 +71,12 @@ def test_atoms_among_hidden_ones_are_not_asked_of_their_neighbours():
         for seen in ("all", "neighbours")
     )
     hidden = near.parts.shown.hidden
-    assert torch.equal(everywhere.parts.predicted, hidden)
+    assert torch.equal(everywhere.parts.atoms, hidden.nonzero().squeeze(1))
     expected = []
     for atom in range(layout.num_total_atoms):
         bonded = [int(layout.pair_column[p]) for p in range(layout.num_pairs) if int(layout.pair_row[p]) == atom and int(batch.spd[p]) == 1]
         expected.append(bool(hidden[atom]) and any(not hidden[other] for other in bonded))
-    assert near.parts.predicted.tolist() == expected
+    assert near.parts.atoms.tolist() == [atom for atom, counts in enumerate(expected) if counts]
     assert 0 < sum(expected) == int(near.counts) < int(hidden.sum())
 
 

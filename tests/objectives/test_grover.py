@@ -17,7 +17,8 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.data.sidecar import Entry, Sidecar, SidecarManifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.common.views import shared_passes
-from moleblend_fs.objectives.grover import Grover, GroverOptions, Vocabulary
+from moleblend_fs.objectives.common.vocabulary import Vocabulary
+from moleblend_fs.objectives.grover import Grover, GroverOptions
 from moleblend_fs.ops.layout import Layout
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, arguments, run_here
@@ -215,13 +216,13 @@ def test_fragments_that_are_not_there_count_nothing():
 
 def test_vocabularies_are_cut():
     entries = [Entry(name=name, code=code, count=count) for name, code, count in (("a", 5, 9), ("b", -3, 4), ("c", 7, 4), ("d", 1, 2))]
-    vocabulary = Vocabulary.of(entries, 0, 1)
-    assert vocabulary == ((-3, 1, 5, 7), (2, 4, 1, 3))
+    vocabulary = Vocabulary(entries, 0, 1, "--grover-min-count")
+    assert vocabulary.classes == 5
     assert vocabulary.classes_of(torch.tensor([5, -3, 7, 1, 0, 9, -9])).tolist() == [1, 2, 3, 4, 0, 0, 0]
-    assert Vocabulary.of(entries, 2, 1).classes_of(torch.tensor([5, -3, 7])).tolist() == [1, 2, 0]
-    assert Vocabulary.of(entries, 0, 3).classes_of(torch.tensor([7, 1])).tolist() == [3, 0]
-    with pytest.raises(UserError, match="no context is 10 times in the store; lower --grover-min-count"):
-        Vocabulary.of(entries, 0, 10)
+    assert Vocabulary(entries, 2, 1, "").classes_of(torch.tensor([5, -3, 7])).tolist() == [1, 2, 0]
+    assert Vocabulary(entries, 0, 3, "").classes_of(torch.tensor([7, 1])).tolist() == [3, 0]
+    with pytest.raises(UserError, match="nothing in the vocabulary is 10 times in the store; lower --grover-min-count"):
+        Vocabulary(entries, 0, 10, "--grover-min-count")
 
 
 def test_options_that_cannot_be_are_told():

@@ -23,10 +23,16 @@ def ready_of(batch, **options):
     return UniMol(UniMolOptions(**options)).prepare(batch, Layout(batch.num_atoms, "cpu"), seed=1, epoch=1)
 
 
+def among(atoms, batch):
+    """(A,) bool of places in A."""
+    return torch.zeros(len(batch.degree), dtype=torch.bool).index_fill(0, atoms, True)
+
+
 def test_shares_and_what_becomes_of_them():
     """15 % of atoms, of these 5 % unchanged and 5 % replaced; noise on the others alone. Counts within five standard deviations."""
     batch = batch_of([graph("CCNCCOCCCF", i) for i in range(3000)])
-    noised, shown, drawn, noise, pairs = ready_of(batch).parts
+    noised, shown, atoms, noise, pairs = ready_of(batch).parts
+    drawn = among(atoms, batch)
     assert int(drawn.sum()) == pytest.approx(4500, abs=5 * math.sqrt(3000 * 0.25))  # 1 or 2 of 10, half of the time each
     moved = noise.abs().amax(dim=1) > 0
     replaced = (noised.atom_features != batch.atom_features).any(dim=1)
@@ -48,7 +54,8 @@ def test_shares_and_what_becomes_of_them():
 
 def test_replacements_are_other_atoms_of_the_molecule():
     batch = batch_of([graph("CNOF", i) for i in range(200)])
-    noised, _, drawn, *_ = ready_of(batch, uni_mol_random=1.0, uni_mol_unchanged=0.0, uni_mol_rate=0.5).parts
+    noised, _, atoms, *_ = ready_of(batch, uni_mol_random=1.0, uni_mol_unchanged=0.0, uni_mol_rate=0.5).parts
+    drawn = among(atoms, batch)
     assert drawn.any()
     assert (noised.atom_features[drawn, 0] != batch.atom_features[drawn, 0]).all()
     assert set(noised.atom_features[drawn, 0].tolist()) == set(batch.atom_features[:, 0].tolist())
@@ -65,7 +72,8 @@ def test_closed_values():
             parameter.zero_()
     losses = mean_losses(objective, model, batch)
     layout = Layout(batch.num_atoms, "cpu")
-    _, _, drawn, noise, pairs = objective.prepare(batch, layout, seed=3, epoch=2).parts
+    _, _, atoms, noise, pairs = objective.prepare(batch, layout, seed=3, epoch=2).parts
+    drawn = among(atoms, batch)
     distance = (batch.coordinates[layout.pair_row] - batch.coordinates[layout.pair_column]).double().norm(dim=1)[pairs]
 
     def smooth(x):

@@ -18,6 +18,8 @@ from moleblend_fs.ops.layout import Layout
 
 POOLINGS = ("token", "mean")
 """What stands for a molecule: its graph token, or the mean of its atoms."""
+FULL_VIEWS = "full_views"
+"""Where a layout keeps them."""
 
 
 class Encoded(NamedTuple):
@@ -41,7 +43,7 @@ def mean_of_atoms(x_Ad: Tensor, layout: Layout) -> Tensor:
 
 def full_view(batch: MoleculeBatch, layout: Layout, modality: str) -> Shown:
     """`show_all`, the same object for each call with a batch's layout."""
-    views: dict[str, Shown] = vars(layout).setdefault("full_views", {})
+    views: dict[str, Shown] = vars(layout).setdefault(FULL_VIEWS, {})
     if modality not in views:
         views[modality] = show_all(batch, layout, modality)
     return views[modality]
