@@ -39,6 +39,7 @@ MOST_TENSORS = {1: 110, 2: 64, 3: 48, 4: 36}
 """Tensors of a launch that goes through so many lists of them, and `MOST_BLOCKS` of `BLOCK_SIZE` numbers (torch, MultiTensorApply.cuh)."""
 MOST_BLOCKS, BLOCK_SIZE = 320, 65536
 KERNELS = {
+    "blend": "draws and targets",
     "attention_forward": "attention",
     "attention_backward": "attention",
     "relation_bias": "relation bias",
@@ -155,6 +156,8 @@ def stage_of(phase: str, name: str) -> str:
 
 def kernel_operations(name: str, args: Sequence[Any], sizes: np.ndarray) -> float:
     """Floating-point operations of a kernel's products: twice the multiplications, of what it computes again as well."""
+    if name == "blend":
+        return 0.0
     pairs, token_pairs, atoms = float((sizes**2).sum()), float(((sizes + 1) ** 2).sum()), float(sizes.sum())
     if name.startswith("attention"):
         qkv = args[0] if name.endswith("forward") else args[2]

@@ -5,10 +5,13 @@ Shape legend: B molecules, A atoms, P ordered pairs.
 """
 
 import functools
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +23,11 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.targets import EDGE_CLASSES, SPD_CLASSES, PretrainingTargets, distance_class
 from moleblend_fs.objectives.common.information import information_bound
-from moleblend_fs.objectives.common.random_draws import ATOM, RELATION, categories, draw_noise, uniform
+from moleblend_fs.objectives.common.random_draws import ATOM, NOISE_ANGLE, NOISE_RADIUS, RELATION, categories, draw_noise, key, uniform
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Pictured, Prepared, Read, Term
+from moleblend_fs.ops.blend import EDGE_AT, GEOMETRY_AT, IGNORED, NOISY_AT, OUT_OF_RANGE, OUT_OF_RANGE_AT, SPD_AT, TALLIES, Rules
 from moleblend_fs.ops.constants import constant
+from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.options import option
@@ -35,11 +40,6 @@ TARGETS = ("spd", "edge", "displacement", "distance", "noise")
 
 LOSS_NAMES = {"spd": "spd", "edge": "edge", "displacement": "displacement", "distance": "distance", "noise": "noisy_nodes"}
 """Target -> what its loss is called in logs and golden files."""
-
-IGNORED = -100
-"""Target of a place that has none (past the path's end, diagonal, no path)."""
-OUT_OF_RANGE = -101
-"""Target of a bond whose features the 24 classes do not cover: misc bonds; CIS, TRANS, ANY stereo."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +97,37 @@ class BlendConfig:
         return tuple(self.weights)
 
 
-def relation_shares(config: BlendConfig, has_coordinates: Tensor) -> Tensor:
-    """(B, 3) shares of SPD, edge and distance; without coordinates SPD and edge are renormalised, or nothing is shown."""
+def share_rows(config: BlendConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Shares of SPD, edge and distance of molecules without and with coordinates, that leave none masked: without them SPD and edge are
+    renormalised, or nothing is shown."""
     spd, edge, _ = config.blend_ratio
     factor = 1 / (spd + edge) if spd + edge > 0 else 0.0
-    shares = constant(((spd * factor, edge * factor, 0.0), config.blend_ratio), torch.float64, has_coordinates.device)
+    return (spd * factor, edge * factor, 0.0), config.blend_ratio
+
+
+def relation_shares(config: BlendConfig, has_coordinates: Tensor) -> Tensor:
+    """(B, 3) shares of SPD, edge and distance; the rest shows nothing."""
+    shares = constant(share_rows(config), torch.float64, has_coordinates.device)
     return shares[has_coordinates.long()] * (1 - config.mask_ratio)
+
+
+def rules_of(config: BlendConfig, *, seed: int, epoch: int) -> Rules:
+    """What `draw_blend` and `targets_of` go by, for the kernel: shares as limits of 32 random bits."""
+    limits = []
+    for row in share_rows(config):
+        shares = [share * (1 - config.mask_ratio) for share in row]
+        ends = [*itertools.accumulate(shares), 1 - shares[2] / (1 - config.mask_ratio)]
+        limits.append(tuple(math.ceil(end * 2**32) for end in ends))
+    return Rules(
+        relation_key=key(RELATION, seed, epoch),
+        atom_key=key(ATOM, seed, epoch),
+        radius_key=key(NOISE_RADIUS, seed, epoch),
+        angle_key=key(NOISE_ANGLE, seed, epoch),
+        limits=tuple(limits),
+        noise_scale=config.noise_scale,
+        hidden_only=config.predict_pairs == "hidden",
+        edge_class=edge_classes(),
+    )
 
 
 def draw_blend(batch: MoleculeBatch, layout: Layout, config: BlendConfig, *, seed: int, epoch: int) -> tuple[Shown, Tensor]:
@@ -132,14 +157,17 @@ CLASSES = {"spd": SPD_CLASSES, "edge": EDGE_CLASSES}
 
 
 @functools.cache
+def edge_classes() -> tuple[int, ...]:
+    """Target of each bond class 0 ... 60."""
+    kind, stereo, conjugated = bond_class_features().T
+    target = np.where((kind < 4) & (stereo < 3), 6 * kind + 2 * stereo + conjugated, OUT_OF_RANGE)
+    assert len(target) == NUM_BOND_CLASSES - 1
+    return IGNORED, *target.tolist()
+
+
 def edge_class_table(device: torch.device) -> Tensor:
-    """Target of each bond class 0 ... 60, (61,) int8."""
-    features = torch.from_numpy(bond_class_features())
-    kind, stereo, conjugated = features.unbind(1)
-    target = torch.where((kind < 4) & (stereo < 3), 6 * kind + 2 * stereo + conjugated, OUT_OF_RANGE)
-    table = torch.cat([torch.tensor([IGNORED]), target]).to(torch.int8)
-    assert len(table) == NUM_BOND_CLASSES
-    return table.to(device)
+    """`edge_classes`, (61,) int8."""
+    return constant(edge_classes(), torch.int8, device)
 
 
 def targets_of(batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor, config: BlendConfig) -> PretrainingTargets:
@@ -201,10 +229,24 @@ def bonds_out_of_range(targets: PretrainingTargets) -> Tensor:
 
 
 class Blended(NamedTuple):
-    """What the model is shown of a batch, and what it is to predict."""
+    """What the model is shown of a batch, what it is to predict, and what a kernel counted of that (`ops.blend`)."""
 
     shown: Shown
     targets: PretrainingTargets
+    tallies: Tensor | None = None
+
+
+def tallied(config: BlendConfig) -> dict[str, slice]:
+    """Where in the kernel's tallies that stands of each target which its loss is a mean over."""
+    geometry = slice(GEOMETRY_AT, GEOMETRY_AT + 1)
+    every = {
+        "spd": slice(SPD_AT, SPD_AT + SPD_CLASSES),
+        "edge": slice(EDGE_AT, EDGE_AT + EDGE_CLASSES),
+        "displacement": geometry,
+        "distance": geometry,
+        "noise": slice(NOISY_AT, NOISY_AT + 1),
+    }
+    return {name: every[name] for name in config.predict}
 
 
 class BlendThenPredict(Objective):
@@ -248,7 +290,21 @@ class BlendThenPredict(Objective):
         return True
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
+        if uses_triton("blend", batch.spd.device):
+            return self.prepare_by_kernel(batch, layout, rules_of(self.options, seed=seed, epoch=epoch))
         return self.prepare_shown(batch, layout, *draw_blend(batch, layout, self.options, seed=seed, epoch=epoch))
+
+    def prepare_by_kernel(self, batch: MoleculeBatch, layout: Layout, rules: Rules) -> Prepared:
+        """The same as `draw_blend` and `prepare_shown`, in one kernel."""
+        from moleblend_fs.ops.blend.launch import blend
+
+        given = (batch.molecule_id, batch.has_coordinates, batch.spd, batch.path_bonds, batch.coordinates)
+        made = blend(*given, layout, rules)
+        shown = Shown(relations=made.relations, degree=~made.distances, distances=made.distances, coordinates=made.coordinates)
+        targets = PretrainingTargets(made.spd, made.edge, made.displacement, made.geometry_weight, made.noise, made.noisy)
+        columns = [[float(at in range(*where.indices(TALLIES))) for at in range(TALLIES)] for where in tallied(self.options).values()]
+        counts = constant(tuple(map(tuple, columns)), torch.float64, made.tallies.device) @ made.tallies.double()
+        return Prepared(batch, layout, counts, Blended(shown, targets, made.tallies))
 
     def prepare_shown(self, batch: MoleculeBatch, layout: Layout, shown: Shown, noise: Tensor) -> Prepared:
         targets = targets_of(batch, layout, shown, noise, self.options)
@@ -261,12 +317,15 @@ class BlendThenPredict(Objective):
         return Pictured(shown.relations, f"drawn with the probabilities {ratio}{masked}")
 
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
-        shown, targets = prepared.parts
+        shown, targets, _ = prepared.parts
         losses = model(prepared.batch, shown, prepared.layout, targets).losses
         return torch.stack([losses[target] for target in self.options.predict])
 
     def statistics(self, prepared: Prepared) -> dict[str, Tensor]:
-        targets = prepared.parts.targets
+        targets, tallies = prepared.parts.targets, prepared.parts.tallies
+        if tallies is not None:
+            classes = {name: tallies[where] for name, where in tallied(self.options).items() if name in CLASSES}
+            return {"bonds_out_of_range": tallies[OUT_OF_RANGE_AT : OUT_OF_RANGE_AT + 1], **classes}
         return {"bonds_out_of_range": bonds_out_of_range(targets).reshape(1), **class_counts(targets, self.options)}
 
     def logged(self) -> dict[str, Callable[[Read], float]]:

@@ -33,7 +33,7 @@ def test_plain_torch_on_the_cpu_unless_told_otherwise(monkeypatch):
 
 def test_one_choice_for_all_ops_or_one_for_each():
     assert dispatch.parse("triton", "--ops") == dict.fromkeys(dispatch.OPS, "triton")
-    expected = {"relation_bias": "reference", "attention": "triton", "pair_projection": "auto"}
+    expected = {**dict.fromkeys(dispatch.OPS, "auto"), "relation_bias": "reference", "attention": "triton"}
     assert dispatch.parse("attention=triton, relation_bias=reference", "--ops") == expected
 
 
@@ -78,7 +78,9 @@ def test_kernels_that_give_other_numbers_end_the_run(op, monkeypatch):
     assert dispatch.uses_triton(op, device)
     dispatch._tested.cache_clear()
     kernels = importlib.import_module(f"moleblend_fs.ops.{op}.selftest")
-    entry = {"relation_bias": "relation_bias", "attention": "apply_attention", "pair_projection": "pair_cross_entropy"}[op]
+    entry = {"blend": "blend", "relation_bias": "relation_bias", "attention": "apply_attention", "pair_projection": "pair_cross_entropy"}[
+        op
+    ]
     right = getattr(kernels, entry)
 
     def wrong(*args, **kwargs):

@@ -5,12 +5,15 @@ Shape legend: B molecules, A atoms, P ordered pairs.
 """
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.ops.layout import Layout
+
+Number = TypeVar("Number", int, Tensor)
 
 MASK32 = 0xFFFFFFFF
 RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY, CIRCLE, HIDDEN_ATOM, REPLACEMENT, UNIFORM_NOISE = range(9)
@@ -20,7 +23,7 @@ LATENT_RADIUS, LATENT_ANGLE = range(23, 25)
 """Streams: one per kind of draw, so that no two share a number; pairs of them for two views."""
 
 
-def mix(x: Tensor) -> Tensor:
+def mix(x: Number) -> Number:
     """A bijection of 32-bit integers (held in int64) without visible structure: Wellons' "lowbias32" finaliser."""
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & MASK32
@@ -29,10 +32,15 @@ def mix(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
+def key(stream: int, seed: int, epoch: int) -> int:
+    """What the hash has made of these, below 2^32: the same for all molecules and places."""
+    return mix((mix((seed * 0x9E3779B9 + stream * 0x85EBCA6B + 1) & MASK32) + (epoch & MASK32) * 0x9E3779B1) & MASK32)
+
+
 def bits(stream: int, seed: int, epoch: int, molecule: Tensor, place: Tensor) -> Tensor:
     """32 random bits for every (molecule, place), int64 in [0, 2^32)."""
-    state = mix(torch.full_like(molecule, (seed * 0x9E3779B9 + stream * 0x85EBCA6B + 1) & MASK32))
-    for word in (torch.full_like(molecule, epoch & MASK32), molecule & MASK32, (molecule >> 32) & MASK32, place & MASK32):
+    state = mix(((molecule & MASK32) * 0x9E3779B1 + key(stream, seed, epoch)) & MASK32)
+    for word in ((molecule >> 32) & MASK32, place & MASK32):
         state = mix((state + word * 0x9E3779B1) & MASK32)
     return state
 
