@@ -26,7 +26,9 @@ class FairseqMoleBlend(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "FairseqMoleBlend":
-        return cls(task.model_config(cfg))
+        made = cls(task.model_config(cfg))
+        task.begin_model(made.model)
+        return made
 
     def forward(self, compute: Callable[[MoleBlend], T]) -> T:
         """What a criterion computes with the model. It is handed in, so that however many passes it makes are one call of this module,

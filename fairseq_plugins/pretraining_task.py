@@ -10,6 +10,7 @@ from fairseq_plugins.options import fairseq_dataclass, our_options
 from fairseq_plugins.task import StoreTask, StoreTaskConfig
 from moleblend_fs.data.mixture import open_sidecar
 from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.combined import Combined
 from moleblend_fs.objectives.objective import Label, Objective
 from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, chosen, objectives
@@ -76,6 +77,9 @@ class PretrainingTask(StoreTask):
     @property
     def conformers(self) -> int:
         return self.objective.conformers
+
+    def begin_model(self, model: MoleBlend) -> None:
+        self.objective.begin(model)
 
     def model_config(self, cfg: Any) -> ModelConfig:
         return our_options(ModelConfig, cfg, heads=self.objective.heads(), **self.objective.config_fields())

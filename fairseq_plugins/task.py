@@ -22,6 +22,7 @@ from moleblend_fs.data.sidecar import Sidecar
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.inference.comparison import TOPICS, Purpose, Use, parse_allowed
 from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.ops import dispatch
 
 
@@ -87,6 +88,9 @@ class StoreTask(FairseqTask):
     def model_config(self, cfg: Any) -> ModelConfig:
         """The model's configuration: its size from the command line, its heads from the task."""
         raise NotImplementedError
+
+    def begin_model(self, model: MoleBlend) -> None:
+        """Set what a new model begins with where that follows from data."""
 
     def label_columns(self) -> list[int]:
         """Columns of the store's labels that batches carry."""

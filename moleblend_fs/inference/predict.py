@@ -82,9 +82,15 @@ class Runner:
 
     def embeddings(self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str) -> Iterator[Predicted]:
         """(n, d) representations of the graph token; UserError for weights that are not finite, or inputs that a molecule lacks."""
+        return self.read(checkpoint, store, indices, inputs, checkpoint.config.embed_dim, graph_tokens)
+
+    def read(
+        self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str, width: int, read_off: ReadOff
+    ) -> Iterator[Predicted]:
+        """(n, width) of whatever is read off a model for each molecule; UserError as `embeddings`."""
         check_structures(store, inputs, "what is asked for has", every=True)
         check_weights(checkpoint)
-        return self._run(checkpoint, store, indices, inputs, checkpoint.config.embed_dim, graph_tokens)
+        return self._run(checkpoint, store, indices, inputs, width, read_off)
 
     def _run(
         self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str, width: int, read_off: ReadOff

@@ -90,6 +90,10 @@ class Combined(Objective):
     def prepares_on_device(self) -> bool:
         return all(part.prepares_on_device for part in self.parts)
 
+    def begin(self, model: MoleBlend) -> None:
+        for part in self.parts:
+            part.begin(model)
+
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         parts = [part.prepare(batch, layout, seed=seed, epoch=epoch) for part in self.parts]
         return Prepared(batch, layout, torch.cat([part.counts for part in parts]), parts)

@@ -175,6 +175,9 @@ class Objective(ABC):
         for the update before. All others prepare on the CPU meanwhile, and `common/to_device` sends what they made."""
         return False
 
+    def begin(self, model: MoleBlend) -> None:  # noqa: B027  most need nothing
+        """Set what its heads begin with where that follows from data, before any training."""
+
     @abstractmethod
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         """All of a micro-batch that needs no model, places of what counts among it: nothing in `loss_sums` and `statistics` may wait for

@@ -132,6 +132,10 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     },
     "docs/objectives.md": {
         "moleblend train STORE --task moleblend": Check("tests/distributed/test_objectives.py trains all of them", (("OPTION...", ""),)),
+        "moleblend train STORE --task moleblend --criterion pretrain --objective graphlog": Check(
+            "tests/objectives/test_graphlog.py runs both stages", (("OPTION...", "--arch moleblend_tiny"),)
+        ),
+        "moleblend prototypes": Check("tests/objectives/test_graphlog.py runs it"),
     },
     "docs/scaling.md": {
         "python -m benchmarks scaling --measure": Check("ten minutes"),

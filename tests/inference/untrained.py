@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, save
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, made, save
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 
@@ -43,4 +43,16 @@ def untrained(
         inputs=inputs, targets=tuple(targets), kinds=(kind,) * size, units=(unit,) * size, mean=(mean,) * size, std=(std,) * size
     )
     save(Checkpoint(config=config, weights=model.state_dict(), finetuned=about), folder)
+    return folder
+
+
+def pretrained(folder: Path, heads: tuple[str, ...], spread: float = 0.0) -> Path:
+    """A model of the size of `runs.SMALL` with heads of objectives, as it begins, and with so much added at random."""
+    torch.manual_seed(0)
+    config = ModelConfig(layers=2, embed_dim=16, ffn_dim=16, attention_heads=2, gaussians=8, pair_dim=4, hidden_3d=8, heads=heads)
+    model = made(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=spread)
+    save(Checkpoint(config=config, weights=model.state_dict()), folder)
     return folder

@@ -1,7 +1,7 @@
 """Losses that tell a vector's own partner from those of other molecules, and the maps before them.
 
 Negatives are of the same group, see `groups`. A vector that has none, or no partner, counts for nothing.
-Shape legend: B molecules, N vectors that are compared, M vectors that they are compared with, d width.
+Shape legend: B molecules, N vectors that are compared, M vectors that they are compared with, A atoms, P ordered pairs, d width.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.objectives.common.views import POOLINGS
+from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.options import option
@@ -112,6 +113,21 @@ def info_nce(
 def similarity(ours_Nd: Tensor, theirs_Nd: Tensor, temperature: float) -> Tensor:
     """(N,) cosine / T of vectors that stand beside each other."""
     return (unit(ours_Nd) * unit(theirs_Nd)).sum(dim=1) / temperature
+
+
+def pairs_within(ours_Ad: Tensor, theirs_Ad: Tensor, layout: Layout) -> Tensor:
+    """(P,) products x_i . y_j of the atoms of each molecule."""
+    parts = []
+    for bucket in layout.buckets:
+        products = ours_Ad[bucket.atoms] @ theirs_Ad[bucket.atoms].transpose(1, 2)
+        parts.append(products.reshape(-1).index_select(0, bucket.pair_places))
+    return torch.cat(parts).index_select(0, layout.pair_order)
+
+
+def log_sum_exp_by(score_N: Tensor, group_N: Tensor, groups: int) -> Tensor:
+    """(groups,) log of the sum of e^s over the members of each group."""
+    highest = torch.full_like(score_N[:1], FAR).expand(groups).scatter_reduce(0, group_N, score_N.detach(), "amax")
+    return torch.zeros_like(highest).index_add(0, group_N, (score_N - highest[group_N]).exp()).log() + highest
 
 
 def right_loss(score: Tensor) -> Tensor:
