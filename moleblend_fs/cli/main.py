@@ -29,6 +29,7 @@ COMMANDS = {
     "explain": "what predictions rest on: atoms and relations, as a page, a picture or a table",
     "convert": "read a checkpoint of the reference release and write ours (safetensors + JSON)",
     "check-golden": "compare the model with a file of reference outputs",
+    "compare": "tell which of several methods is better on the same splits, by how much, and how sure that is",
     "report": "draw the curves and tables of finished runs as one HTML page",
     "doctor": "show versions, devices, which implementation of each op is active, and what is missing",
 }

@@ -25,6 +25,8 @@ RUNS = {
     "preprocess": ("csv", "{csv}", "{out}", "--workers", "1", "--no-progress"),
     "merge": ("{out}",),
     "overlap": ("{store}", "{other}", "--json", "{out}"),
+    "compare": ("{scores}", "--html", "{out}"),
+    "compare --csv": ("{scores}", "--csv", "{out}"),
     "export": ("{model}", "{out}"),
     "embed": ("{model}", "{csv}", "{out}", "--hydrogens", "none", "--no-progress"),
     "explain": ("{model}", "{csv}", "-o", "{out}", "--hydrogens", "none", "--no-progress"),
@@ -95,7 +97,10 @@ def given(tmp_path_factory) -> dict[str, str]:
     assert main(["evaluate", str(model), str(store.path), "--json", str(folder / "runs" / "test.json")]) == 0
     (folder / "table.csv").write_text("smiles,y\n" + "".join(f"{'C' * (i + 1)}O,{i}.5\n" for i in range(40)))
     other = write_labelled(folder / "other", molecules[:5], {"y": "regression"})
+    scores = [f"{m},{f},rmse,{f / 10 + k + f * k}" for k, m in enumerate("ab") for f in range(4)]
+    (folder / "scores.csv").write_text("method,fold,metric,value\n" + "\n".join(scores))
     golden = {
+        "scores": str(folder / "scores.csv"),
         "table": str(folder / "table.csv"),
         "other": str(other.path),
         "golden": str(folder / "missing.npz"),

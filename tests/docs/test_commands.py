@@ -51,6 +51,10 @@ UNTRAINED = (
     'python -c "from pathlib import Path; from tests.inference.untrained import untrained; '
     "Path('runs/untrained').exists() or untrained(Path('runs/untrained'), width=64)\""
 )
+SCORES = (
+    "printf 'method,dataset,fold,metric,value\\nours,logS,0,rmse,1\\nours,logS,1,rmse,2\\n' > scores.csv; "
+    "printf 'dataset,fold,metric,value\\nlogS,0,rmse,1.5\\nlogS,1,rmse,2.6\\n' > other.csv"
+)
 
 DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     "README.md": {
@@ -72,6 +76,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend predict runs/bbbp": Run(),
         "moleblend export runs/bbbp": Run(),
         "moleblend report runs": Run(),
+        "moleblend compare a=runs/mine": Check("docs/compare.md's, which is run"),
     },
     "CONTRIBUTING.md": {
         "./scripts/test.sh": TESTS,
@@ -82,6 +87,12 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "nice -n 19 python scripts/mutation.py": Skip("minutes; tests/scripts/test_mutation.py looks at what it is to run"),
     },
     "docs/architecture.md": {"file ──source──>": DRAWING},
+    "docs/compare.md": {
+        "moleblend compare small=runs/small": Run(
+            (("small=runs/small forest=forest.csv", "ours=scores.csv forest=other.csv"),), before=SCORES
+        ),
+        "moleblend compare scores.csv": Run((("scores.csv", "scores.csv forest=other.csv"),)),
+    },
     "docs/data.md": {
         "moleblend preprocess SOURCE IN OUT": Run((("SOURCE IN OUT [--workers N] [options]", "csv mine.csv runs/data/again --workers 1"),)),
         "moleblend preprocess moses molsets": Run((("molsets", "moses.csv"), ("100000", "20"), ("esol.csv bbbp.csv", "mine.csv"))),

@@ -1,0 +1,109 @@
+"""Scores of a folder of `moleblend finetune`, split by split, from its predictions of the test molecules."""
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moleblend_fs.comparison.score_lines import ScoreLine
+from moleblend_fs.comparison.score_of_predictions import PRIMARY, scores_of
+from moleblend_fs.data.typed_json import READING, read_json
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import as_json
+
+ABOUT, SPLITS, METRICS, TESTED = "model.json", "splits.json", "metrics.json", "predictions_test.csv"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder looks like one that `moleblend finetune` has finished."""
+    return all((path / name).is_file() for name in (ABOUT, SPLITS, METRICS, TESTED))
+
+
+def lines_of_run(path: Path, method: str) -> list[ScoreLine]:
+    """A line for every fold and score: the mean over targets, of the model and of nothing else.
+
+    Raises:
+        UserError: no finished run, damaged files, or no labels in any test split.
+    """
+    if not is_run(path):
+        raise UserError(f"{path}: no finished run of `moleblend finetune` (it lacks one of {ABOUT}, {SPLITS}, {METRICS}, {TESTED})")
+    try:
+        about, splits, metrics = (read_json(path / name) for name in (ABOUT, SPLITS, METRICS))
+        kind, targets, folds = metrics["kind"], metrics["targets"], splits["folds"]
+        dataset = dataset_of(about, targets)
+        unit = ", ".join(dict.fromkeys(target["unit"] for target in targets.values() if target["unit"]))
+        tested = _tested(path / TESTED, tuple(targets))
+        return [
+            line
+            for fold, parts in folds.items()
+            if fold in tested
+            for line in _of_fold(fold, parts, tested[fold], kind, dataset, unit if kind == "regression" else "", method, path)
+        ]
+    except (*READING, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise UserError(f"{path}: no finished run of `moleblend finetune`, or a damaged one ({type(error).__name__}: {error})") from error
+
+
+def dataset_of(about: dict[str, Any], targets: dict[str, Any]) -> str:
+    """Name of what was learned: the files of molecules, with a mark of their content, and the targets."""
+    files = ", ".join(f"{name} ({digest.rpartition(':')[2][:8]})" for name, digest in sorted(about["data"].items()))
+    return f"{files or 'unnamed data'}: {', '.join(targets)}"
+
+
+def _tested(path: Path, targets: Sequence[str]) -> dict[str, list[tuple[str, list[float], list[float]]]]:
+    """Fold -> (row, labels, predictions) of each test molecule."""
+    found = defaultdict(list)
+    with open(path, newline="", encoding="utf-8") as stream:
+        table = csv.DictReader(stream)
+        ours = {name: f"{name} (moleblend)" if f"{name} (moleblend)" in (table.fieldnames or ()) else name for name in ("row", "fold")}
+        own = [f"{target} (predicted)" for target in targets]
+        own = [f"{name} (moleblend)" if f"{name} (moleblend)" in (table.fieldnames or ()) else name for name in own]
+        for row in table:
+            labels = [_number(row.get(target)) for target in targets]
+            found[row[ours["fold"]]].append((row[ours["row"]], labels, [_number(row[name]) for name in own]))
+    return found
+
+
+def _number(text: str | None) -> float:
+    """A cell, with a point or a comma; NaN for none."""
+    try:
+        return float((text or "").replace(",", "."))
+    except ValueError:
+        return float("nan")
+
+
+def _of_fold(
+    fold: str,
+    parts: dict[str, list[int]],
+    tested: list[tuple[str, list[float], list[float]]],
+    kind: str,
+    dataset: str,
+    unit: str,
+    method: str,
+    path: Path,
+) -> list[ScoreLine]:
+    tested = sorted(tested, key=lambda each: int(each[0]))
+    labels, predictions = (np.array([each[place] for each in tested], dtype=np.float64) for place in (1, 2))
+    found = scores_of(predictions, labels, kind)
+    if PRIMARY[kind] not in found:
+        raise UserError(f"{path}, {fold}: {PRIMARY[kind]} is not defined on its test molecules; without it nothing is compared")
+    digest = hashlib.sha256(as_json([[row, label] for row, label, _ in tested]).encode()).hexdigest()
+    return [
+        ScoreLine(
+            method=method,
+            dataset=dataset,
+            split=fold,
+            metric=metric,
+            value=value,
+            unit=unit if metric in ("rmse", "mae") else "",
+            train=len(parts.get("train", [])),
+            test=len(tested),
+            tested=digest,
+            split_into=hashlib.sha256(as_json(parts).encode()).hexdigest(),
+            where=f"{path}, {fold}",
+        )
+        for metric, value in found.items()
+    ]
