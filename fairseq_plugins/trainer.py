@@ -24,6 +24,7 @@ from fairseq_plugins.console import FACTS, Forecast
 from fairseq_plugins.memory import check_memory
 from moleblend_fs.checkpoint.whole_files import SharedError
 from moleblend_fs.errors import UserError
+from moleblend_fs.ops.precision import bfloat16_instructions
 from moleblend_fs.runtime import watchdog
 from moleblend_fs.runtime.molecules_seen import Recorder
 from moleblend_fs.runtime.preemption import mark, preemption
@@ -64,6 +65,10 @@ class MoleBlendTrainer(CheckpointTrainer):
         with open_dict(cfg):  # fairseq's own watch over this would end the process without saying which rank it was
             timeout, cfg.distributed_training.heartbeat_timeout = cfg.distributed_training.heartbeat_timeout, -1
         watchdog.begin(timeout)
+        if cfg.common.bf16 and not self.cuda and self.is_data_parallel_master:
+            found = bfloat16_instructions()
+            instead = "which this processor does not have: float32 would be faster"
+            logger.info("bfloat16, with float32 master weights: %s", f"by {', '.join(found)} of this processor" if found else instead)
         self.signal_of_any_rank: tuple[Tensor, torch.cuda.Event] | None = None
         self.epoch_iterator: Any = None
         self.forecast = Forecast()
@@ -105,7 +110,7 @@ class MoleBlendTrainer(CheckpointTrainer):
             raise self._not_finite(self.get_num_updates() + 1) from error
         if self.defers:
             return torch.zeros(())
-        if not self.cfg.common.amp and not bool(self.norm.isfinite()):
+        if not bool(self.norm.isfinite()):
             raise self._not_finite(self.get_num_updates() + 1)
         return self.norm
 

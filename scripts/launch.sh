@@ -200,6 +200,7 @@ if [ -n "$dry" ]; then
     exit
 fi
 export PATH="$WITH_VENV"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # on CPUs threads that wait leave their cores to others
 command -v "${COMMAND[0]}" >/dev/null || fail "the command ${COMMAND[0]} is not installed; see README.md, or name an environment: VENV=FOLDER"
 export "${SETTINGS[@]}"
 [ "$LAUNCHER" != srun ] || exec "${COMMAND[@]}"

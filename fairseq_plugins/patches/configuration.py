@@ -34,6 +34,7 @@ def fix_config(cfg: DictConfig) -> None:
     with open_dict(cfg):
         clear_tpu(cfg)
         refuse_fp16_on_cpu(cfg)
+        refuse_amp(cfg)
         refuse_unsafe_saving(cfg)
         refuse_with_deepspeed(cfg)
         check_pretrained(cfg)
@@ -61,6 +62,14 @@ def refuse_fp16_on_cpu(cfg: DictConfig) -> None:
         raise UserError("--fp16 needs a GPU and none is in use; leave it out, or train with --bf16, which also runs on the CPU")
 
 
+def refuse_amp(cfg: DictConfig) -> None:
+    """fairseq's automatic mixed precision scales losses by torch's scaler, which reads each update's gradients; ours are read late."""
+    if cfg.common.amp:
+        raise UserError(
+            "--amp does not go with these models, whose layers choose their precision themselves; use --bf16, or --fp16 on a GPU"
+        )
+
+
 def refuse_unsafe_saving(cfg: DictConfig) -> None:
     """fairseq's asynchronous writes end up under final names before they are complete."""
     if cfg.checkpoint.write_checkpoints_asynchronously:
@@ -74,7 +83,6 @@ def refuse_with_deepspeed(cfg: DictConfig) -> None:
     refused = {
         "--store-ema": cfg.ema.store_ema,
         "--quantization-config-path": cfg.common.quantization_config_path,
-        "--amp": cfg.common.amp,
         "--memory-efficient-fp16": cfg.common.memory_efficient_fp16,
         "--memory-efficient-bf16": cfg.common.memory_efficient_bf16,
         "--use-bmuf": cfg.optimization.use_bmuf,

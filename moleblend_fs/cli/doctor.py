@@ -12,6 +12,7 @@ import torch
 import moleblend_fs
 from moleblend_fs import __version__
 from moleblend_fs.ops import dispatch
+from moleblend_fs.ops.precision import bfloat16_instructions
 from moleblend_fs.runtime.preemption import EXIT_VARIABLE
 from moleblend_fs.runtime.watchdog import DEFAULT_TIMEOUT
 
@@ -62,6 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{f'cuda:{index}':16} {device.name}, {device.total_memory / 2**30:.0f} GiB, sm_{device.major}{device.minor}")
     else:
         print(f"{'cuda':16} no device visible: training runs on the CPU")
+    if instructions := bfloat16_instructions():
+        print(
+            f"{'bfloat16':16} in this processor ({', '.join(instructions)}): train with --bf16, predict with --precision bf16 to be faster"
+        )
+    else:
+        print(f"{'bfloat16':16} not in this processor: float32 is faster on it")
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for op in dispatch.OPS:
         print(f"{f'op {op}':20} {dispatch.describe(op, place)}")

@@ -13,6 +13,7 @@ import numpy as np
 from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load
 from moleblend_fs.cli.common import (
     add_comparison_argument,
+    add_precision_argument,
     add_runner_arguments,
     add_split_arguments,
     check_output,
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split_arguments(parser)
     add_comparison_argument(parser)
     add_runner_arguments(parser)
+    add_precision_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -135,6 +137,7 @@ def evaluation(
         "split": arguments.split,
         "split_sha256": store.manifest.splits[arguments.split].sha256,
         "inputs": about.inputs,
+        "precision": arguments.precision,
         "kind": kind,
         "units": dict(zip(about.targets, about.units, strict=True)),
         "molecules": len(labels),

@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rows_arguments(parser, smiles=False)
     add_comparison_argument(parser)
     add_runner_arguments(parser)
+    parser.set_defaults(precision="float32")
     parser.set_defaults(workers=None)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import importlib
 import io
+import os
 import sys
 
 from moleblend_fs import __version__
@@ -49,6 +50,7 @@ EXTRA_OF = {
 def main(argv: list[str] | None = None) -> int:
     """Run a sub-command; 0 on success, 1 where a check failed, 2 for a user's mistake (a message, no traceback)."""
     argv = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded: threads that wait leave their cores to others
     name = " ".join(["moleblend", *(word for word in argv[:1] if word in COMMANDS)])
     loudly()
     for stream in (sys.stdout, sys.stderr):

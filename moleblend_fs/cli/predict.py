@@ -6,12 +6,14 @@ from pathlib import Path
 from moleblend_fs import __version__
 from moleblend_fs.cli.common import (
     add_comparison_argument,
+    add_precision_argument,
     add_rows_arguments,
     add_runner_arguments,
     add_split_arguments,
     check_output,
     check_runner,
     say,
+    say_precision,
     say_written,
 )
 from moleblend_fs.cli.given_molecules import check_given, is_store, named_input, open_rows, open_stored
@@ -72,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split_arguments(store)
     add_comparison_argument(parser)
     add_runner_arguments(parser)
+    add_precision_argument(parser)
     parser.set_defaults(workers=None)
 
 
@@ -109,8 +112,12 @@ def run_predictions(arguments: argparse.Namespace) -> int:
     table = PredictionTable(model, opened.columns, domain=domain, level=arguments.interval)
     request = opened.request | {"model": model.sha256(), "columns": table.header, "interval": arguments.interval}
     request |= {"device": device.partition(":")[0], "version": __version__}
+    if arguments.precision != "float32":
+        request["precision"] = arguments.precision
     progress = not arguments.no_progress and not is_stream(arguments.output)
-    with model.computing(device, arguments.max_tokens) as forward:
+    if arguments.precision == "bf16" and device == "cpu":
+        say_precision(arguments)
+    with model.computing(device, arguments.max_tokens, arguments.precision) as forward:
         write_table(
             arguments.output,
             opened.begin,

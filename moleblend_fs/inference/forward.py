@@ -14,12 +14,14 @@ from moleblend_fs.data.batching import BatchBudget, make_batches
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import fixed_rows, rows_alike
+from moleblend_fs.ops.linear import fixed_rows, products_in, rows_alike
 
 VECTOR = 32
 """Numbers that torch's vectorised loops take at a time, at most; what is left over at an array's end goes another way, with other bits."""
 PAIRS_PER_TOKEN = 64
 """Ordered pairs of a batch, per token that it may have: large molecules have more pairs than the memory of as many tokens would hold."""
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16}
+"""Name -> the type of large matrix products, where it is not the weights' own."""
 ReadOff = Callable[[MoleBlend, MoleculeBatch, Shown, Layout], Tensor]
 """A model and a batch -> numbers that are asked for, (molecules, k) or (atoms, k)."""
 
@@ -38,15 +40,28 @@ class Forward:
         read_off: what is asked for.
         tokens: most tokens in a batch.
         apart: whether molecules are to be computed one by one in any case.
+        precision: of `PRECISIONS`.
     """
 
-    def __init__(self, models: Sequence[MoleBlend], device: str, inputs: str, read_off: ReadOff, tokens: int, *, apart: bool = False):
+    def __init__(
+        self,
+        models: Sequence[MoleBlend],
+        device: str,
+        inputs: str,
+        read_off: ReadOff,
+        tokens: int,
+        *,
+        apart: bool = False,
+        precision: str = "float32",
+    ):
         self.models = [model.to(device) for model in models]
         self.device, self.inputs, self.tokens, self._read_off = torch.device(device), inputs, tokens, read_off
         self._on_cpu = self.device.type == "cpu"
         self.threads = torch.get_num_threads() if self._on_cpu else 1
         self._pool: ThreadPoolExecutor | None = None
-        self.apart = apart or (self._on_cpu and not all(map(_batches_alike, self.models)))
+        self._lower = PRECISIONS[precision]
+        with products_in(self._lower):
+            self.apart = apart or (self._on_cpu and not all(map(_batches_alike, self.models)))
 
     def __enter__(self) -> "Forward":
         return self
@@ -106,7 +121,7 @@ class Forward:
         batch = (arrays() if callable(arrays) else MoleculeBatch.from_arrays(dict(arrays))).to(self.device)
         layout = Layout(batch.num_atoms, self.device)
         shown = show_all(batch, layout, self.inputs)
-        with fixed_rows() if self._on_cpu and not self.apart else nullcontext():
+        with products_in(self._lower), fixed_rows() if self._on_cpu and not self.apart else nullcontext():
             return np.stack([self._read_off(model, batch, shown, layout).double().cpu().numpy() for model in self.models])
 
 

@@ -60,12 +60,14 @@ class Runner:
         tokens: most tokens in a batch.
         workers: loader processes.
         window: see `WINDOW`.
+        precision: of `forward.PRECISIONS`.
     """
 
     device: str = "cpu"
     tokens: int = 16_384
     workers: int = 0
     window: int = WINDOW
+    precision: str = "float32"
 
     def properties(self, checkpoint: Checkpoint, store: Store, indices: np.ndarray) -> Iterator[Predicted]:
         """Float64 predictions in the targets' units; logits for classification.
@@ -96,7 +98,7 @@ class Runner:
         self, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str, width: int, read_off: ReadOff
     ) -> Iterator[Predicted]:
         """What is read off the model's outputs, window after window."""
-        with Forward([checkpoint.build()], self.device, inputs, read_off, self.tokens) as forward:
+        with Forward([checkpoint.build()], self.device, inputs, read_off, self.tokens, precision=self.precision) as forward:
             reads = self._load(_Records(store, indices, without_3d=inputs != "3d"), forward)
             begun = self._begun(reads, forward)
             for start in range(0, len(indices), self.window):

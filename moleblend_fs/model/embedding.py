@@ -13,7 +13,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear
+from moleblend_fs.ops.linear import Linear, products_in
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.ops.relation_bias import RelationWeights, relation_bias
 from moleblend_fs.ops.tables import ATOM_FIRST_ROW, BOND_FIRST_ROW, DEGREE_FIRST_ROW, ELEMENT_ROWS, HIDDEN, TABLE_ROWS
@@ -113,14 +113,15 @@ class RelationEncoder(nn.Module):
         )
         weights = RelationWeights(*map(at_least_float32, parameters))
         element = batch.atom_features[:, 0]
-        return relation_bias(
-            shown.relations,
-            batch.spd,
-            batch.path_bonds,
-            shown.visible(shown.distances),
-            shown.coordinates.to(weights.spd_table.dtype),
-            element if shown.hidden is None else element.masked_fill(shown.hidden, HIDDEN),
-            weights,
-            layout,
-            None if distances_P is None else distances_P.to(weights.spd_table.dtype),
-        )
+        with products_in(None):
+            return relation_bias(
+                shown.relations,
+                batch.spd,
+                batch.path_bonds,
+                shown.visible(shown.distances),
+                shown.coordinates.to(weights.spd_table.dtype),
+                element if shown.hidden is None else element.masked_fill(shown.hidden, HIDDEN),
+                weights,
+                layout,
+                None if distances_P is None else distances_P.to(weights.spd_table.dtype),
+            )

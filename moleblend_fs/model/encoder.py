@@ -14,7 +14,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.ops.attention import attention_linear
 from moleblend_fs.ops.layer_norm import reads_half_precision
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear, gelu_linear, norm_linear
+from moleblend_fs.ops.linear import Linear, gelu_linear, norm_linear, recomputed_alike
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         norm: nn.LayerNorm | None = None if normalised else self.embedding_norm
         for number, block in enumerate(self.blocks[:blocks]):
             if self.training and number < self.checkpoint_layers:
-                x_Td = checkpoint(block, x_Td, norm, bias, layout, use_reentrant=False)
+                x_Td = checkpoint(block, x_Td, norm, bias, layout, use_reentrant=False, context_fn=recomputed_alike)
             else:
                 x_Td = block(x_Td, norm, bias, layout)
             norm = block.ffn_norm  # type: ignore[assignment]

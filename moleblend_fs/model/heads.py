@@ -18,7 +18,7 @@ from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.model.targets import EDGE_CLASSES, SPD_CLASSES
 from moleblend_fs.ops.atom_forces import atom_forces
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear
+from moleblend_fs.ops.linear import Linear, products_in
 from moleblend_fs.ops.pair_projection import pair_cosine, pair_cross_entropy, pair_projection, pair_smooth_l1
 from moleblend_fs.ops.precision import at_least_float32
 
@@ -124,8 +124,9 @@ class PropertyHead(nn.Module):
         self.out = Linear(config.embed_dim, config.tasks)
 
     def forward(self, x_Bd: Tensor) -> Tensor:
-        """(B, tasks)."""
-        return self.out(F.gelu(self.hidden(x_Bd)))
+        """(B, tasks), in float32 where products of float32 are lowered elsewhere: so few of them take no time."""
+        with products_in(None):
+            return self.out(F.gelu(self.hidden(x_Bd)))
 
 
 BUILDERS: dict[str, Callable[[ModelConfig], nn.Module]] = {  # state: an objective adds its own head when it is imported

@@ -20,6 +20,7 @@ from moleblend_fs.model.targets import PretrainingTargets
 from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.fan_out import fan_out
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import autocast_in_products
 
 
 # No slots: DeepSpeed reads vars() of what a module gives.
@@ -85,11 +86,13 @@ class MoleBlend(nn.Module):
             if isinstance(head, WithStart):
                 head.start()
 
+    @autocast_in_products
     def encode(self, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> tuple[Tensor, Tensor]:
         """Token representations (T, d), those after the first `blocks` blocks where that is given, and the pairs' attention bias (P, H)."""
         tokens, bias = self.embed(batch, shown, layout)
         return self.encode_embedded(tokens, bias, layout, blocks), bias
 
+    @autocast_in_products
     def embed(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
         """What goes into the encoder: embedding sums of all tokens (T, d), and the pairs' attention bias (P, H)."""
         distances = None
@@ -99,6 +102,7 @@ class MoleBlend(nn.Module):
         bias, gaussian_sums = self.relations(batch, shown, layout, distances)
         return self.atoms(batch, shown, gaussian_sums, layout), bias
 
+    @autocast_in_products
     def encode_embedded(
         self, tokens_Td: Tensor, bias_PH: Tensor, layout: Layout, blocks: int | None = None, *, normalised: bool = False
     ) -> Tensor:
@@ -107,6 +111,7 @@ class MoleBlend(nn.Module):
         bias = prepare_bias(bias_PH, self.relations.graph_bias, layout, width)
         return self.encoder(tokens_Td, bias, layout, blocks, normalised=normalised)
 
+    @autocast_in_products
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
         """All of `HEADS` that the model carries on one packed batch: their predictions, or their losses where there are targets."""
         tokens, bias = self.encode(batch, shown, layout)

@@ -6,9 +6,10 @@ torch sends float32 products on the CPU to MKL, which leaves part of an AMD proc
 
 import functools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.layer_norm import layer_norm, layer_norm_backward
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ONEDNN_MULTIPLICATIONS = 1 << 25
 """Smaller products go to MKL: oneDNN compiles one kernel per shape, and packed batches have new shapes at every step."""
@@ -25,6 +29,10 @@ ONEDNN_KERNELS = 64
 FIXED_ROWS = 64
 """Rows of a product under `fixed_rows`."""
 _fixed: ContextVar[bool] = ContextVar("fixed rows", default=False)
+
+LOWERED = 32
+"""Least width of the float32 matrices whose products `products_in` is about. Narrower ones give few numbers, read by a loss or a user."""
+_lower: ContextVar[torch.dtype | None] = ContextVar("type of products", default=None)
 
 
 @contextmanager
@@ -41,11 +49,46 @@ def fixed_rows() -> Iterator[None]:
         _fixed.reset(token)
 
 
+@contextmanager
+def products_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Within, in this thread, products of float32 matrices are computed in another type, where they are `LOWERED` wide, and so are those
+    of their backward pass, wherever that is run. They give float32; None is float32 as well."""
+    token = _lower.set(dtype)
+    try:
+        yield
+    finally:
+        _lower.reset(token)
+
+
+def recomputed_alike() -> tuple[AbstractContextManager, AbstractContextManager]:
+    """For `torch.utils.checkpoint`: the contexts of what is computed here and of its repetition in the backward pass."""
+    return nullcontext(), products_in(_lower.get())
+
+
+def autocast_in_products(method: Callable[P, T]) -> Callable[P, T]:
+    """A module's method under `torch.autocast`: its type for products alone, see `products_in`. All else knows which precision it needs."""
+
+    @functools.wraps(method)
+    def within(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        device = next(self.parameters()).device.type
+        if not torch.is_autocast_enabled(device):
+            return method(self, *args, **kwargs)  # type: ignore[call-arg, arg-type]
+        with products_in(torch.get_autocast_dtype(device)), torch.autocast(device, enabled=False):
+            return method(self, *args, **kwargs)  # type: ignore[call-arg, arg-type]
+
+    return within  # type: ignore[return-value]
+
+
+def type_of_products(weight: Tensor) -> torch.dtype | None:
+    """Of products with this weight, here: another than its own, or None."""
+    return _lower.get() if weight.dtype == torch.float32 and min(weight.shape) >= LOWERED else None
+
+
 def rows_alike(weight: Tensor) -> bool:
     """Whether equal rows have equal results, bit for bit, wherever they stand in a product of `fixed_rows`."""
     row = torch.linspace(-1.0, 1.0, weight.shape[1], dtype=weight.dtype, device=weight.device).sin()
     with torch.no_grad(), fixed_rows():
-        out = product(row.expand(FIXED_ROWS, -1).contiguous(), weight, None)
+        out = product(row.expand(FIXED_ROWS, -1).contiguous(), weight, None, type_of_products(weight))
     return bool((out == out[0]).all())
 
 
@@ -58,34 +101,53 @@ def onednn_product():
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weight^T + bias without a gradient, (rows, in) -> (rows, out)."""
-    if not _fixed.get():
-        return _product(x, weight, bias)
-    missing = -len(x) % FIXED_ROWS
-    parts = F.pad(x, (0, 0, 0, missing)).contiguous().split(FIXED_ROWS)
-    return torch.cat([_product(part, weight, bias) for part in parts])[: len(x)] if parts else _product(x, weight, bias)
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, lower: torch.dtype | None = None) -> Tensor:
+    """x weight^T + bias without a gradient, (rows, in) -> (rows, out).
+
+    Args:
+        lower: the type to multiply in; the sum with the bias, and what is given, have the type of `x`.
+    """
+    compute = _by_fixed_rows if _fixed.get() else _product
+    if lower is None:
+        return compute(x, weight, bias)
+    out = compute(x.to(lower), weight.to(lower), None)
+    return out.to(x.dtype) if bias is None else torch.add(out, bias)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _by_fixed_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out = x.new_empty(len(x), weight.shape[0])
+    for part, place in zip(x.split(FIXED_ROWS), out.split(FIXED_ROWS), strict=True):
+        if missing := FIXED_ROWS - len(part):
+            place.copy_(_product(F.pad(part, (0, 0, 0, missing)), weight, bias)[: len(part)])
+        else:
+            _product(part, weight, bias, out=place)
+    return out
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
     large = x.numel() * weight.shape[0] >= ONEDNN_MULTIPLICATIONS
     if large and x.device.type == "cpu" and x.dtype == torch.float32 and (onednn := onednn_product()) is not None:
-        return onednn(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+        given = onednn(x, weight, bias, "none", [], "")
+        return given if out is None else out.copy_(given)
+    if out is None or x.dtype != torch.float32:
+        given = F.linear(x, weight, bias)
+        return given if out is None else out.copy_(given)
+    return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
-        return product(x, weight, bias)
+        ctx.lower = type_of_products(weight)
+        return product(x, weight, bias, ctx.lower)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_out):
         x, weight = ctx.saved_tensors
         d_bias = d_out.sum(dim=0) if ctx.needs_input_grad[2] else None
-        return product(d_out, weight.t(), None), product(d_out.t(), x.t(), None), d_bias
+        return product(d_out, weight.t(), None, ctx.lower), product(d_out.t(), x.t(), None, ctx.lower), d_bias
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -105,15 +167,15 @@ class _NormLinear(torch.autograd.Function):
     def forward(ctx, x, gain, shift, weight, bias, eps):
         normed, mean, rstd = layer_norm(x, gain, shift, eps)
         ctx.save_for_backward(x, mean, rstd, gain, shift, weight)
-        ctx.eps = eps
-        return normed, product(normed, weight, bias)
+        ctx.eps, ctx.lower = eps, type_of_products(weight)
+        return normed, product(normed, weight, bias, ctx.lower)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, d_normed, d_out):
         x, mean, rstd, gain, shift, weight = ctx.saved_tensors
-        d_weight = product(d_out.t(), layer_norm(x, gain, shift, ctx.eps)[0].t(), None)
-        d_normed = d_normed + product(d_out, weight.t(), None)
+        d_weight = product(d_out.t(), layer_norm(x, gain, shift, ctx.eps)[0].t(), None, ctx.lower)
+        d_normed = d_normed + product(d_out, weight.t(), None, ctx.lower)
         d_x, d_gain, d_shift = layer_norm_backward(d_normed, x, mean, rstd, gain, shift)
         return d_x, d_gain, d_shift, d_weight, d_out.sum(dim=0), None
 
@@ -130,8 +192,8 @@ class _GeluLinear(torch.autograd.Function):
         if dropout > 0:
             active, keep = torch.native_dropout(active, dropout, True)
         ctx.save_for_backward(x, weight, keep)
-        ctx.scale = 1 / (1 - dropout)
-        return product(active, weight, bias)
+        ctx.scale, ctx.lower = 1 / (1 - dropout), type_of_products(weight)
+        return product(active, weight, bias, ctx.lower)
 
     @staticmethod
     @once_differentiable
@@ -141,8 +203,8 @@ class _GeluLinear(torch.autograd.Function):
         def drop(tensor: Tensor) -> Tensor:
             return tensor if keep is None else torch.ops.aten.native_dropout_backward(tensor, keep, ctx.scale)
 
-        d_weight = product(d_out.t(), drop(F.gelu(x)).t(), None)
-        d_x = torch.ops.aten.gelu_backward(drop(product(d_out, weight.t(), None)), x)
+        d_weight = product(d_out.t(), drop(F.gelu(x)).t(), None, ctx.lower)
+        d_x = torch.ops.aten.gelu_backward(drop(product(d_out, weight.t(), None, ctx.lower)), x)
         return d_x, d_weight, d_out.sum(dim=0), None
 
 

@@ -127,6 +127,7 @@ class Predictor(Reader):
         path: see `moleblend predict`.
         device: "cpu", "cuda", ...; by default cuda where there is one.
         max_tokens: most tokens in a batch.
+        precision: "float32", or "bf16" for large matrix products in bfloat16, which processors with avx512_bf16 or AMX do faster.
         workers: processes that make molecules; by default none for few molecules.
         interval: share of values that intervals are to hold.
         similarity: whether to compare with the training molecules.
@@ -142,6 +143,7 @@ class Predictor(Reader):
         *,
         device: str | None = None,
         max_tokens: int = TOKENS,
+        precision: Literal["float32", "bf16"] = "float32",
         workers: int | None = None,
         interval: float = LEVEL,
         similarity: bool = True,
@@ -153,9 +155,11 @@ class Predictor(Reader):
         super().__init__(workers, hydrogens, allow_differences, row_timeout, tell)
         if not 0 < interval < 1:
             raise UserError(f"interval must lie between 0 and 1, got {interval}")
+        if precision not in ("float32", "bf16"):
+            raise UserError(f"precision must be 'float32' or 'bf16', got {precision!r}")
         self.model, self.interval = open_model(path), interval
         self.device = self.model.device(device)
-        self._forward = self.model.computing(self.device, max_tokens)
+        self._forward = self.model.computing(self.device, max_tokens, precision)
         self._domain = self.model.domain() if similarity else None
 
     def __enter__(self) -> "Predictor":

@@ -36,8 +36,9 @@ class Checkpoints(Predictive):
     def device(self, asked: str | None) -> str:
         return device_of(asked)
 
-    def computing(self, device: str, tokens: int) -> Forward:
-        return Forward([member.build() for member in self.members], device, self.about.inputs, properties, tokens)
+    def computing(self, device: str, tokens: int, precision: str = "float32") -> Forward:
+        models = [member.build() for member in self.members]
+        return Forward(models, device, self.about.inputs, properties, tokens, precision=precision)
 
     def domain(self) -> Domain | None:
         return None if self.training_molecules is None else Domain.read(self.training_molecules)

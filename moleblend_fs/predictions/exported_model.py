@@ -20,7 +20,11 @@ class Exported(Predictive):
     def device(self, asked: str | None) -> str:
         return cpu_only(asked)
 
-    def computing(self, device: str, tokens: int) -> OnnxForward:
+    def computing(self, device: str, tokens: int, precision: str = "float32") -> OnnxForward:
+        if precision != "float32":
+            raise UserError(
+                f"{self.path}: an exported model computes in float32; leave --precision out, or use the model it was exported from"
+            )
         return OnnxForward(self.file, tokens)
 
     def domain(self) -> Domain | None:

@@ -75,8 +75,12 @@ class Predictive(ABC):
         """Where it is to run; UserError where it cannot run there."""
 
     @abstractmethod
-    def computing(self, device: str, tokens: int) -> Computing:
-        """Its members, ready to be given batches of so many tokens at most."""
+    def computing(self, device: str, tokens: int, precision: str = "float32") -> Computing:
+        """Its members, ready to be given batches of so many tokens at most.
+
+        Args:
+            precision: "float32" or "bf16", of large matrix products; UserError where it has no other than float32.
+        """
 
     @abstractmethod
     def domain(self) -> Domain | None:

@@ -1,6 +1,7 @@
 """`moleblend predict`: every row of the source has its line, and broken models and molecules without 3D are told."""
 
 import csv
+import json
 import multiprocessing
 import os
 import resource
@@ -213,6 +214,23 @@ def test_windows_batches_and_workers_give_the_same_bits(mixed, tmp_path, width):
         assert np.concatenate([part.has_3d for part in parts]).tolist() == whole.has_3d.tolist()
         assert np.array_equal(np.concatenate([part.values for part in parts]), whole.values)
     assert np.ptp(whole.values) > 0.1, "molecules must differ for this to show anything"
+
+
+def test_bfloat16_on_request(mixed, tmp_path, capsys):
+    """Other digits than float32's, near them, and the same whatever the batches are."""
+    model = untrained(tmp_path / "model", inputs="2d+3d", width=64)
+    exact = predicted(model, mixed, tmp_path / "exact.csv")
+    lowered = predicted(model, mixed, tmp_path / "lowered.csv", "--precision", "bf16")
+    assert predicted(model, mixed, tmp_path / "again.csv", "--precision", "bf16", "--max-tokens", "1") == lowered
+    values, near = (np.array([float(line["y"]) for line in lines if line["y"]]) for lines in (exact, lowered))
+    assert len(values) == 12
+    assert 1e-4 < np.sqrt(np.mean((values - near) ** 2)) / values.std() < 0.05
+    assert main(["evaluate", str(model), str(mixed.path), "--precision", "bf16", "--json", str(tmp_path / "scores.json")]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["precision"] == "bf16"
+    shown = {line["smiles"]: float(line["y"]) for line in lowered if line["y"]}
+    for entry in scores["predictions"]:
+        assert entry["prediction"][0] == pytest.approx(shown[entry["smiles"]], abs=1e-5)
 
 
 def test_memory_does_not_grow_with_the_store(tmp_path):

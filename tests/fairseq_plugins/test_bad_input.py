@@ -111,6 +111,7 @@ def cases(qm9_store, tox21_store, awkward_store, tmp_path_factory) -> dict[str, 
         "malicious to resume": ([qm9, *pretrain, f"--save-dir={folder / 'resume_evil'}"], ["checkpoint_last.pt: refused", "mkdir"]),
         "no file to resume": ([qm9, *pretrain, "--restore-file", str(folder / "lost.pt")], ["lost.pt"]),
         "fp16": ([qm9, *pretrain, "--fp16"], ["--fp16 needs a GPU", "--bf16"]),
+        "amp": ([qm9, *pretrain, "--amp"], ["--amp does not go", "--bf16"]),
         "two processes": ([str(folder / "nowhere"), *pretrain, "--distributed-world-size", "2"], ["nowhere: no such store", make]),
     }
 

@@ -31,11 +31,12 @@ def model_of(**config) -> MoleBlend:
     return model
 
 
-def values(model: MoleBlend, records: list[bytes], batches: list[list[int]], threads: int = 1) -> np.ndarray:
+def values(model: MoleBlend, records: list[bytes], batches: list[list[int]], threads: int = 1, precision: str = "float32") -> np.ndarray:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with Forward([model], "cpu", "2d+3d", graph_tokens, 10_000) as forward:
+        with Forward([model], "cpu", "2d+3d", graph_tokens, 10_000, precision=precision) as forward:
+            assert not forward.apart
             done = [forward.submit(collate([records[i] for i in batch]).to_arrays()) for batch in batches]
             result = np.empty((len(records), model.config.embed_dim))
             for batch, future in zip(batches, done, strict=True):
@@ -46,17 +47,25 @@ def values(model: MoleBlend, records: list[bytes], batches: list[list[int]], thr
         torch.set_num_threads(before)
 
 
-def test_the_same_bits_in_any_batch(records):
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_same_bits_in_any_batch(records, precision):
     model = model_of(**PRESETS["tiny"])
-    alone = values(model, records, [[i] for i in range(len(records))])
+    alone = values(model, records, [[i] for i in range(len(records))], precision=precision)
     everyone = list(range(len(records)))
     random = np.random.default_rng(0)
     for _ in range(3):
         order = random.permutation(everyone).tolist()
         cuts = [0, *sorted(random.choice(everyone[1:], 3, replace=False).tolist()), len(order)]
         batches = [order[a:b] for a, b in itertools.pairwise(cuts)]
-        assert np.array_equal(values(model, records, batches, threads=2), alone)
+        assert np.array_equal(values(model, records, batches, threads=2, precision=precision), alone)
     assert np.ptp(alone, axis=0).min() > 1e-3, "molecules must differ for this to show anything"
+
+
+def test_bfloat16_is_close_and_another(records):
+    model, everyone = model_of(**PRESETS["tiny"]), [list(range(len(SMILES)))]
+    exact, lowered = (values(model, records, everyone, precision=precision) for precision in ("float32", "bf16"))
+    apart = np.sqrt(np.mean((exact - lowered) ** 2)) / exact.std()
+    assert 1e-4 < apart < 0.03, apart  # bfloat16 keeps 8 bits
 
 
 def test_products_of_fixed_rows():

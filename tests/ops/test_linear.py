@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from moleblend_fs.ops.linear import Linear, gelu_linear, linear, norm_linear
+from moleblend_fs.ops.attention import attention_linear, bucket_bias
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import Linear, gelu_linear, linear, norm_linear, products_in
 
 SIZES = [(1, 1, 1), (2, 31, 33), (123, 48, 17), (701, 257, 190)]  # the last is large enough for oneDNN
 GRID = pytest.mark.parametrize(("rows", "d", "f"), SIZES)
@@ -86,3 +88,53 @@ def test_the_largest_case_reaches_onednn():
 
     assert module.ONEDNN_MULTIPLICATIONS <= 701 * 257 * 190
     assert module.onednn_product() is not None
+
+
+def half(x: torch.Tensor) -> torch.Tensor:
+    return x.bfloat16().float()
+
+
+def test_lowered_products():
+    """Of factors rounded to bfloat16, in both passes, though the backward one is run outside; what is given is rounded too."""
+    x, _, layer = setup(130, 64, 96, torch.float32)
+    upstream = torch.randn(130, 96)
+    with products_in(torch.bfloat16):
+        y = linear(x, layer.weight, layer.bias)
+    d_x, d_weight, d_bias = torch.autograd.grad(y, [x, layer.weight, layer.bias], upstream)
+    rounded, weight, d_y = half(x), half(layer.weight), half(upstream)
+    assert {t.dtype for t in (y, d_x, d_weight, d_bias)} == {torch.float32}
+    for ours, exact in ((y - layer.bias, rounded @ weight.T), (d_x, d_y @ weight), (d_weight, d_y.T @ rounded)):
+        # Rounded once to 8 bits. Factors that were not rounded differ by more in some of the numbers.
+        assert ((ours - exact).abs() <= exact.abs() / 256 + 1e-5).all()
+    assert not ((y - layer.bias - x @ layer.weight.T).abs() <= (x @ layer.weight.T).abs() / 256 + 1e-5).all()
+    torch.testing.assert_close(d_bias, upstream.sum(dim=0))
+
+
+def test_every_layer_of_a_block_is_lowered_in_both_passes():
+    """Output and gradients differ from float32's, and by no more than bfloat16's 8 bits explain."""
+    x, norm, layer = setup(6, 32, 32, torch.float32)
+    layout, three = Layout(torch.tensor([2, 2]), "cpu"), Linear(32, 96)
+    nn.init.normal_(three.weight, std=0.2)
+
+    def attended() -> torch.Tensor:
+        qkv = three(x).view(6, 3, 4, 8)
+        return attention_linear(qkv, bucket_bias(torch.zeros(8, 4), torch.zeros(4), layout), layout, 0.0, layer)
+
+    ways = {"norm": lambda: norm_linear(x, norm, layer)[1], "gelu": lambda: gelu_linear(x, layer, 0.0), "attention": attended}
+    for name, way in ways.items():
+        plain = way()
+        with products_in(torch.bfloat16):
+            lowered = way()
+        upstream = torch.randn_like(plain)
+        pairs = [(plain, lowered)]
+        pairs += zip(*(torch.autograd.grad(y, [x, layer.weight], upstream) for y in (plain, lowered)), strict=True)
+        for exact, ours in pairs:
+            apart = float((exact - ours).detach().abs().max() / exact.detach().abs().max())
+            assert 1e-4 < apart < 0.03, (name, apart)
+
+
+def test_narrow_products_and_other_types_are_not_lowered():
+    for width, dtype in ((31, torch.float32), (32, torch.float64)):
+        x, _, layer = setup(40, 64, width, dtype)
+        with products_in(torch.bfloat16):
+            assert torch.equal(linear(x, layer.weight, layer.bias), F.linear(x, layer.weight, layer.bias))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.layout import Bucket, Layout
-from moleblend_fs.ops.linear import product
+from moleblend_fs.ops.linear import product, type_of_products
 from moleblend_fs.patches.softmax_backward import softmax_backward
 
 
@@ -49,8 +49,8 @@ class AttentionLinear(torch.autograd.Function):
             saved += [pair_bias, logsumexp, keep]
             _scatter(out, torch.bmm(weights, v), bucket)
         ctx.save_for_backward(qkv_T3Hw, weight, *saved)
-        ctx.layout, ctx.dropout = layout, dropout
-        return out if weight is None else product(out, weight, bias)
+        ctx.layout, ctx.dropout, ctx.lower = layout, dropout, None if weight is None else type_of_products(weight)
+        return out if weight is None else product(out, weight, bias, ctx.lower)
 
     @staticmethod
     @once_differentiable
@@ -58,7 +58,7 @@ class AttentionLinear(torch.autograd.Function):
         qkv_T3Hw, weight, *saved = ctx.saved_tensors
         T, _, heads, width = qkv_T3Hw.shape
         scale = width**-0.5
-        d_out = d_y if weight is None else product(d_y, weight.t(), None)
+        d_out = d_y if weight is None else product(d_y, weight.t(), None, ctx.lower)
         out = None if weight is None else qkv_T3Hw.new_empty(T, heads * width)
         d_qkv = torch.empty_like(qkv_T3Hw)
         d_biases = []
@@ -82,7 +82,7 @@ class AttentionLinear(torch.autograd.Function):
             d_biases.append(d_logits.view(b, heads, N, N))
         if out is None:
             return d_qkv, None, None, None, None, *d_biases
-        return d_qkv, product(d_y.t(), out.t(), None), d_y.sum(dim=0), None, None, *d_biases
+        return d_qkv, product(d_y.t(), out.t(), None, ctx.lower), d_y.sum(dim=0), None, None, *d_biases
 
 
 def _scatter(out_Td: Tensor, o: Tensor, bucket: Bucket) -> None:
