@@ -20,6 +20,7 @@ from moleblend_fs.finetune.run import MODEL_NAME, Outcome, begin, collect, finet
 from moleblend_fs.finetune.settings import ARCHITECTURES, SPLITS, Settings
 from moleblend_fs.finetune.slurm import STEPS
 from moleblend_fs.options import seed
+from moleblend_fs.report.finetuned import first_lines
 from moleblend_fs.wording import counted
 
 T = TypeVar("T")
@@ -220,7 +221,8 @@ def _told_to_stop(number: int, frame: FrameType | None) -> None:
 def show(outcome: Outcome, *, verbose: bool) -> None:
     """The sentence and the small table."""
     metrics = outcome.metrics
-    print(metrics["first_line"])
+    for line in first_lines(metrics):
+        print(line)
     for target, about in metrics["targets"].items():
         if len(metrics["targets"]) <= 5 or verbose:
             print(f"  {target}: {about['kind']}{', in ' + about['unit'] if about['unit'] else ''}")

@@ -19,7 +19,7 @@ from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
 from moleblend_fs.finetune import baselines, members
 from moleblend_fs.finetune.data import Data, is_store, opened, prepare
 from moleblend_fs.finetune.folds import make_folds, smiles_of
-from moleblend_fs.finetune.predicting import FoldResult, fold_result
+from moleblend_fs.finetune.predicting import FoldResult, fold_result, not_learned
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run_folder import COMMAND, SPLITS, STORE, Asked, claim, leave
 from moleblend_fs.finetune.scoring import HIGHER_IS_BETTER, INTERVALS, calibrate, coverage, half_widths, score_folds
@@ -158,7 +158,7 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     """Predictions, scores, files and page of a run whose members are trained; `shown`: its folder as the user calls it."""
     folder, data, folds, settings = begun.folder, begun.data, begun.folds, begun.settings
     progress.stage("predictions")
-    checkpoints = {name: [folder / m.folder / members.CHECKPOINT for m in planned if m.fold == name] for name in folds}
+    checkpoints = {name: {m.name: folder / m.folder / members.CHECKPOINT for m in planned if m.fold == name} for name in folds}
     results = [fold_result(name, store, checkpoints[name], data, Runner()) for name, store in folds.items()]
     progress.stage("baselines")
     metrics = _metrics(data, folds, results, settings, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
@@ -211,24 +211,25 @@ def _metrics(
         "score": INTERVALS[kind][0],
         "molecules": {name: {s: store.manifest.splits[s].molecules for s in (TRAIN, VALID, TEST)} for name, store in folds.items()},
         "level": settings.level,
+        "not_learned": not_learned(results),
         "models": {},
     }
     if not tested:
         return metrics | {"first_line": "there is no test split with labels: nothing was scored"}
     metrics["models"][MODEL_NAME] = score_folds([(r.reported(), r.test.labels) for r in tested], names, kind, settings.seed)
     if kind == "regression":
-        metrics["coverage"] = _coverage(tested, names, settings.level, settings.ensemble)
+        metrics["coverage"] = _coverage(tested, names, settings.level)
     said = {r.name: _baselines(data, folds[r.name], settings.seed, jobs) for r in tested}
     for name in baselines.NAMES[kind]:
         metrics["models"][name] = score_folds([(said[r.name][name], r.test.labels) for r in tested], names, kind, settings.seed)
     return metrics | compared(metrics)
 
 
-def _coverage(tested: list[FoldResult], names: tuple[str, ...], level: float, members_of_fold: int) -> dict[str, float | None]:
+def _coverage(tested: list[FoldResult], names: tuple[str, ...], level: float) -> dict[str, float | None]:
     """Share of test labels within their intervals, which were calibrated on validation molecules."""
     halves, predictions, labels = [], [], []
     for r in tested:
-        halves.append(half_widths(r.test.std, r.calibration, level, members=members_of_fold))
+        halves.append(half_widths(r.test.std, r.calibration, level, members=len(r.members)))
         predictions.append(r.reported())
         labels.append(r.test.labels)
     return dict(zip(names, coverage(*map(np.concatenate, (predictions, halves, labels))), strict=True))
@@ -272,13 +273,14 @@ def _write(
     cross = _cross(folds, settings)
     write_tables(folder, data, results, members=settings.ensemble, level=settings.level, cross=cross)
     write_atomically(folder / METRICS, as_json(metrics, indent=1) + "\n")
-    _write_calibration(folder, data, results, settings, cross=cross)
+    _write_calibration(folder, data, results, cross=cross)
     trained = np.unique(np.concatenate([np.asarray(store.split(TRAIN)) for store in folds.values()]))
     with whole_file(folder / TRAINING_MOLECULES) as stream:
         stream.write("smiles,row\n")
         for text, row in zip(smiles_of(data.store, trained), data.store.source_row[trained].tolist(), strict=True):
             stream.write(f'"{text}",{row}\n' if "," in text or '"' in text else f"{text},{row}\n")
     manifest = data.store.manifest
+    kept = [m for m in planned if any(m.name in result.members for result in results if result.name == m.fold)]
     model = {
         "format": FORMAT,
         "version": VERSION,
@@ -286,7 +288,7 @@ def _write(
         "hydrogens": manifest.options.get("hydrogens"),
         "conformers": manifest.options.get("conformers"),
         "targets": [{"name": label.name, "kind": label.kind, "unit": label.unit} for label in data.targets],
-        "members": [{"name": m.name, "fold": m.fold, "checkpoint": f"{members.FOLDER}/{m.name}/{members.CHECKPOINT}"} for m in planned],
+        "members": [{"name": m.name, "fold": m.fold, "checkpoint": f"{members.FOLDER}/{m.name}/{members.CHECKPOINT}"} for m in kept],
         "training_molecules": TRAINING_MOLECULES,
         "calibration": CALIBRATION,
         "data": dict(manifest.inputs),
@@ -296,10 +298,10 @@ def _write(
     write_atomically(folder / ABOUT, as_json(model, indent=1) + "\n")
 
 
-def _write_calibration(folder: Path, data: Data, results: list[FoldResult], settings: Settings, *, cross: bool) -> None:
+def _write_calibration(folder: Path, data: Data, results: list[FoldResult], *, cross: bool) -> None:
     """For new molecules: from all out-of-fold predictions. Over the members' spread only where all members are of one fold."""
     said = [result.test if cross else result.valid for result in results]
     prediction, std, label = (np.concatenate([getattr(part, name) for part in said]) for name in ("prediction", "std", "labels"))
     kind = data.targets[0].kind
-    of_targets = calibrate(prediction, std, label, kind, scaled=len(results) == 1 and settings.ensemble > 1)
+    of_targets = calibrate(prediction, std, label, kind, scaled=len(results) == 1 and len(results[0].members) > 1)
     Calibration(targets={label.name: each for label, each in zip(data.targets, of_targets, strict=True)}).save(folder / CALIBRATION)

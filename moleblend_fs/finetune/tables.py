@@ -107,12 +107,12 @@ class Tables:
     def _lines(self, said: Said, result: FoldResult, split: str) -> Iterator[tuple[int, list[str]]]:
         """(row, our cells) of each molecule."""
         final = shown(calibrated(said.prediction, result.calibration), self.kind)
-        widths = half_widths(said.std, result.calibration, self.level, members=self.members)
+        widths = half_widths(said.std, result.calibration, self.level, members=len(result.members))
         for i, row in enumerate(self.data.store.source_row[said.indices].tolist()):
             cells: list[str] = []
             for target in range(final.shape[1]):
                 cells.append(number(final[i, target]))
-                cells += [number(said.std[i, target])] if self.members > 1 else []
+                cells += [number(said.std[i, target]) if len(result.members) > 1 else ""] if self.members > 1 else []
                 if self.kind == "regression":
                     cells += [number(final[i, target] - widths[i, target]), number(final[i, target] + widths[i, target])]
             status = "ok" if np.isfinite(final[i]).all() else "no prediction: the model's output is not finite"

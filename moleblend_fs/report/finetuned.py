@@ -54,8 +54,21 @@ def write_page(folder: Path, nearest: Sequence[Nearest] | None = None, overlap: 
         body += worst_sections([seen])
     body += _curves(folder, seen) + _leakage(overlap, model)
     body += [_run(model, splits, metrics), *_failures(folder)]
-    subtitle = html.escape(metrics["first_line"][:1].upper() + metrics["first_line"][1:]) + "."
+    subtitle = " ".join(html.escape(line[:1].upper() + line[1:]) + "." for line in first_lines(metrics))
     write_atomically(folder / "report.html", html.page(f"Finetuned: {', '.join(metrics['targets'])[:120]}", subtitle, body))
+
+
+def first_lines(metrics: dict[str, Any]) -> list[str]:
+    """What is to be read before anything else: who wins, and members that have learned next to nothing."""
+    return [metrics["first_line"], *map(_not_learned, metrics.get("not_learned", []))]
+
+
+def _not_learned(about: dict[str, Any]) -> str:
+    what = "is left out of the predictions" if about["left_out"] else "is not left out, since no other member did better"
+    return (
+        f"member {about['member']} learned next to nothing (it explains {max(0.0, about['skill']):.0%} of the variation of its own "
+        f"training labels) and {what}; a smaller --lr or another --seed may train it better"
+    )
 
 
 def cell(score: dict[str, Any] | None) -> str:

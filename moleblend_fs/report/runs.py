@@ -16,6 +16,8 @@ from moleblend_fs.report.result_files import Evaluation, read_evaluation
 from moleblend_fs.report.training_logs import TrainingLog, read_log
 
 T = TypeVar("T")
+DETAILS = "details.log"
+"""What training writes in each save folder: configuration and warnings. Progress is in `--log-file`, or was on the terminal alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +76,15 @@ def find_runs(folder: Path) -> Runs:
 
 
 def without_curves(runs: set[Path], logs: Sequence[Path]) -> Iterator[str]:
-    """A sentence for each folder that holds a run, and logs without curves, or no log."""
+    """A sentence for each folder that holds a run, and logs without curves, or no log. `DETAILS` never has any, and is no log."""
     for run in sorted(runs):
-        empty = [path for path in logs if path.parent == run]
+        empty = [path for path in logs if path.parent == run and path.name != DETAILS]
         yield from (f"{path}: holds no curve of a training run" for path in empty)
         if not empty:
-            yield f"{run}: no curves are shown: there is no log of the run (*.log, *.jsonl)"
+            yield (
+                f"{run}: no curves are shown: there is no log of the run (*.log, *.jsonl); trained with "
+                f"--log-file {run / 'train.log'} it is kept"
+            )
 
 
 def _files(folder: Path, *patterns: str) -> list[Path]:

@@ -277,15 +277,18 @@ def test_curves_are_read_from_plain_logs(tmp_path, form):
 
 
 def test_a_run_without_curves_is_told(runs, tmp_path):
-    for name, content in (("quiet", "INFO | nothing of interest\n"), ("mute", None)):
+    """The file of details, which every run has, is none of those that should hold a curve."""
+    for name, file in (("quiet", "train.log"), ("mute", None), ("shown", "details.log")):
         (runs / name).mkdir()
         (runs / name / "checkpoint_best.pt").write_bytes(b"x")
-        if content is not None:
-            (runs / name / "details.log").write_text(content)
-    assert find_runs(runs).notes == [
-        f"{runs / 'mute'}: no curves are shown: there is no log of the run (*.log, *.jsonl)",
-        f"{runs / 'quiet' / 'details.log'}: holds no curve of a training run",
-    ]
+        if file is not None:
+            (runs / name / file).write_text("INFO | nothing of interest\n")
+    mute, shown = (
+        f"{runs / name}: no curves are shown: there is no log of the run (*.log, *.jsonl); trained with "
+        f"--log-file {runs / name / 'train.log'} it is kept"
+        for name in ("mute", "shown")
+    )
+    assert find_runs(runs).notes == [mute, f"{runs / 'quiet' / 'train.log'}: holds no curve of a training run", shown]
 
 
 def test_classes_have_curves_calibration_and_the_predictor_that_knows_nothing(tmp_path):
