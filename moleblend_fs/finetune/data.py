@@ -21,9 +21,10 @@ from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.frames import as_text, named
 from moleblend_fs.sources.labels import UNSAID, parse_label
-from moleblend_fs.sources.molecules_to_predict import LIST_SUFFIXES, find_smiles_column
+from moleblend_fs.sources.molecules_to_predict import LIST_SUFFIXES
 from moleblend_fs.sources.run import preprocess
 from moleblend_fs.sources.sdf_records import item_names
+from moleblend_fs.sources.smiles_column import find_smiles_column
 
 PACKED = (".gz", ".xz", ".bz2", ".zip")
 SDF = (".sdf", ".sd", ".mol")

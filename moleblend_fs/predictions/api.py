@@ -20,7 +20,8 @@ from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.rows import Made, made_of
 from moleblend_fs.predictions.streaming import Per, Window, windows
 from moleblend_fs.predictions.table import LEVEL, PredictionTable
-from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingMols, IncomingSmiles, find_smiles_column, open_incoming
+from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingMols, IncomingSmiles, open_incoming
+from moleblend_fs.sources.smiles_column import find_smiles_column
 
 FEW = 256
 """Molecules up to which this process makes them itself: starting others takes longer."""

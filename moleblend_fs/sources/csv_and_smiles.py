@@ -26,7 +26,9 @@ from moleblend_fs.sources.command import (
     splitter_of,
 )
 from moleblend_fs.sources.delimited import Row, Table, column_indices, decimal_commas
+from moleblend_fs.sources.frames import TextCopy, named
 from moleblend_fs.sources.labels import ColumnSurvey, parse_label, read_labels
+from moleblend_fs.sources.smiles_column import SMILES_NAMES, find_smiles_column, spellings
 from moleblend_fs.sources.text import TextFile
 from moleblend_fs.wording import counted
 
@@ -79,6 +81,7 @@ class CsvSource(SmilesSource):
         smiles_column: name of the column with SMILES.
         labels: label columns; `columns` gives their names in the file where these differ.
         split_column: column with each row's split, or None.
+        given: what the table is a copy of as text, or None where it is the file itself.
 
     Raises:
         UserError: a column is missing or stands there twice, labels need a kind or another coding, a split's name cannot be one.
@@ -96,8 +99,10 @@ class CsvSource(SmilesSource):
         splitter: Splitter,
         columns: Sequence[str] | None = None,
         split_column: str | None = None,
+        given: tuple[Path, TextCopy] | None = None,
     ):
         super().__init__(labels, build, splitter)
+        self._given = given
         self._table = table if isinstance(table, Table) else Table(table, [[smiles_column]])
         wanted = [smiles_column, *(columns or [label.name for label in labels]), *([split_column] if split_column else [])]
         self._smiles, *self._cells = column_indices(self._table.path, self._table.header, wanted)
@@ -125,7 +130,7 @@ class CsvSource(SmilesSource):
         return count, survey.settle(), SplitNames(f"{self._table.path}: column {self._columns[-1]!r}", splits)
 
     def files(self) -> list[Path]:
-        return [self._table.path]
+        return [self._table.path if self._given is None else self._given[0]]
 
     def num_rows(self) -> int | None:
         return self._count
@@ -197,7 +202,7 @@ class SmilesFile(SmilesSource):
 
 
 def _add_arguments_csv(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--smiles-column", default="smiles", metavar="NAME", help="column of SMILES (default %(default)s)")
+    parser.add_argument("--smiles-column", default="", metavar="NAME", help="column of SMILES (default: found by its name)")
     add_labels(parser, "a column")
     parser.add_argument("--split-column", metavar="NAME", help="column that says train, valid or test")
     add_hydrogens(parser, "none")
@@ -207,22 +212,30 @@ def _add_arguments_csv(parser: argparse.ArgumentParser) -> None:
 
 
 def _open_csv(args: argparse.Namespace) -> Source:
-    table = Table(Path(args.input), [[args.smiles_column]])
-    prescribe(args)
-    return CsvSource(
-        table,
-        smiles_column=args.smiles_column,
-        labels=[parse_label(text, table.header) for text in args.label],
-        build=build_of(args),
-        splitter=splitter_of(args),
-        split_column=args.split_column,
-    )
+    path = Path(args.input)
+    copy = TextCopy(path)
+    with named(copy.path, path):
+        table = Table(copy.path, [[args.smiles_column] if args.smiles_column else spellings()])
+        column = args.smiles_column or find_smiles_column(table.header) or SMILES_NAMES[0]
+        prescribe(args)
+        source = CsvSource(
+            table,
+            smiles_column=column,
+            labels=[parse_label(text, table.header) for text in args.label],
+            build=build_of(args),
+            splitter=splitter_of(args),
+            split_column=args.split_column,
+            given=None if copy.path == path else (path, copy),
+        )
+    source.notes = tuple(note.replace(str(copy.path), str(path)) for note in (copy.note, *source.notes) if note)
+    return source
 
 
 COMMAND_CSV = SourceCommand(
     name="csv",
-    summary="your CSV file with a column of SMILES",
-    where="table as text, with a header; commas, tabs or semicolons between cells; perhaps packed (.gz, .xz, .bz2, .zip)",
+    summary="your table with a column of SMILES: text, an Excel workbook or a Parquet file",
+    where="table with a header: text with commas, tabs or semicolons between cells, .xlsx or .parquet (extra `tables`); perhaps packed "
+    "(.gz, .xz, .bz2, .zip)",
     add_arguments=_add_arguments_csv,
     open=_open_csv,
 )

@@ -12,6 +12,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.delimited import Table
+from moleblend_fs.sources.frames import TextCopy, named
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.sources.text import TextFile
 from moleblend_fs.wording import counted, verb
@@ -62,8 +63,14 @@ def _skeletons(place: Path) -> Iterator[str | None]:
         yield from map(skeleton_of, _smiles(place))
 
 
-def _smiles(path: Path) -> Iterator[str]:
+def _smiles(given: Path) -> Iterator[str]:
     """The column of SMILES of a table, or the first words of a list."""
+    copy = TextCopy(given)
+    with named(copy.path, given):
+        yield from _smiles_of_text(copy.path)
+
+
+def _smiles_of_text(path: Path) -> Iterator[str]:
     table = Table(path, [WRITTEN])
     column = next((i for i, name in enumerate(table.header) if name.lower() in SMILES_COLUMNS), None)
     if column is not None:

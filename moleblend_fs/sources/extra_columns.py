@@ -8,6 +8,7 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import identify
 from moleblend_fs.sources.delimited import Table, full_width
+from moleblend_fs.sources.frames import TextCopy, named
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.sources.text import TextFile
 
@@ -30,8 +31,10 @@ def carried_columns(path: Path, manifest: Manifest) -> tuple[list[str], Cells]:
         made_from = ", ".join(f"{name} ({other[:23]})" for name, other in manifest.inputs.items()) or "nothing that is known"
         raise UserError(f"--source {path}: not the file that the store was made from; it was {made_from}, this is {digest[:23]}")
     if manifest.source in ("csv", "moleculenet", "moses"):
-        table = Table(path, [manifest.options["columns"][:1]])
-        return table.header, _of_table(table)
+        copy = TextCopy(path)
+        with named(copy.path, path):
+            table = Table(copy.path, [manifest.options["columns"][:1]])
+        return table.header, _of_table(table, copy)
     if manifest.source == "smiles":
         return ["name"], _of_list(path)
     if manifest.source == "sdf":
@@ -39,8 +42,12 @@ def carried_columns(path: Path, manifest: Manifest) -> tuple[list[str], Cells]:
     raise UserError(f"--source: a store made by `moleblend preprocess {manifest.source}` has no names or columns to carry; leave it out")
 
 
-def _of_table(table: Table) -> Cells:
-    """Rows count without blank ones; cells that a row lacks are empty, and those that it has too many stand in the last one."""
+def _of_table(table: Table, copy: TextCopy) -> Cells:
+    """Rows count without blank ones; cells that a row lacks are empty, and those that it has too many stand in the last one.
+
+    Args:
+        copy: that the table is read of, which is there as long as it is held.
+    """
     for row, line in enumerate(line for line in table.rows() if line.cells):
         yield row, full_width(line.cells, len(table.header))
 

@@ -2,7 +2,10 @@
 
 import csv
 import importlib.util
+import os
 import shutil
+import tempfile
+import weakref
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +24,33 @@ WORKBOOK = "xl/workbook.xml"
 PARQUET = b"PAR1"
 BATCH = 4096
 """Rows of a Parquet file that are held in memory."""
+
+
+class TextCopy:
+    """A file as text: itself, or, of a workbook or Parquet file, a copy in a temporary folder, which lasts as long as this object.
+
+    Attributes:
+        path: of the text. note: what is to be said of it, "" for nothing.
+    """
+
+    def __init__(self, path: Path):
+        if not frame_kind(path):
+            self.path, self.note = path, ""
+            return
+        folder = tempfile.mkdtemp(prefix="moleblend.")
+        try:
+            # Its own ending: one of a packed file would have the text unpacked.
+            self.path, self.note = as_text(path, Path(folder) / f"{path.name}.csv")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(self, _remove, folder, os.getpid())
+
+
+def _remove(folder: str, process: int) -> None:
+    """Remove the folder of a copy when nothing reads it any more; not in a worker, which shares it."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def frame_kind(path: Path) -> str:

@@ -1,9 +1,5 @@
 """Molecules in whatever file they come, row by row, with all that the file says of them: for predictions, without a store."""
 
-import os
-import shutil
-import tempfile
-import weakref
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,16 +16,16 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
 from moleblend_fs.sources.csv_and_smiles import ROWS_WITH_CONFORMERS, SmilesRow
 from moleblend_fs.sources.delimited import Row, Table, column_indices, full_width
-from moleblend_fs.sources.frames import as_text, frame_kind, named
+from moleblend_fs.sources.frames import TextCopy, named
 from moleblend_fs.sources.packed import SUFFIXES, read_blocks
 from moleblend_fs.sources.sdf import SdfRow, graph_of_mol, graph_of_record
 from moleblend_fs.sources.sdf_records import detected, item_names, sdf_items, sdf_records
+from moleblend_fs.sources.smiles_column import find_smiles_column, spellings
 from moleblend_fs.sources.text import TextFile
 from moleblend_fs.wording import counted
 
 FORMATS = ("csv", "smiles", "sdf")
-SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smi", "structure")
-"""What a column of SMILES may be called, in any case, where none is named; the first that is there."""
+"""What a file may be said to be."""
 LIST_SUFFIXES = (".smi", ".smiles", ".ism")
 NO_LABELS = np.zeros(0)
 LACKING = "the model was trained on molecules with explicit hydrogens"
@@ -60,6 +56,7 @@ class Incoming(Source):
     smiles_place: int | None = None
     has_structures = False
     given: Path | None = None
+    copy: TextCopy | None = None
 
     build = BuildOptions()
     structures = False
@@ -228,28 +225,12 @@ def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | N
     Raises:
         UserError: the file is none of these, or its column of SMILES is not found.
     """
-    if not frame_kind(path):
-        incoming = _open_text(path, smiles_column, kind)
-        incoming.given = path
-        return incoming
-    folder = tempfile.mkdtemp(prefix="moleblend.")
-    try:
-        copy, note = as_text(path, Path(folder) / path.name)
-        with named(copy, path):
-            incoming = _open_text(copy, smiles_column, kind)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    incoming.given = path
-    incoming.notes = tuple(line for line in (note, *incoming.notes) if line)
-    weakref.finalize(incoming, _remove, folder, os.getpid())
+    copy = TextCopy(path)
+    with named(copy.path, path):
+        incoming = _open_text(copy.path, smiles_column, kind)
+    incoming.given, incoming.copy = path, copy
+    incoming.notes = tuple(line for line in (copy.note, *incoming.notes) if line)
     return incoming
-
-
-def _remove(folder: str, process: int) -> None:
-    """Remove the folder of a copy when nothing reads it any more; not in a worker, which shares it."""
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open_text(path: Path, smiles_column: str | None, kind: str | None) -> Incoming:
@@ -271,19 +252,6 @@ def _open_text(path: Path, smiles_column: str | None, kind: str | None) -> Incom
         f"{path}: no column is called smiles; the first line has: {shown}. Name the column with --smiles-column, "
         "or give a list of SMILES (one a line, then its name), or an SD file"
     )
-
-
-def spellings() -> list[str]:
-    """`SMILES_NAMES` as they may be written, the first ones first."""
-    return [spelt for name in SMILES_NAMES for spelt in dict.fromkeys((name, name.upper(), name.capitalize(), name.title()))]
-
-
-def find_smiles_column(header: Sequence[str]) -> str | None:
-    """The column that is called as a column of SMILES may be, in any case; None where there is none."""
-    for wanted in SMILES_NAMES:
-        if found := [name for name in header if name.lower() == wanted]:
-            return wanted if wanted in found else found[0]
-    return None
 
 
 def _bare_suffix(path: Path) -> str:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from moleblend_fs.cli.main import main
+from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources.base import identify
 from moleblend_fs.sources.frames import as_text, frame_kind
 from moleblend_fs.sources.molecules_to_predict import open_incoming
 from tests.inference.untrained import untrained
@@ -108,7 +110,7 @@ def test_a_damaged_file_is_told(tmp_path, ending):
     assert not (tmp_path / "copy.csv").exists()
 
 
-@pytest.mark.parametrize("ending", ["xlsx", "parquet"])
+@pytest.mark.parametrize("ending", ["xlsx", "parquet", "parquet.gz"])
 def test_predictions_are_those_of_the_same_table_as_csv(tmp_path, capsys, ending):
     model = untrained(tmp_path / "model")
     path = frame_file(tmp_path / f"in.{ending}", HEADER, ROWS)
@@ -140,3 +142,44 @@ def test_the_copy_is_removed_when_nothing_reads_it_any_more(tmp_path):
     assert folder.is_dir()
     del incoming
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("ending", ["xlsx", "parquet", "xlsx.gz"])
+def test_a_store_of_them_is_that_of_the_same_table_as_csv(tmp_path, ending):
+    """Molecules, labels and rows; it names the file that was given, by which `predict --source` finds its columns again."""
+    path = frame_file(tmp_path / f"in.{ending}", ["id", "SMILES", "y"], [(*row[:2], float(row[2])) for row in ROWS])
+    (tmp_path / "plain.csv").write_text('id,smiles,y\n"a,b",CCO,0.1\n"say ""x""",bad,2.0\n,c1ccccc1,3.25\n')
+    for given, out in ((path, "frame"), (tmp_path / "plain.csv", "plain")):
+        assert main(["preprocess", "csv", str(given), str(tmp_path / out), "--label", "y", "--workers", "2", "--no-progress"]) == 0
+    frame, plain = Store(tmp_path / "frame"), Store(tmp_path / "plain")
+    assert frame.records([0, 1]) == plain.records([0, 1])
+    assert [(line.row, line.input) for line in frame.failures()] == [(1, "bad")]
+    assert frame.manifest.inputs == identify([path])
+    model = untrained(tmp_path / "model")
+    out = tmp_path / "out.csv"
+    assert main(["predict", str(model), str(tmp_path / "frame"), str(out), "--source", str(path)]) == 0
+    with out.open(newline="") as stream:
+        assert [row["id"] for row in csv.DictReader(stream)] == [row[0] or "" for row in ROWS]
+
+
+def test_what_is_wrong_in_a_frame_is_told_of_the_file_that_was_given(tmp_path, capsys):
+    path = frame_file(tmp_path / "in.parquet", HEADER, ROWS)
+    for words, told in (
+        (["--smiles-column", "nothing"], f"{path}: no column 'nothing'"),
+        (["--label", "id"], f"{path}: "),
+        (["--label", "z"], "'z'"),
+    ):
+        assert main(["preprocess", "csv", str(path), str(tmp_path / "store"), *words]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("ending", ["xlsx", "parquet"])
+def test_molecules_of_a_frame_are_left_out(tmp_path, ending):
+    path = frame_file(tmp_path / f"in.{ending}", HEADER, ROWS)
+    (tmp_path / "plain.csv").write_text("smiles\nOCC\nCCN\nC1=CC=CC=C1\n")
+    words = [str(tmp_path / "plain.csv"), str(tmp_path / "store"), "--exclude", str(path), "--workers", "1", "--no-progress"]
+    assert main(["preprocess", "csv", *words]) == 0
+    store = Store(tmp_path / "store")
+    assert store.source_row.tolist() == [1]
+    assert [line.row for line in store.failures()] == [0, 2]
