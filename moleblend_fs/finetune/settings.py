@@ -138,8 +138,8 @@ class Recipe(NamedTuple):
 
 
 RECIPES = (
-    (300, Recipe("tiny", 120, 16, 2e-3, 2e-4)),
-    (1_000, Recipe("tiny", 60, 16, 2e-3, 2e-4)),
+    (300, Recipe("tiny", 120, 16, 1e-3, 2e-4)),
+    (1_000, Recipe("tiny", 60, 16, 1e-3, 2e-4)),
     (3_000, Recipe("tiny", 40, 32, 1e-3, 2e-4)),
     (10_000, Recipe("tiny", 30, 32, 1e-3, 1e-4)),
     (100_000, Recipe("small", 20, 64, 5e-4, 1e-4)),
