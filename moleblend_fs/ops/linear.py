@@ -5,6 +5,7 @@ torch sends float32 products on the CPU to MKL, which leaves part of an AMD proc
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -70,7 +71,7 @@ def autocast_in_products(method: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(method)
     def within(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        device = next(self.parameters()).device.type
+        device = next(itertools.chain(self.parameters(), self.buffers())).device.type  # a frozen model has buffers alone
         if not torch.is_autocast_enabled(device):
             return method(self, *args, **kwargs)  # type: ignore[call-arg, arg-type]
         with products_in(torch.get_autocast_dtype(device)), torch.autocast(device, enabled=False):
