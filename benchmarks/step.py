@@ -1,8 +1,7 @@
-"""Forward, backward and criterion of the base model: ours, the same with everything padded and materialised, and the reference release.
+"""Forward, backward and criterion of the base model: ours, and the same with everything padded and materialised.
 
 On the CPU in float32 on one thread, batch 64. Ours and the padded one are processes that take steps in turn, so that what else the
-machine does meets both alike. The reference release's figures are constants that somebody else measured, elsewhere. On a GPU in
-bfloat16, large batches, with and without kernels.
+machine does meets both alike. On a GPU in bfloat16, large batches, with and without kernels.
 """
 
 import argparse
@@ -34,9 +33,6 @@ from moleblend_fs.ops.layout import Layout
 
 BATCH, STEPS = 64, 5
 GPU_BATCH = {"pcqm4mv2": 2048, "qm9": 1024, "lipo": 512}
-ELSEWHERE = {"qm9": (6.60, 3.2), "lipo": (20.2, 7.1)}
-"""Set -> CPU seconds and peak GiB of a step of the reference release, as they were given to us: a 2-core AMD EPYC, one thread. Not
-measured beside ours, and no row of results.csv; rows that compare with them say so."""
 TITLES = {"pcqm4mv2": "PCQM4Mv2", "qm9": "QM9 with hydrogens", "lipo": "Lipophilicity"}
 PATHS = {"packed": "", "recomputed": ", 12 blocks recomputed", "padded": ", plain and padded"}
 """Ways to make a step, and how rows call them."""
@@ -66,7 +62,6 @@ def main(args: argparse.Namespace) -> list[Row]:
 def on_cpu(name: str, store: Path) -> list[Row]:
     """Time and memory of our ways to make a step, each beside the padded one: two processes that take steps in turn."""
     rows: list[Row] = []
-    elsewhere_s, elsewhere_gib = ELSEWHERE[name]
     for path in ("packed", "recomputed"):
         with StepProcess(store, path) as ours, StepProcess(store, "padded") as plain:
             pairs = [(ours.step(), plain.step()) for _ in range(1 + STEPS)]
@@ -80,13 +75,10 @@ def on_cpu(name: str, store: Path) -> list[Row]:
             ]
             assert process.atoms == ours.atoms
         ratios = [b.seconds / a.seconds for a, b in pairs[1:]]
-        before = [elsewhere_s / a.seconds for a, _ in pairs[1:]]
         case, aim = case_of(name, ours.atoms, path), ">= 1.3" * (path == "packed" and name == "lipo")
         rows += [
             row("step", case, "plain and padded / ours, time, steps in turn", "x", ratios, target=aim),
             row("step", case, "ours / plain and padded, memory of one step", "x", [pairs[0][0].peak / pairs[0][1].peak]),
-            row("step", case, f"reference release (elsewhere, {elsewhere_s} CPU s) / ours", "x", before),
-            row("step", case, f"ours / reference release (elsewhere, {elsewhere_gib} GiB)", "x", [pairs[0][0].peak / elsewhere_gib]),
         ]
     return rows
 
