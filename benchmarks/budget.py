@@ -39,18 +39,21 @@ def without_gpu() -> Iterator[FakeTensorMode]:
     from moleblend_fs.ops import dispatch, layer_norm
     from moleblend_fs.ops.atom_forces import launch as atom_forces
     from moleblend_fs.ops.attention import launch as attention
+    from moleblend_fs.ops.gelu_dropout import autograd as gelu_dropout
+    from moleblend_fs.ops.residual_norm import autograd as residual_norm
 
+    drawing = (attention, atom_forces, gelu_dropout, residual_norm)
     with (
         mock.patch.dict(os.environ, {"MOLEBLEND_OPS": "triton"}),
         mock.patch.object(dispatch, "_obstacle", return_value=None),
         mock.patch.object(dispatch, "_tested", return_value=None),
-        mock.patch.object(attention, "draw_seed", return_value=(1, 2)),
-        mock.patch.object(atom_forces, "draw_seed", return_value=(1, 2)),
         mock.patch.object(layer_norm, "reads_half_precision", lambda x, gain: gain.dtype == x.dtype),
         mock.patch.object(encoder, "reads_half_precision", lambda x, gain: gain.dtype == x.dtype),
-        FakeTensorMode(allow_non_fake_inputs=True) as mode,
+        contextlib.ExitStack() as stack,
     ):
-        yield mode
+        for module in drawing:
+            stack.enter_context(mock.patch.object(module, "draw_seed", return_value=(1, 2)))
+        yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
 
 
 def count_update(arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat16) -> Count:

@@ -48,6 +48,10 @@ KERNELS = {
     "atom_forces_backward": "noise head",
     "pair_cross_entropy": "pair losses",
     "pair_geometry": "pair losses",
+    "residual_norm_forward": "layer norms",
+    "residual_norm_backward": "layer norms",
+    "gelu_dropout_forward": "elementwise",
+    "gelu_dropout_backward": "elementwise",
 }
 
 
@@ -170,6 +174,8 @@ def kernel_operations(name: str, args: Sequence[Any], sizes: np.ndarray) -> floa
         heads, gaussians = weights[0].shape[1], len(weights[4])
         shown = 0.6 * pairs  # of the default --blend-ratio
         return (1 if name == "relation_bias" else 3) * 2 * shown * gaussians * (gaussians + heads)
+    if not name.startswith("pair"):
+        return 0.0
     outputs, width, _ = args[2].shape
     return (3 if args[-1] else 1) * 2 * outputs * (atoms * width * width + pairs * width)
 

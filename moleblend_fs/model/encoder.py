@@ -12,16 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.ops.attention import attention_linear
+from moleblend_fs.ops.gelu_dropout import adds_bias, gelu_dropout_linear
 from moleblend_fs.ops.layer_norm import reads_half_precision
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear, gelu_linear, norm_linear, recomputed_alike
-
-
-def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
-    """F.dropout that keeps a mask of bytes on the CPU too, where F.dropout keeps one of floats."""
-    if not training or probability == 0:
-        return x
-    return torch.native_dropout(x, probability, True)[0]
+from moleblend_fs.ops.linear import Linear, recomputed_alike
+from moleblend_fs.ops.residual_norm import Branch, adds_biases, residual_norm, residual_norm_linear, residual_sum
 
 
 class LayerNorm(nn.LayerNorm):
@@ -52,28 +47,32 @@ class Block(nn.Module):
         self.ffn_out = Linear(config.ffn_dim, d)
         self.ffn_norm = LayerNorm(d)
 
-    def forward(self, sum_Td: Tensor, norm: nn.LayerNorm | None, bias: Any, layout: Layout) -> Tensor:
-        """One block, from one residual sum to the next.
+    def forward(self, x_Td: Tensor, branch: Branch | None, norm: nn.LayerNorm | None, bias: Any, layout: Layout) -> tuple[Tensor, Branch]:
+        """One block, from one sum to the next, of which the last is not added up: (its first summand, its branch).
 
         Args:
-            sum_Td: (T, d) what `norm` turns into the block's input: the previous block's residual sum.
-            norm: the previous block's last norm, so that sums are kept for the backward pass and their norms are not. None where `sum_Td`
+            x_Td, branch: what `norm` turns the sum of into the block's input: the previous block's results, or a sum and None.
+            norm: the previous block's last norm, so that sums are kept for the backward pass and their norms are not. None where `x_Td`
                 is the block's input itself.
             bias: from `ops.attention.prepare_bias`.
         """
-        x_Td, qkv = (sum_Td, self.qkv(sum_Td)) if norm is None else norm_linear(sum_Td, norm, self.qkv)
+        if norm is None:
+            qkv = self.qkv(x_Td)
+        else:
+            x_Td, qkv = residual_norm_linear(x_Td, branch, norm, self.qkv, layout)
         qkv = qkv.view(len(x_Td), 3, self.heads, -1)
-        attended = attention_linear(qkv, bias, layout, self.attention_dropout if self.training else 0.0, self.attention_out)
-        sum_Td = x_Td + self._branch(attended, layout)
-        x_Td, hidden = norm_linear(sum_Td, self.attention_norm, self.ffn_in)
-        return x_Td + self._branch(gelu_linear(hidden, self.ffn_out, self.activation_dropout if self.training else 0.0), layout)
+        bare, bare_hidden = adds_biases(x_Td), adds_bias(x_Td, self.ffn_in.out_features)
+        attention_dropout, activation_dropout = (p if self.training else 0.0 for p in (self.attention_dropout, self.activation_dropout))
+        attended = attention_linear(qkv, bias, layout, attention_dropout, self.attention_out.without_bias(bare))
+        ffn_in, branch = self.ffn_in.without_bias(bare_hidden), self._branch(attended, self.attention_out, bare)
+        x_Td, hidden = residual_norm_linear(x_Td, branch, self.attention_norm, ffn_in, layout)
+        hidden_bias = self.ffn_in.bias if bare_hidden else None
+        out = gelu_dropout_linear(hidden, hidden_bias, self.ffn_out.without_bias(bare), activation_dropout)
+        return x_Td, self._branch(out, self.ffn_out, bare)
 
-    def _branch(self, x_Td: Tensor, layout: Layout) -> Tensor:
-        x_Td = dropout(x_Td, self.dropout, self.training)
-        if not self.training or self.drop_path == 0:
-            return x_Td
-        keep = torch.empty(layout.num_molecules, 1, dtype=x_Td.dtype, device=x_Td.device).bernoulli_(1 - self.drop_path)
-        return x_Td * (keep / (1 - self.drop_path))[layout.token_molecule]
+    def _branch(self, out_Td: Tensor, layer: nn.Linear, bare: bool) -> Branch:
+        rates = (self.dropout, self.drop_path) if self.training else (0.0, 0.0)
+        return Branch(out_Td, layer if bare else None, *rates)
 
 
 class Encoder(nn.Module):
@@ -93,10 +92,21 @@ class Encoder(nn.Module):
             normalised: whether the sums went through `embedding_norm` already.
         """
         norm: nn.LayerNorm | None = None if normalised else self.embedding_norm
+        branch: Branch | None = None
         for number, block in enumerate(self.blocks[:blocks]):
-            if self.training and number < self.checkpoint_layers:
-                x_Td = checkpoint(block, x_Td, norm, bias, layout, use_reentrant=False, context_fn=recomputed_alike)
+            recomputed = self.training and number < self.checkpoint_layers
+            if branch is not None and (recomputed or not adds_biases(x_Td)):
+                x_Td, branch = residual_sum(x_Td, branch, layout), None
+            if recomputed:
+                given = (block, x_Td, norm, bias, layout)
+                x_Td = checkpoint(_sum_to_sum, *given, use_reentrant=False, context_fn=recomputed_alike)
             else:
-                x_Td = block(x_Td, norm, bias, layout)
+                x_Td, branch = block(x_Td, branch, norm, bias, layout)
             norm = block.ffn_norm  # type: ignore[assignment]
-        return x_Td if norm is None else norm(x_Td)
+        return x_Td if norm is None else residual_norm(x_Td, branch, norm, layout)
+
+
+def _sum_to_sum(block: nn.Module, sum_Td: Tensor, norm: nn.LayerNorm | None, bias: Any, layout: Layout) -> Tensor:
+    """A block that is computed again in the backward pass: one tensor is kept for it."""
+    x_Td, branch = block(sum_Td, None, norm, bias, layout)
+    return residual_sum(x_Td, branch, layout)

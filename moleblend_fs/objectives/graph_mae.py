@@ -27,6 +27,7 @@ from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
+from moleblend_fs.ops.residual_norm import residual_norm
 from moleblend_fs.options import option
 
 HEAD = "graph_mae_decoder"
@@ -57,7 +58,8 @@ class Decoder(nn.Module):
         hidden = torch.zeros(layout.num_tokens, dtype=torch.bool, device=hidden_A.device).index_copy(0, layout.atom_tokens, hidden_A)
         entered = torch.where(hidden.unsqueeze(1), 0, entered)
         bias = prepare_bias(bias_PH, graph_bias_H, layout, tokens_Td.shape[1] // self.heads)
-        decoded = self.block.ffn_norm(self.block(entered, self.norm, bias, layout))
+        x_Td, branch = self.block(entered, None, self.norm, bias, layout)
+        decoded = residual_norm(x_Td, branch, self.block.ffn_norm, layout)
         return self.out(decoded.index_select(0, layout.atom_tokens))
 
 

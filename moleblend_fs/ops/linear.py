@@ -10,14 +10,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-
-from moleblend_fs.ops.layer_norm import layer_norm, layer_norm_backward
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -156,59 +154,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _Linear.apply(x, weight, bias)
 
 
+class Product(NamedTuple):
+    """What an operation reads of a linear layer, so that another may take its bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
 class Linear(nn.Linear):
     """nn.Linear of matrices through `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
-
-class _NormLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, gain, shift, weight, bias, eps):
-        normed, mean, rstd = layer_norm(x, gain, shift, eps)
-        ctx.save_for_backward(x, mean, rstd, gain, shift, weight)
-        ctx.eps, ctx.lower = eps, type_of_products(weight)
-        return normed, product(normed, weight, bias, ctx.lower)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_normed, d_out):
-        x, mean, rstd, gain, shift, weight = ctx.saved_tensors
-        d_weight = product(d_out.t(), layer_norm(x, gain, shift, ctx.eps)[0].t(), None, ctx.lower)
-        d_normed = d_normed + product(d_out, weight.t(), None, ctx.lower)
-        d_x, d_gain, d_shift = layer_norm_backward(d_normed, x, mean, rstd, gain, shift)
-        return d_x, d_gain, d_shift, d_weight, d_out.sum(dim=0), None
-
-
-def norm_linear(x: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Tensor, Tensor]:
-    """LN(x) and layer(LN(x)); only x is kept for the backward pass, (rows, d) -> (rows, d), (rows, out)."""
-    return _NormLinear.apply(x, norm.weight, norm.bias, layer.weight, layer.bias, norm.eps)
-
-
-class _GeluLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias, dropout):
-        active, keep = F.gelu(x), None
-        if dropout > 0:
-            active, keep = torch.native_dropout(active, dropout, True)
-        ctx.save_for_backward(x, weight, keep)
-        ctx.scale, ctx.lower = 1 / (1 - dropout), type_of_products(weight)
-        return product(active, weight, bias, ctx.lower)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, d_out):
-        x, weight, keep = ctx.saved_tensors
-
-        def drop(tensor: Tensor) -> Tensor:
-            return tensor if keep is None else torch.ops.aten.native_dropout_backward(tensor, keep, ctx.scale)
-
-        d_weight = product(d_out.t(), drop(F.gelu(x)).t(), None, ctx.lower)
-        d_x = torch.ops.aten.gelu_backward(drop(product(d_out, weight.t(), None, ctx.lower)), x)
-        return d_x, d_weight, d_out.sum(dim=0), None
-
-
-def gelu_linear(x: Tensor, layer: nn.Linear, dropout: float) -> Tensor:
-    """layer(dropout(GELU(x))); only x (and which activations were dropped) is kept for the backward pass."""
-    return _GeluLinear.apply(x, layer.weight, layer.bias, dropout)
+    def without_bias(self, without: bool = True) -> Product:
+        """The layer, or its product alone."""
+        return Product(self.weight, None if without else self.bias)

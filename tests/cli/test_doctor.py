@@ -15,7 +15,7 @@ def test_versions_devices_and_ops(capsys):
     assert any(line.startswith("shortest paths") and "compiled" in line for line in lines)
     assert any(line.startswith("cuda") for line in lines)
     assert sum(line.startswith("bfloat16") for line in lines) == 1
-    for op in ("relation_bias", "attention", "pair_projection"):
+    for op in ("relation_bias", "attention", "pair_projection", "residual_norm", "gelu_dropout"):
         assert sum(line.startswith(f"op {op}") for line in lines) == 1
 
 

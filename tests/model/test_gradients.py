@@ -55,6 +55,7 @@ def test_recomputed_blocks_change_nothing_with_dropout_on(recomputed):
     batch = mixed_batch(ORDINARY[:4], ())
     layout = Layout(batch.num_atoms, "cpu")
     shown = show_all(batch, layout, "2d+3d")
+    torch.manual_seed(0)  # losses with and without dropout are near each other for some weights
     plain = MoleBlend(ModelConfig(layers=3, **SIZE, heads=HEADS, **rates)).train()
     saving = MoleBlend(ModelConfig(layers=3, **SIZE, heads=HEADS, **rates, checkpoint_layers=recomputed)).train()
     saving.load_state_dict(plain.state_dict())

@@ -78,9 +78,14 @@ def test_kernels_that_give_other_numbers_end_the_run(op, monkeypatch):
     assert dispatch.uses_triton(op, device)
     dispatch._tested.cache_clear()
     kernels = importlib.import_module(f"moleblend_fs.ops.{op}.selftest")
-    entry = {"blend": "blend", "relation_bias": "relation_bias", "attention": "apply_attention", "pair_projection": "pair_cross_entropy"}[
-        op
-    ]
+    entry = {
+        "blend": "blend",
+        "relation_bias": "relation_bias",
+        "attention": "apply_attention",
+        "pair_projection": "pair_cross_entropy",
+        "residual_norm": "residual_norm_linear",
+        "gelu_dropout": "gelu_dropout_linear",
+    }[op]
     right = getattr(kernels, entry)
 
     def wrong(*args, **kwargs):
@@ -176,12 +181,22 @@ def test_the_model_has_its_own_sizes_checked(monkeypatch):
         ("attention", torch.bfloat16, (3, 8)),
         ("atom_forces", torch.bfloat16, (3, 8)),
         ("pair_projection", torch.bfloat16, (4,)),
+        ("residual_norm", torch.bfloat16, (24,)),
+        ("gelu_dropout", torch.bfloat16, (8,)),
     }
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    ("op", "shape"), [("attention", (2, 16)), ("atom_forces", (2, 16)), ("relation_bias", (4, 32)), ("pair_projection", (16,))]
+    ("op", "shape"),
+    [
+        ("attention", (2, 16)),
+        ("atom_forces", (2, 16)),
+        ("relation_bias", (4, 32)),
+        ("pair_projection", (16,)),
+        ("residual_norm", (64,)),
+        ("gelu_dropout", (64,)),
+    ],
 )
 def test_self_tests_in_half_precision(op, shape, dtype):
     """They pass, with the sizes of a shipped model."""

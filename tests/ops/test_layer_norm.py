@@ -8,7 +8,7 @@ from torch import nn
 from moleblend_fs.model import encoder
 from moleblend_fs.ops import layer_norm as room
 from moleblend_fs.ops.layer_norm import layer_norm, layer_norm_backward
-from moleblend_fs.ops.linear import norm_linear
+from moleblend_fs.ops.residual_norm.reference import norm_linear
 
 DTYPES = pytest.mark.parametrize(
     ("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]

@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from moleblend_fs.ops.attention import attention_linear, bucket_bias
+from moleblend_fs.ops.gelu_dropout.reference import gelu_dropout_linear
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear, gelu_linear, linear, norm_linear, products_in
+from moleblend_fs.ops.linear import Linear, linear, products_in
+from moleblend_fs.ops.residual_norm.reference import norm_linear
 
 SIZES = [(1, 1, 1), (2, 31, 33), (123, 48, 17), (701, 257, 190)]  # the last is large enough for oneDNN
 GRID = pytest.mark.parametrize(("rows", "d", "f"), SIZES)
@@ -55,7 +57,7 @@ def test_norm_linear(rows, d, f, dtype, rtol):
 @DTYPES
 def test_gelu_linear(rows, d, f, dtype, rtol):
     x, _, layer = setup(rows, d, f, dtype)
-    assert_same([gelu_linear(x, layer, 0.0)], [layer(F.gelu(x))], [x, *layer.parameters()], rtol)
+    assert_same([gelu_dropout_linear(x, layer, 0.0)], [layer(F.gelu(x))], [x, *layer.parameters()], rtol)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -65,7 +67,7 @@ def test_gradcheck(dropout):
     def run(x, *parameters):
         torch.manual_seed(5)
         normed, out = norm_linear(x, norm, layer)
-        return normed, gelu_linear(out, second, dropout)
+        return normed, gelu_dropout_linear(out, second, dropout)
 
     second = Linear(4, 2).double()
     assert torch.autograd.gradcheck(run, [x, *norm.parameters(), *layer.parameters(), *second.parameters()])
@@ -77,7 +79,7 @@ def test_dropout_drops_half_and_doubles_the_rest():
     nn.init.eye_(layer.weight)
     nn.init.zeros_(layer.bias)
     x = torch.full((4, 1000), 3.0)
-    out = gelu_linear(x, layer, 0.5)
+    out = gelu_dropout_linear(x, layer, 0.5)
     dropped = out == 0
     assert 0.45 < dropped.float().mean() < 0.55  # 4,000 draws: six standard deviations are 0.05
     torch.testing.assert_close(out[~dropped], 2 * F.gelu(x)[~dropped])
@@ -120,7 +122,7 @@ def test_every_layer_of_a_block_is_lowered_in_both_passes():
         qkv = three(x).view(6, 3, 4, 8)
         return attention_linear(qkv, bucket_bias(torch.zeros(8, 4), torch.zeros(4), layout), layout, 0.0, layer)
 
-    ways = {"norm": lambda: norm_linear(x, norm, layer)[1], "gelu": lambda: gelu_linear(x, layer, 0.0), "attention": attended}
+    ways = {"norm": lambda: norm_linear(x, norm, layer)[1], "gelu": lambda: gelu_dropout_linear(x, layer, 0.0), "attention": attended}
     for name, way in ways.items():
         plain = way()
         with products_in(torch.bfloat16):

@@ -8,12 +8,12 @@ Shape legend: T tokens, H heads, w head width, P atom pairs; see `ops.layout`.
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from moleblend_fs.ops.attention.reference import AttentionLinear, bucket_bias
 from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import linear
+from moleblend_fs.ops.linear import Linear, Product, linear
 
 __all__ = ["attention", "attention_linear", "bucket_bias", "prepare_bias"]
 
@@ -49,7 +49,7 @@ def attention(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float) -> Te
     return launch.attention(qkv_T3Hw, bias, layout, dropout)
 
 
-def attention_linear(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float, layer: nn.Linear) -> Tensor:
+def attention_linear(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float, layer: Linear | Product) -> Tensor:
     """`layer` of the attention output, (T, d). The reference does not keep the attention output for the backward pass; the
     kernels do, whose own backward pass reads it."""
     if isinstance(bias, list):

@@ -82,7 +82,8 @@ class AttentionLinear(torch.autograd.Function):
             d_biases.append(d_logits.view(b, heads, N, N))
         if out is None:
             return d_qkv, None, None, None, None, *d_biases
-        return d_qkv, product(d_y.t(), out.t(), None, ctx.lower), d_y.sum(dim=0), None, None, *d_biases
+        d_shift = d_y.sum(dim=0) if ctx.needs_input_grad[2] else None
+        return d_qkv, product(d_y.t(), out.t(), None, ctx.lower), d_shift, None, None, *d_biases
 
 
 def _scatter(out_Td: Tensor, o: Tensor, bucket: Bucket) -> None:

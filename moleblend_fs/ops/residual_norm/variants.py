@@ -1,0 +1,59 @@
+"""Configurations that the shipped presets launch, for the table of resources."""
+
+import itertools
+from typing import Any
+
+from moleblend_fs.ops.column_sums import add_programs
+from moleblend_fs.ops.column_sums import constants_of as sum_constants
+from moleblend_fs.ops.kernel_variant import TRITON_TYPES, Variant
+from moleblend_fs.ops.residual_norm.kernels import add_and_normalise, normalise_backward
+from moleblend_fs.ops.residual_norm.launch import backward_launch, constants_of, forward_launch
+
+WIDTHS = (64, 256, 768, 1024, 2048)
+"""Embedding widths of the shipped presets."""
+# What a pass launches: of the embeddings, in the first block (which drops nothing), in others, with --dropout, and (backward) at the end.
+FORWARD: dict[str, dict[str, bool]] = {
+    "first": {},
+    "kept": {"BRANCH": True, "BIAS": True},
+    "path": {"BRANCH": True, "BIAS": True, "DROP_PATH": True},
+    "both": {"BRANCH": True, "BIAS": True, "DROPOUT": True, "DROP_PATH": True},
+}
+BACKWARD: dict[str, dict[str, bool]] = {
+    "first": {"MORE": True, "NORMED": True},
+    "kept": {"MORE": True, "NORMED": True, "BIAS": True},
+    "path": {"MORE": True, "NORMED": True, "BIAS": True, "DROP_PATH": True},
+    "both": {"MORE": True, "NORMED": True, "BIAS": True, "DROPOUT": True, "DROP_PATH": True},
+    "last": {"BIAS": True, "DROP_PATH": True},
+}
+
+COMMON, BASE = "path", ("bf16", 768)
+"""What most blocks launch; the type and width that are listed with all cases."""
+
+
+def variants() -> list[Variant]:
+    """Every type and width with what most blocks launch, and all cases of the base model in bfloat16."""
+    found = []
+    for (dtype, short), width in itertools.product(TRITON_TYPES.items(), WIDTHS):
+        for kernel, cases, launch in (
+            (add_and_normalise, FORWARD, forward_launch(width)),
+            (normalise_backward, BACKWARD, backward_launch(width, dtype)),
+        ):
+            for case, chosen in cases.items():
+                if case != COMMON and (short, width) != BASE:
+                    continue  # the same code with less or more of it switched on
+                switches = [name for name in kernel.arg_names if name in {each for some in cases.values() for each in some}]
+                constants = {**constants_of(launch, width), **{name: chosen.get(name, False) for name in switches}}
+                found.append(_variant(f"{kernel.__name__}/{short}/{width}/{case}", kernel, short, constants, launch.warps))
+        found.append(_variant(f"add_programs/{short}/{width}", add_programs, short, sum_constants(width), 4))
+    return found
+
+
+def _variant(name: str, kernel: Any, short: str, constants: dict[str, Any], warps: int) -> Variant:
+    kinds = dict.fromkeys(("mean_ptr", "rstd_ptr", "partial_ptr"), "*fp32") | {"molecule_ptr": "*i64"}
+    kinds |= dict.fromkeys(("eps", "drop_scale", "path_scale"), "fp32")
+    signature = {
+        argument: kinds.get(argument, f"*{short}" if argument.endswith("_ptr") else "i32")
+        for argument in kernel.arg_names
+        if argument not in constants
+    }
+    return Variant(name, kernel, signature, constants, warps, 3)
