@@ -82,13 +82,14 @@ def predictions(store: Store) -> list[Row]:
         row("precision", case, f"predictions, {name}", "molecules/CPU s", [len(places) / s for s in found])
         for name, found in seconds.items()
     ]
+    unit = store.manifest.labels[store.manifest.label_index("gap")].unit
     change = np.sqrt(np.mean((values["float32"] - values["bf16"]) ** 2)) / values["float32"].std()
     error = {name: float(np.abs(found - labels(store, places)).mean()) for name, found in values.items()}
     return [
         *rows,
         row("precision", case, "predictions, float32 / bf16", "x", ratios(seconds)),
         row("precision", case, "root mean square change / spread of the predictions", "%", [100 * change]),
-        *(row("precision", case, f"mean absolute error, {name}", "eV", [value]) for name, value in error.items()),
+        *(row("precision", case, f"mean absolute error, {name}", unit, [value]) for name, value in error.items()),
     ]
 
 
