@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "moleblend_fs" / "__init__.py").read_text(), re.MULTILINE).group(1)
 
 TRAIN = [
-    "torch>=2.6",
+    "torch>=2.9",
     "ve-fairseq>=0.12.3",
     "lmdb>=1.5",
     "safetensors>=0.4.5",

@@ -118,12 +118,13 @@ def _optimizer(parameters: list[torch.nn.Parameter]) -> Any:
     from fairseq.optim.fp16_optimizer import FP16Optimizer
     from omegaconf import OmegaConf
 
-    import fairseq_plugins  # noqa: F401  its patches of fairseq
+    from fairseq_plugins.patches.fused_adam import FusedAdam  # with all other patches of fairseq
 
     config = OmegaConf.structured(FairseqConfig(optimizer=FairseqAdamConfig(_name="adam", lr=[1e-4])))
     config.common.bf16 = True
-    with mock.patch.object(torch.cuda, "is_available", return_value=True):
-        return FP16Optimizer.build_optimizer(config, parameters)
+    optimizer = FP16Optimizer.build_optimizer(config, parameters)
+    optimizer.optimizer = FusedAdam(optimizer.fp32_params, **optimizer.fp32_optimizer.optimizer_config)  # as where weights are on a GPU
+    return optimizer
 
 
 def _update(optimizer: Any) -> None:

@@ -17,8 +17,14 @@ from torch.utils.flop_counter import flop_registry
 
 BANDWIDTH = 0.9 * 4.8e12
 """Bytes/s: nine tenths of the H200's, from NVIDIA's data sheet (2024), as streaming kernels reach."""
-RATES = {torch.bfloat16: 0.65 * 989e12, torch.float16: 0.65 * 989e12, torch.float32: 0.65 * 67e12}
-"""Operations/s of products: about two thirds of the same sheet's dense rates."""
+RATES: dict[torch.dtype | str, float] = {
+    torch.bfloat16: 0.65 * 989e12,
+    torch.float16: 0.65 * 989e12,
+    torch.float32: 0.65 * 67e12,
+    "tf32": 0.65 * 495e12,
+    "tf32x3": 0.65 * 495e12 / 3,
+}
+"""Operations/s of products: about two thirds of the same sheet's dense rates. "tf32x3" are three products of TF32 for each of float32."""
 LAUNCH_ON_DEVICE = 2e-6
 """Seconds that the smallest kernel takes."""
 # fmt: off
@@ -117,8 +123,10 @@ class Count(TorchDispatchMode):
             OPDEFS[f"moleblend::{name}"]._init_fn(*args, **kwargs)
         self._stage = ""
         size = sum(map(_bytes, _distinct([*_tensors((args, kwargs)), *_tensors(result)])))
-        dtype = next((x.dtype for x in _tensors(args) if x.dtype in (torch.bfloat16, torch.float16)), torch.float32)
-        self.costs[self.phase, stage].add(len(counted), kernel_operations(name, args, self.sizes), size, RATES[dtype])
+        halves = [x.dtype for x in _tensors(args) if x.dtype in (torch.bfloat16, torch.float16)]
+        products = [x for x in args if isinstance(x, str)]  # what an op calls its products' precision, where that is not its inputs' type
+        kind = [*products, *halves, torch.float32][0]
+        self.costs[self.phase, stage].add(len(counted), kernel_operations(name, args, self.sizes), size, RATES[kind])
 
 
 def of_lists(name: str, args: Sequence[Any]) -> tuple[int, float]:

@@ -154,7 +154,7 @@ def measure(case: str, given: Problem, device: str) -> list[Row]:
     ways = ways_of(given, device)
     for way, (implementation, tf32, function) in ways.items():
         dispatch.configure(f"relation_bias={implementation}")
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
 
         def forward(function: Callable[[], tuple[Tensor, Tensor]] = function) -> None:
             with torch.no_grad():
@@ -174,7 +174,7 @@ def measure(case: str, given: Problem, device: str) -> list[Row]:
                 rows.append(row("relation_bias", case, f"share of the roofline in TF32, {metric}, {way}", "%", shares, device=device))
         rows.append(row("relation_bias", case, f"peak memory, {way}", "MiB", [memory[way] / 2**20], device=device))
     dispatch.configure("auto")
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
     ours, *others = ways
     for way in others:
         faster, smaller = TARGETS[device] if way == "stored features" else ("", "")

@@ -124,4 +124,5 @@ class RelationEncoder(nn.Module):
                 weights,
                 layout,
                 None if distances_P is None else distances_P.to(weights.spd_table.dtype),
+                model=self.distance_hidden.weight.dtype,
             )

@@ -177,7 +177,7 @@ def test_the_model_has_its_own_sizes_checked(monkeypatch):
     shown, noise = draw_blend(batch, layout, blend, seed=1, epoch=1)
     model(batch, shown, layout, targets_of(batch, layout, shown, noise, blend))
     assert checked == {
-        ("relation_bias", torch.float32, (3, 5)),
+        ("relation_bias", torch.bfloat16, (3, 5)),
         ("attention", torch.bfloat16, (3, 8)),
         ("atom_forces", torch.bfloat16, (3, 8)),
         ("pair_projection", torch.bfloat16, (4,)),

@@ -14,23 +14,29 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
-from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_threshold
+from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_scale, dropout_threshold
 from moleblend_fs.ops.kernel_variant import dot_precision, on_its_device
 from moleblend_fs.ops.layout import Layout
 
-# One head of the model calls this once a step: one shape for all molecules. A warp takes 16 rows; TF32 needs more registers.
-BLOCK, STEP, WARPS = 32, 16, {"ieee": 2, "tf32": 4}
+STEP = 16
+"""Atoms that a program goes through at a time."""
+LONGER = 0
+"""Stands for all size classes beyond those that `LAUNCHES` lists."""
+LAUNCHES = {"ieee": {16: (16, 1), LONGER: (32, 2)}, "tf32": {LONGER: (16, 2)}}
+"""Kind of products -> tokens of the size class -> (atoms that a program holds, its warps). A warp takes 16 rows; TF32 takes more."""
 
 
-def constants_of(dtype: torch.dtype, width: int) -> dict[str, Any]:
+def constants_of(block: int, dtype: torch.dtype, width: int) -> dict[str, Any]:
     block_w = max(16, triton.next_power_of_2(width))
-    return {"W": width, "BLOCK": BLOCK, "STEP": STEP, "BLOCK_W": block_w, "PRECISION": dot_precision(dtype)}
+    return {"W": width, "BLOCK": block, "STEP": STEP, "BLOCK_W": block_w, "PRECISION": dot_precision(dtype)}
 
 
 def _run(kernel: Any, q: Tensor, members: Tensor, capacity: int, data: Sequence[Any], counts: Sequence[Any], random: Sequence[Any]):
     _, heads, width = q.shape
-    blocks = triton.cdiv(capacity - 1, BLOCK)
-    options = {**constants_of(q.dtype, width), "num_warps": WARPS[dot_precision(q.dtype)], "num_stages": 1}
+    table = LAUNCHES[dot_precision(q.dtype)]
+    block, warps = table.get(capacity, table[LONGER])
+    blocks = triton.cdiv(capacity - 1, block)
+    options = {**constants_of(block, q.dtype, width), "num_warps": warps, "num_stages": 1}
     kernel[(len(members) * heads * blocks,)](*data, members, *counts, blocks, *random, **options)
 
 
@@ -53,7 +59,7 @@ def forward(
     """Force of each head (H, 3, A) and log2 of the sum of each row's exponentials (H, A), float32."""
     A, heads, _ = q.shape
     force, logsumexp = bias.new_empty(heads, 3, A), bias.new_empty(heads, A)
-    random = (seed_low, seed_high, dropout_threshold(dropout), 1 / (1 - dropout))
+    random = (seed_low, seed_high, dropout_threshold(dropout), dropout_scale(dropout))
     for members, capacity in zip(molecules, capacities, strict=True):
         counts = (tokens, pairs, heads, A, bias.shape[1])
         _run(forces_forward, q, members, capacity, (q, k, value, bias, direction, force, logsumexp), counts, random)
@@ -87,7 +93,7 @@ def backward(
     """Gradients of q, k, value and bias; that of the force is (3, A)."""
     A, heads, _ = q.shape
     d_q, d_k, d_value, d_bias = (torch.empty_like(x) for x in (q, k, value, bias))
-    random = (seed_low, seed_high, dropout_threshold(dropout), 1 / (1 - dropout))
+    random = (seed_low, seed_high, dropout_threshold(dropout), dropout_scale(dropout))
     given = (d_force, force, q, k, value, bias, direction, logsumexp)
     for members, capacity in zip(molecules, capacities, strict=True):
         counts = (tokens, pairs, heads, A, bias.shape[1])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.ops.atom_forces.launch import AtomForces
-from moleblend_fs.ops.attention.kernel_parts import dropout_keep
+from moleblend_fs.ops.attention.kernel_parts import dropout_keep, dropout_scale
 from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.layout import Layout
 
@@ -36,7 +36,7 @@ def dense_forces(
         logits = torch.einsum("ihw,jhw->hij", q_AHw[atoms], k_AHw[atoms]) + bias_PH[pairs].view(n, n, -1).permute(2, 0, 1)
         weights = torch.softmax(logits, dim=2)
         if keep is not None:
-            weights = weights * keep[number][:, 1:, 1:] / (1 - dropout)
+            weights = weights * keep[number][:, 1:, 1:] * dropout_scale(dropout)
         outputs.append(torch.einsum("hij,ija,jha->ia", weights, direction_P3[pairs].view(n, n, 3), value_AH3[atoms]))
     return torch.cat(outputs)
 

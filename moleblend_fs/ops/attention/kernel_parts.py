@@ -71,18 +71,25 @@ def add_bias_gradient(d_bias_ptr, d_s, i, j, count, bias_mode):
 def keep_factor(seed_low, seed_high, head, first, i, j, threshold, keep_scale):
     """1 / (1 - p) where dropout keeps the weight of head, token i (the molecule's first is `first`) and token j, else 0.
 
-    A 31-bit hash of (seed, head, place of i in the batch, j) is compared with `threshold` = p 2^31.
+    16 bits of a hash of (seed, head, place of i in the batch, j) are compared with `threshold` = p 2^16. Tokens i and i + 8, which a
+    thread has both of in the layout of a matrix instruction's result, in rows as in columns, share a hash: the compiler computes it once.
     """
+    eighth = i & 8
     head_key = mix((head + tl.zeros_like(i)).to(tl.uint32) * HEAD_FACTOR + seed_low.to(tl.uint32))
     other_key = mix(head_key ^ seed_high.to(tl.uint32))
-    row = mix((first + i).to(tl.uint32) * ROW_FACTOR + head_key)
+    row = mix((first + (i - eighth)).to(tl.uint32) * ROW_FACTOR + head_key)
     bits = mix((row ^ other_key) + j.to(tl.uint32) * COLUMN_FACTOR)
-    return tl.where((bits >> 1).to(tl.int32) >= threshold, keep_scale, 0.0)
+    return tl.where(((bits >> (2 * eighth)) & 0xFFFF).to(tl.int32) >= threshold, keep_scale, 0.0)
 
 
 def dropout_threshold(p: float) -> int:
-    """What 31 random bits are compared with, so that a share p is below."""
-    return min(round(p * 2**31), 2**31 - 1)
+    """What 16 random bits are compared with, so that a share p is below."""
+    return min(round(p * 2**16), 2**16 - 1)
+
+
+def dropout_scale(p: float) -> float:
+    """1 / (1 - p) of the share that is dropped, which is p rounded to 16 bits: means are kept exactly."""
+    return 1 / (1 - dropout_threshold(p) / 2**16)
 
 
 def dropout_keep(seed: tuple[int, int], layout: Layout, heads: int, p: float) -> list[Tensor]:
@@ -98,9 +105,10 @@ def dropout_keep(seed: tuple[int, int], layout: Layout, heads: int, p: float) ->
     kept = []
     for first, atoms in zip(layout.token_starts.tolist(), layout.sizes.tolist()):
         token = torch.arange(atoms + 1, device=layout.device)
-        row = mix_torch(((first + token.view(1, -1, 1)) * ROW + head_key) & 0xFFFFFFFF)
+        eighth = (token & 8).view(1, -1, 1)
+        row = mix_torch(((first + token.view(1, -1, 1) - eighth) * ROW + head_key) & 0xFFFFFFFF)
         bits = mix_torch(((row ^ other_key) + token.view(1, 1, -1) * COLUMN) & 0xFFFFFFFF)
-        kept.append((bits >> 1) >= dropout_threshold(p))
+        kept.append(((bits >> (2 * eighth)) & 0xFFFF) >= dropout_threshold(p))
     return kept
 
 

@@ -16,7 +16,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_threshold
+from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_scale, dropout_threshold
 from moleblend_fs.ops.attention.kernels_long import backward_columns_long, backward_rows_long, forward_long
 from moleblend_fs.ops.attention.kernels_short import backward_short, forward_short
 from moleblend_fs.ops.kernel_variant import dot_precision, on_its_device
@@ -44,18 +44,20 @@ class Launch:
 
 
 # At PCQM4Mv2's sizes (16 tokens on average, w = 24, bfloat16) memory decides: 20 kFLOP for 7 kB per molecule and head in the
-# backward pass. Small programs share a multiprocessor, so that their loads overlap; several heads per program spread the chain of
-# loads that finds a molecule (its number, its starts, its data). A warp takes 16 rows, as a matrix instruction does. Steps of 16
-# or 32 keep the tiles in registers; float32, whose products have no such instruction, needs more of them.
+# backward pass. Small programs share a multiprocessor, so that their loads overlap: one warp and one head up to 32 tokens, where the
+# instructions of such programs, simulated on one multiprocessor, take less than half as long as those of two warps and four heads
+# (backward, 32 tokens) or four fifths (backward, 16; forward, 32). A warp takes 16 rows, as a matrix instruction does. Steps of 16 or
+# 32 keep the tiles in registers; float32, whose products have no such instruction, needs more of them.
 _HALF = {
-    "forward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 32, 4, 2), LONGER: Launch(64, 32, 0, 4)},
-    "backward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 16, 4, 2), 64: Launch(64, 16, 1, 4), LONGER: Launch(64, 16, 0, 4)},
+    "forward": {16: Launch(16, 16, 1, 1), 32: Launch(32, 32, 1, 1), LONGER: Launch(64, 32, 0, 4)},
+    "backward": {16: Launch(16, 16, 1, 1), 32: Launch(32, 32, 1, 1), 64: Launch(64, 16, 1, 4), LONGER: Launch(64, 16, 0, 4)},
 }
 _FULL = {
-    "forward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 32, 2, 2), LONGER: Launch(64, 16, 0, 8)},
-    "backward": {16: Launch(16, 16, 4, 1), 32: Launch(32, 16, 2, 2), 64: Launch(64, 16, 1, 8), LONGER: Launch(64, 16, 0, 8)},
+    "forward": {16: Launch(16, 16, 1, 1), 32: Launch(32, 32, 2, 2), LONGER: Launch(64, 16, 0, 8)},
+    "backward": {16: Launch(16, 16, 1, 1), 32: Launch(32, 16, 2, 2), 64: Launch(64, 16, 1, 8), LONGER: Launch(32, 16, 0, 4)},
 }
-_TF32 = {**_FULL, "backward": {**_FULL["backward"], 32: Launch(32, 16, 2, 4), 64: Launch(64, 16, 1, 4)}}
+_TF32_BACKWARD = {32: Launch(32, 32, 1, 2), 64: Launch(64, 16, 1, 4), LONGER: Launch(64, 16, 0, 4)}
+_TF32 = {**_FULL, "backward": {**_FULL["backward"], **_TF32_BACKWARD}}
 
 
 def launches(dtype: torch.dtype, products: str) -> dict[str, dict[int, Launch]]:
@@ -170,7 +172,7 @@ def attention_forward(
     T, _, heads, width = qkv.shape
     out = qkv.new_empty(T, heads * width)
     logsumexp = qkv.new_empty(heads, T, dtype=torch.float32)
-    random = (seed_low, seed_high, dropout_threshold(dropout), 1 / (1 - dropout))
+    random = (seed_low, seed_high, dropout_threshold(dropout), dropout_scale(dropout))
     for members, capacity in zip(molecules, capacities, strict=True):
         launch = _launch("forward", capacity, qkv.dtype)
         data = (qkv, bias, graph_bias, out, logsumexp, members, tokens, pairs, heads, T, bias.shape[1])
@@ -212,7 +214,7 @@ def attention_backward(
     """d_qkv (T, 3, H, w); d_bias (H, P) and d_graph (H, B) are left alone (bias_mode 0), written (1) or added to (2)."""
     T, _, heads, width = qkv.shape
     d_qkv = torch.empty_like(qkv)
-    random = (seed_low, seed_high, dropout_threshold(dropout), 1 / (1 - dropout))
+    random = (seed_low, seed_high, dropout_threshold(dropout), dropout_scale(dropout))
     for members, capacity in zip(molecules, capacities, strict=True):
         launch = _launch("backward", capacity, qkv.dtype)
         where = (members, tokens, pairs, heads, T, bias.shape[1], len(tokens) - 1)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from moleblend_fs.ops.attention.kernel_parts import dropout_keep
+from moleblend_fs.ops.attention.kernel_parts import dropout_keep, dropout_scale
 from moleblend_fs.ops.attention.launch import apply_attention, prepare_bias
 from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.layout import Layout
@@ -32,7 +32,7 @@ def dense_attention(
         bias = torch.cat([graph.expand(-1, 1, n + 1), torch.cat([graph.expand(-1, n, 1), inner], dim=2)], dim=1)
         weights = torch.softmax(q @ k.transpose(1, 2) * width**-0.5 + bias, dim=2)
         if keep is not None:
-            weights = weights * keep[number] / (1 - dropout)
+            weights = weights * keep[number] * dropout_scale(dropout)
         outputs.append((weights @ v).transpose(0, 1).reshape(n + 1, heads * width))
     return torch.cat(outputs)
 

@@ -4,6 +4,7 @@ The three encodings (SPD, edge, distance) are those of Graphormer (Ying et al. 2
 Shape legend: A atoms, P pairs, H heads, K Gaussians.
 """
 
+import torch
 from torch import Tensor
 
 from moleblend_fs.ops.dispatch import uses_triton
@@ -24,6 +25,7 @@ def relation_bias(
     weights: RelationWeights,
     layout: Layout,
     distances_P: Tensor | None = None,
+    model: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """The bias of every pair, (P, H): the sum of the encodings that it shows; and the atoms' Gaussian sums, (A, K).
 
@@ -34,15 +36,17 @@ def relation_bias(
         coordinates_A3: Angstrom, noise included.
         element_A: the atomic-number feature.
         distances_P: Angstrom, in place of those between the coordinates; plain torch encodes them, on GPUs too.
+        model: what the model's own products are computed in: in half precision the kernels' are in TF32. Bias and weights are float32.
     """
     if distances_P is not None:
         nowhere = atom_distance_A & ~atom_distance_A
         tables = shown_P & (SHOW_SPD | SHOW_EDGE)
-        bias, _ = relation_bias(tables, spd_P, path_P5, nowhere, coordinates_A3, element_A, weights, layout)
+        bias, _ = relation_bias(tables, spd_P, path_P5, nowhere, coordinates_A3, element_A, weights, layout, model=model)
         return distance_bias(bias, shown_P, atom_distance_A, coordinates_A3, element_A, weights.distance, layout, distances_P)
-    if uses_triton("relation_bias", shown_P.device, weights.mul.dtype, (weights.spd_table.shape[1], len(weights.means))):
+    dtype = model if weights.mul.dtype == torch.float32 else weights.mul.dtype
+    if uses_triton("relation_bias", shown_P.device, dtype, (weights.spd_table.shape[1], len(weights.means))):
         from moleblend_fs.ops.relation_bias import autograd
 
-        return autograd.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout)
+        return autograd.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout, model)
     bias = LookedUpBias.apply(shown_P, spd_P, path_P5, weights.spd_table, weights.hop_table)
     return distance_bias(bias, shown_P, atom_distance_A, coordinates_A3, element_A, weights.distance, layout)

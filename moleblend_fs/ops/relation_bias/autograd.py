@@ -25,12 +25,13 @@ MAX_GAUSSIANS, MAX_HEADS, MAX_CLASSES = 256, 128, 64
 """Sizes that the kernels compile for; beyond the shipped ones, some of them spill registers and are slow."""
 
 
-def precision() -> str:
-    """`input_precision` of float32 products: TF32 where torch's own may use it, else three TF32 products, which keep float32's accuracy.
+def precision(model: torch.dtype = torch.float32) -> str:
+    """`input_precision` of float32 products: TF32 where torch's own may use it or the model is in half precision, which has no more bits;
+    else three TF32 products, which keep float32's accuracy.
 
     "ieee" would leave the matrix units unused: some ten times slower.
     """
-    return "tf32" if tf32_allowed() else "tf32x3"
+    return "tf32" if tf32_allowed() or model in (torch.bfloat16, torch.float16) else "tf32x3"
 
 
 def relation_bias(
@@ -42,6 +43,7 @@ def relation_bias(
     element_A: Tensor,
     weights: Sequence[Tensor],
     layout: Layout,
+    model: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Attention bias of what each pair shows, and the sums of Gaussians of the atoms that want them.
 
@@ -52,6 +54,7 @@ def relation_bias(
         element_A: the atomic-number feature, below 256.
         weights: spd_table (512, H), hop_table (5, classes, H), mul and shift (3 * 512,), means and stds (K,), weight1 (K, K), bias1,
             weight2 (H, K), bias2; half precision is converted to float32.
+        model: what the model's own products are computed in, see `precision`.
 
     Returns:
         The bias (P, H), a view of (H, P), and the sums (A, K); float32.
@@ -63,7 +66,7 @@ def relation_bias(
     if obstacle:
         raise ValueError(f"{obstacle}; --ops relation_bias=reference runs plain torch instead")
     result: tuple[Tensor, Tensor] = RelationBias.apply(
-        precision(),
+        precision(model),
         shown_P.contiguous(),
         spd_P.contiguous(),
         path_P5.contiguous(),

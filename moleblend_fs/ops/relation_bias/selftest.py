@@ -1,5 +1,6 @@
 """The relation bias' kernels against plain torch, on the device where they are to run."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from moleblend_fs.data.graph import NUM_BOND_CLASSES
 from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.relation_bias.autograd import relation_bias
+from moleblend_fs.ops.relation_bias.autograd import precision, relation_bias
 from moleblend_fs.ops.relation_bias.reference import distance_bias, edge_bias, spd_bias
 from moleblend_fs.ops.relation_bias.weights import RelationWeights
 from moleblend_fs.ops.tables import ELEMENT_ROWS, TABLE_ROWS
@@ -18,7 +19,7 @@ def self_test(device: torch.device, dtype: torch.dtype = torch.float32, shape: t
     """Compare both outputs and all gradients with plain torch in float64 on a few small molecules.
 
     Args:
-        dtype: of the weights; the kernels compute in float32.
+        dtype: of the model; the kernels compute in float32, of half precision with products in TF32.
         shape: heads and Gaussians.
 
     Raises:
@@ -59,8 +60,10 @@ def self_test(device: torch.device, dtype: torch.dtype = torch.float32, shape: t
         return [*outputs, *torch.autograd.grad(outputs, leaves, [u.to(dtype) for u in upstream])]
 
     names = ("bias", "sums", *(f"d_{name}" for name in RelationWeights._fields))
-    title = f"relation_bias kernels on {device}, {heads} heads, {gaussians} Gaussians"
-    compare(title, names, results(relation_bias, torch.float32), results(_reference, torch.float64), tolerance_of(torch.float32))
+    title = f"relation_bias kernels on {device} in {precision(dtype)}, {heads} heads, {gaussians} Gaussians"
+    ours = results(functools.partial(relation_bias, model=dtype), torch.float32)
+    tolerance = 2e-2 if precision(dtype) == "tf32" else tolerance_of(torch.float32)
+    compare(title, names, ours, results(_reference, torch.float64), tolerance)
 
 
 def _reference(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton")
 from moleblend_fs.ops.attention import launch, selftest, variants
-from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_keep
+from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_keep, dropout_scale, dropout_threshold
 
 SIZES = {
     "one atom": [1],
@@ -112,6 +112,7 @@ def test_dropped_weights_are_a_share_and_independent():
     bound = 4 * (p * (1 - p) / kept.numel()) ** 0.5
     assert abs(float(kept.mean()) - (1 - p)) < bound
     pairs = [(kept, other), (kept[1:], kept[:-1]), (kept[:, 1:], kept[:, :-1]), (kept[:, :, 1:], kept[:, :, :-1])]
+    pairs += [(kept[:, :, 8:], kept[:, :, :-8])]  # rows that share a hash
     pairs += [(kept[..., 1:], kept[..., :-1]), (kept, kept.transpose(2, 3))]
     for a, b in pairs:
         both = float((a * b).mean())
@@ -120,6 +121,15 @@ def test_dropped_weights_are_a_share_and_independent():
         means = kept.mean(dim)
         assert float((means - (1 - p)).abs().max()) < 5 * (p * (1 - p) * means.numel() / kept.numel()) ** 0.5
     assert all(bool(k.all()) for k in dropout_keep((1, 2), layout, heads, 0.0))
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-6, 0.1, 0.3, 0.999999])
+def test_what_is_kept_is_scaled_by_the_share_that_is_dropped(p):
+    """Which is p to 16 bits."""
+    share = dropout_threshold(p) / 2**16
+    assert abs(share - p) <= 2**-16
+    assert share < 1
+    assert dropout_scale(p) * (1 - share) == pytest.approx(1, abs=1e-12)
 
 
 def test_same_seed_same_bits(device):

@@ -1,5 +1,6 @@
 """The relation bias' kernels against plain torch in float64: outputs and every gradient, over sizes, widths and what is shown."""
 
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -9,6 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.embedding import RelationEncoder
+from moleblend_fs.model.shown import show_all
 from moleblend_fs.ops import relation_bias as dispatched
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import (
@@ -24,6 +28,7 @@ from moleblend_fs.ops.relation_bias import launch as ops
 from moleblend_fs.ops.relation_bias import variants as shipped
 from moleblend_fs.ops.relation_bias.reference import distance_bias, edge_bias, spd_bias
 from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, HIDDEN, SECOND_ELEMENT_ROW
+from tests.model.molecules import batch_of, graph
 
 NAMES = ("bias", "sums", *(f"d_{name}" for name in RelationWeights._fields))
 TOLERANCE = 2e-5
@@ -189,10 +194,10 @@ def test_half_precision_weights(dtype, device):
 
 @pytest.fixture
 def tf32_allowed():
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
     yield
-    torch.backends.cuda.matmul.allow_tf32 = before
+    torch.backends.cuda.matmul.fp32_precision = before
 
 
 @pytest.mark.usefixtures("tf32_allowed")
@@ -202,6 +207,30 @@ def test_tf32(device):
     assert autograd.precision() == "tf32"
     found = errors(results(autograd.relation_bias, case, torch.float32), results(reference, case, torch.float64))
     assert max(found.values()) <= 5e-3, found
+
+
+@pytest.mark.parametrize(
+    ("model", "products"), [(torch.float32, "tf32x3"), (torch.bfloat16, "tf32"), (torch.float16, "tf32")], ids=["float32", "bf16", "fp16"]
+)
+def test_models_in_half_precision_have_products_in_tf32(model, products, device, monkeypatch):
+    """From the model's weights to the launches of both passes; the bias stays float32."""
+    monkeypatch.setenv("MOLEBLEND_OPS", "relation_bias=triton")
+    asked = []
+    chosen = ops.launches
+    monkeypatch.setattr(ops, "launches", lambda precision, *sizes: asked.append(precision) or chosen(precision, *sizes))
+    case = make_case([5, 2], 4, 32, device, bits="one")
+    found = errors(results(partial(dispatched.relation_bias, model=model), case, torch.float32), results(reference, case, torch.float64))
+    assert max(found.values()) <= (TOLERANCE if model == torch.float32 else 5e-3), found
+    assert asked[-2:] == [products] * 2
+    config = ModelConfig(attention_heads=4, embed_dim=64, gaussians=32)
+    encoder, given = RelationEncoder(config).to(device, model), batch_of([graph("CCO", 0)]).to(device)
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    asked.clear()
+    layout = Layout(given.num_atoms.cpu(), device)
+    bias, _ = encoder(given, show_all(given, layout, "2d+3d"), layout)
+    assert asked[-1] == products
+    assert bias.dtype == torch.float32
 
 
 def test_dispatched(device, monkeypatch):
