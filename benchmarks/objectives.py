@@ -91,8 +91,10 @@ def take_steps(path: Path, name: str) -> None:
     torch.manual_seed(0)
     store = Store(path)
     objective, batch = made(name, store), random_batch(store, BATCH)
-    for sidecar in objective.sidecars():  # of other molecules: their values cost the same
-        if (values := Sidecar(store, sidecar).carried(list(range(BATCH)))) is not None:
+    place = {row: index for index, row in enumerate(np.asarray(store.source_row).tolist())}
+    indices = [place[row] for row in batch.molecule_id.tolist()]
+    for sidecar in objective.sidecars():
+        if (values := Sidecar(store, sidecar).carried(indices)) is not None:
             batch.extra[sidecar] = torch.from_numpy(values)
     model = MoleBlend(ModelConfig(**PRESETS[SIZE], heads=objective.heads(), **objective.config_fields())).train()
     weights = [term.weight for term in objective.terms()]

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from moleblend_fs.data.sidecar import FAILURES, FLAGS, NUMBERS, VOCABULARIES, Sidecar
+from moleblend_fs.data.sidecar import FAILURES, FLAGS, LISTS, NUMBERS, VOCABULARIES, Sidecar
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.store_parts import ShardNumber
 from moleblend_fs.errors import UserError
@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compute something of each molecule of a store, into STORE/sidecars/NAME. descriptors: RDKit's own list of 2D descriptors, for "
         "--objective descriptors. fragments: which of RDKit's fragments (functional groups and the like) it has; contexts: vocabularies of "
-        "what is around atoms and bonds, counted over the store: both for --objective grover. Molecules that it cannot be computed of are "
+        "what is around atoms and bonds, counted over the store: both for --objective grover. automorphisms: orders of its atoms that "
+        "change nothing, for --objective unified_mol. Molecules that it cannot be computed of are "
         "listed, with the reason, in STORE/sidecars/NAME/failures.csv. A run that was stopped goes on where it was when the same command "
         "is given again."
     )
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     about = Sidecar(store, args.name).manifest
     molecules, rdkit = counted(about.molecules, "molecule"), f"(rdkit {about.versions['rdkit']})"
-    if about.kind == VOCABULARIES:
+    if about.kind in (VOCABULARIES, LISTS):
         sizes = ", ".join(f"{len(entries):,} of {name}" for name, entries in about.vocabularies.items())
         print(f"{place}: {args.name} of {molecules}: {sizes} {rdkit}")
     else:

@@ -210,6 +210,11 @@ class MixedSidecar(Sidecar):
             result[mine] = self.parts[number].raw(self.store.within(number, wanted[mine]))
         return result
 
+    def lists(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        wanted = np.asarray(indices, dtype=np.int64)
+        places = self.store.part_of(wanted)
+        return [self.parts[n].lists(self.store.within(n, wanted[i : i + 1]))[0] for i, n in enumerate(places.tolist())]
+
 
 def _told(about: SidecarManifest) -> str:
     return ", ".join([f"{len(about.columns)} columns", *(f"{name} {version}" for name, version in about.versions.items())])

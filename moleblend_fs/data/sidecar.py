@@ -3,6 +3,7 @@
 STORE/sidecars/NAME/manifest.json   see `SidecarManifest`
 STORE/sidecars/NAME/values.f4       numbers: (molecules, columns) float32, row i of molecule i, NaN where there is none
 STORE/sidecars/NAME/values.u1       flags: (molecules, columns) uint8, 0 or 1, 255 where there is none
+STORE/sidecars/NAME/lists.u2, starts.i8   lists: numbers below 65,536, so many of each molecule as it has, see `lists`
 STORE/sidecars/NAME/failures.csv    row, input, reason of every molecule that it could not be computed of
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moleblend_fs.data.lists import ListFile, padded
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
@@ -22,8 +24,8 @@ from moleblend_fs.files import write_atomically
 
 FOLDER, MANIFEST, FAILURES = "sidecars", "manifest.json", "failures.csv"
 FORMAT_VERSION = 1
-NUMBERS, FLAGS, VOCABULARIES = "numbers", "flags", "vocabularies"
-"""Kinds of sidecars; the last has no values of molecules."""
+NUMBERS, FLAGS, VOCABULARIES, LISTS = "numbers", "flags", "vocabularies", "lists"
+"""Kinds of sidecars; vocabularies have no values of molecules."""
 VALUES = {NUMBERS: ("values.f4", "<f4"), FLAGS: ("values.u1", "|u1")}
 """File and type of a kind's values."""
 NO_FLAG = 255
@@ -63,7 +65,7 @@ class SidecarManifest:
 
     Attributes:
         name: what it is called.
-        kind: numbers, flags or vocabularies.
+        kind: numbers, flags, vocabularies or lists; lists may have vocabularies too.
         columns: their names.
         molecules: rows, as many as the store has.
         records_sha256: of the store's records: whose sidecar this is.
@@ -118,13 +120,18 @@ class Sidecar:
             raise UserError(f"{self.path / MANIFEST}: not a readable manifest of a sidecar ({error}); {again}") from error
         about = self.manifest
         statistics = len(about.columns) if about.kind == NUMBERS else 0
-        known = about.kind in (*VALUES, VOCABULARIES)
+        known = about.kind in (*VALUES, VOCABULARIES, LISTS)
         if about.format_version != FORMAT_VERSION or not known or len(about.statistics) != statistics:
             raise UserError(f"{self.path}: of another format, or damaged; {again}")
         if (about.records_sha256, about.molecules) != (store.manifest.records_sha256, len(store)):
             raise UserError(f"{self.path}: made from another store, or from this one before it was made anew; {again}")
         if about.kind in VALUES:
             self._check_size(again)
+        if about.kind == LISTS:
+            try:
+                self._lists = ListFile(self.path, about.molecules)
+            except ValueError as error:
+                raise UserError(f"{self.path}: {error}; {again}") from error
         self._take_statistics()
 
     def _take_statistics(self) -> None:
@@ -150,9 +157,12 @@ class Sidecar:
         return {**self.__dict__, "_file": None}
 
     def carried(self, indices: Sequence[int]) -> np.ndarray | None:
-        """(n, columns), what batches carry of some molecules: numbers standardised, flags as they are, nothing of vocabularies."""
+        """(n, columns), what batches carry of some molecules: numbers standardised, flags as they are, nothing of vocabularies; of lists
+        (n, longest), padded with 0."""
         if self.manifest.kind == NUMBERS:
             return self.standardised(indices)
+        if self.manifest.kind == LISTS:
+            return padded(self.lists(indices))
         return self.raw(indices) if self.manifest.kind == FLAGS else None
 
     def raw(self, indices: Sequence[int]) -> np.ndarray:
@@ -165,6 +175,10 @@ class Sidecar:
         if any(len(row) != length for row in rows):
             raise UserError(f"{self.path / name}: cut short while it was read; copy the store again")
         return np.frombuffer(bytearray().join(rows), dtype).reshape(-1, len(self.manifest.columns))
+
+    def lists(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """The lists of some molecules."""
+        return self._lists.of(indices)
 
     def standardised(self, indices: Sequence[int]) -> np.ndarray:
         """(n, columns) float32: winsorised, mean 0 and standard deviation 1 over the training split; NaN where there is no value, or

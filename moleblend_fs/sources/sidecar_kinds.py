@@ -4,19 +4,24 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from moleblend_fs.chem.automorphisms import automorphisms
 from moleblend_fs.chem.contexts import contexts
 from moleblend_fs.chem.descriptors import descriptor_names, descriptors
 from moleblend_fs.chem.fragments import fragment_names, fragments
 from moleblend_fs.data.graph import Failure
+from moleblend_fs.data.lists import LISTS as LISTS_FILE
+from moleblend_fs.data.lists import STARTS as STARTS_FILE
+from moleblend_fs.data.lists import write_lists
 from moleblend_fs.data.record import decode
-from moleblend_fs.data.sidecar import FLAGS, NO_FLAG, NUMBERS, VALUES, VOCABULARIES, Entry, column_statistics
+from moleblend_fs.data.sidecar import FLAGS, LISTS, NO_FLAG, NUMBERS, VALUES, VOCABULARIES, Entry, column_statistics
 from moleblend_fs.data.splits import TRAIN, Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.stored_smiles import smiles_of_store
@@ -115,30 +120,45 @@ class Values(Kind):
         return found | {"values_sha256": _digest(folder / self.file)}
 
 
-class Contexts(Kind):
-    """Vocabularies of what is around atoms and bonds, counted over the store; each chunk of molecules gives a line of counts."""
+class Counting(Kind):
+    """Vocabularies of what is in molecules, counted over the store; each chunk of molecules gives a line of counts.
 
-    name = contexts.__name__
-    kind = VOCABULARIES
+    Attributes:
+        names: of the vocabularies.
+    """
+
     chunk_rows = 256
     file = "counts.jsonl"
-    names: ClassVar[tuple[str, ...]] = ("atoms", "bonds")
+    names: ClassVar[tuple[str, ...]]
 
     def molecules(self, store: Store, part: Sequence[int]) -> Iterator[tuple[int, Any]]:
         for index, record in zip(part, store.records(part), strict=True):
             graph = decode(record)[1]
-            yield index, (graph.smiles, graph.atom_features[:, 0], graph.bonds, graph.bond_classes)
+            yield index, (graph.smiles, graph.atom_features, graph.bonds, graph.bond_classes)
+
+    def line(self, found: Sequence[Any]) -> dict[str, Any]:
+        """What a line has besides counts; None stands for a molecule that failed."""
+        return {}
+
+    def counted(self, found: Any) -> Mapping[str, Sequence[tuple[str, int, int]]]:
+        """Vocabulary -> (name, code, how often) of what is in a molecule."""
+        raise NotImplementedError
 
     def parse(self, raw: Any) -> EncodedMolecule | Failure:  # type: ignore[override]
-        return EncodedMolecule(record=json.dumps(contexts(*raw[1:])).encode(), split=None, scaffold=None)
+        return EncodedMolecule(record=json.dumps(self.found(*raw[1:])).encode(), split=None, scaffold=None)
+
+    @abstractmethod
+    def found(self, atom_features: np.ndarray, bonds: np.ndarray, bond_classes: np.ndarray) -> Any:
+        """What is in a molecule, as JSON; see `MolecularGraph` for the arrays."""
 
     def appended(self, results: Sequence[EncodedMolecule | Failure]) -> bytes:
         counts = {name: Counter[tuple[str, int]]() for name in self.names}
-        for result in results:
-            if not isinstance(result, Failure):
-                _add(counts, json.loads(result.record))
-        listed = {name: [[*entry, number] for entry, number in found.items()] for name, found in counts.items()}
-        return json.dumps({"molecules": len(results)} | listed).encode() + b"\n"
+        found = [None if isinstance(result, Failure) else json.loads(result.record) for result in results]
+        for each in found:
+            if each is not None:
+                _add(counts, self.counted(each))
+        listed = {name: [[*entry, number] for entry, number in counter.items()] for name, counter in counts.items()}
+        return json.dumps({"molecules": len(results)} | listed | self.line(found)).encode() + b"\n"
 
     def cut_to_whole(self, path: Path) -> int:
         molecules = whole = 0
@@ -151,23 +171,79 @@ class Contexts(Kind):
             stream.truncate(whole)
         return molecules
 
-    def contents(self, store: Store, folder: Path) -> dict[str, Any]:
-        counts = {name: Counter[tuple[str, int]]() for name in self.names}
+    def lines(self, folder: Path) -> Iterator[dict[str, Any]]:
+        """What the file has."""
         with open(folder / self.file, "rb") as stream:
             for line in stream:
-                _add(counts, json.loads(line))
+                yield json.loads(line)
+
+    def contents(self, store: Store, folder: Path) -> dict[str, Any]:
+        counts = {name: Counter[tuple[str, int]]() for name in self.names}
+        for line in self.lines(folder):
+            _add(counts, line)
         entries = {name: [Entry(name=text, code=code, count=n) for (text, code), n in found.items()] for name, found in counts.items()}
         for found in entries.values():
             found.sort(key=lambda entry: (-entry.count, entry.name))
-            assert len({entry.code for entry in found}) == len({entry.name for entry in found}) == len(found), "two contexts with one code"
-        (folder / self.file).unlink()
+            assert len({entry.code for entry in found}) == len({entry.name for entry in found}) == len(found), "two names with one code"
         digest = hashlib.sha256(json.dumps({name: [astuple(entry) for entry in found] for name, found in entries.items()}).encode())
         vocabularies = {name: tuple(found) for name, found in entries.items()}
         about = {"missing": 0, "without": 0, "statistics": (), "statistics_of": ""}
-        return about | {"vocabularies": vocabularies, "values_sha256": digest.hexdigest()}
+        about |= {"vocabularies": vocabularies, "values_sha256": digest.hexdigest()} | self.kept(folder)
+        (folder / self.file).unlink()
+        return about
+
+    def kept(self, folder: Path) -> dict[str, Any]:
+        """Write what is kept of each molecule; what the manifest says of it."""
+        return {}
 
 
-def _add(counts: dict[str, Counter[tuple[str, int]]], found: dict[str, list[tuple[str, int, int]]]) -> None:
+class Contexts(Counting):
+    """Vocabularies of what is around atoms and bonds."""
+
+    name = contexts.__name__
+    kind = VOCABULARIES
+    names: ClassVar[tuple[str, ...]] = ("atoms", "bonds")
+
+    def found(self, atom_features: np.ndarray, bonds: np.ndarray, bond_classes: np.ndarray) -> Any:
+        return contexts(atom_features[:, 0], bonds, bond_classes)
+
+    def counted(self, found: Any) -> Mapping[str, Sequence[tuple[str, int, int]]]:
+        return found  # type: ignore[no-any-return]
+
+
+class Automorphisms(Counting):
+    """Of each molecule the automorphisms besides the identity, see `automorphisms`: how many, and one after another; and how many
+    molecules have how many of them."""
+
+    name = automorphisms.__name__
+    kind = LISTS
+    names: ClassVar[tuple[str, ...]] = ("symmetries",)
+
+    def found(self, atom_features: np.ndarray, bonds: np.ndarray, bond_classes: np.ndarray) -> Any:
+        orders, more = automorphisms(atom_features[:, 0], bonds, bond_classes)
+        return orders[1:].tolist(), more
+
+    def counted(self, found: Any) -> Mapping[str, Sequence[tuple[str, int, int]]]:
+        orders, more = found
+        number = 1 + len(orders)
+        return {self.names[0]: [(f"more than {number}" if more else str(number), number + more, 1)]}
+
+    def line(self, found: Sequence[Any]) -> dict[str, Any]:
+        lists = [each[0] if each is not None else [] for each in found]
+        return {"lists": [[len(orders), *chain.from_iterable(orders)] if orders else [] for orders in lists]}
+
+    def kept(self, folder: Path) -> dict[str, Any]:
+        return _kept_lists(folder, self.lines(folder)) | {"without": 0}
+
+
+def _kept_lists(folder: Path, lines: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """Write the lists of all lines; what the manifest says of them."""
+    without = write_lists(folder, (numbers for line in lines for numbers in line["lists"]))
+    digests = [_digest(folder / name) for name in (LISTS_FILE, STARTS_FILE)]
+    return {"without": without, "values_sha256": hashlib.sha256("".join(digests).encode()).hexdigest()}
+
+
+def _add(counts: dict[str, Counter[tuple[str, int]]], found: Mapping[str, Any]) -> None:
     for name, counter in counts.items():
         for text, code, number in found[name]:
             counter[text, code] += number
@@ -184,5 +260,6 @@ def kinds() -> dict[str, Kind]:
         Values(descriptors, descriptor_names(), NUMBERS),
         Values(fragments, fragment_names(), FLAGS),
         Contexts(),
+        Automorphisms(),
     )
     return {kind.name: kind for kind in found}

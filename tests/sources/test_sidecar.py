@@ -12,8 +12,10 @@ import rdkit
 from rdkit import Chem
 from rdkit.Chem import Descriptors, Fragments
 
+from moleblend_fs.chem.automorphisms import automorphisms
 from moleblend_fs.chem.descriptors import descriptors
 from moleblend_fs.cli.main import main
+from moleblend_fs.data.record import decode
 from moleblend_fs.data.sidecar import FLAGS, NUMBERS, Sidecar, column_statistics
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.store_parts import ShardNumber
@@ -108,6 +110,25 @@ def test_a_run_goes_on_where_it_was(made, tmp_path, name, rows_left):
     listed = [[str(store.source_row[3]), "A", "kept"]] if rows_left else []
     assert failures_of(store, name) == listed
     assert Sidecar(store, name).manifest.failures == len(listed)
+
+
+def test_automorphisms_are_those_of_the_stored_molecules(made):
+    """Besides the identity; counted over the store, too many among them: a phenyl ring can be turned, three methyl groups be swapped."""
+    sidecar, graphs = Sidecar(made, "automorphisms"), [decode(record)[1] for record in made.records(range(60))]
+    orders = [automorphisms(g.atom_features[:, 0], g.bonds, g.bond_classes) for g in graphs]
+    for numbers, (found, _) in zip(sidecar.lists(range(60)), orders, strict=True):
+        assert numbers.tolist() == ([len(found) - 1, *found[1:].reshape(-1).tolist()] if len(found) > 1 else [])
+    counted = Counter(f"more than {len(found)}" if more else str(len(found)) for found, more in orders)
+    assert {entry.name: entry.count for entry in sidecar.manifest.vocabularies["symmetries"]} == counted
+    assert len(counted) > 2
+
+
+def test_damaged_lists_are_refused(made, tmp_path):
+    shutil.copytree(made.path, tmp_path / "copy")
+    lists = tmp_path / "copy/sidecars/automorphisms/lists.u2"
+    lists.write_bytes(lists.read_bytes()[:-2])
+    with pytest.raises(UserError, match=r"lists.u2 has .* bytes instead of .*; delete .*sidecars/automorphisms and run"):
+        Sidecar(Store(tmp_path / "copy"), "automorphisms")
 
 
 @pytest.mark.parametrize("unfinished", ["", '{"molecules": 3, "at'])
