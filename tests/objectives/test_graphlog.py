@@ -12,6 +12,7 @@ from moleblend_fs.checkpoint.read import load
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.batch import GROUP
 from moleblend_fs.errors import UserError
+from moleblend_fs.objectives.combined import Combined
 from moleblend_fs.objectives.common.prototypes import PASSES, STEP, find_prototypes, load_prototypes, lowest_level, next_level, unit_rows
 from moleblend_fs.objectives.graphlog import GraphLoG, GraphLoGOptions, parent_loss, prototype_losses, subgraph_losses
 from moleblend_fs.ops.layout import Layout
@@ -167,8 +168,9 @@ def test_what_cannot_be_is_told(tmp_path):
         with pytest.raises(UserError, match=r"no file of prototypes .*moleblend prototypes CHECKPOINT STORE"):
             made(graphlog_prototypes=str(tmp_path / "bad"))
     objective = made(graphlog_prototypes=FILE)
-    with pytest.raises(UserError, match="prototypes of a model with --embed-dim 2, but this one has 16"):
-        objective.begin(model_of(objective))
+    for whole in (objective, Combined([objective])):
+        with pytest.raises(UserError, match="prototypes of a model with --embed-dim 2, but this one has 16"):
+            whole.begin(model_of(objective))
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ RELATION, ATOM, NOISE_RADIUS, NOISE_ANGLE, MODALITY, CIRCLE, HIDDEN_ATOM, REPLAC
 COUNT, KIND, ROOT, GROWTH, HIDDEN_BOND, VIEW_START = range(9, 15)
 VIEW_KIND, VIEW_ATOM, VIEW_BOND, VIEW_GROWTH = ((first, first + 1) for first in range(15, 23, 2))
 LATENT_RADIUS, LATENT_ANGLE = range(23, 25)
+HIDDEN_PLACE, GUESS = range(25, 27)
 """Streams: one per kind of draw, so that no two share a number; pairs of them for two views."""
 
 
