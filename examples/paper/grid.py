@@ -1,10 +1,11 @@
 """A table of the paper as runs: which models are pretrained, and which are finetuned on what. Nothing is run here."""
 
 import hashlib
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from grid_runs import read_toml
 
 from moleblend_fs.data.typed_json import from_json
 from moleblend_fs.errors import UserError
@@ -99,14 +100,6 @@ class Cell:
         return out / "finetuned" / self.row.pretraining / f"trial{self.trial}"
 
 
-def _read(path: Path, name: str) -> dict:
-    with path.open("rb") as stream:
-        try:
-            return tomllib.load(stream)
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"{name}: {error}") from error
-
-
 @dataclass(frozen=True)
 class Plan:
     """A table at a scale."""
@@ -118,17 +111,17 @@ class Plan:
         tables = sorted(path.stem for path in (HERE / "grids").glob("*.toml"))
         if self.table not in tables:
             raise UserError(f"there is no grid {self.table!r}; there are {', '.join(sorted(tables, key=lambda name: int(name[5:])))}")
-        if self.scale_name not in (scales := _read(HERE / "scales.toml", "scales.toml")):
+        if self.scale_name not in (scales := read_toml(HERE / "scales.toml")):
             raise UserError(f"--scale must be one of {', '.join(scales)}, got {self.scale_name!r}")
 
     @cached_property
     def grid(self) -> Grid:
         path = HERE / "grids" / f"{self.table}.toml"
-        return from_json(Grid, _read(path, path.name), path.name)
+        return from_json(Grid, read_toml(path), path.name)
 
     @cached_property
     def scale(self) -> Scale:
-        return from_json(Scale, _read(HERE / "scales.toml", "scales.toml")[self.scale_name], self.scale_name)
+        return from_json(Scale, read_toml(HERE / "scales.toml")[self.scale_name], self.scale_name)
 
     @property
     def data(self) -> list[str]:

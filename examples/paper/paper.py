@@ -4,17 +4,14 @@ import argparse
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from grid import QM9, SCRATCH, Cell, Plan, Row
+from grid_runs import PREEMPTED, ROOT, call, each
 from table import write
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.registry import objectives
-
-ROOT = Path(__file__).resolve().parents[2]
-PREEMPTED = 85
 
 
 class Runs:
@@ -44,7 +41,7 @@ class Runs:
             self._preprocess(self.pretraining_store, *self.scale.pretraining)
         for name in dict.fromkeys(name for row in self.plan.pretrained for name in sidecars_of(row)):
             if not (self.pretraining_store / "sidecars" / name).exists():
-                self._call(["moleblend", "preprocess-sidecar", name, str(self.pretraining_store), "--no-progress"])
+                call(["moleblend", "preprocess-sidecar", name, str(self.pretraining_store), "--no-progress"])
         for cell in {self.store_of(cell.data, cell.inputs): cell for cell in self.plan.cells}.values():
             store = self.store_of(cell.data, cell.inputs)
             if cell.data.startswith(QM9):
@@ -60,7 +57,7 @@ class Runs:
     def _preprocess(self, store: Path, source: str, given: str = "", *options: str) -> None:
         if not (store / "manifest.json").is_file():
             given = str(ROOT / given) if (ROOT / given).is_file() and not Path(given).is_file() else given
-            self._call(["moleblend", "preprocess", source, given, str(store), *options, "--no-progress"])
+            call(["moleblend", "preprocess", source, given, str(store), *options, "--no-progress"])
 
     def pretrain(self, row: Row) -> None:
         """A model, by the examples' `train`, which goes on where it stopped."""
@@ -75,7 +72,7 @@ class Runs:
             *("--log-interval", str(max(1, min(100, scale.updates // 10))), *scale.precision, *row.options),
         ]
         script = f'source "{ROOT}/examples/common.sh"; train "$@"'
-        self._call(["bash", "-c", script, "train", str(self.pretrained(row)), str(self.pretraining_store), *words])
+        call(["bash", "-c", script, "train", str(self.pretrained(row)), str(self.pretraining_store), *words])
 
     def pretrained(self, row: Row) -> Path:
         """Folder of a pretrained model."""
@@ -100,35 +97,11 @@ class Runs:
             settings |= {"OUT": str(cell.group(self.out)), "SEEDS": str(cell.seed), "SCRATCH": str(int(weights == "none"))}
             settings |= {"EPOCHS": str(scale.epochs)} if scale.epochs else {}
             more = ()
-        self._call([*words, *scale.trials[cell.trial], *scale.options, *scale.precision, *more], settings)
+        call([*words, *scale.trials[cell.trial], *scale.options, *scale.precision, *more], settings)
         run = cell.folder(self.out)
         if not (run / "valid.json").is_file():
             words = ["moleblend", "evaluate", str(run / "checkpoint_best.pt"), str(store), "--split", "valid"]
-            self._call([*words, "--json", str(run / "valid.json")])
-
-    def _call(self, words: list[str], settings: dict[str, str] | None = None) -> None:
-        """A command; what it says goes to stderr, so that nothing but the table is on stdout."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
-            words, env={**os.environ, "PATH": path, **(settings or {})}, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False
-        )
-        if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, words)
-
-    def each(self, work, items, jobs: int) -> int:  # type: ignore[no-untyped-def]
-        """Some at a time; the others go on where one fails. The first exit code that is not 0."""
-        code = 0
-        with ThreadPoolExecutor(jobs) as pool:
-            for future in as_completed([pool.submit(work, item) for item in items]):
-                try:
-                    future.result()
-                except subprocess.CalledProcessError as error:
-                    code = code or error.returncode
-                    if error.returncode == PREEMPTED:
-                        pool.shutdown(cancel_futures=True)
-                        return PREEMPTED
-                    print(f"run.sh: exit code {error.returncode}: {' '.join(error.cmd)[:300]}", file=sys.stderr)
-        return code
+            call([*words, "--json", str(run / "valid.json")])
 
 
 def sidecars_of(row: Row) -> tuple[str, ...]:
@@ -145,13 +118,13 @@ def run(plan: Plan, runs: Runs, step: str, jobs: int) -> int:
     parts = {"pretrain": (runs.pretrain, plan.pretrained), "finetune": (runs.finetune, plan.cells)}
     if kind in parts and number:
         work, items = parts[kind]
-        return runs.each(work, [items[int(number)]], 1)
+        return each(work, [items[int(number)]], 1)
     code = 0
     if kind in ("all", "stores"):
         runs.stores()
     for name, (work, items) in parts.items():
         if kind in ("all", name) and not code:
-            code = runs.each(work, items, jobs)
+            code = each(work, items, jobs)
     if kind in ("all", "table") and code != PREEMPTED:
         complete = write(plan, runs.out)
         code = code or (0 if complete or kind == "table" else 1)

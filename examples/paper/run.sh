@@ -6,7 +6,7 @@
 #   --list             print the runs and do nothing
 #   --only STEP        stores, pretrain, pretrain:N, finetune, finetune:N or table; N as --list has it
 #   --jobs N           runs at a time (default: one for each core), with one thread each
-#   --slurm            submit the runs as job arrays, see scripts/slurm/paper_array.sbatch; with --dry-run only print what would be submitted
+#   --slurm            submit the runs as job arrays, see scripts/slurm/grid_array.sbatch; with --dry-run only print what would be submitted
 #
 #   DATA=data/moleculenet     folder with the MoleculeNet files
 #   OUT=runs/paper/SCALE      stores, models, runs, TABLE.csv and TABLE.html; tables share what they have in common
@@ -27,6 +27,6 @@ for word; do
     *) words+=("$word") ;;
     esac
 done
-[ -z "$slurm" ] || exec "$ROOT/scripts/slurm/paper_array.sbatch" "${dry[@]}" "${words[@]}"
+[ -z "$slurm" ] || exec "$ROOT/scripts/slurm/grid_array.sbatch" "${dry[@]}" "${words[@]}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec python "$ROOT/examples/paper/paper.py" "${words[@]}"
+PYTHONPATH="$ROOT/examples${PYTHONPATH:+:$PYTHONPATH}" exec python "$ROOT/examples/paper/paper.py" "${words[@]}"

@@ -3,12 +3,12 @@
 import csv
 import datetime
 import statistics
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from grid import HERE, QM9, Cell, Plan, Row
+from grid_runs import commit
 
 from moleblend_fs.data.units import factor
 from moleblend_fs.errors import UserError
@@ -184,9 +184,3 @@ def page(plan: Plan, entries: list[Entry], undone: list[str]) -> str:
     body = [html.section(plan.grid.about, html.table(header, rows, strong=strong, name=plan.table)), *map(html.note, notes)]
     made = f"{datetime.datetime.now():%Y-%m-%d %H:%M}, commit {commit()}"
     return html.page(f"Table {plan.table.removeprefix('table')} of the paper", html.escape(made), body)
-
-
-def commit() -> str:
-    """Of the code, as far as git tells."""
-    done = subprocess.run(["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"

@@ -36,7 +36,7 @@ def lines_of_run(path: Path, method: str) -> list[ScoreLine]:
         kind, targets, folds = metrics["kind"], metrics["targets"], splits["folds"]
         dataset = dataset_of(about, targets)
         unit = ", ".join(dict.fromkeys(target["unit"] for target in targets.values() if target["unit"]))
-        tested = _tested(path / TESTED, tuple(targets))
+        tested = test_predictions(path / TESTED, tuple(targets))
         return [
             line
             for fold, parts in folds.items()
@@ -53,7 +53,7 @@ def dataset_of(about: dict[str, Any], targets: dict[str, Any]) -> str:
     return f"{files or 'unnamed data'}: {', '.join(targets)}"
 
 
-def _tested(path: Path, targets: Sequence[str]) -> dict[str, list[tuple[str, list[float], list[float]]]]:
+def test_predictions(path: Path, targets: Sequence[str]) -> dict[str, list[tuple[str, list[float], list[float]]]]:
     """Fold -> (row, labels, predictions) of each test molecule."""
     found = defaultdict(list)
     with open(path, newline="", encoding="utf-8") as stream:

@@ -175,6 +175,12 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend finetune mine.csv": Check("tests/finetune start from weights"),
     },
     "docs/start/cluster.md": {"pip install -c constraints.txt": Skip("the network")},
+    "examples/evidence/README.md": {
+        "DATA=data/moleculenet ./examples/evidence/run.sh --scale ci": Skip("tests/scripts/test_evidence.py runs it"),
+        "DATA=data/moleculenet WEIGHTS=": Run((("WEIGHTS=runs/pretrain/checkpoint_best.pt", "WEIGHTS=mine.csv"),)),
+        "DATA=data/moleculenet OUT=runs/evidence/full": Run(),
+        "moleblend compare runs/evidence": Check("docs/compare.md's, which is run"),
+    },
     "examples/finetune_moleculenet/README.md": {
         "DATA=FOLDER ./examples/finetune_moleculenet/run.sh bbbp": Run(
             (("DATA=FOLDER", "DATA=. SEEDS=0 EPOCHS=1 ARCH=tiny PRETRAINED=none"),)

@@ -16,7 +16,7 @@ from moleblend_fs.errors import UserError
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "examples" / "paper"
 TABLES = sorted(path.stem for path in (HERE / "grids").glob("*.toml"))
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import grid  # noqa: E402
 import table  # noqa: E402
