@@ -164,10 +164,11 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     metrics = _metrics(data, folds, results, settings, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
     _write(folder, begun.given, data, folds, planned, results, settings, metrics)
     progress.stage("report")
-    from moleblend_fs.finetune.split_similarity import nearest, overlap
+    from moleblend_fs.finetune.split_similarity import nearest, overlap, with_pretraining
     from moleblend_fs.report.finetuned import write_page
 
-    write_page(folder, nearest(folder, data.store, folds), overlap(data.store, folds))
+    pretraining = with_pretraining(data.store, folds, settings.weights)
+    write_page(folder, nearest(folder, data.store, folds), overlap(data.store, folds), pretraining)
     progress.end()
     failed = sum(1 for line in data.store.failures() if line.row not in set(data.store.source_row.tolist()))
     return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed)

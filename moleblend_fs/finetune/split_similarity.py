@@ -1,4 +1,5 @@
-"""How much alike the molecules of a run's splits are: nearest training molecules, and molecules that two splits have in common."""
+"""How much alike the molecules of a run's splits are: nearest training molecules, molecules that two splits have in common, and those
+that the starting weights were pretrained on."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -7,12 +8,17 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
+from moleblend_fs.checkpoint.read import load
 from moleblend_fs.chem.skeleton import LENGTH
 from moleblend_fs.data.splits import TEST, TRAIN, VALID
-from moleblend_fs.data.store import Store
+from moleblend_fs.data.store import MANIFEST, Store
+from moleblend_fs.data.trained_on import TrainedOn
+from moleblend_fs.data.typed_json import READING, read_json
+from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.folds import smiles_of
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.report.finetuned import Nearest
+from moleblend_fs.report.finetuned import Nearest, Shared
+from moleblend_fs.wording import counted
 
 MOST = 20_000
 """Molecules of a run that are compared; of more it would take minutes."""
@@ -35,17 +41,70 @@ def nearest(folder: Path, data: Store, folds: Mapping[str, Store]) -> list[Neare
         return [found.get((line.get("fold", ""), line.get("row", "")), Nearest(float("nan"), False)) for line in csv.DictReader(stream)]
 
 
-def overlap(data: Store, folds: Mapping[str, Store]) -> Sequence[tuple[str, str, int, int, int]]:
-    """(fold, "test in train" and so on, molecules, of them with the same InChIKey in the other split, with the same skeleton)."""
+def overlap(data: Store, folds: Mapping[str, Store]) -> Sequence[Shared]:
+    """What splits have in common."""
     if len(data) > MOST:
         return ()
-    keys = np.array([Chem.MolToInchiKey(Chem.MolFromSmiles(text)) or text for text in smiles_of(data)], dtype=object)
+    keys = _keys(data)
     found = []
     for name, store in folds.items():
         of_split = {split: keys[np.asarray(store.split(split))] for split in (TRAIN, VALID, TEST)}
         for one, other in PAIRS:
-            whole, skeletons = set(of_split[other]), {key[:LENGTH] for key in of_split[other]}
-            same = sum(key in whole for key in of_split[one])
-            alike = sum(key[:LENGTH] in skeletons for key in of_split[one])
-            found.append((name, f"{one}, in {other}", len(of_split[one]), same, alike))
+            found.append(_shared(name, f"{one}, in {other}", of_split[one], of_split[other]))
     return found
+
+
+def with_pretraining(data: Store, folds: Mapping[str, Store], weights: str) -> tuple[str, Sequence[Shared]]:
+    """(what is to be said, what each split has in common with the molecules that the starting weights were trained on).
+
+    Args:
+        weights: path of the checkpoint, "" for random weights.
+    """
+    if not weights:
+        return "The models began with random weights: nothing was seen in pretraining.", ()
+    trained_on = load(weights).trained_on
+    if trained_on is None:
+        return "The starting weights do not say what they were trained on; molecules of the pretraining are not compared.", ()
+    what = f"{trained_on.source}, {counted(trained_on.molecules, 'molecule')}"
+    store = pretraining_store(Path(weights), trained_on)
+    if store is None:
+        return (
+            f"The store that the starting weights were trained on ({what}) is not near them; molecules of the pretraining are not compared "
+            "(moleblend overlap compares stores).",
+            (),
+        )
+    if max(len(store), len(data)) > MOST:
+        return f"{store.path} ({what}) is too large to be compared here; moleblend overlap does it.", ()
+    parts = [np.asarray(store.split(name)) for name in trained_on.trained_splits() if name in store.splits]
+    seen = _keys(store, np.unique(np.concatenate(parts)) if parts else None)
+    keys = _keys(data)
+    rows = [
+        _shared(name, f"{split}, in the pretraining", keys[np.asarray(fold.split(split))], seen)
+        for name, fold in folds.items()
+        for split in (TEST, VALID, TRAIN)
+    ]
+    return f"Pretraining: {counted(len(seen), 'molecule')} of {store.path} that the starting weights were trained on.", rows
+
+
+def pretraining_store(weights: Path, trained_on: TrainedOn) -> Store | None:
+    """The store that weights were trained on, where it lies in or beside one of the three folders above them; None elsewhere."""
+    for folder in weights.absolute().parents[:3]:
+        for depth in ("", "*/", "*/*/"):
+            for place in sorted(folder.glob(f"{depth}{MANIFEST}")):
+                try:
+                    if read_json(place).get("records_sha256") == trained_on.records_sha256:
+                        return Store(place.parent)
+                except (*READING, AttributeError, UserError):
+                    continue  # none that can be read is the one
+    return None
+
+
+def _keys(store: Store, indices: np.ndarray | None = None) -> np.ndarray:
+    """(n,) InChIKeys, of the SMILES where there is none."""
+    texts = smiles_of(store, indices)
+    return np.array([Chem.MolToInchiKey(Chem.MolFromSmiles(text)) or text for text in texts], dtype=object)
+
+
+def _shared(fold: str, pair: str, mine: np.ndarray, theirs: np.ndarray) -> Shared:
+    whole, skeletons = set(theirs), {key[:LENGTH] for key in theirs}
+    return Shared(fold, pair, len(mine), sum(key in whole for key in mine), sum(key[:LENGTH] in skeletons for key in mine))

@@ -33,12 +33,27 @@ class Nearest(NamedTuple):
     outside: bool
 
 
-def write_page(folder: Path, nearest: Sequence[Nearest] | None = None, overlap: Sequence[tuple[str, str, int, int, int]] = ()) -> None:
+class Shared(NamedTuple):
+    """Of a fold's split: its molecules, those of them that are in others as well, by InChIKey and by skeleton; `pair` says which others."""
+
+    fold: str
+    pair: str
+    molecules: int
+    same: int
+    skeletons: int
+
+
+def write_page(
+    folder: Path,
+    nearest: Sequence[Nearest] | None = None,
+    overlap: Sequence[Shared] = (),
+    pretraining: tuple[str, Sequence[Shared]] = ("", ()),
+) -> None:
     """Write the page from the folder's own files.
 
     Args:
         nearest: of each line of predictions_test.csv; None leaves applicability out.
-        overlap: (fold, pair of splits, molecules, of them the same in the other, with the same skeleton).
+        overlap: what splits have in common. pretraining: what is said of the starting weights' molecules, and what splits share with them.
     """
     try:
         metrics, model, splits = (read_json(folder / name) for name in ("metrics.json", "model.json", "splits.json"))
@@ -52,7 +67,7 @@ def write_page(folder: Path, nearest: Sequence[Nearest] | None = None, overlap: 
         body += picture_sections([seen]) + _intervals(metrics)
         body += [] if nearest is None else _applicability(seen, nearest)
         body += worst_sections([seen])
-    body += _curves(folder, seen) + _leakage(overlap, model)
+    body += _curves(folder, seen) + _leakage(overlap, *pretraining)
     body += [_run(model, splits, metrics), *_failures(folder)]
     subtitle = " ".join(html.escape(line[:1].upper() + line[1:]) + "." for line in first_lines(metrics))
     write_atomically(folder / "report.html", html.page(f"Finetuned: {', '.join(metrics['targets'])[:120]}", subtitle, body))
@@ -196,21 +211,24 @@ def _curves(folder: Path, seen: Evaluation) -> list[str]:
     return sections + ([html.section("Not read", *map(html.note, notes))] if notes else [])
 
 
-def _leakage(overlap: Sequence[tuple[str, str, int, int, int]], model: dict[str, Any]) -> list[str]:
-    """What the splits have in common."""
+def _leakage(overlap: Sequence[Shared], said: str, pretraining: Sequence[Shared]) -> list[str]:
+    """What the splits have in common, and what the starting weights have seen of them."""
     if not overlap:
         return []
-    rows = [(fold, pair, f"{of:,}", f"{same:,}", f"{skeletons:,}") for fold, pair, of, same, skeletons in overlap]
-    header = ["fold", "molecules of", "how many", "the same InChIKey in the other", "the same skeleton"]
-    worst = max(same for *_, same, _ in overlap)
+    rows = [(*each[:2], *(f"{count:,}" for count in each[2:])) for each in (*overlap, *pretraining)]
+    header = ["fold", "molecules of", "how many", "the same InChIKey there", "the same skeleton"]
     first = (
-        "No molecule of a split that is scored was trained on."
-        if not worst
-        else "Molecules that are in two splits make scores look better than they are."
+        "Molecules that are in two splits make scores look better than they are."
+        if any(each.same for each in overlap)
+        else "No molecule of a split that is scored was trained on."
+    )
+    seen = (
+        " Test molecules of the pretraining had no labels of this table there, but their structures are known to the model."
+        if any(each.same for each in pretraining)
+        else ""
     )
     told = html.note(
-        f"{first} Skeleton: the first block of the InChIKey, without stereochemistry, isotopes and charges of protonation. "
-        "Molecules of the pretraining are not compared: checkpoints do not hold them (moleblend overlap compares stores)."
+        f"{first} Skeleton: the first block of the InChIKey, without stereochemistry, isotopes and charges of protonation. {said}{seen}"
     )
     return [html.section("Leakage between splits", told, html.table(header, rows, numeric=(2, 3, 4)))]
 

@@ -9,7 +9,7 @@ from moleblend_fs.data.split_file import open_store
 from moleblend_fs.finetune.data import prepare
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.split_similarity import nearest, overlap
-from moleblend_fs.report.finetuned import write_page
+from moleblend_fs.report.finetuned import Shared, write_page
 from tests.report.layout import CHROMIUM, measured
 
 LONG = "a_target_whose_name_goes_on_and_on_and_on_without_a_blank_until_no_axis_has_room_for_it"
@@ -51,7 +51,7 @@ def classes(folder, count: int = 60):
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (apt-get install chromium)")
 def test_pages_in_a_browser(finetuned, tmp_path):
     classes(tmp_path)
-    write_page(tmp_path, None, [("fold0", "test, in train", 60, 1, 2)])
+    write_page(tmp_path, None, [Shared("fold0", "test, in train", 60, 1, 2)])
     page = (tmp_path / "report.html").read_text()
     assert headings(page) == ["Results", "ROC, precision and calibration", "Ten worst molecules", "Leakage between splits", "Run"]
     assert "Molecules that are in two splits make scores look better" in page
