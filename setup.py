@@ -29,8 +29,11 @@ EXTRAS = {
     "tune": [*TRAIN, "optuna>=5.0"],
     "explain": [*TRAIN, "captum>=0.8"],
     "qm9": [*TRAIN, "qm9pack>=1.0.3"],
-    "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=2", "latex2mathml>=3.78"],
-    "dev": [*TRAIN, "pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11", "build>=1.2", *ONNX, "onnx>=1.17"],
+    "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=2", "latex2mathml>=3.78", "nbconvert>=7.16"],
+    "dev": [
+        *(*TRAIN, "pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.11", "build>=1.2", *ONNX, "onnx>=1.17"),
+        *("nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"),  # the notebooks
+    ],
 }
 
 setup(

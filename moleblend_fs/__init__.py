@@ -3,7 +3,7 @@
 Importing this package is cheap on purpose: it loads neither torch, fairseq, deepspeed, rdkit nor triton.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "Predictor": "moleblend_fs.predictions.api",

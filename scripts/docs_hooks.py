@@ -1,4 +1,4 @@
-"""What mkdocs does besides: pages from outside docs/, their links, links from names of pages, and equations as MathML.
+"""What mkdocs does besides: pages from outside docs/, notebooks among them, their links, links from names of pages, equations as MathML.
 
 Pages are written for the repository: a link to `../benchmarks/results.csv` and a page called `docs/data.md` must lead somewhere there and
 on the site.
@@ -11,11 +11,14 @@ from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED, RESULTS = "benchmarks/results.csv", "benchmarks/RESULTS.md"
 OUTSIDE = ["CHANGELOG.md", "CONTRIBUTING.md", RESULTS, *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("examples/*/*.md"))]
 """Pages of the site that do not lie in docs/, under their own paths."""
+NOTEBOOKS = {f"{path.relative_to(ROOT).with_suffix('.md')}": path for path in sorted(ROOT.glob("examples/notebooks/*.ipynb"))}
+"""Pages of the site -> notebooks that they are made of, with the outputs that are committed."""
 DOCS = {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")}
 DEFINITION = re.compile(r'^(\[[\w-]+\]: )(\S+)( ".*")?$', re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)\s]+)(?=\))")
@@ -29,6 +32,11 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages and cited files from outside docs/."""
     for path in OUTSIDE:
         files.append(File.generated(config, path, content=(ROOT / path).read_text()))
+    for path, notebook in NOTEBOOKS.items():
+        text, resources = MarkdownExporter().from_filename(str(notebook), resources={"unique_key": notebook.stem})
+        files.append(File.generated(config, path, content=text))
+        for name, content in resources["outputs"].items():
+            files.append(File.generated(config, posixpath.join(posixpath.dirname(path), name), content=content))
     pages = [*ROOT.glob("docs/**/*.md"), *(ROOT / path for path in OUTSIDE)]
     for path in sorted({cited for page in pages for cited in cited_files(page)}):
         files.append(File.generated(config, f"{path}.txt", content=(ROOT / path).read_text()))
@@ -38,7 +46,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """A page as the site shows it."""
     here = page.file.src_uri
-    at = here if here in OUTSIDE else f"docs/{here}"
+    at = here if here in (*OUTSIDE, *NOTEBOOKS) else f"docs/{here}"
     markdown = DEFINITION.sub(lambda m: m[1] + target(m[2], at, here) + (m[3] or ""), markdown)
     markdown = outside_code(markdown, lambda text: with_links(text, at, here))
     return outside_code(markdown, with_math)
@@ -60,12 +68,14 @@ def resolved(link: str, at: str) -> str:
 def target(link: str, at: str, here: str) -> str:
     """Where a link of the repository's page `at` leads on the site's page `here`."""
     path = resolved(link, at)
-    if not path:
+    if not path or (at in NOTEBOOKS and not (ROOT / path).exists()):  # leads elsewhere, or to a picture of the notebook's own
         return link
     if path == MEASURED:
         place = RESULTS
     elif path.startswith("docs/"):
         place = path.removeprefix("docs/")
+    elif (page := path.removesuffix(".ipynb") + ".md") in NOTEBOOKS:
+        place = page
     else:
         place = path if path in OUTSIDE else f"{path}.txt"
     anchor = link.partition("#")[2]

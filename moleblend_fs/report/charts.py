@@ -12,7 +12,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -21,7 +20,6 @@ from moleblend_fs.objectives import registry
 from moleblend_fs.objectives.objective import Curve as LossCurve
 from moleblend_fs.report.training_logs import Curve, TrainingLog
 
-matplotlib.use("Agg")
 INK, SOFT, GRID = "#1d2733", "#5b6876", "#e6eaee"
 PALETTE = ("#0072b2", "#d55e00", "#00875f", "#b5578d", "#b87700", "#2b88c2", "#7a5195", "#5c5c5c")
 AXIS = "#9aa5b1"
@@ -63,14 +61,12 @@ STYLE: Any = {
 
 @contextmanager
 def panel(*, xlabel: str, ylabel: str) -> Iterator[tuple[Figure, Axes]]:
-    """One set of axes in the page's style."""
-    with pyplot.rc_context(STYLE):
-        figure, axis = pyplot.subplots(figsize=PANEL, layout="constrained")
+    """One set of axes in the page's style. pyplot is left alone: a notebook, or a program, draws its own figures with it."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=PANEL, layout="constrained")
+        axis = figure.subplots()
         axis.set(xlabel=shortened(xlabel), ylabel=shortened(ylabel))
-        try:
-            yield figure, axis
-        finally:
-            pyplot.close(figure)
+        yield figure, axis
 
 
 def shortened(text: str, length: int = 34) -> str:

@@ -80,6 +80,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     },
     "CONTRIBUTING.md": {
         "./scripts/test.sh": TESTS,
+        "python scripts/notebooks.py": Skip("tests/docs/test_notebooks.py runs them"),
         "./scripts/docs.sh": Skip("another environment; .ci/run builds the site"),
         "./.ci/run": Skip("it runs all tests; tests/scripts/test_scripts.py parses it"),
         "moleblend check-golden": Check("tests/inference/test_golden.py runs it"),
@@ -192,6 +193,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "TARGET=mu PRETRAINED=none": Check(WHOLE),
         "ARCH=base UPDATES=600000": Check(WHOLE),
     },
+    "examples/notebooks/README.md": {"python scripts/notebooks.py": Skip("tests/docs/test_notebooks.py runs them")},
     "examples/paper/README.md": {
         "DATA=data/moleculenet ./examples/paper/run.sh table3 --scale tiny": Skip("tests/scripts/test_paper_tables.py runs a table"),
         "DATA=data/moleculenet ./examples/paper/run.sh table3 --scale cpu --list": Run(),
