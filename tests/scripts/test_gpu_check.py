@@ -34,7 +34,7 @@ def helper():
 def test_every_kernel_test_has_its_chunk_and_every_benchmark_its_file():
     chunks = [line.split()[0] for line in call("--list").stdout.splitlines()]
     tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "ops" / "kernels").glob("test_*.py")}
-    without_gpu = {"resources", "interpreter"}
+    without_gpu = {"resources", "interpreter", "program_order"}
     assert {c.removeprefix("kernels_") for c in chunks if c.startswith("kernels_")} == tests - without_gpu
     for name in (c.removeprefix("bench_") for c in chunks if c.startswith("bench_")):
         assert (ROOT / "benchmarks" / f"{name}.py").is_file()
