@@ -8,7 +8,10 @@ from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Product
 
 pytest.importorskip("triton")
+from moleblend_fs.model import encoder
+from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.ops import dispatch, residual_norm
+from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.column_sums import add_up
 from moleblend_fs.ops.counter_hash import kept_rows, kept_values
 from moleblend_fs.ops.residual_norm import Branch, autograd, launch, selftest, variants
@@ -175,6 +178,36 @@ def test_the_model_s_functions_take_kernels_and_plain_torch(device, monkeypatch)
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     assert torch.equal(results[0][0], results[0][2])
+
+
+def encoded(given, layout, **options):
+    """What an encoder of two blocks makes of the same inputs with the same weights, and all gradients."""
+    torch.manual_seed(0)
+    made = encoder.Encoder(ModelConfig(layers=2, embed_dim=16, ffn_dim=24, attention_heads=2, **options)).to(layout.device)
+    torch.manual_seed(1)
+    x, bias, graph, upstream = given
+    out = made(x, prepare_bias(bias, graph, layout, 8), layout)
+    return [out.detach(), *torch.autograd.grad(out, [x, bias, graph, *made.parameters()], upstream)]
+
+
+def test_the_encoder_by_kernels_by_plain_torch_and_recomputed(device, monkeypatch):
+    layout = Layout(torch.tensor([3, 1, 5]), device)
+    random = torch.Generator().manual_seed(2)
+    sizes = ((layout.num_tokens, 16), (layout.num_pairs, 2), (2,))
+    given = [torch.randn(size, generator=random).to(device).requires_grad_() for size in sizes]
+    given.append(torch.randn(sizes[0], generator=random).to(device))
+    rates = {"dropout": 0.2, "attention_dropout": 0.2, "activation_dropout": 0.2, "drop_path": 0.5}
+    still = dict.fromkeys(rates, 0.0)
+    monkeypatch.setenv(dispatch.VARIABLE, "reference")
+    plain = encoded(given, layout, **still)
+    monkeypatch.setenv(dispatch.VARIABLE, "triton")
+    for ours, theirs in zip(encoded(given, layout, **still), plain, strict=True):
+        assert (ours - theirs).abs().max() <= 2e-5 * theirs.abs().max().clamp(min=0.1)  # keys' biases have no gradient
+    kept = encoded(given, layout, **rates, checkpoint_layers=1)
+    assert (kept[0] - plain[0]).abs().max() > 0.1, "dropout matters"
+    monkeypatch.setattr(encoder, "checkpoint", lambda function, *given, **_: function(*given))
+    for ours, theirs in zip(encoded(given, layout, **rates, checkpoint_layers=1), kept, strict=True):
+        assert torch.equal(ours, theirs), "the repetition drops what the first pass dropped"
 
 
 @pytest.mark.parametrize("rates", [(0.0, 0.0), (0.2, 0.3)], ids=str)
