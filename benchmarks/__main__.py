@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default %(default)s)")
     parser.add_argument("--no-save", action="store_true", help=f"do not append to {RESULTS.name}")
+    parser.add_argument("--tiny", action="store_true", help="sizes so small that it ends in seconds, kernels and all: does it work?")
     commands = parser.add_subparsers(dest="name", metavar="NAME", required=True)
     for name in names:
         if name in argv:
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             command.add_argument("--json", type=Path, metavar="FILE")
             command.add_argument("--device", choices=("cpu", "cuda"))
             command.add_argument("--no-save", action="store_true")
+            command.add_argument("--tiny", action="store_true")
             if hasattr(module, "add_arguments"):
                 module.add_arguments(command)
         else:
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     print_rows(rows)
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    if not args.no_save:
+    if not (args.no_save or args.tiny):
         append_rows(rows)
     return 0
 

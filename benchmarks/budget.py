@@ -95,7 +95,7 @@ def count_update(arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat
             has_label=torch.empty(molecules, 0, dtype=torch.bool),
         )
         learned.prepare(batch, earlier, seed=1, epoch=0)  # constants are made once in a process
-        optimizer = _optimizer(list(model.parameters()))
+        optimizer = half_precision_optimizer(list(model.parameters()))
         optimizer.zero_grad()
         optimizer.step()  # which makes the moments
         with count:
@@ -107,11 +107,11 @@ def count_update(arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat
             count.phase = "backward"
             optimizer.backward(loss)
             count.phase = "optimizer"
-            _update(optimizer)
+            fairseq_step(optimizer)
     return count
 
 
-def _optimizer(parameters: list[torch.nn.Parameter]) -> Any:
+def half_precision_optimizer(parameters: list[torch.nn.Parameter]) -> Any:
     """What training in bfloat16 on a GPU has: fairseq's optimizer for half precision around torch's fused Adam."""
     from fairseq.dataclass.configs import FairseqConfig
     from fairseq.optim.adam import FairseqAdamConfig
@@ -127,7 +127,7 @@ def _optimizer(parameters: list[torch.nn.Parameter]) -> Any:
     return optimizer
 
 
-def _update(optimizer: Any) -> None:
+def fairseq_step(optimizer: Any) -> None:
     """fairseq's `Trainer.train_step` after the backward pass, and the clearing of gradients before the next one."""
     optimizer.multiply_grads(0.5)
     optimizer.clip_grad_norm(1.0)

@@ -1,10 +1,14 @@
 """Molecules per second through `fairseq-train`: loader, optimizer, logging and all, from a store of PCQM4Mv2's sample or QM9's.
 
-On a GPU the base model in bfloat16 with and without kernels; on a CPU the small one in float32.
+On a GPU the base model in bfloat16 with and without kernels; on a CPU the small one in float32. The sample's molecules are repeated
+so that every batch of an epoch but the last is full.
 """
 
 import argparse
+import csv
+import gzip
 import json
+import math
 import os
 import re
 import subprocess
@@ -12,12 +16,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from benchmarks.harness import ROOT, Row, row
 from moleblend_fs.ops.dispatch import VARIABLE
+from moleblend_fs.sources.pcqm4mv2 import SDF, SPLITS, read_split_dict
 
 LINE = re.compile(r"\| train_inner \| (\{.*\})\s*$", re.MULTILINE)
 UPDATES, EVERY = {"cpu": 40, "cuda": 300}, {"cpu": 10, "cuda": 50}
 """Updates of a run, and of a log interval; the first interval warms up."""
+FULL_BATCHES = 25
+"""Of an epoch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,19 +41,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> list[Row]:
     gpu = args.device == "cuda"
-    size = args.batch_size or (4096 if gpu else 64)
+    size = 8 if args.tiny else args.batch_size or (4096 if gpu else 64)
+    model = "base, bfloat16" if gpu else f"{'tiny' if args.tiny else 'small'}, float32, 1 thread"
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
-        preprocess = [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess", "pcqm4mv2", args.pcqm4mv2, store]
+        if args.tiny:
+            source, limit = args.pcqm4mv2, ["--limit", "40"]
+        else:
+            source, limit = Path(folder) / "repeated", []
+            repeat(args.pcqm4mv2, source, FULL_BATCHES * size)
+        preprocess = [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess", "pcqm4mv2", source, store, "--no-progress", *limit]
         subprocess.run(preprocess, cwd=ROOT, check=True, capture_output=True)
         for ops in ("triton", "reference") if gpu else ("reference",):
             rates = train(store, Path(folder) / ops, args, ops, size)
-            model = "base, bfloat16" if gpu else "small, float32, 1 thread"
             case = f"fairseq-train, PCQM4Mv2, {model}, batch {size}, {args.workers} loader workers, {ops} ops"
             target = ">= 47,400" if (gpu, ops) == (True, "triton") else ""
             rows.append(row("end_to_end", case, "training", "molecules/s", rates, target=target, device=args.device))
     return rows
+
+
+def repeat(source: Path, target: Path, least: int) -> None:
+    """A folder as PCQM4Mv2's release with its training molecules, over and over until there are `least` of them; no others."""
+    table = next(source.glob("**/raw/data.csv.gz"))
+    structures = next(source.glob(f"**/{SDF}"))
+    with gzip.open(table, "rt", newline="") as stream:
+        head, *lines = csv.reader(stream)
+    training = [lines[place] for place in read_split_dict(table.parents[1] / "split_dict.pt")["train"].tolist()]
+    times = math.ceil(least / len(training))
+    (target / "raw").mkdir(parents=True)
+    with gzip.open(target / "raw" / "data.csv.gz", "wt", newline="", compresslevel=1) as stream:
+        csv.writer(stream).writerows([head, *training * times])
+    with open(target / SDF, "wb") as out:
+        for _ in range(times):
+            out.write(structures.read_bytes())
+    places = {name: np.arange(times * len(training) if name == "train" else 0) for name in SPLITS}
+    torch.save(places, target / "split_dict.pt")
 
 
 def train(store: Path, folder: Path, args: argparse.Namespace, ops: str, size: int) -> list[float]:
@@ -54,15 +87,15 @@ def train(store: Path, folder: Path, args: argparse.Namespace, ops: str, size: i
         "--criterion",
         "blend_then_predict",
         "--arch",
-        f"moleblend_{'base' if gpu else 'small'}",
+        f"moleblend_{'base' if gpu else 'tiny' if args.tiny else 'small'}",
         "--ops",
         ops,
         "--save-dir",
         folder,
     ]
-    command += ["--batch-size", size, "--num-workers", args.workers, "--max-update", UPDATES[args.device], "--seed", 1]
+    command += ["--batch-size", size, "--num-workers", args.workers, "--max-update", 2 if args.tiny else UPDATES[args.device], "--seed", 1]
     command += ["--optimizer", "adam", "--adam-betas", "(0.9, 0.999)", "--lr", "2e-4", "--clip-norm", 5, "--lr-scheduler", "fixed"]
-    command += ["--log-format", "json", "--log-interval", EVERY[args.device], "--no-save", "--disable-validation"]
+    command += ["--log-format", "json", "--log-interval", 1 if args.tiny else EVERY[args.device], "--no-save", "--disable-validation"]
     command += ["--train-subset", "train", *(["--bf16"] if gpu else ["--cpu"])]
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
     if not gpu:

@@ -85,24 +85,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> list[Row]:
     torch.set_num_threads(1)
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
-    count = getattr(args, "molecules", 0) or BATCH[args.device]
+    count = getattr(args, "molecules", 0) or (2 if args.tiny else BATCH[args.device])
+    kernels, repeats = args.device == "cuda" or args.tiny, 1 if args.tiny else REPEATS[args.device]
     rows: list[Row] = []
-    for name, title in TITLES.items():
-        sizes = draw_sizes(name, count, seed=0)
+    for name, title in [("pcqm4mv2", TITLES["pcqm4mv2"])] if args.tiny else TITLES.items():
+        sizes = np.array([4, 2]) if args.tiny else draw_sizes(name, count, seed=0)
         for head, (classifications, outputs) in HEADS.items():
             case = f"{title} ({sizes.mean():.1f} atoms), batch {count}, {head}, {str(dtype).removeprefix('torch.')}"
-            rows += measure(case, problem(sizes, classifications, outputs, args.device, dtype), args.device, dtype)
+            rows += measure(case, problem(sizes, classifications, outputs, args.device, dtype), args.device, dtype, kernels, repeats)
     return rows
 
 
-def measure(case: str, given: Problem, device: str, dtype: torch.dtype) -> list[Row]:
+def measure(case: str, given: Problem, device: str, dtype: torch.dtype, kernels: bool, repeats: int) -> list[Row]:
     """All ways of one head on one batch."""
     ways: dict[str, tuple[str, Callable[[], Tensor]]] = {
         "plain torch": ("reference", given.fused),
         "stored logits": ("reference", given.from_logits),
         "outer products": ("reference", given.from_outer_products),
     }
-    if device == "cuda":
+    if kernels:
         ways = {"kernels": ("triton", given.fused)} | ways
     rows: list[Row] = []
     both: dict[str, list[float]] = {}
@@ -118,7 +119,7 @@ def measure(case: str, given: Problem, device: str, dtype: torch.dtype) -> list[
         def forward_backward(loss: Callable[[], Tensor] = loss) -> None:
             torch.autograd.grad(loss(), given.inputs)
 
-        alone, both[way] = (seconds_of(f, REPEATS[device], device) for f in (forward, forward_backward))
+        alone, both[way] = (seconds_of(f, repeats, device) for f in (forward, forward_backward))
         memory[way] = peak_bytes(forward_backward, device)
         for metric, seconds in (("forward", alone), ("forward + backward", both[way])):
             rows.append(row("pair_projection", case, f"{metric}, {way}", "ms", [1000 * s for s in seconds], device=device))

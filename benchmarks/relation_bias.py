@@ -79,8 +79,8 @@ class Problem:
         return 2.0 * pairs * GAUSSIANS * (GAUSSIANS + HEADS), float(moved)
 
 
-def problem(sizes: np.ndarray, mode: str, device: str) -> Problem:
-    """Random molecules, weights as initialised."""
+def problem(sizes: np.ndarray, mode: str, device: str, *, kernels: bool) -> Problem:
+    """Random molecules, weights as initialised; gradients laid out as the kernels, or plain torch, hand them on."""
     random = torch.Generator().manual_seed(0)
     layout = Layout(torch.from_numpy(sizes), device)
     pairs, atoms = layout.num_pairs, layout.num_total_atoms
@@ -112,7 +112,8 @@ def problem(sizes: np.ndarray, mode: str, device: str) -> Problem:
         *(x.to(device) for x in inputs),
         weights=ops.RelationWeights(*(w.to(device).requires_grad_() for w in weights)),
         layout=layout,
-        upstream=(normal(pairs, HEADS).to(device), normal(atoms, GAUSSIANS).to(device)),
+        # The attention kernels sum the bias's gradient as (H, P); plain attention gives it as it reads the bias, (P, H).
+        upstream=(normal(HEADS, pairs).to(device).t() if kernels else normal(pairs, HEADS), normal(atoms, GAUSSIANS).to(device)),
     )
 
 
@@ -122,36 +123,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> list[Row]:
     torch.set_num_threads(1)
-    count = getattr(args, "molecules", None) or BATCH[args.device]
+    count = getattr(args, "molecules", None) or (2 if args.tiny else BATCH[args.device])
+    kernels = args.device == "cuda" or args.tiny
     rows: list[Row] = []
-    if args.device == "cpu":
+    if not kernels:
         print("kernels: not timed on a CPU, where only Triton's interpreter could run them\n")
-    for name, title in TITLES.items():
-        sizes = draw_sizes(name, count, seed=0)
+    for name, title in [("pcqm4mv2", TITLES["pcqm4mv2"])] if args.tiny else TITLES.items():
+        sizes = np.array([4, 2]) if args.tiny else draw_sizes(name, count, seed=0)
         for mode, what in SHOWN.items():
             case = f"{title} ({sizes.mean():.1f} atoms), batch {count}, {what}"
-            rows += measure(case, problem(sizes, mode, args.device), args.device)
+            rows += measure(
+                case, problem(sizes, mode, args.device, kernels=kernels), args.device, kernels, 1 if args.tiny else REPEATS[args.device]
+            )
     return rows
 
 
-def ways_of(given: Problem, device: str) -> dict[str, tuple[str, bool, Callable[[], tuple[Tensor, Tensor]]]]:
+def ways_of(given: Problem, kernels: bool) -> dict[str, tuple[str, bool, Callable[[], tuple[Tensor, Tensor]]]]:
     """Name -> (implementation, whether products are in TF32, function); ours first."""
     plain: dict[str, tuple[str, bool, Callable[[], tuple[Tensor, Tensor]]]] = {
         "plain torch": ("reference", False, given.fused),
         "stored features": ("reference", False, given.with_stored_features),
     }
-    if device != "cuda":
+    if not kernels:
         return plain
     return {"kernels, TF32": ("triton", True, given.fused), "kernels, float32": ("triton", False, given.fused)} | plain
 
 
-def measure(case: str, given: Problem, device: str) -> list[Row]:
+def measure(case: str, given: Problem, device: str, kernels: bool, repeats: int) -> list[Row]:
     """All ways on one batch."""
     rows: list[Row] = []
     both: dict[str, list[float]] = {}
     memory: dict[str, int] = {}
     flops, moved = given.work()
-    ways = ways_of(given, device)
+    ways = ways_of(given, kernels)
     for way, (implementation, tf32, function) in ways.items():
         dispatch.configure(f"relation_bias={implementation}")
         torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
@@ -163,7 +167,7 @@ def measure(case: str, given: Problem, device: str) -> list[Row]:
         def forward_backward(function: Callable[[], tuple[Tensor, Tensor]] = function) -> None:
             torch.autograd.grad(function(), given.weights, given.upstream)
 
-        alone, both[way] = (seconds_of(f, REPEATS[device], device) for f in (forward, forward_backward))
+        alone, both[way] = (seconds_of(f, repeats, device) for f in (forward, forward_backward))
         memory[way] = peak_bytes(forward_backward, device)
         for metric, seconds, times_work in (("forward", alone, (1, 1)), ("forward + backward", both[way], (3, 2))):
             rows.append(row("relation_bias", case, f"{metric}, {way}", "ms", [1000 * s for s in seconds], device=device))

@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks import padded
 from benchmarks.harness import ROOT, Row, row
 from benchmarks.measure import peak_bytes, peak_of, seconds_of
+from benchmarks.profiled import MINIATURE
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.store import Store
 from moleblend_fs.model.config import ModelConfig
@@ -49,13 +50,16 @@ def main(args: argparse.Namespace) -> list[Row]:
     if args.device == "cuda":
         sources = {"pcqm4mv2": ["pcqm4mv2", args.pcqm4mv2], **sources}
     rows: list[Row] = []
+    if args.tiny:
+        sources = {"qm9": [*sources["qm9"], "--limit", "20"]}
     with tempfile.TemporaryDirectory() as folder:
         for name, source in sources.items():
             store = Path(folder) / name
             subprocess.run(
                 [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess", *source, store], cwd=ROOT, check=True, capture_output=True
             )
-            rows += on_gpu(name, Store(store)) if args.device == "cuda" else on_cpu(name, store)
+            on_large = args.device == "cuda" or args.tiny
+            rows += on_gpu(name, Store(store), args.device, tiny=args.tiny) if on_large else on_cpu(name, store)
     return rows
 
 
@@ -181,31 +185,31 @@ def step_flops(sizes: np.ndarray, config: ModelConfig) -> float:
     return 6 * float(blocks + distances + heads)
 
 
-def on_gpu(name: str, store: Store) -> list[Row]:
-    """Molecules per second and share of the chip's bfloat16 rate, with kernels, without, and padded."""
+def on_gpu(name: str, store: Store, device: str, *, tiny: bool) -> list[Row]:
+    """Molecules per second and share of the chip's bfloat16 rate, with kernels, without, and padded; or a tiny model of two molecules."""
     rows: list[Row] = []
-    config = BlendConfig()
-    size = ModelConfig(heads=config.predict)
+    config, arch = BlendConfig(), "miniature" if tiny else "base"
+    size = ModelConfig(heads=config.predict, **(MINIATURE if tiny else {}))  # type: ignore[arg-type]
     for path, ops in (("packed", "triton"), ("packed", "reference"), ("padded", "reference")):
         os.environ[VARIABLE] = ops
         torch.manual_seed(0)
-        batch = random_batch(store, GPU_BATCH[name]).pin_memory()
         # The padded path holds tensors of n x n x K: it gets smaller batches of the same molecules.
-        if path == "padded":
-            batch = random_batch(store, GPU_BATCH[name] // 8).pin_memory()
-        model = MoleBlend(size).to("cuda", torch.bfloat16 if path == "packed" else torch.float32).train()
-        seconds = seconds_of(step_on_gpu(model, batch, config, path), 10, "cuda")
+        count = 2 if tiny else GPU_BATCH[name] // (8 if path == "padded" else 1)
+        batch = random_batch(store, count)
+        batch = batch.pin_memory() if device == "cuda" else batch
+        model = MoleBlend(size).to(device, torch.bfloat16 if path == "packed" else torch.float32).train()
+        seconds = seconds_of(step_on_gpu(model, batch, config, path), 1 if tiny else 10, device)
         sizes = batch.num_atoms.numpy()
         precision = "bfloat16" if path == "packed" else "autocast to bfloat16"
-        case = f"{TITLES[name]} ({sizes.mean():.1f} atoms), base, batch {len(batch)}, {precision}, {ops} ops{PATHS[path]}"
-        rate, peak = step_flops(sizes, size), peak_of("cuda")
-        rows.append(row("step", case, "forward, backward, criterion", "molecules/s", [len(batch) / s for s in seconds], device="cuda"))
+        case = f"{TITLES[name]} ({sizes.mean():.1f} atoms), {arch}, batch {len(batch)}, {precision}, {ops} ops{PATHS[path]}"
+        rate, peak = step_flops(sizes, size), peak_of(device)
+        rows.append(row("step", case, "forward, backward, criterion", "molecules/s", [len(batch) / s for s in seconds], device=device))
         if peak is not None:
             target = ">= 25" if (name, ops) == ("pcqm4mv2", "triton") else ""
             share = [100 * rate / s / peak.bf16 for s in seconds]
-            rows.append(row("step", case, "share of the chip's bfloat16 rate", "%", share, target=target, device="cuda"))
-        memory = peak_bytes(step_on_gpu(model, batch, config, path), "cuda") / 2**30
-        rows.append(row("step", case, "peak memory of tensors", "GiB", [memory], device="cuda"))
+            rows.append(row("step", case, "share of the chip's bfloat16 rate", "%", share, target=target, device=device))
+        memory = peak_bytes(step_on_gpu(model, batch, config, path), device) / 2**30
+        rows.append(row("step", case, "peak memory of tensors", "GiB", [memory], device=device))
         del model
         torch.cuda.empty_cache()
     return rows
@@ -215,7 +219,7 @@ def step_on_gpu(model: MoleBlend, batch: MoleculeBatch, config: BlendConfig, pat
     """A step to call; the padded model computes in bfloat16 where autocast finds that safe."""
 
     def step() -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=path == "padded"):
+        with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=path == "padded"):
             return train_step(model, batch, config, path)
 
     return step

@@ -1,73 +1,140 @@
-"""Helpers of gpu_check.sh: compare the loss curves of two training runs; append benchmark rows from files to the table."""
+"""Part of gpu_check.sh: run chunks within a budget of time; append rows that were measured elsewhere."""
 
 import argparse
 import json
-import re
+import os
 import sys
+import tarfile
+import time
 from pathlib import Path
 
-LINE = re.compile(r"\| train_inner \| (\{.*\})\s*$")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+from gpu_chunks import Chunk, Place, chunks, forked, small_step  # noqa: E402
+
+SPARE = 5.0
+"""Seconds of the budget that are kept for packing."""
+LATE = 3
+"""A chunk that takes so many times longer than expected is killed: the others are worth more."""
+TAR, SUMMARY = "gpu_results.tar.gz", "summary.txt"
 
 
-def losses(log: Path) -> list[float]:
-    """The logged loss of each update."""
-    found = (LINE.search(line) for line in log.read_text().splitlines())
-    return [float(json.loads(match.group(1))["loss"]) for match in found if match]
+def check(names: list[str], budget: float, place: Place, out: Path) -> int:
+    """Run chunks, the most wanted first, within a budget of seconds; 0 if none failed.
 
-
-def compare(first: list[float], second: list[float], updates: int) -> dict[str, float]:
-    """How far apart two curves are, as shares of the second: over the first ten updates, over all, and their means over the last quarter.
-
-    Raises:
-        SystemExit: a run is not complete, or learned nothing.
+    What does not fit is skipped, what takes too long is killed; both are said. `out` gets two files, packed anew after each chunk.
     """
-    for name, curve in (("first", first), ("second", second)):
-        if len(curve) != updates:
-            sys.exit(f"the {name} run logged {len(curve)} of {updates} updates")
-        if not all(loss > 0 for loss in curve):
-            sys.exit(f"the {name} run's losses are not all positive numbers")
-    apart = [abs(a - b) / b for a, b in zip(first, second, strict=True)]
-    quarter = max(updates // 4, 1)
-    means = [sum(curve[-quarter:]) / quarter for curve in (first, second)]
-    return {
-        "first_ten": max(apart[:10]),
-        "all": max(apart),
-        "last_quarter": abs(means[0] - means[1]) / means[1],
-        "loss_begin": second[0],
-        "loss_end": means[1],
-    }
+    known = dict(chunks())
+    begin, summary, failed = time.perf_counter(), list[str](), False
+    place.results.mkdir(parents=True, exist_ok=True)
+    for name in [name for name in known if name in names]:
+        chunk, left = known[name], budget - SPARE - (time.perf_counter() - begin)
+        if reason := does_not_fit(chunk, left, place):
+            summary.append(f"skipped: {name}, {reason}")
+        else:
+            print(f"== {name}", flush=True)
+            started, log = time.perf_counter(), place.results / f"{name}.log"
+            limit = limit_of(chunk, left, place)
+            code = forked(lambda name=name: begun(name, place), log, limit)  # type: ignore[misc]
+            print("\n".join(log.read_text(errors="replace").splitlines()[-25:]), flush=True)
+            said = "passed" if code == 0 else f"FAILED ({f'killed after {limit:.0f} s' if code is None else code})"
+            summary.append(f"{said}: {name}, {time.perf_counter() - started:.0f} s")
+            failed |= code != 0
+        print(summary[-1], flush=True)
+        pack(place.results, out, summary)
+    return int(failed)
+
+
+def begun(name: str, place: Place) -> int:
+    """Run a chunk in this process. Self-tests take long in the interpreter: there the chunks for them have them alone."""
+    if place.rehearsal and name not in ("doctor", "accuracy"):
+        from moleblend_fs.ops import dispatch
+
+        dispatch._tested = lambda *given: None  # type: ignore[assignment]
+    return dict(chunks())[name].run(place)
+
+
+def does_not_fit(chunk: Chunk, left: float, place: Place) -> str | None:
+    """Why a chunk is not begun with so many seconds left; None if it is. A rehearsal's sizes have no expected time."""
+    if left <= 0 or (not place.rehearsal and chunk.seconds > left):
+        return f"it takes about {chunk.seconds} s and {max(left, 0):.0f} s are left"
+    return None
+
+
+def limit_of(chunk: Chunk, left: float, place: Place) -> float:
+    return left if place.rehearsal else min(left, LATE * chunk.seconds)
+
+
+def pack(results: Path, out: Path, summary: list[str]) -> None:
+    """All results as one file, and a line for each chunk."""
+    out.mkdir(parents=True, exist_ok=True)
+    (results / SUMMARY).write_text("\n".join(summary) + "\n")
+    with tarfile.open(out / f"{TAR}.new", "w:gz", compresslevel=3) as archive:
+        archive.add(results, arcname="gpu_results")
+    os.replace(out / f"{TAR}.new", out / TAR)
+    (out / SUMMARY).write_text("\n".join(summary) + "\n")
+
+
+def collect(files: list[Path], table: Path | None) -> int:
+    """Append rows of JSON files, or of packed results. Those that were measured where there is no git get this checkout's commit."""
+    from benchmarks.harness import RESULTS, Row, append_rows, commit, print_rows
+
+    contents: list[bytes] = []
+    for file in files:
+        if file.suffix == ".json":
+            contents.append(file.read_bytes())
+            continue
+        with tarfile.open(file) as archive:
+            members = [member for member in archive.getmembers() if member.isfile() and member.name.endswith(".json")]
+            contents += [stream.read() for member in members if (stream := archive.extractfile(member)) is not None]
+    lists = [content for content in map(json.loads, contents) if isinstance(content, list)]  # the others compare curves
+    rows = [Row(**{**row, "commit": row["commit"] or commit()}) for content in lists for row in content]
+    append_rows(rows, table or RESULTS)
+    print_rows(rows)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("compare")
-    command.add_argument("logs", nargs=2, type=Path)
-    command.add_argument("--updates", type=int, required=True)
-    command.add_argument("--tolerance", type=float, required=True, help="of every update's loss, as a share of it")
-    command.add_argument("--json", type=Path, required=True, help="where the figures and both curves go")
+    commands.add_parser("list")
+    commands.add_parser("small-step")
+    command = commands.add_parser("check")
+    command.add_argument("--budget", type=float, required=True)
+    command.add_argument("--device", required=True)
+    command.add_argument("--results", type=Path, required=True)
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("names", nargs="*", metavar="CHUNK")
     command = commands.add_parser("collect")
     command.add_argument("files", nargs="+", type=Path)
     command.add_argument("--table", type=Path, help="another table than benchmarks/results.csv")
     args = parser.parse_args(argv)
+    known = dict(chunks())
+    if args.command == "list":
+        print("\n".join(f"{name:18} {chunk.seconds:4} s  {chunk.about}" for name, chunk in known.items()))
+        return 0
+    if args.command == "small-step":
+        return small_step()
     if args.command == "collect":
         return collect(args.files, args.table)
-    curves = [losses(log) for log in args.logs]
-    result = compare(*curves, args.updates)
-    args.json.write_text(json.dumps({**result, "curves": curves}, indent=1) + "\n")
-    print(", ".join(f"{name} {value:.3g}" for name, value in result.items()), f"(allowed of all: {args.tolerance})")
-    return 0 if result["all"] <= args.tolerance else 1
+    if unknown := [name for name in args.names if name not in known]:
+        print(f"there is no chunk {unknown[0]}; they are: {', '.join(known)}", file=sys.stderr)
+        return 2
+    place = Place(args.device, args.results)
+    if place.rehearsal:
+        hasten_interpreter()
+    else:
+        import torch  # noqa: F401  once, for all chunks
+    return check(args.names or list(known), args.budget, place, args.out)
 
 
-def collect(files: list[Path], table: Path | None) -> int:
-    """Rows that were measured where there is no git get this checkout's commit."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from benchmarks.harness import RESULTS, Row, append_rows, commit, print_rows
+def hasten_interpreter() -> None:
+    """Import what all chunks need, once, and let Triton's interpreter do nothing in vain."""
+    import fairseq_cli.train  # noqa: F401
 
-    rows = [Row(**{**row, "commit": row["commit"] or commit()}) for file in files for row in json.loads(file.read_text())]
-    append_rows(rows, table or RESULTS)
-    print_rows(rows)
-    return 0
+    from tests.support import interpreter
+
+    interpreter.hasten()
 
 
 if __name__ == "__main__":

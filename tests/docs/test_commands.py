@@ -122,6 +122,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
             WHOLE, (("NAME [--device cpu|cuda] [--json FILE] [--no-save]", "--device cuda --json x --no-save step"),)
         ),
         "NAME:": Skip("explains NAME"),
+        "./scripts/gpu_check.sh": Skip("needs a GPU; tests/scripts/test_gpu_check.py rehearses it"),
     },
     "docs/predictions.md": {
         "moleblend predict MODEL INPUT": Run((("MODEL INPUT [OUT]", "runs/untrained mine.csv runs/mine_0.csv"),), before=UNTRAINED),

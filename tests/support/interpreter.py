@@ -17,7 +17,8 @@ def hasten() -> None:
     options = interpreter.interpreter_builder.options
     if hasattr(options, "sanitize_overflow") and not options.debug:
         interpreter.interpreter_builder.options = type(options)(**{**vars(options), "sanitize_overflow": False})
-    if hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_LangPatchScope"):
+    changed = hasattr(getattr(interpreter, "_patch_lang", None), "__wrapped__")
+    if not changed and hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_LangPatchScope"):
         interpreter._patch_lang = once(interpreter)
 
 
