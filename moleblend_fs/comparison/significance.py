@@ -71,8 +71,11 @@ def residuals(values_SM: np.ndarray) -> np.ndarray:
 
 
 def assumptions(values_SM: np.ndarray) -> tuple[float, float]:
-    """(p of Shapiro and Wilk's test that residuals are normal, largest over smallest variance of the methods); NaN where undefined."""
-    residual = residuals(values_SM).ravel()
+    """(p of Shapiro and Wilk's test that residuals are normal, largest over smallest variance of the methods); NaN where undefined.
+
+    Of two methods it is the differences that are to be normal; their residuals are these twice, with either sign.
+    """
+    residual = residuals(values_SM).ravel() if values_SM.shape[1] > 2 else values_SM[:, 0] - values_SM[:, 1]
     normal = float(stats.shapiro(residual).pvalue) if len(residual) >= 3 and np.ptp(residual) > 0 else math.nan
     spread = values_SM.var(axis=0, ddof=1)
     return normal, float(spread.max() / spread.min()) if spread.min() > 0 else math.nan

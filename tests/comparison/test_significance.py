@@ -145,4 +145,6 @@ def test_assumptions():
     assert normal == pytest.approx(0.9808877969603463)
     spread = SCORES.var(axis=0, ddof=1)
     assert ratio == pytest.approx(spread.max() / spread.min())
+    assert tests.assumptions(SLEEP)[0] == pytest.approx(stats.shapiro(SLEEP[:, 0] - SLEEP[:, 1]).pvalue)
+    assert np.isnan(tests.assumptions(SLEEP[:2])[0]), "two differences tell nothing of their distribution"
     assert tests.assumptions(ROUNDING)[0] == pytest.approx(0.013558046483129138)
