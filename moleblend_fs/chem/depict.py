@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
 from rdkit.Chem.Draw import rdMolDraw2D
@@ -25,8 +26,13 @@ LOW, HIGH = (0.34, 0.63, 0.86), (0.95, 0.52, 0.24)
 
 def molecule_from_graph(graph: MolecularGraph) -> Chem.Mol:
     """An unsanitised molecule with the graph's atoms in the graph's order, good for drawing; stereochemistry is left out."""
+    return molecule_from_arrays(graph.atom_features, graph.bonds, graph.bond_classes)
+
+
+def molecule_from_arrays(atom_features: np.ndarray, bonds: np.ndarray, bond_classes: np.ndarray) -> Chem.Mol:
+    """The same from what a `MolecularGraph` has of atoms and bonds."""
     molecule = Chem.RWMol()
-    for features in graph.atom_features.astype(int).tolist():
+    for features in atom_features.astype(int).tolist():
         number = features[0] + 1
         atom = Chem.Atom(number if number <= 118 else 0)
         atom.SetFormalCharge(features[FORMAL_CHARGE] - 5 if features[FORMAL_CHARGE] <= 10 else 0)
@@ -34,8 +40,8 @@ def molecule_from_graph(graph: MolecularGraph) -> Chem.Mol:
         atom.SetNoImplicit(True)
         atom.SetIsAromatic(bool(features[AROMATIC]))
         molecule.AddAtom(atom)
-    types = bond_class_features()[graph.bond_classes.astype(int) - 1, 0].tolist()
-    for (begin, end), kind in zip(graph.bonds.astype(int).tolist(), types, strict=True):
+    types = bond_class_features()[bond_classes.astype(int) - 1, 0].tolist()
+    for (begin, end), kind in zip(bonds.astype(int).tolist(), types, strict=True):
         molecule.AddBond(begin, end, BOND_TYPES[kind] if kind < len(BOND_TYPES) else Chem.BondType.UNSPECIFIED)
     result = molecule.GetMol()
     result.UpdatePropertyCache(strict=False)

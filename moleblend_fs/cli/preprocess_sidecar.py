@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Compute something of each molecule of a store, into STORE/sidecars/NAME. descriptors: RDKit's own list of 2D descriptors, for "
         "--objective descriptors. fragments: which of RDKit's fragments (functional groups and the like) it has; contexts: vocabularies of "
         "what is around atoms and bonds, counted over the store: both for --objective grover. automorphisms: orders of its atoms that "
-        "change nothing, for --objective unified_mol. Molecules that it cannot be computed of are "
+        "change nothing, for --objective unified_mol. motifs: the parts that BRICS cuts it into and their tree, for --objective mgssl and "
+        "motif_mask. Molecules that it cannot be computed of are "
         "listed, with the reason, in STORE/sidecars/NAME/failures.csv. A run that was stopped goes on where it was when the same command "
         "is given again."
     )

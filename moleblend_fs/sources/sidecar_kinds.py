@@ -16,10 +16,12 @@ from moleblend_fs.chem.automorphisms import automorphisms
 from moleblend_fs.chem.contexts import contexts
 from moleblend_fs.chem.descriptors import descriptor_names, descriptors
 from moleblend_fs.chem.fragments import fragment_names, fragments
+from moleblend_fs.chem.motifs import motif_tree
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.lists import LISTS as LISTS_FILE
 from moleblend_fs.data.lists import STARTS as STARTS_FILE
 from moleblend_fs.data.lists import write_lists
+from moleblend_fs.data.motif_lists import MOTIFS, as_list, code_of
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.sidecar import FLAGS, LISTS, NO_FLAG, NUMBERS, VALUES, VOCABULARIES, Entry, column_statistics
 from moleblend_fs.data.splits import TRAIN, Splitter
@@ -236,6 +238,26 @@ class Automorphisms(Counting):
         return _kept_lists(folder, self.lines(folder)) | {"without": 0}
 
 
+class Motifs(Counting):
+    """The vocabulary of motifs, and of each molecule its motifs and their tree, see `data.motif_lists`."""
+
+    name = MOTIFS
+    kind = LISTS
+    names: ClassVar[tuple[str, ...]] = (MOTIFS,)
+
+    def found(self, atom_features: np.ndarray, bonds: np.ndarray, bond_classes: np.ndarray) -> Any:
+        return motif_tree(atom_features, bonds, bond_classes)
+
+    def counted(self, found: Any) -> Mapping[str, Sequence[tuple[str, int, int]]]:
+        return {MOTIFS: [(name, code_of(name), times) for name, times in Counter(found[2]).items()]}
+
+    def line(self, found: Sequence[Any]) -> dict[str, Any]:
+        return {"lists": [[] if each is None else as_list(*each) for each in found]}
+
+    def kept(self, folder: Path) -> dict[str, Any]:
+        return _kept_lists(folder, self.lines(folder))
+
+
 def _kept_lists(folder: Path, lines: Iterator[dict[str, Any]]) -> dict[str, Any]:
     """Write the lists of all lines; what the manifest says of them."""
     without = write_lists(folder, (numbers for line in lines for numbers in line["lists"]))
@@ -261,5 +283,6 @@ def kinds() -> dict[str, Kind]:
         Values(fragments, fragment_names(), FLAGS),
         Contexts(),
         Automorphisms(),
+        Motifs(),
     )
     return {kind.name: kind for kind in found}

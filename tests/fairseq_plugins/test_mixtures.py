@@ -109,7 +109,7 @@ def test_finetuning_takes_labels_of_both(stores, tmp_path):
     assert len(set(losses)) == 4
 
 
-@pytest.mark.parametrize("name", ["descriptors", "fragments", "contexts", "automorphisms"])
+@pytest.mark.parametrize("name", ["descriptors", "fragments", "contexts", "automorphisms", "motifs"])
 def test_sidecars_of_a_mixture(name, stores, tmp_path):
     """As that of the store of all molecules: values, their scale, vocabularies."""
     for each in ("a", "b", "all"):

@@ -14,7 +14,9 @@ from rdkit.Chem import Descriptors, Fragments
 
 from moleblend_fs.chem.automorphisms import automorphisms
 from moleblend_fs.chem.descriptors import descriptors
+from moleblend_fs.chem.motifs import motif_tree
 from moleblend_fs.cli.main import main
+from moleblend_fs.data.motif_lists import as_list, code_of
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.sidecar import FLAGS, NUMBERS, Sidecar, column_statistics
 from moleblend_fs.data.store import Store
@@ -22,7 +24,7 @@ from moleblend_fs.data.store_parts import ShardNumber
 from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.sidecar import make_sidecar, merge_sidecar
-from moleblend_fs.sources.sidecar_kinds import Values, kinds
+from moleblend_fs.sources.sidecar_kinds import Motifs, Values, kinds
 from tests.conftest import preprocessed
 
 EVERY = tuple(kinds())
@@ -110,6 +112,40 @@ def test_a_run_goes_on_where_it_was(made, tmp_path, name, rows_left):
     listed = [[str(store.source_row[3]), "A", "kept"]] if rows_left else []
     assert failures_of(store, name) == listed
     assert Sidecar(store, name).manifest.failures == len(listed)
+
+
+def test_motifs_are_those_of_the_stored_molecules(made):
+    """Counted over the store; the list of every molecule, read back, has its tree."""
+    sidecar, graphs = Sidecar(made, "motifs"), [decode(record)[1] for record in made.records(range(60))]
+    trees = [motif_tree(g.atom_features, g.bonds, g.bond_classes) for g in graphs]
+    found = sidecar.manifest.vocabularies["motifs"]
+    assert {entry.name: entry.count for entry in found} == Counter(name for tree in trees for name in tree.names)
+    assert [(-e.count, e.name) for e in found] == sorted((-e.count, e.name) for e in found)
+    assert {entry.code for entry in found} == {code_of(entry.name) for entry in found}
+    assert [numbers.tolist() for numbers in sidecar.lists(range(60))] == [as_list(*tree) for tree in trees]
+    rows = sidecar.carried([3, 50, 3])
+    assert rows.dtype == np.int32
+    assert rows[0, : len(as_list(*trees[3]))].tolist() == as_list(*trees[3])
+    assert sidecar.manifest.without == 0
+
+
+class MotifsOfMost(Motifs):
+    """Fails at molecules of two atoms."""
+
+    def found(self, atom_features, bonds, bond_classes):
+        if len(atom_features) == 2:
+            raise KeyError("boom")
+        return super().found(atom_features, bonds, bond_classes)
+
+
+def test_motifs_of_a_molecule_that_fails_are_an_empty_list(made, tmp_path):
+    store = bare(made, tmp_path)
+    make_sidecar(store, MotifsOfMost(), workers=1, progress=False)
+    sidecar = Sidecar(store, "motifs")
+    empty = [i for i, numbers in enumerate(sidecar.lists(range(60))) if not len(numbers)]
+    assert empty == [i for i, n in enumerate(store.num_atoms.tolist()) if n == 2]
+    assert (sidecar.manifest.without, sidecar.manifest.failures) == (2, 2)
+    assert {reason for _, _, reason in failures_of(store, "motifs")} == {"KeyError: 'boom'"}
 
 
 def test_automorphisms_are_those_of_the_stored_molecules(made):
