@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ["-m", "not slow", "-p", "no:cacheprovider"]
 ROOMS: dict[str, tuple[list[str], list[str]]] = {
-    "objectives": (["moleblend_fs/objectives/*"], ["tests/objectives"]),
+    "objectives": (["moleblend_fs/objectives/*", "moleblend_fs/objectives/common/*"], ["tests/objectives"]),
     "accounts": (
         [f"moleblend_fs/data/{name}.py" for name in ("splits", "units", "accounting", "duplicates", "record", "batch")],
         ["tests/data", "tests/fairseq_plugins/test_batches.py", "--ignore", "tests/data/test_damage.py"],
@@ -30,7 +30,8 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
     "store": (
         [
             f"moleblend_fs/data/{name}.py"
-            for name in ("store", "writer", "store_parts", "left_behind", "work_tables", "manifest", "typed_json", "trained_on", "graph")
+            for name in ("store", "writer", "store_parts", "unfinished_output", "work_tables")
+            + ("manifest", "typed_json", "trained_on", "graph")
         ],
         ["tests/data/test_store.py", "tests/data/test_shards.py", "tests/inference/test_comparison.py"],
     ),
