@@ -29,9 +29,8 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "store": (
         [
-            f"moleblend_fs/data/{name}.py"
-            for name in ("store", "writer", "store_parts", "unfinished_output", "work_tables")
-            + ("manifest", "typed_json", "trained_on", "graph")
+            *(f"moleblend_fs/data/{name}.py" for name in ("store", "writer", "store_parts", "unfinished_output", "work_tables")),
+            *(f"moleblend_fs/data/{name}.py" for name in ("manifest", "typed_json", "trained_on", "graph")),
         ],
         ["tests/data/test_store.py", "tests/data/test_shards.py", "tests/inference/test_comparison.py"],
     ),
