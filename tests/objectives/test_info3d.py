@@ -28,7 +28,7 @@ CASE = Case(
         "number": {"view_3d_features": "number", "pooling": "mean"},
         "places alone": {"view_3d_features": "none"},
     },
-    reached={"both": 0.01},
+    reached={"both": 0.01, "number": -7.5},  # of -9.48: the longer way is told in docs/objectives.md
     extra=with_structures,
 )
 BATCH = batch_of([graph(smiles, i) for i, smiles in enumerate(ORDINARY[:4])])

@@ -46,8 +46,8 @@ register_head(TOWER, build_tower)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualViewOptions(GroupOptions, PoolingOptions):
-    """Options of objectives that compare a molecule's 2D view with its structures."""
+class StructureOptions(GroupOptions):
+    """Options of objectives that show a molecule's structures beside its 2D view."""
 
     towers: int = option(1, "encoders: 1 sees both views, or 2, of which only the one that sees the 2D view is finetuned")
     view_3d_features: str = option(
@@ -68,7 +68,7 @@ class DualViewOptions(GroupOptions, PoolingOptions):
         return (TOWER,) if self.towers == 2 else ()
 
 
-def check_structures(options: DualViewOptions, manifest: Manifest, store: str, objective: str) -> None:
+def check_structures(options: StructureOptions, manifest: Manifest, store: str, objective: str) -> None:
     """UserError if a store has no structures, or only one of each molecule where several are asked for."""
     needs_structures(manifest, store, objective)
     if options.conformers_per_step > 1 and manifest.conformers == manifest.molecules_with_3d:
@@ -85,6 +85,11 @@ def structure_encoder(model: MoleBlend) -> MoleBlend:
     return model.heads[TOWER]  # type: ignore[return-value]
 
 
+@dataclass(frozen=True, kw_only=True)
+class DualViewOptions(StructureOptions, PoolingOptions):
+    """Options of objectives that compare a molecule's 2D view with its structures."""
+
+
 class StructureView(NamedTuple):
     """One structure of each molecule: what is shown, and (B,) which molecules have it."""
 
@@ -92,13 +97,13 @@ class StructureView(NamedTuple):
     present: Tensor
 
 
-def num_structures(batch: MoleculeBatch, options: DualViewOptions) -> Tensor:
+def num_structures(batch: MoleculeBatch, options: StructureOptions) -> Tensor:
     """(B,) int64, structures of each molecule that are shown."""
     found = batch.extra.get(NUM_STRUCTURES)
     return batch.has_coordinates.long() if found is None else found.clamp(max=options.conformers_per_step)
 
 
-def structure_views(batch: MoleculeBatch, layout: Layout, options: DualViewOptions) -> list[StructureView]:
+def structure_views(batch: MoleculeBatch, layout: Layout, options: StructureOptions) -> list[StructureView]:
     """Views of all structures that are asked for, `conformers_per_step` of them."""
     count = num_structures(batch, options)
     return [
