@@ -44,5 +44,5 @@ def serve(predict: Callable[[list[str]], Sequence[float]]) -> None:
         values = predict(smiles)
         # os.times counts in hundredths of a second, but has the processes that were started and have ended.
         busy = max(time.process_time() - processed, sum(os.times()[:4]) - before - 0.01)
-        answer = {"wall": time.perf_counter() - begin, "cpu": busy, "finite": sum(value == value for value in values)}
+        answer = {"wall": time.perf_counter() - begin, "cpu": busy, "finite": sum(bool(value == value) for value in values)}
         print(DONE, json.dumps(answer), flush=True)
