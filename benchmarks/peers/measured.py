@@ -61,7 +61,7 @@ class Measured:
                 install_pinned(place, HERE / program.requirements)
             else:
                 with tempfile.TemporaryDirectory() as folder:
-                    install(place, built(Path(folder)), "chem")
+                    install(place, built(Path(folder)), "chem,report")
             return [self._row(name, "installed", "MB", [size(place) / 1e6])]
 
         if not self.programs[name].requirements and name != OURS and OURS in self.programs:
