@@ -164,11 +164,12 @@ def one_step(arguments: argparse.Namespace, settings: Settings, out: Path, progr
     """What a job of Slurm does; the last one comes to something to show."""
     if arguments.step == slurm.COLLECT:
         return collect(arguments.data, out, settings, jobs=arguments.jobs, progress=progress)
-    begun = begin(arguments.data, out, settings, jobs=arguments.jobs, progress=progress)
-    if arguments.step == slurm.WORK:
-        member = begun.members()[int(os.environ["SLURM_ARRAY_TASK_ID"])]
-        progress.stage(f"training {member.name}")
-        Training(begun.folder, [member], 1, progress.updates).run()
+    with run_folder.at_work(Path(arguments.data), resolved(out), shared=arguments.step == slurm.WORK) as lock:
+        begun = begin(arguments.data, out, settings, jobs=arguments.jobs, progress=progress)
+        if arguments.step == slurm.WORK:
+            member = begun.members()[int(os.environ["SLURM_ARRAY_TASK_ID"])]
+            progress.stage(f"training {member.name}")
+            Training(begun.folder, [member], 1, progress.updates, kept=[lock]).run()
     return None
 
 

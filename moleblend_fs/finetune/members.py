@@ -35,10 +35,10 @@ STOPPED = "preempted"
 SCRIPT = '#!/bin/sh\n# Trains this member, and goes on where it was stopped.\ncd "$(dirname "$0")/../.." || exit 1\n'
 WARM_UP = 0.1
 """Share of the updates in which the learning rate rises."""
-POLL = 0.5
-"""Seconds between two looks at how far the members are."""
 ENDING = 120
 """Seconds that a member may take to save what it has when it is told to stop."""
+POLL = 0.5
+"""Seconds between two looks at how far the members are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,10 +152,11 @@ class Training:
     Args:
         out: the run's folder. members: all of them. jobs: how many at a time.
         show: called with (updates done in all, updates in all) now and then.
+        kept: files that stay open for members, with their locks.
     """
 
-    def __init__(self, out: Path, members: Sequence[Member], jobs: int, show: Callable[[int, int], None]):
-        self.out, self.members, self.jobs, self.show = out, members, max(1, min(jobs, len(members))), show
+    def __init__(self, out: Path, members: Sequence[Member], jobs: int, show: Callable[[int, int], None], *, kept: Sequence[int] = ()):
+        self.out, self.members, self.jobs, self.show, self.kept = out, members, max(1, min(jobs, len(members))), show, kept
         self.threads = max(1, (len(os.sched_getaffinity(0)) if jobs else 1) // self.jobs)
         self.running: dict[str, subprocess.Popen] = {}
         self._slots: dict[str, int] = {}
@@ -170,7 +171,7 @@ class Training:
                     member = waiting.pop(0)
                     taken = {self._slots[name] for name in self.running}
                     self._slots[member.name] = next(slot for slot in range(self.jobs) if slot not in taken)
-                    self.running[member.name] = start(self.out, member, self._slots[member.name], self.threads)
+                    self.running[member.name] = start(self.out, member, self._slots[member.name], self.threads, kept=self.kept)
                 wait_for_one(self.running.values(), POLL)
                 for name, process in list(self.running.items()):
                     if process.poll() is not None:

@@ -21,7 +21,7 @@ from moleblend_fs.finetune.data import Data, is_store, opened, prepare
 from moleblend_fs.finetune.folds import make_folds, smiles_of
 from moleblend_fs.finetune.predicting import FoldResult, fold_result, not_learned
 from moleblend_fs.finetune.progress import Progress
-from moleblend_fs.finetune.run_folder import COMMAND, SPLITS, STORE, Asked, claim, leave
+from moleblend_fs.finetune.run_folder import COMMAND, SPLITS, STORE, Asked, at_work, claim, leave
 from moleblend_fs.finetune.scoring import HIGHER_IS_BETTER, INTERVALS, calibrate, coverage, half_widths, score_folds
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.tables import write_tables
@@ -89,23 +89,25 @@ def finetune(
         store: one that was made of the same DATA with the same settings, to be taken instead of making it.
 
     Raises:
-        UserError: anything that the user can put right; `out` holds a run of other arguments.
+        UserError: anything that the user can put right; `out` holds a run of other arguments, or another command is at work there.
     """
     progress = progress or Progress(quiet=True)
-    begun = begin(given, out, settings, jobs=jobs, progress=progress, command=command, store=store)
-    planned = begun.members()
-    progress.stage("training")
-    members.Training(begun.folder, planned, jobs or members.default_jobs(len(planned)), progress.updates).run()
-    return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
+    with at_work(Path(given), resolved(out)) as lock:
+        begun = begin(given, out, settings, jobs=jobs, progress=progress, command=command, store=store)
+        planned = begun.members()
+        progress.stage("training")
+        members.Training(begun.folder, planned, jobs or members.default_jobs(len(planned)), progress.updates, kept=[lock]).run()
+        return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
 
 
 def collect(given: str | os.PathLike, out: str | os.PathLike, settings: Settings, *, jobs: int, progress: Progress) -> Outcome:
     """The end of a run whose members were trained elsewhere; UserError names those that were not."""
-    begun = begin(given, out, settings, jobs=jobs, progress=progress)
-    planned = begun.members()
-    if missing := [member.name for member in planned if not members.finished(begun.folder, member)]:
-        raise UserError(f"{len(missing)} of {len(planned)} members are not trained: {', '.join(missing[:20])}; the command trains them")
-    return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
+    with at_work(Path(given), resolved(out)):
+        begun = begin(given, out, settings, jobs=jobs, progress=progress)
+        planned = begun.members()
+        if missing := [member.name for member in planned if not members.finished(begun.folder, member)]:
+            raise UserError(f"{len(missing)} of {len(planned)} members are not trained: {', '.join(missing[:20])}; the command trains them")
+        return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
 
 
 def begin(

@@ -1,8 +1,12 @@
 """Whose folder it is: what a run was asked for is noted in it, the same arguments go on, and others are refused."""
 
+import contextlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+import socket
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
 from moleblend_fs.finetune.data import COPY, is_store
+from moleblend_fs.finetune.locks import awaited, taken
 from moleblend_fs.finetune.settings import Settings, flag
 from moleblend_fs.sources.base import identify
 
@@ -42,6 +47,46 @@ def refuse(given: Path, folder: Path, command: str) -> None:
         raise UserError(f"{given}: no such file")
     if folder.exists() and not (folder / REQUEST).is_file() and any(path.name != LOCK for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and no run of `moleblend {command}`; choose another OUT")
+
+
+@contextlib.contextmanager
+def at_work(given: Path, folder: Path, *, shared: bool = False) -> Iterator[int]:
+    """While a command works in a run's folder, no other does; gives the open file that says so, for its members to keep open too.
+
+    Args:
+        given: DATA. shared: others may work there that train other members, as jobs of an array do.
+
+    Raises:
+        UserError: another command is at work there; what it left behind is waited for.
+    """
+    refuse(given, folder, "finetune")
+    was_there = folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder, shared)
+    try:
+        if not shared:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
+        yield lock
+    except UserError:
+        if folder.exists():
+            leave(folder, was_there)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _lock(folder: Path, shared: bool) -> int:
+    """The lock; of a command that is gone, members may still be saving what they have, and are waited for."""
+    lock = taken(folder / LOCK, shared=shared)
+    if lock is not None:
+        return lock
+    process, _, host = (folder / LOCK).read_text().partition(" ")
+    if host != socket.gethostname() or Path(f"/proc/{process}").exists():
+        who = f", process {process} on {host}," if host else ""
+        raise UserError(f"{folder}: another `moleblend finetune`{who} is at work there; wait until it ends, or choose another OUT")
+    print(f"{folder}: waiting until the members of a command that was killed have saved what they have", file=sys.stderr)
+    return awaited(folder / LOCK)
 
 
 def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:

@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from moleblend_fs.tuning.locks import locked, taken
+from moleblend_fs.finetune.locks import locked, taken
 from moleblend_fs.tuning.space import PARAMETERS, Dimension, settings_with
 
 JOURNAL, LOCK, HELD = "study.journal", "study.lock", "trials/trial{}.lock"

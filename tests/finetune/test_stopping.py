@@ -49,3 +49,24 @@ def test_a_stopped_run_goes_on_to_the_same_result(table, tmp_path):
     assert metrics[0] == metrics[1]
     assert f"@ {stopped} updates" in (member / "output.log").read_text()
     assert os.path.getsize(tmp_path / "run" / "report.html") > 1000
+
+
+@pytest.mark.slow
+def test_a_run_that_another_command_works_at_is_left_alone(table, tmp_path, capsys):
+    """The second is told who is there; after kill -9 the same command waits until members have saved, and goes on from there."""
+    words = ["finetune", str(table), str(tmp_path / "run"), *OPTIONS]
+    process = subprocess.Popen([sys.executable, "-P", "-m", "moleblend_fs.cli.main", *words], stderr=subprocess.DEVNULL)
+    member = tmp_path / "run" / "members" / "fold0-member0"
+    log = member / "train.log"
+    try:
+        until(lambda: log.exists() and '{"epoch": 3, "train_loss"' in log.read_text(), runs=lambda: process.poll() is None)
+        assert main(words) == 2
+        assert f"process {process.pid} on " in capsys.readouterr().err
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    assert main(words) == 0
+    assert (member / "finished.json").exists()
+    assert " updates" in (member / "output.log").read_text()
+    assert "loaded" in (member / "output.log").read_text().lower()

@@ -7,23 +7,37 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Alone with a file, once nobody else is."""
+def awaited(path: Path) -> int:
+    """An open file that nobody else has the lock of any more, to be closed at the end."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Alone with a file, once nobody else is."""
+    descriptor = awaited(path)
+    try:
         yield
     finally:
         os.close(descriptor)
 
 
-def taken(path: Path) -> int | None:
-    """An open file that nobody else has the lock of, to be closed at the end; None where somebody has it."""
+def taken(path: Path, *, shared: bool = False) -> int | None:
+    """An open file that nobody else has the lock of, to be closed at the end; None where somebody has it.
+
+    Args:
+        shared: others may have it too who ask for it as shared.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
