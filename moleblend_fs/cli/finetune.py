@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -144,6 +145,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 def run(arguments: argparse.Namespace) -> int:
     """Do it, and print the table."""
     settings, out = settings_of(arguments), out_of(arguments)
+    check_page()
     command = shlex.join(["moleblend", *sys.argv[1:]]) if sys.argv[1:2] == ["finetune"] else ""
 
     if arguments.slurm and on_slurm(arguments, settings, Path(out)):
@@ -190,6 +192,12 @@ def on_slurm(arguments: argparse.Namespace, settings: Settings, out: Path) -> bo
         return f"{sum(1 for _ in folder.glob('members/*/finished.json'))} of {settings.members()} members are trained"
 
     return slurm.handled(folder, arguments.sbatch, how_far, planned)
+
+
+def check_page() -> None:
+    """Say before all is trained, and not after, that the page cannot be drawn."""
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
 
 
 def out_of(arguments: argparse.Namespace) -> str:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moleblend_fs.cli.finetune import add_machine, add_settings, out_of, settings_of, show, stoppable
+from moleblend_fs.cli.finetune import add_machine, add_settings, check_page, out_of, settings_of, show, stoppable
 from moleblend_fs.files import resolved
 from moleblend_fs.finetune import slurm
 from moleblend_fs.finetune.progress import Progress
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do it, and print what was found."""
     settings, out = settings_of(arguments), out_of(arguments)
+    check_page()
     check_space(arguments.space, settings)
     from moleblend_fs.tuning.run import Wanted, prepared, tune
 

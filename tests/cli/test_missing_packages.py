@@ -15,6 +15,7 @@ WITHOUT = "import sys; sys.modules[{!r}] = None; from moleblend_fs.cli.main impo
 @pytest.mark.parametrize(
     ("package", "words"),
     [
+        ("matplotlib", ["finetune", "mine.csv", "out", "--target", "y"]),
         ("optuna", ["tune", "mine.csv", "out", "--target", "y"]),
         ("onnx", ["export", "model", "out.onnx"]),
         ("rdkit", ["explain", "model", "CCO"]),
