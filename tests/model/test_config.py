@@ -11,6 +11,7 @@ from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, count_targets, draw_blend, targets_of
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.residual_norm import residual_sum
 from tests.model.molecules import batch_of, graph
 
 
@@ -127,14 +128,20 @@ def test_stochastic_depth_rises_and_drops_whole_molecules():
     block = model.encoder.blocks[4]
     layout = Layout(torch.full((4000,), 3), "cpu")
     torch.manual_seed(0)
-    out = block._branch(torch.ones(layout.num_tokens, 8), layout).view(4000, 4 * 8)
+
+    def added(layout: Layout) -> torch.Tensor:
+        """What a block adds to zeros where a branch gives ones."""
+        ones = torch.ones(layout.num_tokens, 8)
+        return residual_sum(torch.zeros_like(ones), block._branch(ones, block.ffn_out, bare=False), layout)
+
+    out = added(layout).view(4000, 4 * 8)
     kept = out[:, 0] > 0
     assert ((out > 0) == kept[:, None]).all()
     assert torch.allclose(out[kept], torch.tensor(1 / 0.6))
     # Four standard deviations of a binomial share.
     assert abs(float(kept.float().mean()) - 0.6) < 4 * (0.24 / 4000) ** 0.5
     model.eval()
-    assert torch.equal(block._branch(torch.ones(4, 8), Layout(torch.tensor([3]), "cpu")), torch.ones(4, 8))
+    assert torch.equal(added(Layout(torch.tensor([3]), "cpu")), torch.ones(4, 8))
 
 
 def test_a_head_that_there_is_not_is_told():
