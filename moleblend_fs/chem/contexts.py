@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from rdkit import Chem
 
-from moleblend_fs.data.contexts import ELEMENTS, codes_of_graph, kind_of_class
-from moleblend_fs.data.graph import NUM_BOND_STEREO
+from moleblend_fs.data.contexts import codes_of_graph, kind_of_class
+from moleblend_fs.data.graph import ELEMENTS, NUM_BOND_STEREO
 
 TYPES = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC", "OTHER")
 STEREO = ("STEREONONE", "STEREOZ", "STEREOE", "STEREOCIS", "STEREOTRANS", "STEREOANY")

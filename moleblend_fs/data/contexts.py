@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moleblend_fs.data.graph import NUM_BOND_CLASSES, NUM_BOND_STEREO, NUM_BOND_TYPES, bond_class_features
+from moleblend_fs.data.graph import ELEMENTS, NUM_BOND_CLASSES, NUM_BOND_STEREO, NUM_BOND_TYPES, bond_class_features
 
-ELEMENTS = 119
-"""Atomic numbers less one, and any other."""
 BOND_KINDS = NUM_BOND_TYPES * NUM_BOND_STEREO
 """Types and stereo of bonds; `kind_of_class` numbers them."""
 

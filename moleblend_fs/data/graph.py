@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+ELEMENTS = 119
+"""Values of the atomic-number feature: 118 elements, and any other."""
 FEATURISATION_VERSION = 1
 """Raised whenever the same molecule would give other features, paths or classes."""
 

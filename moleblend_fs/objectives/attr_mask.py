@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.data.graph import bond_class_features
+from moleblend_fs.data.graph import ELEMENTS, bond_class_features
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
@@ -27,8 +27,6 @@ from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.options import option
 
-ELEMENTS = 119
-"""Values of the atomic-number feature: 118 elements, and any other."""
 BOND_TYPES = 4
 """Single, double, triple, aromatic; other bonds have no class."""
 ATOM_HEAD, BOND_HEAD = "attr_mask_atom", "attr_mask_bond"

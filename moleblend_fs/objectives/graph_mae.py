@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.graph import ELEMENTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import Block, LayerNorm
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.attr_mask import ELEMENTS
 from moleblend_fs.objectives.common.random_draws import HIDDEN_ATOM
 from moleblend_fs.objectives.common.subgraphs import check_share, draw_atoms, share_and_one
 from moleblend_fs.objectives.common.views import encode

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.data.graph import bond_class_features
+from moleblend_fs.data.graph import ELEMENTS, bond_class_features
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.objectives.attr_mask import ELEMENTS
 from moleblend_fs.objectives.common.contrastive import check_temperature, right_loss, similarity, wrong_loss
 from moleblend_fs.objectives.common.diffusion import KINDS, NEAR, GraphDecoder, Noised, StructureDecoder, schedule
 from moleblend_fs.objectives.common.dual_views import StructureOptions, StructureView, check_structures, structure_encoder, structure_views

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.graph import ELEMENTS
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
@@ -19,7 +20,6 @@ from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.model.heads import GeometryHead, NoiseHead, register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.attr_mask import ELEMENTS
 from moleblend_fs.objectives.common.random_draws import COUNT, HIDDEN_ATOM, KIND, REPLACEMENT, UNIFORM_NOISE, bits, next_in_circle, uniform
 from moleblend_fs.objectives.common.subgraphs import check_share, draw_atoms
 from moleblend_fs.objectives.common.views import encode

@@ -24,7 +24,7 @@ def test_the_papers_spaces():
 
 
 def test_around_the_table_without_weights():
-    assert shown((), PLAIN, 800) == ["lr=0.0004..0.01", "weight-decay=1e-07..0.001", "batch-size=16,32,64", "epochs=30,60,120"]
+    assert shown((), PLAIN, 800) == ["lr=0.0002..0.005", "weight-decay=1e-07..0.001", "batch-size=16,32,64", "epochs=30,60,120"]
 
 
 def test_a_named_space_is_changed_and_what_is_given_leaves_it():

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moleblend_fs.data.graph import ELEMENTS
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import LayerNorm
-from moleblend_fs.objectives.attr_mask import ELEMENTS
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 
