@@ -68,7 +68,7 @@ def at_work(given: Path, folder: Path, *, shared: bool = False) -> Iterator[int]
             os.ftruncate(lock, 0)
             os.pwrite(lock, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
         yield lock
-    except UserError:
+    except BaseException:  # a folder that cannot be read is the system's error
         if folder.exists():
             leave(folder, was_there)
         raise
