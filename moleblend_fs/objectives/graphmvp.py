@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
@@ -36,8 +35,8 @@ from moleblend_fs.objectives.common.contrastive import (
 from moleblend_fs.objectives.common.dual_views import (
     FORMULA,
     DualViewOptions,
+    ShowsStructures,
     StructureView,
-    check_structures,
     num_structures,
     structure_encoder,
     structure_views,
@@ -138,7 +137,7 @@ class Views(NamedTuple):
     formula: Tensor
 
 
-class GraphMVP(Objective):
+class GraphMVP(ShowsStructures):
     """See the module."""
 
     name: ClassVar[str] = "graphmvp"
@@ -175,21 +174,10 @@ class GraphMVP(Objective):
             found += [Term(term.name, self.beside_weight * term.weight) for term in self.beside.terms()]
         return tuple(found)
 
-    def check(self, manifest: Manifest, store: str) -> None:
-        check_structures(self.options, manifest, store, self.name)
-
     @property
     def passes(self) -> float:
         kept = 1 - self.options.graphmvp_drop
         return kept * (1 + self.conformers) + (self.beside.passes if self.beside else 0)
-
-    @property
-    def group(self) -> int | None:
-        return self.options.negatives_group
-
-    @property
-    def conformers(self) -> int:
-        return self.options.conformers_per_step
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         beside = self.beside.prepare(batch, layout, seed=seed, epoch=epoch) if self.beside else None

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
@@ -23,8 +22,8 @@ from moleblend_fs.objectives.common.contrastive import DENOMINATORS, Compared, P
 from moleblend_fs.objectives.common.dual_views import (
     FORMULA,
     DualViewOptions,
+    ShowsStructures,
     StructureView,
-    check_structures,
     num_structures,
     structure_encoder,
     structure_views,
@@ -32,7 +31,7 @@ from moleblend_fs.objectives.common.dual_views import (
 )
 from moleblend_fs.objectives.common.groups import group_of
 from moleblend_fs.objectives.common.views import encode, full_view
-from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Read, Term
+from moleblend_fs.objectives.objective import Curve, Prepared, Read, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.options import option
 
@@ -80,7 +79,7 @@ class Found(NamedTuple):
     formula: Tensor
 
 
-class Info3D(Objective):
+class Info3D(ShowsStructures):
     """See the module."""
 
     name: ClassVar[str] = "info3d"
@@ -98,21 +97,6 @@ class Info3D(Objective):
         if self.options.info3d_directions == "one":
             return (Term("own_structure", 1.0),)
         return (Term("own_structure", 0.5), Term("own_graph", 0.5))
-
-    def check(self, manifest: Manifest, store: str) -> None:
-        check_structures(self.options, manifest, store, self.name)
-
-    @property
-    def passes(self) -> float:
-        return 1.0 + self.conformers
-
-    @property
-    def group(self) -> int | None:
-        return self.options.negatives_group
-
-    @property
-    def conformers(self) -> int:
-        return self.options.conformers_per_step
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         views, group, number = structure_views(batch, layout, self.options), group_of(batch), num_structures(batch, self.options)

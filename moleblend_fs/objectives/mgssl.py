@@ -13,26 +13,22 @@ Breadth first there are no such bits, and one class more says that a motif has n
 Shape legend: A atoms, N motifs of all molecules, K members, S steps of all walks, d embedding width.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.data.motif_lists import MOTIFS
-from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.objectives.common.motifs import SIZE, MotifOptions, motifs_in, sums_over_motifs
+from moleblend_fs.objectives.common.motifs import SIZE, LearnsMotifs, MotifOptions, motifs_in, sums_over_motifs
 from moleblend_fs.objectives.common.tree_walk import DOWN, ORDERS, STOP, UP, walk
 from moleblend_fs.objectives.common.views import encode, full_view
-from moleblend_fs.objectives.common.vocabulary import Vocabulary
-from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Term
+from moleblend_fs.objectives.objective import NATS, Curve, Prepared, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
@@ -128,7 +124,7 @@ class Walked(NamedTuple):
     down: Tensor
 
 
-class MGSSL(Objective):
+class MGSSL(LearnsMotifs):
     """See the module."""
 
     name: ClassVar[str] = "mgssl"
@@ -138,7 +134,6 @@ class MGSSL(Objective):
         "next_motif": Curve("The next motif (mgssl)", NATS),
         "further_motif": Curve("Whether there is another motif (mgssl)", "binary cross-entropy (nats)"),
     }
-    vocabulary: Vocabulary
 
     def heads(self) -> tuple[str, ...]:
         return (HEADS[self.options.mgssl_order],)
@@ -151,15 +146,6 @@ class MGSSL(Objective):
     def passes(self) -> float:
         """The recurrent network is small, but its steps follow each other."""
         return 1.1
-
-    def sidecars(self) -> tuple[str, ...]:
-        return (MOTIFS,)
-
-    def take_sidecars(self, sidecars: Mapping[str, SidecarManifest]) -> None:
-        self.vocabulary = self.options.vocabulary(sidecars)
-
-    def config_fields(self) -> dict[str, Any]:
-        return {"sizes": {SIZE: self.vocabulary.classes}}
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         found, depth_first = motifs_in(batch, layout, self.vocabulary), self.options.mgssl_order == "dfs"

@@ -18,14 +18,13 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import ELEMENTS, bond_class_features
-from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.common.contrastive import check_temperature, right_loss, similarity, wrong_loss
 from moleblend_fs.objectives.common.diffusion import KINDS, NEAR, GraphDecoder, Noised, StructureDecoder, schedule
-from moleblend_fs.objectives.common.dual_views import StructureOptions, StructureView, check_structures, structure_encoder, structure_views
+from moleblend_fs.objectives.common.dual_views import ShowsStructures, StructureOptions, StructureView, structure_encoder, structure_views
 from moleblend_fs.objectives.common.groups import next_in_group
 from moleblend_fs.objectives.common.random_draws import (
     BOND_ANGLE,
@@ -40,7 +39,7 @@ from moleblend_fs.objectives.common.random_draws import (
     normal,
 )
 from moleblend_fs.objectives.common.views import encode, full_view, mean_of_atoms
-from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
+from moleblend_fs.objectives.objective import Curve, Prepared, Term
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.precision import at_least_float32
@@ -126,7 +125,7 @@ def structure_loss(predicted_A3: Tensor, noise_A3: Tensor, share_A: Tensor) -> T
     return ((predicted_A3 - noise_A3).square().sum(dim=1) * share_A).sum()
 
 
-class MoleculeSDE(Objective):
+class MoleculeSDE(ShowsStructures):
     """See the module."""
 
     name: ClassVar[str] = "molecule_sde"
@@ -156,21 +155,10 @@ class MoleculeSDE(Objective):
         )
         return tuple(term for term in every if term.weight)
 
-    def check(self, manifest: Manifest, store: str) -> None:
-        check_structures(self.options, manifest, store, self.name)
-
     @property
     def passes(self) -> float:
         """Those of the encoder, and decoders of about three tenths of one."""
         return 1.3 + self.conformers
-
-    @property
-    def group(self) -> int | None:
-        return self.options.negatives_group
-
-    @property
-    def conformers(self) -> int:
-        return self.options.conformers_per_step
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         views = structure_views(batch, layout, self.options)

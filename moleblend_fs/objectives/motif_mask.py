@@ -8,27 +8,23 @@ Shape legend: A atoms, M molecules with a hidden motif, K atoms that are read, d
 """
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.data.motif_lists import MOTIFS
-from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.objectives.common.motifs import SIZE, MotifOptions, motifs_in, sums_over_motifs
+from moleblend_fs.objectives.common.motifs import SIZE, LearnsMotifs, MotifOptions, motifs_in, sums_over_motifs
 from moleblend_fs.objectives.common.random_draws import MOTIF, bits, places_by
 from moleblend_fs.objectives.common.subgraphs import paths_through, without_bonds
 from moleblend_fs.objectives.common.views import encode, full_view
-from moleblend_fs.objectives.common.vocabulary import Vocabulary
-from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Term
+from moleblend_fs.objectives.objective import NATS, Curve, Prepared, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
@@ -78,29 +74,19 @@ class Hidden(NamedTuple):
     classes: Tensor
 
 
-class MotifMask(Objective):
+class MotifMask(LearnsMotifs):
     """See the module."""
 
     name: ClassVar[str] = "motif_mask"
     Options: ClassVar[type] = MotifMaskOptions
     options: MotifMaskOptions
     curves: ClassVar[dict[str, Curve]] = {"hidden_motif": Curve("The hidden motif (motif_mask)", NATS)}
-    vocabulary: Vocabulary
 
     def heads(self) -> tuple[str, ...]:
         return (HEAD,)
 
     def terms(self) -> tuple[Term, ...]:
         return (Term("hidden_motif", 1.0),)
-
-    def sidecars(self) -> tuple[str, ...]:
-        return (MOTIFS,)
-
-    def take_sidecars(self, sidecars: Mapping[str, SidecarManifest]) -> None:
-        self.vocabulary = self.options.vocabulary(sidecars)
-
-    def config_fields(self) -> dict[str, Any]:
-        return {"sizes": {SIZE: self.vocabulary.classes}}
 
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         found, of_parent = motifs_in(batch, layout, self.vocabulary), self.options.motif_mask_read == "parent"

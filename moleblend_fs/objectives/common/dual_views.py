@@ -22,7 +22,7 @@ from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.objectives.common.contrastive import PoolingOptions
 from moleblend_fs.objectives.common.groups import GroupOptions, group_of
 from moleblend_fs.objectives.common.views import full_view
-from moleblend_fs.objectives.objective import Read, needs_structures
+from moleblend_fs.objectives.objective import Objective, Read, needs_structures
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.options import option
 
@@ -68,14 +68,31 @@ class StructureOptions(GroupOptions):
         return (TOWER,) if self.towers == 2 else ()
 
 
-def check_structures(options: StructureOptions, manifest: Manifest, store: str, objective: str) -> None:
-    """UserError if a store has no structures, or only one of each molecule where several are asked for."""
-    needs_structures(manifest, store, objective)
-    if options.conformers_per_step > 1 and manifest.conformers == manifest.molecules_with_3d:
-        raise UserError(
-            f"--conformers-per-step {options.conformers_per_step}, but {store} has one structure of each molecule; "
-            "use 1, or preprocess a source with several (--conformers)"
-        )
+class ShowsStructures(Objective):
+    """An objective that shows structures beside the 2D view: the encoder has a pass for each."""
+
+    options: StructureOptions
+
+    def check(self, manifest: Manifest, store: str) -> None:
+        """UserError if a store has no structures, or only one of each molecule where several are asked for."""
+        needs_structures(manifest, store, self.name)
+        if self.conformers > 1 and manifest.conformers == manifest.molecules_with_3d:
+            raise UserError(
+                f"--conformers-per-step {self.conformers}, but {store} has one structure of each molecule; "
+                "use 1, or preprocess a source with several (--conformers)"
+            )
+
+    @property
+    def passes(self) -> float:
+        return 1.0 + self.conformers
+
+    @property
+    def group(self) -> int | None:
+        return self.options.negatives_group
+
+    @property
+    def conformers(self) -> int:
+        return self.options.conformers_per_step
 
 
 def structure_encoder(model: MoleBlend) -> MoleBlend:

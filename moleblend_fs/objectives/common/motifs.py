@@ -5,7 +5,7 @@ Shape legend: B molecules, A atoms, N motifs of all molecules, K members (atoms 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from moleblend_fs.data.motif_lists import MOTIFS, MotifLists, motifs_of
 from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.common.vocabulary import Vocabulary
+from moleblend_fs.objectives.objective import Objective
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.options import option
 
@@ -37,6 +38,26 @@ class MotifOptions:
     def vocabulary(self, sidecars: Mapping[str, SidecarManifest]) -> Vocabulary:
         """The motifs that are told apart."""
         return Vocabulary(sidecars[MOTIFS].vocabularies[MOTIFS], self.motif_classes, self.motif_min_count, "--motif-min-count")
+
+
+class LearnsMotifs(Objective):
+    """An objective that tells motifs apart.
+
+    Attributes:
+        vocabulary: the motifs; known when the sidecar is.
+    """
+
+    options: MotifOptions
+    vocabulary: Vocabulary
+
+    def sidecars(self) -> tuple[str, ...]:
+        return (MOTIFS,)
+
+    def take_sidecars(self, sidecars: Mapping[str, SidecarManifest]) -> None:
+        self.vocabulary = self.options.vocabulary(sidecars)
+
+    def config_fields(self) -> dict[str, Any]:
+        return {"sizes": {SIZE: self.vocabulary.classes}}
 
 
 class Motifs(NamedTuple):
