@@ -84,13 +84,14 @@ def kernel_modules() -> list[str]:
     return sorted(folder.name for folder in pkgutil.iter_modules(package.__path__) if folder.ispkg)
 
 
-def _variants_of(module: str):
+def variants_of(module: str):
+    """What gives the configurations of an op's kernels, a `kernel_variant.Variant` each."""
     return importlib.import_module(f"{PACKAGE}.{module}.variants").variants
 
 
 def measure(modules: list[str], workers: int) -> tuple[list[Resources], list[str]]:
     """Compile all configurations of some modules, in several processes; those that do not compile are told as lines."""
-    jobs = [(module, number, a) for module in modules for number in range(len(_variants_of(module)())) for a in ARCHITECTURES]
+    jobs = [(module, number, a) for module in modules for number in range(len(variants_of(module)())) for a in ARCHITECTURES]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         results = list(pool.map(_measure_one, *zip(*jobs, strict=True), chunksize=4))
     return [r for r in results if isinstance(r, Resources)], [r for r in results if isinstance(r, str)]
@@ -99,7 +100,7 @@ def measure(modules: list[str], workers: int) -> tuple[list[Resources], list[str
 def _measure_one(module: str, number: int, architecture: int) -> Resources | str:
     from triton.errors import TritonError
 
-    variant = _variants_of(module)()[number]
+    variant = variants_of(module)()[number]
     try:
         return compiled(module, variant, architecture)
     except (TritonError, RuntimeError) as error:

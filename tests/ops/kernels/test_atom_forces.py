@@ -8,7 +8,7 @@ from moleblend_fs.ops.atom_forces import atom_forces
 from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton", reason="triton is not installed")
-from moleblend_fs.ops.atom_forces import launch, selftest, variants
+from moleblend_fs.ops.atom_forces import launch, selftest
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_keep
 
 SIZES = {
@@ -147,10 +147,3 @@ def test_gradcheck_of_the_dense_reference():
     q, k, value, bias, direction, _ = (x.detach().double() for x in inputs(layout, 2, 3))
     leaves = [x.requires_grad_() for x in (q, k, value, bias)]
     assert torch.autograd.gradcheck(lambda *x: selftest.dense_forces(*x, direction, layout, keep, 0.4), leaves)
-
-
-def test_variants_are_complete_and_named_once():
-    names = [v.name for v in variants.variants()]
-    assert len(names) == len(set(names))
-    for variant in variants.variants():
-        assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton")
-from moleblend_fs.ops.attention import launch, selftest, variants
+from moleblend_fs.ops.attention import launch, selftest
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_keep, dropout_scale, dropout_threshold
 
 SIZES = {
@@ -282,13 +282,6 @@ def test_gradcheck_of_the_dense_reference():
     keep = dropout_keep((1, 2), layout, 2, 0.4)
     given = [x.detach().double().requires_grad_() for x in inputs(layout, 2, 3)[:3]]
     assert torch.autograd.gradcheck(lambda *x: selftest.dense_attention(*x, layout, keep, 0.4), given)
-
-
-def test_variants_are_named_once():
-    names = [v.name for v in variants.variants()]
-    assert len(names) == len(set(names))
-    for variant in variants.variants():
-        assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name
 
 
 def test_launches_are_on_the_gpu_of_the_tensors(device, monkeypatch):

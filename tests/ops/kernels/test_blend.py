@@ -11,7 +11,7 @@ from moleblend_fs.ops import dispatch
 from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton", reason="triton is not installed")
-from moleblend_fs.ops.blend import launch, selftest, variants
+from moleblend_fs.ops.blend import launch, selftest
 
 CONFIGS = {
     "default": BlendConfig(),
@@ -109,8 +109,3 @@ def test_self_test_fails_on_other_numbers(device, monkeypatch):
     monkeypatch.setattr(selftest, "blend", lambda *given: right(*given[:-1], given[-1]._replace(atom_key=2)))
     with pytest.raises(dispatch.OtherNumbers, match="distances"):
         selftest.self_test(device)
-
-
-def test_variants_have_all_arguments():
-    for variant in variants.variants():
-        assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 pytest.importorskip("triton")
 from moleblend_fs.ops import dispatch, gelu_dropout
 from moleblend_fs.ops.counter_hash import kept_values
-from moleblend_fs.ops.gelu_dropout import autograd, launch, selftest, variants
+from moleblend_fs.ops.gelu_dropout import autograd, launch, selftest
 from moleblend_fs.ops.gelu_dropout.selftest import NAMES, exact_gelu_linear
 from moleblend_fs.ops.linear import Product
 
@@ -132,10 +132,3 @@ def test_self_test_fails_on_other_numbers(device, monkeypatch):
     monkeypatch.setattr(selftest, "kept_values", lambda *x: 1.001 * kept_values(*x))
     with pytest.raises(dispatch.OtherNumbers, match="d bias of x"):
         selftest.self_test(device, shape=(64,))
-
-
-def test_variants_are_named_once():
-    found = variants.variants()
-    assert len({v.name for v in found}) == len(found)
-    for variant in found:
-        assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name

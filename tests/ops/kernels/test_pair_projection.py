@@ -278,9 +278,3 @@ def split(rest):
 def test_variants_are_those_of_the_shipped_models():
     assert {preset["pair_dim"] for preset in PRESETS.values()} == set(shipped.SHIPPED_WIDTHS)
     assert shipped.SHIPPED_CLASSES == {"spd": (1, SPD_CLASSES), "edge": (MAX_HOPS, EDGE_CLASSES)}
-
-
-def test_variants_are_named_once():
-    variants = shipped.variants()
-    assert len({v.name for v in variants}) == len(variants)
-    assert all(set(v.signature) | set(v.constexprs) == set(v.function.arg_names) for v in variants)

@@ -25,7 +25,6 @@ from moleblend_fs.ops.relation_bias import (
     selftest,
 )
 from moleblend_fs.ops.relation_bias import launch as ops
-from moleblend_fs.ops.relation_bias import variants as shipped
 from moleblend_fs.ops.relation_bias.reference import distance_bias, edge_bias, spd_bias
 from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, HIDDEN, SECOND_ELEMENT_ROW
 from tests.model.molecules import batch_of, graph
@@ -349,12 +348,3 @@ def test_self_test(device, monkeypatch):
     monkeypatch.setattr(selftest, "relation_bias", wrong)
     with pytest.raises(RuntimeError, match=r"relation_bias kernels on .*: off by .*sums 0\.0[0-9]+,"):
         selftest.self_test(device)
-
-
-def test_variants_are_complete():
-    """Every argument of every kernel has a type or a value, and names are unique."""
-    variants = shipped.variants()
-    assert len({v.name for v in variants}) == len(variants)
-    for variant in variants:
-        assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name
-        assert not set(variant.signature) & set(variant.constexprs)

@@ -14,7 +14,7 @@ from moleblend_fs.ops import dispatch, residual_norm
 from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.column_sums import add_up
 from moleblend_fs.ops.counter_hash import kept_rows, kept_values
-from moleblend_fs.ops.residual_norm import Branch, autograd, launch, selftest, variants
+from moleblend_fs.ops.residual_norm import Branch, autograd, launch, selftest
 from moleblend_fs.ops.residual_norm.selftest import NAMES, exact_norm_linear, kept_factor
 
 SEED = (12345, -678)
@@ -231,10 +231,3 @@ def test_self_test_fails_on_other_numbers(device, monkeypatch):
     monkeypatch.setattr(selftest, "kept_factor", lambda *x: 1.001 * kept_factor(*x))
     with pytest.raises(dispatch.OtherNumbers, match="d branch"):
         selftest.self_test(device, shape=(64,))
-
-
-def test_variants_are_named_once():
-    found = variants.variants()
-    assert len({v.name for v in found}) == len(found)
-    for variant in found:
-        assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from benchmarks.kernel_resources import ARCHITECTURES, Resources, kernel_modules, problems, read_table
+from benchmarks.kernel_resources import ARCHITECTURES, Resources, kernel_modules, problems, read_table, variants_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -45,6 +45,16 @@ def test_every_configuration_compiles_as_the_table_says():
 def test_all_kernels_stand_in_the_table():
     assert {r.module for r in read_table()} == set(kernel_modules())
     assert {r.architecture for r in read_table()} == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("module", kernel_modules())
+def test_variants_are_named_once_and_have_all_arguments(module):
+    """Every argument of every kernel has a type or a value."""
+    found = variants_of(module)()
+    assert len({variant.name for variant in found}) == len(found) > 0
+    for variant in found:
+        assert set(variant.signature) | set(variant.constexprs) == set(variant.function.arg_names), variant.name
+        assert not set(variant.signature) & set(variant.constexprs), variant.name
 
 
 def test_spills_are_seen():
