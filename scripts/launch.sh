@@ -57,7 +57,11 @@ by_torchrun() {
 
 by_deepspeed() {
     [[ "$NODES" != *:* ]] || fail "NODES=$NODES: only torchrun takes MIN:MAX"
-    COMMAND=(deepspeed --num_gpus "$PROCS" --master_port "${MASTER##*:}")
+    local script
+    script="$(PATH="$WITH_VENV" command -v deepspeed || echo deepspeed)"
+    COMMAND=(deepspeed)
+    [[ "$script" != *" "* ]] || COMMAND=(python "$script") # its first line names the environment, where the system takes no blank
+    COMMAND+=(--num_gpus "$PROCS" --master_port "${MASTER##*:}")
     [ "$(gpus)" != 0 ] || SETTINGS+=("DS_ACCELERATOR=cpu")
     if [ "$NODES" != 1 ]; then
         [ -f "${HOSTFILE:-}" ] || fail "LAUNCHER=deepspeed with NODES=$NODES needs HOSTFILE, a file of lines \"HOST slots=N\" (got \"${HOSTFILE:-}\")"

@@ -27,13 +27,13 @@ def clean(**settings):
     return environment | {"VENV": venv, "CUDA_VISIBLE_DEVICES": ""} | {name: str(value) for name, value in settings.items()}
 
 
-def call(script, *words, **settings):
-    return subprocess.run([script, *words], env=clean(**settings), cwd=ROOT, capture_output=True, text=True, timeout=300)
+def call(script, *words, cwd=ROOT, **settings):
+    return subprocess.run([script, *words], env=clean(**settings), cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
-def planned(*words, **settings):
+def planned(*words, cwd=ROOT, **settings):
     """The words of the command that launch.sh would run, settings first."""
-    done = call(LAUNCH, "--dry-run", *words, **settings)
+    done = call(LAUNCH, "--dry-run", *words, cwd=cwd, **settings)
     assert done.returncode == 0, done.stderr
     return shlex.split(done.stdout)
 
@@ -76,7 +76,8 @@ def test_several_hosts():
 
 def test_deepspeed_launcher(tmp_path):
     words = planned("s", LAUNCHER="deepspeed", PROCS=2)
-    assert follow(words, "deepspeed", "--num_gpus", "2")
+    assert Path(words[words.index("--num_gpus") - 1]).name == "deepspeed"
+    assert follow(words, "--num_gpus", "2")
     assert follow(words, "--no_python", "--no_local_rank", "fairseq-train", "s")
     assert "DS_ACCELERATOR=cpu" in words
     hostfile = tmp_path / "hosts"
@@ -85,10 +86,23 @@ def test_deepspeed_launcher(tmp_path):
     assert follow(words, "--master_port", "1234", "--hostfile", str(hostfile), "--num_nodes", "2", "--master_addr", "a", "--no_ssh")
     assert not any(word.startswith("DS_ACCELERATOR") for word in words)
     # Started once, it reaches all hosts: words are quoted for the shell there, and for deepspeed, which quotes those with blanks only.
-    words = planned("s", "(1,2)", "(1, $2)", "%h", LAUNCHER="deepspeed", NODES=2, MASTER="a", HOSTFILE=hostfile, MOLEBLEND_X="y")
+    hosts = {"NODES": 2, "MASTER": "a", "HOSTFILE": hostfile}
+    words = planned("s", "(1,2)", "(1, $2)", "%h", cwd=tmp_path, LAUNCHER="deepspeed", MOLEBLEND_X="y", **hosts)
     assert follow(words, "--no_ssh_check", "--no_python", "--no_local_rank", "env")
     assert {"DS_ACCELERATOR=cpu", "OMP_NUM_THREADS=1", "MOLEBLEND_X=y"} <= set(words)
     assert follow(words, f"{Path(sys.executable).parent}/fairseq-train", "s", r"\(1\,2\)", r"(1, \$2)", "%%h", "--user-dir")
+
+
+def test_deepspeed_in_an_environment_whose_path_has_a_blank(tmp_path):
+    """The first line of deepspeed's script then names no interpreter that the system finds."""
+    commands = tmp_path / "an environment" / "bin"
+    commands.mkdir(parents=True)
+    (commands / "python").symlink_to(sys.executable)
+    (commands / "deepspeed").write_text(f"#!{commands}/python\nimport sys\nprint(sys.argv[1:])\n")
+    (commands / "deepspeed").chmod(0o755)
+    done = call(LAUNCH, "s", cwd=tmp_path, LAUNCHER="deepspeed", PROCS=2, VENV=commands.parent)
+    assert done.returncode == 0, done.stderr
+    assert "['--num_gpus', '2', '--master_port', '29500', '--no_python', '--no_local_rank', 'fairseq-train', 's'" in done.stdout
 
 
 def test_rank_of_a_slurm_step():
@@ -128,7 +142,7 @@ def test_deepspeed_without_pdsh(tmp_path):
         (tmp_path / name).symlink_to("/bin/true")
     (tmp_path / "hosts").write_text("a slots=1\nb slots=1\n")
     settings = {"LAUNCHER": "deepspeed", "NODES": 2, "MASTER": "a", "HOSTFILE": tmp_path / "hosts", "PATH": tmp_path, "VENV": "none"}
-    done = call(LAUNCH, "s", **settings)
+    done = call(LAUNCH, "s", cwd=tmp_path, **settings)
     assert done.returncode == 2
     assert "needs the command pdsh, which is not installed here" in done.stderr
 
