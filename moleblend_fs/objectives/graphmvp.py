@@ -22,6 +22,7 @@ from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.attr_mask import AttrMask, AttrMaskOptions
+from moleblend_fs.objectives.common import gradients
 from moleblend_fs.objectives.common.contrastive import (
     Compared,
     Projection,
@@ -257,7 +258,7 @@ class GraphMVP(ShowsStructures):
         for way, (module, x, y) in enumerate(((latent.flat, flat_Bd, solid_Bd), (latent.structure, solid_Bd, flat_Bd))):
             noise = latent_noise(views.batch, x.shape[1], 2 * one.number + way, views.draw).to(at_least_float32(x).dtype)
             made, mu, logvar = module(x, noise)
-            target = y.detach() if self.options.graphmvp_target == "detached" else y
+            target = gradients.stopped(y) if self.options.graphmvp_target == "detached" else y
             errors.append(error_of(at_least_float32(made), at_least_float32(target), self.options.graphmvp_error) * one.view.present)
             divergences.append(divergence(mu, logvar) * one.view.present)
         yield torch.stack(errors).sum()

@@ -23,6 +23,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import GeometryHead, NoiseHead, register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
+from moleblend_fs.objectives.common import gradients
 from moleblend_fs.objectives.common.alignment import centred, errors_of, mean_of
 from moleblend_fs.objectives.common.random_draws import GUESS, HIDDEN_ATOM, HIDDEN_PLACE, uniform
 from moleblend_fs.objectives.common.subgraphs import check_share, paths_through, without_bonds
@@ -182,11 +183,12 @@ class UnifiedMol(Objective):
         guess, found = centred(asked.guess, molecule, size), []
         every = torch.ones_like(asked.flat.degree)
         for _ in range(self.rounds):
+            guess = gradients.stopped(guess)  # a round learns to mend places, not to make them easy to mend
             shown = dataclasses.replace(
-                asked.flat, relations=asked.flat.relations | SHOW_DISTANCE, distances=every, coordinates=guess.detach().float()
+                asked.flat, relations=asked.flat.relations | SHOW_DISTANCE, distances=every, coordinates=guess.float()
             )
             encoded = encode(model, batch, shown, layout)
-            start = guess.detach().to(at_least_float32(encoded.atoms).dtype)  # a round learns to mend places, not to make them easy to mend
+            start = guess.to(at_least_float32(encoded.atoms).dtype)
             shift = model.heads[SHIFT_HEAD](encoded.atoms, encoded.bias, start.to(encoded.bias.dtype), layout)
             guess = centred(start + at_least_float32(shift), molecule, size)
             found.append(guess)

@@ -31,7 +31,6 @@ class Case:
     Attributes:
         variants: name -> options, besides the defaults.
         still: options under which nothing is moved in space, so that losses are invariant under rotation.
-        smooth: options under which no gradient is stopped, so that it is that of the loss.
         turning: terms that are not, whatever the options: their targets turn with the molecule, the head's axes do not.
         reached: the loss, of every molecule, that a tiny model comes below on eight molecules when nothing else is asked of it; by variant.
         updates: for that.
@@ -41,7 +40,6 @@ class Case:
 
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     still: dict[str, Any] = field(default_factory=dict)
-    smooth: dict[str, Any] = field(default_factory=dict)
     turning: tuple[str, ...] = ()
     reached: dict[str, float] = field(default_factory=dict)
     updates: int = 300

@@ -28,7 +28,6 @@ CASE = Case(
         "G": {"graphmvp_variant": "G", "attr_mask_bonds": True},
         "C": {"graphmvp_variant": "C", "towers": 2},
     },
-    smooth={"graphmvp_target": "attached"},
     reached={"contrast": 0.06, "generative": 0.6},
     extra=with_structures,
 )

@@ -8,6 +8,8 @@ Shape legend: B molecules, A atoms, C candidates (orders of a molecule's atoms),
 import torch
 from torch import Tensor
 
+from moleblend_fs.objectives.common import gradients
+
 SQUARINGS = 40
 """Two largest eigenvalues that differ by a share of 1e-10 are told apart; nearer ones fit as well as each other."""
 SMALL = 1e-12
@@ -66,5 +68,5 @@ def errors_of(ours_A3: Tensor, theirs_AC3: Tensor, molecule_A: Tensor, size_B: T
     with torch.no_grad():
         rotation = best_rotation(ours.double().expand_as(theirs), theirs, molecule_A, len(size_B))
         laid = (rotation[molecule_A] @ theirs.unsqueeze(-1)).squeeze(-1)
-    away = ((ours - laid.to(ours.dtype)).square().sum(dim=-1) + SMALL).sqrt()
+    away = ((ours - gradients.stopped(laid).to(ours.dtype)).square().sum(dim=-1) + SMALL).sqrt()
     return mean_of(away, molecule_A, size_B)
