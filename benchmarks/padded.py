@@ -15,7 +15,7 @@ from moleblend_fs.data.graph import UNREACHABLE
 from moleblend_fs.model.heads import GeometryHead, NoiseHead, PairHead
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.model.targets import EDGE_CLASSES, PretrainingTargets
+from moleblend_fs.model.target_classes import EDGE_CLASSES, PretrainingTargets
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from moleblend_fs.ops.relation_bias.reference import gaussians

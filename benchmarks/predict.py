@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.harness import Row, row, timed
 from moleblend_fs import Predictor
-from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, save
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 

@@ -8,7 +8,7 @@ from fairseq_plugins.patches import (
     half_precision_weights,
     load_checkpoint,
     parse_args,
-    save_checkpoint,
+    saving_failures,
     starting_ranks,
     trainer_class,
 )
@@ -22,7 +22,7 @@ for _patch in (
     half_precision_weights,
     load_checkpoint,
     parse_args,
-    save_checkpoint,
+    saving_failures,
     starting_ranks,
     trainer_class,
 ):

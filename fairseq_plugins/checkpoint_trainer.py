@@ -19,8 +19,9 @@ from fairseq_plugins.options import optimizer_name
 from fairseq_plugins.patches import resuming
 from fairseq_plugins.patches.load_checkpoint import loaded_state_through, without_unknown_meters
 from moleblend_fs.checkpoint import read as checkpoint
-from moleblend_fs.checkpoint import whole_files, zero_moments
+from moleblend_fs.checkpoint import zero_moments
 from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
+from moleblend_fs.checkpoint.write import remove_unfinished, save_torch_file
 from moleblend_fs.checkpoint.zero_moments import StoredMoments
 from moleblend_fs.data.finetuned_for import PREDICTED
 from moleblend_fs.data.torch_file import ADMITTED
@@ -83,7 +84,7 @@ class CheckpointTrainer(Trainer):
         self.differing: frozenset[str] = frozenset()
         if self.is_data_parallel_master:
             unmark(cfg.checkpoint.save_dir)
-            whole_files.remove_unfinished(cfg.checkpoint.save_dir)
+            remove_unfinished(cfg.checkpoint.save_dir)
             zero_moments.remove_unnamed(cfg.checkpoint.save_dir)
 
     # Saving
@@ -95,7 +96,7 @@ class CheckpointTrainer(Trainer):
         watchdog.step(f"saving after update {self.get_num_updates()}")
         state = utils.move_to_cpu(self.state_dict())
         state["extra_state"].update(extra_state)
-        whole_files.save(state, filename)
+        save_torch_file(state, filename)
         logger.info("saved checkpoint %s", filename)
         return filename
 

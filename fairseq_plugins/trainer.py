@@ -22,7 +22,7 @@ from fairseq_plugins import nonfinite
 from fairseq_plugins.checkpoint_trainer import CheckpointTrainer
 from fairseq_plugins.console import FACTS, Forecast
 from fairseq_plugins.memory import check_memory
-from moleblend_fs.checkpoint.whole_files import SharedError
+from moleblend_fs.checkpoint.write import SharedError
 from moleblend_fs.errors import UserError
 from moleblend_fs.ops.precision import bfloat16_instructions
 from moleblend_fs.runtime import watchdog

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from moleblend_fs.checkpoint import whole_files, zero_moments
+from moleblend_fs.checkpoint import zero_moments
 from moleblend_fs.checkpoint.adam_state import MOMENTS
+from moleblend_fs.checkpoint.write import copy, save_torch_file
 from moleblend_fs.checkpoint.zero_moments import FOLDER, Piece
 from moleblend_fs.data.store_parts import ShardNumber, finish_shard, merge_shards
 from moleblend_fs.data.writer import StoreWriter
@@ -73,10 +74,10 @@ def test_files(disk, tmp_path):
 
 
 def test_checkpoints(disk, tmp_path):
-    whole_files.save({"x": torch.arange(1000)}, tmp_path / "a.pt")
+    save_torch_file({"x": torch.arange(1000)}, tmp_path / "a.pt")
     disk.check(tmp_path / "a.pt")
     disk.events.clear()
-    whole_files.copy(tmp_path / "a.pt", tmp_path / "b.pt")
+    copy(tmp_path / "a.pt", tmp_path / "b.pt")
     disk.check(tmp_path / "b.pt")
     disk.check(untrained(tmp_path / "converted"))
 
@@ -108,7 +109,7 @@ def test_stores_and_their_parts(disk, tmp_path):
     disk.check(tmp_path / "parts")
 
 
-@pytest.mark.parametrize("write", [lambda path: write_atomically(path, "x"), lambda path: whole_files.save({}, path)])
+@pytest.mark.parametrize("write", [lambda path: write_atomically(path, "x"), lambda path: save_torch_file({}, path)])
 def test_a_file_that_cannot_be_flushed_is_not_given_its_name(write, tmp_path, monkeypatch):
     """What is left after a power cut would be an empty file under the name of a whole one."""
     write(tmp_path / "x")

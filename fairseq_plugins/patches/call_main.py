@@ -21,7 +21,7 @@ from fairseq_plugins.memory import check_states
 from fairseq_plugins.patches import starting_ranks
 from fairseq_plugins.patches.configuration import fix_config
 from fairseq_plugins.patches.loader_processes import allow_many_files, check_open_files, failed, is_of_loader
-from moleblend_fs.checkpoint import whole_files
+from moleblend_fs.checkpoint.write import SharedError
 from moleblend_fs.errors import UserError
 from moleblend_fs.runtime import watchdog
 from moleblend_fs.runtime.preemption import preemption
@@ -90,7 +90,7 @@ def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **k
 def tell(error: UserError) -> int:
     """Print a user's mistake (once, where all ranks make it together); returns the exit code for it."""
     logging.shutdown()
-    if not (isinstance(error, whole_files.SharedError) and dist.is_initialized() and dist.get_rank() > 0):
+    if not (isinstance(error, SharedError) and dist.is_initialized() and dist.get_rank() > 0):
         print(f"moleblend: error: {error}", file=sys.stderr, flush=True)
     return 2
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from moleblend_fs.checkpoint.published import ROOT, convert_weights, infer_config
@@ -23,7 +22,6 @@ from moleblend_fs.data.torch_file import VARIABLE, read_torch
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import whole_folder, write_atomically
 from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architecture_options
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shape_only import Unallocated
@@ -151,25 +149,13 @@ def check_fit(config: ModelConfig, finetuned: FinetunedFor | None, weights: Mapp
             raise ValueError("the mean or standard deviation that outputs are scaled by is no finite number")
 
 
-def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
-    """Write a new checkpoint folder, whole or not at all."""
-    content = {**describe(checkpoint.config, checkpoint.finetuned, checkpoint.trained_on), "about": checkpoint.about}
-    content = json.loads(json.dumps(content))  # lists for tuples, as they will be read
-    with whole_folder(path) as folder:
-        try:
-            save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, folder / WEIGHTS)
-        except SafetensorError as error:  # of the system's error only the text is left
-            number = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error  # noqa: B904
-        checksums = {WEIGHTS: _file_hash(folder / WEIGHTS), CONFIG: _hash(content)}
-        write_atomically(folder / CONFIG, json.dumps({**content, CHECKSUMS: checksums}, indent=1) + "\n")
-
-
-def _hash(content: Mapping[str, Any]) -> str:
+def hash_of_json(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a description, whatever the order of its names."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _file_hash(path: Path) -> str:
+def hash_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -228,7 +214,7 @@ def _load_folder(folder: Path) -> Checkpoint:
         if unknown := content.keys() - {"config", "finetuned", "trained_on", "about"}:
             raise ValueError(f"{CONFIG} holds {sorted(unknown)[0]!r}")
         if checksums and os.environ.get(VARIABLE) != "0":  # folders of earlier versions have none
-            for name, found in ((CONFIG, _hash(content)), (WEIGHTS, _file_hash(folder / WEIGHTS))):
+            for name, found in ((CONFIG, hash_of_json(content)), (WEIGHTS, hash_of_file(folder / WEIGHTS))):
                 if checksums.get(name) != found:
                     raise ValueError(f"damaged: {name} is not as it was written; copy it again")
         weights = load_file(folder / WEIGHTS)

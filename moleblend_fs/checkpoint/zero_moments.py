@@ -21,9 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moleblend_fs.checkpoint import whole_files
 from moleblend_fs.checkpoint.adam_state import MOMENTS, AdamState
 from moleblend_fs.checkpoint.read import read_torch_file
+from moleblend_fs.checkpoint.write import is_torch_file, is_unfinished, raise_on_all, save_torch_file
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import flush_names
 
@@ -99,12 +99,12 @@ def write(save_dir: str, update: int, pieces: Mapping[str, Piece]) -> dict[str, 
     folder, failure = Path(save_dir, FOLDER, chosen[0]), None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        whole_files.save({name: {"start": piece.start, **piece.moments} for name, piece in pieces.items()}, folder / file_name(rank, ranks))
+        save_torch_file({name: {"start": piece.start, **piece.moments} for name, piece in pieces.items()}, folder / file_name(rank, ranks))
         flush_names(folder.parent)
     except (UserError, OSError) as error:
         failure = f"process {rank}: {error}"
     try:
-        whole_files.raise_on_all(failure)
+        raise_on_all(failure)
     except UserError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -176,10 +176,7 @@ def is_ours(folder: Path) -> bool:
     """Whether `write` made a folder and nobody else put anything into it: by its name, and by names and contents of its files."""
     if folder.is_symlink() or not folder.is_dir() or _NAME.fullmatch(folder.name) is None:
         return False
-    return all(
-        whole_files.is_unfinished(path) or (_FILE.fullmatch(path.name) is not None and whole_files.is_torch_file(path))
-        for path in folder.iterdir()
-    )
+    return all(is_unfinished(path) or (_FILE.fullmatch(path.name) is not None and is_torch_file(path)) for path in folder.iterdir())
 
 
 def remove_unnamed(save_dir: str) -> list[Path]:
@@ -193,7 +190,7 @@ def remove_unnamed(save_dir: str) -> list[Path]:
     top = Path(save_dir)
     for path in [*top.glob("*"), *top.glob("*/*")]:
         named = path.suffix == ".pt" and path.parent == top
-        if not path.is_file() or path.parent.name == FOLDER or not (named or whole_files.is_torch_file(path)):
+        if not path.is_file() or path.parent.name == FOLDER or not (named or is_torch_file(path)):
             continue
         try:
             folders.pop(named_folder(path), None)

@@ -4,7 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from moleblend_fs.checkpoint.read import CONFIG, WEIGHTS, load, save
+from moleblend_fs.checkpoint.read import CONFIG, WEIGHTS, load
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.errors import UserError
 
 

@@ -15,7 +15,7 @@ from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import LayerNorm
-from moleblend_fs.model.targets import EDGE_CLASSES, SPD_CLASSES
+from moleblend_fs.model.target_classes import EDGE_CLASSES, SPD_CLASSES
 from moleblend_fs.ops.atom_forces import atom_forces
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear, products_in

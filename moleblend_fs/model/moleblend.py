@@ -16,7 +16,7 @@ from moleblend_fs.model.encoder import Encoder
 from moleblend_fs.model.heads import HEADS, WithStart, build_head
 from moleblend_fs.model.predicted_distances import DistancePredictor
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.model.targets import PretrainingTargets
+from moleblend_fs.model.target_classes import PretrainingTargets
 from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.fan_out import fan_out
 from moleblend_fs.ops.layout import Layout

@@ -21,7 +21,7 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.model.targets import EDGE_CLASSES, SPD_CLASSES, PretrainingTargets, distance_class
+from moleblend_fs.model.target_classes import EDGE_CLASSES, SPD_CLASSES, PretrainingTargets, distance_class
 from moleblend_fs.objectives.common.information import information_bound
 from moleblend_fs.objectives.common.random_draws import ATOM, NOISE_ANGLE, NOISE_RADIUS, RELATION, categories, draw_noise, key, uniform
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Pictured, Prepared, Read, Term

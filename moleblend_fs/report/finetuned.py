@@ -13,8 +13,8 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
 from moleblend_fs.report import html
 from moleblend_fs.report.drawable import drawable_text
-from moleblend_fs.report.evaluations import columns, picture_sections, worst_sections
 from moleblend_fs.report.page import finetuning_section
+from moleblend_fs.report.prediction_panels import columns, picture_sections, worst_sections
 from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.settings import shown_settings
 from moleblend_fs.report.training_logs import read_log
@@ -164,7 +164,7 @@ def _intervals(metrics: dict[str, Any]) -> list[str]:
 
 def _applicability(seen: Evaluation, nearest: Sequence[Nearest]) -> list[str]:
     """Errors over the similarity to the nearest training molecule."""
-    from moleblend_fs.report.charts import points
+    from moleblend_fs.report.svg_charts import points
 
     similarity = np.array([each.similarity for each in nearest], dtype=np.float64)
     outside = np.array([each.outside for each in nearest], dtype=bool)

@@ -10,7 +10,7 @@ from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.objective import Objective
 from moleblend_fs.report import html
-from moleblend_fs.report.evaluations import picture_sections, runs_table, target_tables, worst_sections
+from moleblend_fs.report.prediction_panels import picture_sections, runs_table, target_tables, worst_sections
 from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.results import BASELINE, METRIC_TITLES, METRICS, OF_UNIT, result_rows
 from moleblend_fs.report.runs import Runs
@@ -126,7 +126,7 @@ def repeats_section(manifests: dict[Path, Manifest]) -> list[str]:
 
 def pretraining_section(logs: Sequence[TrainingLog]) -> list[str]:
     """Curves of all losses, and bounds on information."""
-    from moleblend_fs.report.charts import loss_curves
+    from moleblend_fs.report.svg_charts import loss_curves
 
     if not logs:
         return []
@@ -161,7 +161,7 @@ def information(logs: Sequence[TrainingLog]) -> list[str]:
 
 def finetuning_section(logs: Sequence[TrainingLog], evaluations: Sequence[Evaluation]) -> list[str]:
     """Validation curves of one quantity for all finetuning runs, the first metric that any has, and their losses."""
-    from moleblend_fs.report.charts import metric_curves
+    from moleblend_fs.report.svg_charts import metric_curves
 
     units = {unit for e in evaluations for unit in e.units.values()}
     unit = units.pop() if len(units) == 1 else ""

@@ -57,7 +57,7 @@ def _history(found: dict[str, Any]) -> str:
 
 def scores_by_trial(trials: Sequence[Trial], found: dict[str, Any]) -> str:
     """Validation score of each trial, and the best one so far."""
-    from moleblend_fs.report.charts import PALETTE, POINTS, SOFT, panel, to_svg
+    from moleblend_fs.report.svg_charts import PALETTE, POINTS, SOFT, panel, to_svg
 
     complete = [(trial["number"], trial["score"]) for trial in trials if trial["state"] == "complete"]
     better = max if found["higher_is_better"] else min

@@ -1,1 +1,1 @@
-"""DeepSpeed's ZeRO: its engine, its parts of weights and moments, one way of clipping."""
+"""DeepSpeed's ZeRO: its engine, its parts of weights and moments, one norm of gradients, and clipping by it."""

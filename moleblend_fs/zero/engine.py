@@ -17,9 +17,9 @@ from torch import nn
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.planning.estimate import BUCKET
-from moleblend_fs.zero.patches.clipping import clip_in_zero
 from moleblend_fs.zero.patches.compilation import skip_compilation
 from moleblend_fs.zero.patches.reduction_order import reduce_in_one_order
+from moleblend_fs.zero.patches.zero_clipping import clip_in_zero
 
 STAGES = (1, 2, 3)
 REFUSED_KEYS = {

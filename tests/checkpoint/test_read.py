@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moleblend_fs.checkpoint import whole_files
-from moleblend_fs.checkpoint.read import Checkpoint, check_architecture, describe, load, load_weights, save
+from moleblend_fs.checkpoint import write
+from moleblend_fs.checkpoint.read import Checkpoint, check_architecture, describe, load, load_weights
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
@@ -23,7 +24,7 @@ def test_where_it_comes_from_goes_along(tmp_path):
         "extra_state": {"moleblend": describe(TINY, None, None)},
         "optimizer_history": [{"num_updates": 3}, {"num_updates": 7}],
     }
-    whole_files.save(content, tmp_path / "x.pt")
+    write.save_torch_file(content, tmp_path / "x.pt")
     found = load(tmp_path / "x.pt")
     assert found.about == {"file": str(tmp_path / "x.pt"), "format": "fairseq", "updates": 7}
     assert (found.config, found.finetuned, found.trained_on) == (TINY, None, None)

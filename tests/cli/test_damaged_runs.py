@@ -9,7 +9,7 @@ import pytest
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
-from moleblend_fs.report.evaluations import picture_sections, worst_sections
+from moleblend_fs.report.prediction_panels import picture_sections, worst_sections
 from moleblend_fs.report.results import as_text, result_rows
 from moleblend_fs.report.runs import find_runs
 from tests.cli.test_report import write_log, write_result

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from moleblend_fs import Embedder
-from moleblend_fs.checkpoint.read import Checkpoint, save
+from moleblend_fs.checkpoint.read import Checkpoint
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend

@@ -92,7 +92,8 @@ def test_what_is_refused(model, tmp_path, capsys, monkeypatch, words, message):
 def test_a_pretrained_model_predicts_nothing_that_could_be_explained(tmp_path, capsys):
     import torch
 
-    from moleblend_fs.checkpoint.read import Checkpoint, save
+    from moleblend_fs.checkpoint.read import Checkpoint
+    from moleblend_fs.checkpoint.write import save
     from moleblend_fs.model.config import ModelConfig
     from moleblend_fs.model.moleblend import MoleBlend
 

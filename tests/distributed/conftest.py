@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend_fs.checkpoint.read import Checkpoint, save
+from moleblend_fs.checkpoint.read import Checkpoint
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.data.store import Store
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import HEADS

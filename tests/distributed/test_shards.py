@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from moleblend_fs.checkpoint import whole_files, zero_moments
+from moleblend_fs.checkpoint import write, zero_moments
 from moleblend_fs.checkpoint.adam_state import MOMENTS
 from moleblend_fs.checkpoint.zero_moments import FOLDER, Piece
 from moleblend_fs.errors import UserError
@@ -28,7 +28,7 @@ def written(save_dir, cuts: list[dict[str, tuple[int, int]]]) -> dict:
             name: {"start": start, **{key: WHOLE[key][name].flatten()[start:stop] for key in MOMENTS}}
             for name, (start, stop) in cut.items()
         }
-        whole_files.save(pieces, folder / zero_moments.file_name(rank, len(cuts)))
+        write.save_torch_file(pieces, folder / zero_moments.file_name(rank, len(cuts)))
     return {"shards": TAG, "ranks": len(cuts), "step": 7, "options": {"lr": 0.1}, "loss_scale": 64.0}
 
 
@@ -68,7 +68,7 @@ def test_contents_that_are_something_else_are_told(tmp_path, change, message):
     named = written(tmp_path, TWO)
     if "a" in change:
         path = tmp_path / FOLDER / TAG / "0-of-2.pt"
-        whole_files.save({**torch.load(path, weights_only=True), **change}, path)
+        write.save_torch_file({**torch.load(path, weights_only=True), **change}, path)
     with pytest.raises(UserError, match=message):
         zero_moments.read(str(tmp_path / "checkpoint_last.pt"), {**named, **(change if "a" not in change else {})}, SHAPES)
 
@@ -108,7 +108,7 @@ def test_only_what_no_checkpoint_names_is_removed(tmp_path):
     named = written(tmp_path, TWO)
     left_over = tmp_path / FOLDER / "00000001-aaaaaa"
     left_over.mkdir()
-    whole_files.save({"last_optimizer_state": named}, tmp_path / "checkpoint_best.pt")
+    write.save_torch_file({"last_optimizer_state": named}, tmp_path / "checkpoint_best.pt")
     (tmp_path / "other.pt").write_bytes(b"not a checkpoint")
     zero_moments.remove_unnamed(str(tmp_path))
     assert left_over.exists(), "one checkpoint cannot be read: it might name any folder"
@@ -127,7 +127,7 @@ def test_nothing_of_the_users_is_removed(tmp_path, caplog):
     mine = tmp_path / FOLDER
     torch_file = tmp_path / "elsewhere" / "weights.pt"
     torch_file.parent.mkdir()
-    whole_files.save({}, torch_file)
+    write.save_torch_file({}, torch_file)
     kept = {
         "anything/notes.txt": b"notes",
         "00000001-aaaaaa/notes.txt": b"notes",
@@ -144,10 +144,10 @@ def test_nothing_of_the_users_is_removed(tmp_path, caplog):
     ours = ["00000005-eeeeee", "00000006-ffffff", "00000007-abcdef"]
     for name in ours:
         (mine / name).mkdir()
-        whole_files.save({}, mine / name / "0-of-1.pt")
-    whole_files.save({"last_optimizer_state": {"shards": ours[1]}}, tmp_path / "checkpoint_last.pt.bak")
+        write.save_torch_file({}, mine / name / "0-of-1.pt")
+    write.save_torch_file({"last_optimizer_state": {"shards": ours[1]}}, tmp_path / "checkpoint_last.pt.bak")
     (tmp_path / "aside").mkdir()
-    whole_files.save({"last_optimizer_state": {"shards": ours[2]}}, tmp_path / "aside" / "checkpoint_best.pt")
+    write.save_torch_file({"last_optimizer_state": {"shards": ours[2]}}, tmp_path / "aside" / "checkpoint_best.pt")
     assert zero_moments.remove_unnamed(str(tmp_path)) == [mine / ours[0]]
     assert not (mine / ours[0]).exists()
     assert {name: (mine / name).read_bytes() for name in kept} == kept
@@ -161,12 +161,12 @@ def test_only_our_own_unfinished_files_are_removed(tmp_path, caplog):
     for name in users[:3]:
         (tmp_path / name).write_text("mine")
     (tmp_path / users[3]).mkdir()
-    with whole_files.whole_or_absent(tmp_path / "checkpoint_last.pt") as temporary:
+    with write.whole_or_absent(tmp_path / "checkpoint_last.pt") as temporary:
         torch.save({"a": 1}, temporary)
         killed, content = temporary, temporary.read_bytes()
     (tmp_path / "checkpoint_last.pt").unlink()
     killed.write_bytes(content[:-20])  # what a kill in the middle leaves
-    assert whole_files.remove_unfinished(tmp_path) == [killed]
+    assert write.remove_unfinished(tmp_path) == [killed]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(users)
     assert str(killed) in caplog.text
 

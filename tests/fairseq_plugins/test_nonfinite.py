@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import fairseq_plugins.trainer as trainer
-from moleblend_fs.checkpoint.read import load, save
+from moleblend_fs.checkpoint.read import load
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.store import Store
 from tests.fairseq_plugins.conftest import write_graphs

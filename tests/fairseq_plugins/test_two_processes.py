@@ -7,7 +7,8 @@ with one, its second update is empty altogether.
 import pytest
 import torch
 
-from moleblend_fs.checkpoint.read import Checkpoint, save
+from moleblend_fs.checkpoint.read import Checkpoint
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import HEADS
 from moleblend_fs.model.moleblend import MoleBlend

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from moleblend_fs.checkpoint.read import load, save
+from moleblend_fs.checkpoint.read import load
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.store import Store

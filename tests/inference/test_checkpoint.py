@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load, load_weights, save
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load, load_weights
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, made, save
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, made
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 

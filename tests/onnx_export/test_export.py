@@ -12,7 +12,8 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from moleblend_fs import Embedder, Predictor
-from moleblend_fs.checkpoint.read import load, save
+from moleblend_fs.checkpoint.read import load
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.joined import joined

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from moleblend_fs.checkpoint.read import load, save
+from moleblend_fs.checkpoint.read import load
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.predictions.calibration import Calibration, TargetCalibration
 from tests.inference.untrained import untrained
 

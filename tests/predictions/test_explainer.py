@@ -9,7 +9,8 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from moleblend_fs import Explainer, Predictor
-from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load, save
+from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.record import encode

@@ -13,7 +13,8 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moleblend_fs.checkpoint.read import load, save
+from moleblend_fs.checkpoint.read import load
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.trained_on import TrainedOn
 from tests.conftest import preprocessed

@@ -19,7 +19,8 @@ import torch
 
 from benchmarks.harness import Row, append_rows, row
 from moleblend_fs.checkpoint import read as checkpoint
-from moleblend_fs.checkpoint import whole_files, zero_moments
+from moleblend_fs.checkpoint import zero_moments
+from moleblend_fs.checkpoint.write import TEMPORARY
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.runtime.molecules_seen import VARIABLE, read, seen_by_epoch
@@ -107,7 +108,7 @@ def second_moments(path: Path, content: dict[str, Any]) -> list[torch.Tensor]:
 
 def unfinished(folder: Path) -> bool:
     """Whether a checkpoint is being written, or was when its writer was killed."""
-    return any(folder.rglob(f"*{whole_files.TEMPORARY}"))
+    return any(folder.rglob(f"*{TEMPORARY}"))
 
 
 def kill_once(ranks: forked_ranks.Ranks, folder: Path, ledger: Path, chance: random.Random, in_save: bool, figures: Figures) -> bool:

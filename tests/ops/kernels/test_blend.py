@@ -5,7 +5,7 @@ import torch
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import NUM_BOND_CLASSES
-from moleblend_fs.model.targets import PretrainingTargets
+from moleblend_fs.model.target_classes import PretrainingTargets
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, BlendThenPredict, rules_of
 from moleblend_fs.ops import dispatch
 from moleblend_fs.ops.layout import Layout

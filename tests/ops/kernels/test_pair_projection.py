@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.model.config import PRESETS
-from moleblend_fs.model.targets import EDGE_CLASSES, SPD_CLASSES
+from moleblend_fs.model.target_classes import EDGE_CLASSES, SPD_CLASSES
 from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton", reason="triton is not installed")

@@ -126,7 +126,7 @@ def picture_sections(evaluations: Sequence[Evaluation]) -> list[str]:
 
 def parity_panels(target: str, members: Sequence[Column]) -> list[str]:
     """One panel for each evaluation, on common axes."""
-    from moleblend_fs.report.charts import limits, scatter
+    from moleblend_fs.report.svg_charts import limits, scatter
 
     if not members:
         return []
@@ -144,7 +144,7 @@ def told(column: Column) -> str:
 
 def residual_panel(column: Column) -> str:
     """The picture, with mean and spread."""
-    from moleblend_fs.report.charts import scatter
+    from moleblend_fs.report.svg_charts import scatter
 
     error = column.predicted - column.true
     unit = f" {column.unit}" if column.unit else ""
@@ -155,7 +155,7 @@ def residual_panel(column: Column) -> str:
 
 def class_panels(target: str, members: Sequence[Column]) -> list[str]:
     """Three panels of one target, with a line for each run."""
-    from moleblend_fs.report.charts import lines
+    from moleblend_fs.report.svg_charts import lines
 
     if not members:
         return []

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from fairseq_plugins import output_paths
 from fairseq_plugins.patches import resuming
-from moleblend_fs.checkpoint import whole_files, zero_moments
+from moleblend_fs.checkpoint import write, zero_moments
 from moleblend_fs.errors import UserError
 
 PINS = {
@@ -30,7 +30,7 @@ def install() -> None:
     """Put ours in their places."""
     checkpoint_utils.save_checkpoint = save_checkpoint
     checkpoint_utils.verify_checkpoint_directory = lambda folder: output_paths.make_folder("--save-dir", folder)
-    PathManager.copy = staticmethod(lambda source, target, overwrite=False: whole_files.copy(source, target))
+    PathManager.copy = staticmethod(lambda source, target, overwrite=False: write.copy(source, target))
 
 
 def save_checkpoint(cfg: DictConfig, trainer: Any, epoch_itr: Any, val_loss: Any) -> str | None:
@@ -45,7 +45,7 @@ def save_checkpoint(cfg: DictConfig, trainer: Any, epoch_itr: Any, val_loss: Any
         path = _fairseq_save_checkpoint(cfg, trainer, epoch_itr, val_loss)
     except UserError as error:
         failure = str(error)
-    whole_files.raise_on_all(failure)
+    write.raise_on_all(failure)
     if trainer.is_data_parallel_master:
         zero_moments.remove_unnamed(cfg.save_dir)
     return path

@@ -1,7 +1,9 @@
-"""Files that are whole or absent under their final names, whatever ends the process or fills the disk."""
+"""Checkpoints are written here: our folders, and torch files, which are whole or absent under their final names, whatever ends the process
+or fills the disk."""
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import re
@@ -13,9 +15,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
+from moleblend_fs.checkpoint.read import CHECKSUMS, CONFIG, WEIGHTS, Checkpoint, describe, hash_of_file, hash_of_json
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import flush, flush_names
+from moleblend_fs.files import flush, flush_names, whole_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +72,21 @@ def reason(error: Exception, path: Path) -> str:
     return str(error).splitlines()[0]
 
 
-def save(content: Any, path: str | os.PathLike) -> None:
+def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
+    """Write a new checkpoint folder, whole or not at all."""
+    content = {**describe(checkpoint.config, checkpoint.finetuned, checkpoint.trained_on), "about": checkpoint.about}
+    content = json.loads(json.dumps(content))  # lists for tuples, as they will be read
+    with whole_folder(path) as folder:
+        try:
+            save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, folder / WEIGHTS)
+        except SafetensorError as error:  # of the system's error only the text is left
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error  # noqa: B904
+        checksums = {WEIGHTS: hash_of_file(folder / WEIGHTS), CONFIG: hash_of_json(content)}
+        write_atomically(folder / CONFIG, json.dumps({**content, CHECKSUMS: checksums}, indent=1) + "\n")
+
+
+def save_torch_file(content: Any, path: str | os.PathLike) -> None:
     """torch.save, whole or absent."""
     with whole_or_absent(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)

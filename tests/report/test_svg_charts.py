@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot
 
-from moleblend_fs.report.charts import STYLE, points
+from moleblend_fs.report.svg_charts import STYLE, points
 
 
 def test_pyplot_is_left_alone():
