@@ -11,6 +11,8 @@ import torch
 from moleblend_fs.data.store import Store
 from tests.support import interpreter
 
+os.environ["MOLEBLEND_CACHE"] = "off"  # tests leave nothing among the user's caches, and find nothing there
+
 if not torch.cuda.is_available() and find_spec("triton") is not None:
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: it is read when kernels are defined
     interpreter.hasten()

@@ -94,6 +94,12 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
 def add_machine(parser: argparse.ArgumentParser, what: str) -> None:
     """What does not shape the result."""
     parser.add_argument("--jobs", type=int, default=0, metavar="N", help=f"{what} at a time (default: one for each GPU or core)")
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="make molecules anew, and keep them for no other run; otherwise those that a run made of a table are kept in $MOLEBLEND_CACHE "
+        "(default ~/.cache/moleblend_fs) and taken by others",
+    )
     slurm = parser.add_argument_group("Slurm (docs/launching.md)")
     slurm.add_argument(
         "--slurm",
@@ -154,7 +160,9 @@ def run(arguments: argparse.Namespace) -> int:
     def work(progress: Progress) -> Outcome | None:
         if arguments.step is not None:
             return one_step(arguments, settings, Path(out), progress)
-        return finetune(arguments.data, out, settings, jobs=arguments.jobs, progress=progress, command=command)
+        return finetune(
+            arguments.data, out, settings, jobs=arguments.jobs, progress=progress, command=command, cache=not arguments.no_cache
+        )
 
     outcome, stopped = stoppable(work, arguments, out)
     if outcome is not None:
@@ -167,7 +175,7 @@ def one_step(arguments: argparse.Namespace, settings: Settings, out: Path, progr
     if arguments.step == slurm.COLLECT:
         return collect(arguments.data, out, settings, jobs=arguments.jobs, progress=progress)
     with run_folder.at_work(Path(arguments.data), resolved(out), shared=arguments.step == slurm.WORK) as lock:
-        begun = begin(arguments.data, out, settings, jobs=arguments.jobs, progress=progress)
+        begun = begin(arguments.data, out, settings, jobs=arguments.jobs, progress=progress, cache=not arguments.no_cache)
         if arguments.step == slurm.WORK:
             member = begun.members()[int(os.environ["SLURM_ARRAY_TASK_ID"])]
             progress.stage(f"training {member.name}")
@@ -185,7 +193,15 @@ def on_slurm(arguments: argparse.Namespace, settings: Settings, out: Path) -> bo
         if prepared:
             begun = begin(arguments.data, out, settings, progress=Progress(quiet=True))
             missing = [number for number, member in enumerate(begun.members()) if not finished(begun.folder, member)]
-        words = ["finetune", arguments.data, str(out), *settings.words(), "--jobs", slurm.setting("CPUS")]
+        words = [
+            "finetune",
+            arguments.data,
+            str(out),
+            *settings.words(),
+            "--jobs",
+            slurm.setting("CPUS"),
+            *["--no-cache"] * arguments.no_cache,
+        ]
         return slurm.Plan(out=folder, words=words, missing=missing, prepared=prepared, what="members")
 
     def how_far() -> str:

@@ -73,10 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work(progress: Progress) -> "Tuned | None":
         if arguments.step == slurm.PREPARE:
-            prepared(arguments.data, out, settings, wanted, jobs=arguments.jobs, progress=progress)
+            prepared(arguments.data, out, settings, wanted, jobs=arguments.jobs, progress=progress, cache=not arguments.no_cache)
             return None
         only = arguments.step == slurm.WORK
-        return tune(arguments.data, out, settings, wanted, jobs=1 if only else arguments.jobs, progress=progress, only_search=only)
+        jobs, cache = 1 if only else arguments.jobs, not arguments.no_cache
+        return tune(arguments.data, out, settings, wanted, jobs=jobs, progress=progress, only_search=only, cache=cache)
 
     tuned, stopped = stoppable(work, arguments, out)
     if tuned is not None:
@@ -94,7 +95,16 @@ def on_slurm(arguments: argparse.Namespace, settings: Settings, wanted: "Wanted"
 
     def planned() -> slurm.Plan:
         look_at(arguments.data, out, settings, wanted)
-        words = ["tune", arguments.data, str(out), *settings.words(), *wanted.words(), "--jobs", slurm.setting("CPUS")]
+        words = [
+            "tune",
+            arguments.data,
+            str(out),
+            *settings.words(),
+            *wanted.words(),
+            "--jobs",
+            slurm.setting("CPUS"),
+            *["--no-cache"] * arguments.no_cache,
+        ]
         left = wanted.trials - ended(folder)
         tasks = range(min(max(left, 0 if finished(folder) else 1), int(slurm.setting("PARALLEL"))))
         return slurm.Plan(out=folder, words=words, missing=tasks, prepared=(folder / SELECTION).is_file(), what="tasks that run trials")

@@ -34,7 +34,7 @@ def why_begin_anew(found: LeftBehind, wanted: dict[str, Any]) -> str | None:
     changed = [name for name in sorted({*request, *wanted}) if request.get(name) != wanted.get(name)]
     if found.molecules == 0:
         return f"{found.folder} holds no molecule: begun anew" if changed else ""
-    if not changed:
+    if not changed or (changed == ["inputs"] and _same_content(request["inputs"], wanted["inputs"])):
         return None
     if changed == ["inputs"]:
         files = _differing(request["inputs"], wanted["inputs"])
@@ -52,6 +52,12 @@ def why_begin_anew(found: LeftBehind, wanted: dict[str, Any]) -> str | None:
         f"{found.folder} was begun with other options or inputs ({_shown(request, wanted, changed)}) and holds "
         f"{counted(found.molecules, 'molecule')}; give the same ones to resume it, delete it to begin anew, or choose another OUT"
     )
+
+
+def _same_content(before: dict[str, str], now: dict[str, str]) -> bool:
+    """Whether files only have other names; of those that are too large to be hashed the names have to agree."""
+    hashes = [sorted(inputs.values()) for inputs in (before, now)]
+    return hashes[0] == hashes[1] and all(value.startswith("sha256:") for value in hashes[0])
 
 
 def refuse_foreign_folder(folder: Path, ours: set[str]) -> None:

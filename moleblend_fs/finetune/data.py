@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from moleblend_fs.chem.conformers import ConformerOptions
@@ -16,6 +17,7 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.finetune.store_cache import obtain_store
 from moleblend_fs.sources import csv_and_smiles, sdf
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.delimited import Table
@@ -131,22 +133,29 @@ def open_source(path: Path, settings: Settings, hydrogens: str) -> Source:
         return csv_and_smiles.CsvSource(table, smiles_column=smiles, labels=labels, build=build, splitter=splitter, split_column=column)
 
 
-def prepare(path: Path, settings: Settings, folder: Path, hydrogens: str, *, workers: int, progress: bool) -> Data:
+def prepare(
+    path: Path, settings: Settings, folder: Path, hydrogens: str, *, workers: int, progress: bool, cache: Path | None = None
+) -> Data:
     """The store of DATA: itself where it is one, otherwise made in `folder`, once.
+
+    Args:
+        cache: folder of stores that earlier runs made, see `store_cache`; None for none.
 
     Raises:
         UserError: DATA or a target cannot be read, or is ambiguous.
     """
     if is_store(path):
         return _of_store(path, settings)
+    told = ""
     if (folder / "store" / MANIFEST).is_file():
         table, note = as_text(path, folder / COPY)
     else:
         source, table, note = opened(path, settings, folder, hydrogens)
+        make = partial(preprocess, source, folder / "store", workers=workers, progress=progress)
         with named(table, path):
-            preprocess(source, folder / "store", workers=workers, progress=progress)
+            told = obtain_store(source, folder / "store", make, folder=cache)
     store = Store(folder / "store")
-    notes = tuple(line.replace(str(table), str(path)) for line in (note, *store.manifest.notes) if line)
+    notes = tuple(line.replace(str(table), str(path)) for line in (note, *store.manifest.notes, told) if line)
     return Data(store=store, targets=store.manifest.labels, table=table, notes=notes)
 
 

@@ -36,6 +36,7 @@ class Finetuner:
         target: name of the column, or names of several; of `y`, the names that its columns get.
         out: the folder; by default a temporary one, which lasts as long as this object. A fit that was stopped goes on in it.
         jobs: members at a time; 0 for what the machine has. verbose: show how far it is.
+        cache: whether molecules that an earlier fit made of the same content may be taken (docs/finetune.md).
         settings: any of `moleblend_fs.finetune.settings.Settings`: epochs, ensemble, split, folds, weights, inputs, ...
 
     Attributes:
@@ -45,7 +46,7 @@ class Finetuner:
     outcome_: Outcome
 
     def __init__(self, target: str | Sequence[str] = TARGET, *, out: str | os.PathLike | None = None, jobs: int = 0, verbose: bool = False,
-                 **settings: Any):  # fmt: skip
+                 cache: bool = True, **settings: Any):  # fmt: skip
         self.targets = (target,) if isinstance(target, str) else tuple(target)
         known = [field.name for field in fields(Settings) if field.name not in ("targets", "smiles_column")]
         if unknown := [name for name in settings if name not in known]:
@@ -53,7 +54,7 @@ class Finetuner:
         self.settings = Settings(targets=self.targets, **settings)
         self._temporary = tempfile.TemporaryDirectory(prefix="moleblend-") if out is None else None
         self.out = Path(out) if self._temporary is None else Path(self._temporary.name, "run")  # type: ignore[arg-type]
-        self.jobs, self.verbose = jobs, verbose
+        self.jobs, self.verbose, self.cache = jobs, verbose, cache
         self._predictor: Predictor | None = None
 
     @property
@@ -72,7 +73,7 @@ class Finetuner:
         progress = Progress(quiet=not self.verbose)
         with tempfile.TemporaryDirectory(prefix="moleblend-data-") as folder:
             given = molecules if isinstance(molecules, str | os.PathLike) and y is None else self._written(molecules, y, Path(folder))
-            self.outcome_ = finetune(given, self.out, self.settings, jobs=self.jobs, progress=progress)
+            self.outcome_ = finetune(given, self.out, self.settings, jobs=self.jobs, progress=progress, cache=self.cache)
         self._predictor = None
         return self
 

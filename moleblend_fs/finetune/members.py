@@ -33,6 +33,7 @@ FOLDER, CHECKPOINT = MEMBERS, "checkpoint_best.pt"
 STOPPED = "preempted"
 """File that training leaves where it was told to stop."""
 SCRIPT = '#!/bin/sh\n# Trains this member, and goes on where it was stopped.\ncd "$(dirname "$0")/../.." || exit 1\n'
+WEIGHTS = "--finetune-from-model"
 WARM_UP = 0.1
 """Share of the updates in which the learning rate rises."""
 ENDING = 120
@@ -123,7 +124,7 @@ def plan_one(
     words = (
         *(store_path, "--split-file", splits, "--fold", fold),
         *("--task", "moleblend_finetune", "--criterion", "property_prediction", *architecture.split()),
-        *([] if start is None else ["--finetune-from-model", os.path.abspath(settings.weights)]),
+        *([] if start is None else [WEIGHTS, os.path.abspath(settings.weights)]),
         *("--inputs", settings.inputs, *targets, "--regression-loss", settings.regression_loss),
         *(["--select-by", "loss"] if by_loss else []),
         *("--optimizer", "adam", "--lr", f"{recipe.lr:g}", "--lr-scheduler", "cosine"),
@@ -191,11 +192,24 @@ class Training:
 
 def finished(out: Path, member: Member) -> bool:
     """Whether a member was trained to its end by this very command."""
+    return was_trained(out, member) and (out / member.folder / CHECKPOINT).is_file()
+
+
+def was_trained(out: Path, member: Member) -> bool:
+    """Whether this very command came to its end; the store and the weights may lie elsewhere now: `claim` knows that they are the same."""
     try:
         content = json.loads((out / member.folder / DONE).read_text())
-    except (OSError, ValueError):
+        return _without_places(content["words"]) == _without_places(member.words)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return content.get("words") == list(member.words) and (out / member.folder / CHECKPOINT).is_file()
+
+
+def _without_places(words: Sequence[str]) -> list[str]:
+    """A member's words but for where the store and the weights to begin with lie."""
+    result = list(words[1:])
+    if WEIGHTS in result:
+        result[result.index(WEIGHTS) + 1] = ""
+    return result
 
 
 def start(out: Path, member: Member, slot: int, threads: int, *, kept: Sequence[int] = ()) -> subprocess.Popen:

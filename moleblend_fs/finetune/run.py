@@ -24,6 +24,7 @@ from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run_folder import COMMAND, SPLITS, STORE, Asked, at_work, claim, leave
 from moleblend_fs.finetune.scoring import HIGHER_IS_BETTER, INTERVALS, calibrate, coverage, half_widths, score_folds
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.finetune.store_cache import cache_folder, link_or_copy
 from moleblend_fs.finetune.tables import write_tables
 from moleblend_fs.inference.predict import Runner
 from moleblend_fs.predictions.calibration import Calibration
@@ -80,6 +81,7 @@ def finetune(
     progress: Progress | None = None,
     command: str = "",
     store: Path | None = None,
+    cache: bool = True,
 ) -> Outcome:
     """Do all of it; what an earlier call with the same arguments has done is not done again.
 
@@ -87,13 +89,14 @@ def finetune(
         given: DATA. out: the run's folder. jobs: members at a time; 0 for what the machine has.
         progress: where it is shown how far it is. command: that is written to command.sh.
         store: one that was made of the same DATA with the same settings, to be taken instead of making it.
+        cache: whether molecules that an earlier run made of the same content may be taken, and these be kept for others (`store_cache`).
 
     Raises:
         UserError: anything that the user can put right; `out` holds a run of other arguments, or another command is at work there.
     """
     progress = progress or Progress(quiet=True)
     with at_work(Path(given), resolved(out)) as lock:
-        begun = begin(given, out, settings, jobs=jobs, progress=progress, command=command, store=store)
+        begun = begin(given, out, settings, jobs=jobs, progress=progress, command=command, store=store, cache=cache)
         planned = begun.members()
         progress.stage("training")
         members.Training(begun.folder, planned, jobs or members.default_jobs(len(planned)), progress.updates, kept=[lock]).run()
@@ -119,6 +122,7 @@ def begin(
     progress: Progress,
     command: str = "",
     store: Path | None = None,
+    cache: bool = True,
     asked: Asked | None = None,
 ) -> Begun:
     """Claim the folder, read the molecules and split them; as in `finetune`. `asked`: by whom, and what for besides the settings."""
@@ -130,9 +134,10 @@ def begin(
         write_atomically(folder / COMMAND, f"#!/bin/sh\n{command}\n")
     progress.stage("molecules")
     if store is not None and not (folder / STORE).exists() and not is_store(given):
-        shutil.copytree(store, folder / STORE, copy_function=_linked)
+        shutil.copytree(store, folder / STORE, copy_function=link_or_copy)
+    stores, workers = cache_folder() if cache else None, jobs or len(os.sched_getaffinity(0))
     try:
-        data = prepare(given, settings, folder, hydrogens, workers=jobs or len(os.sched_getaffinity(0)), progress=progress.verbose)
+        data = prepare(given, settings, folder, hydrogens, workers=workers, progress=progress.verbose, cache=stores)
     except UserError:
         leave(folder, was_there)
         raise
@@ -174,14 +179,6 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     progress.end()
     failed = sum(1 for line in data.store.failures() if line.row not in set(data.store.source_row.tolist()))
     return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed)
-
-
-def _linked(source: str, target: str) -> None:
-    """A file under another name as well; a copy where the file system has no such links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _hydrogens(settings: Settings) -> str:

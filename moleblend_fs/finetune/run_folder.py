@@ -18,13 +18,15 @@ from moleblend_fs.files import as_json, write_atomically
 from moleblend_fs.finetune.data import COPY, is_store
 from moleblend_fs.finetune.locks import awaited, taken
 from moleblend_fs.finetune.settings import Settings, flag
-from moleblend_fs.sources.base import identify
+from moleblend_fs.sources.base import content_hash
 
 REQUEST, COMMAND, LOCK = "request.json", "command.sh", ".lock"
 STORE, MEMBERS, SPLITS, SELECTION = "store", "members", "splits.json", "selection.json"
 """SELECTION: folds of a search, without test molecules."""
 SHAPES_STORE = {"targets", "kind", "smiles_column", "split_column", "weights", "inputs", "hydrogens", "conformers", "max_atoms"}
 """Settings that a store is made by."""
+FILES = {"split_file": "split file", "weights": "weights"}
+"""Settings that are paths: what counts is the files' content, which a request holds by these names; they may be renamed and moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +92,13 @@ def _lock(folder: Path, shared: bool) -> int:
 
 
 def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
-    """Note in the folder what the run is of; UserError if it has trained another one, or holds something else."""
+    """Note in the folder what the run is of, files by their content; UserError if it has trained another one, or holds something else."""
     refuse(given, folder, asked.command)
-    identity = Store(given).manifest.records_sha256 if is_store(given) else next(iter(identify([given]).values()))
+    identity = Store(given).manifest.records_sha256 if is_store(given) else content_hash(given)
     request: dict[str, Any] = {"data": {"name": given.name, "hash": identity}, "settings": settings.to_json(), **asked.more}
     request |= {"command": asked.command, "version": __version__}
     if settings.split_file:
-        request["split file"] = next(iter(identify([_existing(settings.split_file)]).values()))
+        request["split file"] = content_hash(_existing(settings.split_file))
     if settings.weights:
         request["weights"] = _weights_identity(settings.weights)
     place = folder / REQUEST
@@ -109,17 +111,20 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
             raise UserError(f"{folder} has a run of `moleblend {before.get('command')}`; choose another OUT")
         there = Settings().to_json() | before.get("settings", {})
         differing = [name for name, value in request["settings"].items() if there[name] != value]
+        differing = [name for name in differing if not (name in FILES and there[name] and request["settings"][name])]
         told = [f"{flag(name)} {_shown(there[name])} there, {_shown(request['settings'][name])} here" for name in differing]
         more = {name: (before.get(name), value) for name, value in asked.more.items() if before.get(name) != value}
         told += [f"{name} {_shown(then)} there, {_shown(now)} here" for name, (then, now) in more.items()]
-        told += [f"{name}: another file" for name in ("data", "split file", "weights") if before.get(name) != request.get(name)]
+        others = [name for name in FILES.values() if before.get(name) != request.get(name)]
+        same_data = before.get("data", {}).get("hash") == identity
+        told += [f"{name}: another file" for name in (*([] if same_data else ["data"]), *others)]
         if not told:
             return
         if (folder / asked.trained).exists():
             raise UserError(
                 f"{folder} has a run of other arguments ({'; '.join(told)}); give the same to go on with it, or choose another OUT"
             )
-        _begin_anew(folder, same_molecules=before.get("data") == request["data"] and not SHAPES_STORE.intersection(differing))
+        _begin_anew(folder, same_molecules=same_data and not SHAPES_STORE.intersection([*differing, *others]))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(place, as_json(request, indent=1) + "\n")
 
@@ -159,4 +164,4 @@ def _existing(path: str) -> Path:
 def _weights_identity(path: str) -> str:
     place = Path(path)
     place = place / "model.safetensors" if place.is_dir() else place
-    return next(iter(identify([_existing(str(place))]).values()))
+    return content_hash(_existing(str(place)))

@@ -76,12 +76,14 @@ def identify(files: Sequence[Path]) -> dict[str, str]:
     for path, name in zip(files, names, strict=True):
         size = path.stat().st_size
         shown = name if names.count(name) == 1 else f"{path.parent.name}/{name}"
-        if size > HASH_LIMIT:
-            result[shown] = f"bytes:{size}"
-        else:
-            with open(path, "rb") as stream:
-                result[shown] = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+        result[shown] = f"bytes:{size}" if size > HASH_LIMIT else content_hash(path)
     return result
+
+
+def content_hash(path: Path) -> str:
+    """ "sha256:..." of a file's content, of any size."""
+    with open(path, "rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def build_options(build: BuildOptions) -> dict[str, Any]:

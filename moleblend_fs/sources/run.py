@@ -80,7 +80,7 @@ def _plan(source: Source, limit: int | None) -> StorePlan:
         inputs=identify(source.files()),
         labels=source.labels,
         splitter=source.splitter,
-        versions=_versions(),
+        versions=versions(),
         notes=source.notes,
     )
 
@@ -112,7 +112,8 @@ def _fill(
     return reader.rows_read
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of all that shapes a store's records."""
     return {
         "moleblend_fs": __version__,
         "rdkit": rdkit.__version__,

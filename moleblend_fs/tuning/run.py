@@ -86,12 +86,13 @@ def tune(
     jobs: int = 0,
     progress: Progress | None = None,
     only_search: bool = False,
+    cache: bool = True,
 ) -> Tuned | None:
     """Search, then train with what was found and score the test molecules once. Any number of processes may do this in one folder.
 
     Args:
         given: DATA. out: the run's folder. settings: what all trials have in common. jobs: trials at a time; 0 for what the machine has.
-        only_search: end when no trial is left to begin; None is returned.
+        only_search: end when no trial is left to begin; None is returned. cache: see `finetune`.
 
     Raises:
         UserError: anything that is the user's to mend; `out` holds a run of other arguments; no trial came to a score.
@@ -99,7 +100,7 @@ def tune(
     progress = progress or Progress(quiet=True, command="tune")
     if settings.folds > 1 or settings.repeats > 1:
         raise UserError("a search is scored on one test split; folds of its validation molecules are --validation-folds")
-    begun, folds = prepared(given, out, settings, wanted, progress=progress, jobs=jobs)
+    begun, folds = prepared(given, out, settings, wanted, progress=progress, jobs=jobs, cache=cache)
     by_loss = not all(members.both_classes(begun.data, fold) for fold in folds.values())
     metric = metric_of(begun, by_loss)
     space = space_of(wanted.space, settings, begun.folds[next(iter(begun.folds))].manifest.splits[TRAIN].molecules)
@@ -119,7 +120,14 @@ def tune(
 
 
 def prepared(
-    given: str | os.PathLike, out: str | os.PathLike, settings: Settings, wanted: Wanted, *, progress: Progress, jobs: int
+    given: str | os.PathLike,
+    out: str | os.PathLike,
+    settings: Settings,
+    wanted: Wanted,
+    *,
+    progress: Progress,
+    jobs: int,
+    cache: bool = True,
 ) -> tuple[Begun, dict[str, Store]]:
     """The molecules, and their validation folds; made by one process while others wait."""
     check_space(wanted.space, settings)
@@ -129,7 +137,7 @@ def prepared(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder / LOCK):
-            begun = begin(given, out, settings, jobs=jobs, progress=progress, asked=wanted.asked())
+            begun = begin(given, out, settings, jobs=jobs, progress=progress, cache=cache, asked=wanted.asked())
             if not (folder / SELECTION).is_file():
                 selection(begun, wanted.folds).save(folder / SELECTION)
     except (UserError, OSError):

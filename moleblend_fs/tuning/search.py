@@ -139,12 +139,8 @@ class Search:
     def _finished(self, member: members.Member) -> float | None:
         """The score of a member that an earlier process trained to its end."""
         folder = self.begun.folder / member.folder
-        try:
-            done = json.loads((folder / members.DONE).read_text()).get("words") == list(member.words)
-        except (OSError, ValueError):
-            return None
-        scores = scores_in(folder / members.LOG)
-        return scores[-1][1] if done and scores else None
+        scores = scores_in(folder / members.LOG) if members.was_trained(self.begun.folder, member) else []
+        return scores[-1][1] if scores else None
 
     def _look(self, trial: Trial) -> None:
         """Report new scores, and do what is due: prune, go on with the next fold, end."""
