@@ -11,6 +11,7 @@ from fairseq_plugins.patches import (
     saving_failures,
     starting_ranks,
     trainer_class,
+    uncompiled_optimizers,
 )
 
 __all__ = ["criterion", "finetuning_task", "model", "optimizer", "pretraining_task"]
@@ -25,5 +26,6 @@ for _patch in (
     saving_failures,
     starting_ranks,
     trainer_class,
+    uncompiled_optimizers,
 ):
     _patch.install()

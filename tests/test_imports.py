@@ -3,6 +3,7 @@
 import ast
 import csv
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -115,6 +116,37 @@ def test_predicting_imports_neither_compilers_nor_scores(tmp_path):
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.startswith("smiles,y"), done.stderr
     assert done.returncode == 0, done.stderr
+
+
+def test_training_imports_neither_compilers_nor_what_other_tasks_of_fairseq_need(qm9_store, tmp_path):
+    """Half of what a short run would take; ranks that it starts are spared it too."""
+    task = "--task moleblend --criterion blend_then_predict --arch moleblend_tiny --optimizer adam --lr 1e-3 --batch-size 64"
+    options = [*task.split(), "--max-update", "1", "--num-workers", "0", "--save-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "moleblend_fs.cli.main", "train", str(qm9_store.path), *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0, done.stdout
+    loaded = set(re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE))
+    assert {"torch", "fairseq", "fairseq_plugins"} <= loaded
+    assert not {"torch._dynamo", "triton", "sklearn", "scipy.stats", "deepspeed", "lxml", "pandas"} & loaded
+
+
+def test_what_is_postponed_is_imported_when_it_is_used():
+    """By fairseq's other tasks as by anyone else, afterwards; what is not installed still is not."""
+    check = """
+import sys
+from moleblend_fs.cli.postponed_imports import postponed
+with postponed(("sklearn", "sklearn.metrics", "scipy.stats", "not_installed")):
+    from fairseq.criterions import sentence_prediction
+    from fairseq.tasks import audio_classification
+    assert not {"sklearn", "scipy.stats"} - set(sys.modules)
+    assert "not_installed" not in sys.modules
+assert not {"sklearn", "sklearn.metrics", "scipy.stats"} & set(sys.modules)
+print(sentence_prediction.f1_score([1, 0, 1], [1, 1, 1]), audio_classification.sklearn_metrics.roc_auc_score([0, 1], [0.1, 0.2]))
+import scipy, sklearn
+print(round(sentence_prediction.pearsonr([1.0, 2, 3], [2.0, 4, 6]).statistic, 9), scipy.stats.rankdata([3, 5]), sklearn.__version__ > "1")
+"""
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split()[-6:] == ["0.8", "1.0", "1.0", "[1.", "2.]", "True"], done.stderr
 
 
 def test_exported_models_need_neither_torch_nor_fairseq_nor_lmdb(tmp_path):

@@ -6,6 +6,7 @@ Run as a program, it is fairseq-train so: `python standard_output.py FAIRSEQ-TRA
 import argparse
 import contextlib
 import errno
+import importlib
 import logging
 import os
 import runpy
@@ -45,12 +46,19 @@ def given_up() -> OSError | None:
     return None
 
 
+def import_quickly(module: str) -> None:
+    """Import a module of fairseq by `postponed_imports`, which is run by its path: the package is fairseq's to import, by `--user-dir`."""
+    with runpy.run_path(os.path.join(os.path.dirname(__file__), "postponed_imports.py"))["postponed"]():
+        importlib.import_module(module)
+
+
 def train() -> int | str | None:
     """Run the program that the command line names; its exit code, or what it is where it could not print."""
     sys.argv = sys.argv[1:]
     code: int | str | None = 0
     failed: OSError | None = None
     try:
+        import_quickly("fairseq_cli.train")  # which sets up logging first
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         code = end.code
@@ -68,6 +76,8 @@ def train() -> int | str | None:
 
 if __name__ in ("__main__", "__mp_main__"):  # the latter in processes that training starts
     logging.raiseExceptions = False
+if __name__ == "__mp_main__":
+    import_quickly("fairseq")
 if __name__ == "__main__":
     loudly()
     sys.exit(train())
