@@ -3,7 +3,13 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, Literal, get_args
+
+from moleblend_fs.errors import UserError
+
+Precision = Literal["float32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""In what models multiply when they predict: bf16 is for large matrix products alone."""
 
 
 def option(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
@@ -15,6 +21,24 @@ def option(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
         choices: all values that are allowed; empty for any.
     """
     return field(default=default, metadata={"help": help, "choices": tuple(choices)})
+
+
+def add_precision(parser: argparse._ActionsContainer) -> None:
+    """The option of all commands that run a model."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="bf16: large matrix products in bfloat16, faster on processors with avx512_bf16 or AMX; predictions change in their third "
+        "digit (default: %(default)s)",
+    )
+
+
+def check_precision(value: str) -> str:
+    """A precision that there is; UserError otherwise."""
+    if value not in PRECISIONS:
+        raise UserError(f"precision must be {' or '.join(map(repr, PRECISIONS))}, got {value!r}")
+    return value
 
 
 def seed(text: str) -> int:

@@ -13,6 +13,7 @@ from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, resolved
 from moleblend_fs.inference.comparison import FLAG, FLAG_HELP, Purpose, Use, compare, parse_allowed
+from moleblend_fs.options import PRECISIONS, add_precision
 from moleblend_fs.wording import counted
 
 if TYPE_CHECKING:
@@ -22,22 +23,15 @@ ROWS_NAMED = 10
 """Source rows that a message names, at most."""
 
 
-def add_runner_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where and how a model runs."""
+def add_runner_arguments(parser: argparse.ArgumentParser, *, precision: bool = True) -> None:
+    """Where and how a model runs; `precision`: whether that is to be chosen."""
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--max-tokens", type=int, default=16_384, help="most tokens in a batch (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
-
-
-def add_precision_argument(parser: argparse.ArgumentParser) -> None:
-    """In what a model multiplies."""
-    parser.add_argument(
-        "--precision",
-        choices=("float32", "bf16"),
-        default="float32",
-        help="bf16: large matrix products in bfloat16, faster on processors with avx512_bf16 or AMX; predictions change in their third "
-        "digit (default: %(default)s)",
-    )
+    if precision:
+        add_precision(parser)
+    else:
+        parser.set_defaults(precision=PRECISIONS[0])
 
 
 def add_rows_arguments(parser: argparse.ArgumentParser, *, smiles: bool = True) -> None:
@@ -67,8 +61,10 @@ def say(arguments: argparse.Namespace, line: str) -> None:
     print(f"moleblend {arguments.command}: {line}", file=sys.stderr)
 
 
-def say_precision(arguments: argparse.Namespace) -> None:
-    """That bfloat16 gains nothing, where this processor does not have it."""
+def say_precision(arguments: argparse.Namespace, device: str) -> None:
+    """That bfloat16 gains nothing, where it is asked for and this processor does not have it."""
+    if arguments.precision == PRECISIONS[0] or device != "cpu":
+        return
     from moleblend_fs.ops.precision import bfloat16_instructions
 
     if not bfloat16_instructions():
@@ -98,8 +94,7 @@ def runner(arguments: argparse.Namespace) -> "Runner":
 
     device = device_of(arguments.device)
     check_runner(arguments)
-    if arguments.precision == "bf16" and device == "cpu":
-        say_precision(arguments)
+    say_precision(arguments, device)
     return Runner(device=device, tokens=arguments.max_tokens, workers=arguments.workers or 0, precision=arguments.precision)
 
 

@@ -18,6 +18,7 @@ from moleblend_fs.cli.common import (
     check_output,
     check_runner,
     say,
+    say_precision,
     say_written,
 )
 from moleblend_fs.cli.given_molecules import check_given, named_input, open_given
@@ -100,12 +101,14 @@ def write(arguments: argparse.Namespace, ending: str) -> int:
         member=arguments.member,
         device=arguments.device,
         max_tokens=arguments.max_tokens,
+        precision=arguments.precision,
         workers=arguments.workers,
         hydrogens=arguments.hydrogens,
         allow_differences=parse_allowed(arguments.allow_differences),
         row_timeout=arguments.row_timeout,
         tell=lambda line: say(arguments, line),
     )
+    say_precision(arguments, embedder.device)
     incoming = open_given(arguments)
     total = incoming.count()
     with embedder, contextlib.ExitStack() as stack:

@@ -13,7 +13,6 @@ import numpy as np
 from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, load
 from moleblend_fs.cli.common import (
     add_comparison_argument,
-    add_precision_argument,
     add_runner_arguments,
     add_split_arguments,
     check_output,
@@ -54,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split_arguments(parser)
     add_comparison_argument(parser)
     add_runner_arguments(parser)
-    add_precision_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
+from moleblend_fs.cli.common import say_precision
 from moleblend_fs.data.finetuned_for import INPUTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
@@ -20,7 +21,7 @@ from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import MODEL_NAME, Outcome, begin, collect, finetune, look
 from moleblend_fs.finetune.settings import ARCHITECTURES, SPLITS, Settings
 from moleblend_fs.finetune.slurm import STEPS
-from moleblend_fs.options import seed
+from moleblend_fs.options import add_precision, seed
 from moleblend_fs.report.finetuned import first_lines
 from moleblend_fs.wording import counted
 
@@ -88,6 +89,7 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
     model.add_argument("--regression-loss", choices=("mse", "mae"), default=default.regression_loss)
     model.add_argument("--conformers", type=int, default=1, metavar="K", help="of each molecule, where they are made (default 1)")
     model.add_argument("--seed", type=seed, default=0, help="of splits and models (default 0)")
+    add_precision(model)
     model.add_argument("--level", type=float, default=default.level, help="of the intervals (default %(default)s)")
 
 
@@ -145,6 +147,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         regression_loss=arguments.regression_loss,
         conformers=arguments.conformers,
         level=arguments.level,
+        precision=arguments.precision,
     )
 
 
@@ -152,6 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it, and print the table."""
     settings, out = settings_of(arguments), out_of(arguments)
     check_page()
+    say_precision(arguments, "cpu")
     command = shlex.join(["moleblend", *sys.argv[1:]]) if sys.argv[1:2] == ["finetune"] else ""
 
     if arguments.slurm and on_slurm(arguments, settings, Path(out)):

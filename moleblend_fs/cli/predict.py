@@ -6,7 +6,6 @@ from pathlib import Path
 from moleblend_fs import __version__
 from moleblend_fs.cli.common import (
     add_comparison_argument,
-    add_precision_argument,
     add_rows_arguments,
     add_runner_arguments,
     add_split_arguments,
@@ -74,7 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split_arguments(store)
     add_comparison_argument(parser)
     add_runner_arguments(parser)
-    add_precision_argument(parser)
     parser.set_defaults(workers=None)
 
 
@@ -115,8 +113,7 @@ def run_predictions(arguments: argparse.Namespace) -> int:
     if arguments.precision != "float32":
         request["precision"] = arguments.precision
     progress = not arguments.no_progress and not is_stream(arguments.output)
-    if arguments.precision == "bf16" and device == "cpu":
-        say_precision(arguments)
+    say_precision(arguments, device)
     with model.computing(device, arguments.max_tokens, arguments.precision) as forward:
         write_table(
             arguments.output,

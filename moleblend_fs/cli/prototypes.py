@@ -9,7 +9,6 @@ import numpy as np
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.cli.common import (
     add_comparison_argument,
-    add_precision_argument,
     add_runner_arguments,
     check_output,
     compare_with_store,
@@ -43,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pooling", choices=POOLINGS, default=POOLINGS[0], help="as in training (default: %(default)s)")
     parser.add_argument("--seed", type=seed, default=1, help="of first prototypes and orders (default: %(default)s)")
     add_runner_arguments(parser)
-    add_precision_argument(parser)
     add_comparison_argument(parser)
 
 

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moleblend_fs.cli.common import say_precision
 from moleblend_fs.cli.finetune import add_machine, add_settings, check_page, out_of, settings_of, show, stoppable
 from moleblend_fs.files import resolved
 from moleblend_fs.finetune import slurm
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do it, and print what was found."""
     settings, out = settings_of(arguments), out_of(arguments)
     check_page()
+    say_precision(arguments, "cpu")
     check_space(arguments.space, settings)
     from moleblend_fs.tuning.run import Wanted, prepared, tune
 

@@ -80,7 +80,7 @@ class Finetuner:
     def predict(self, molecules: Any) -> Predictions:
         """Values, spread, intervals and status of each molecule; see `Predictor.predict`."""
         if self._predictor is None:
-            self._predictor = Predictor(self.out)
+            self._predictor = Predictor(self.out, precision=self.settings.precision)
         return self._predictor.predict(molecules)
 
     def _written(self, molecules: Any, y: Any, folder: Path) -> Path:

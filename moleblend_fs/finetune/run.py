@@ -166,7 +166,8 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     folder, data, folds, settings = begun.folder, begun.data, begun.folds, begun.settings
     progress.stage("predictions")
     checkpoints = {name: {m.name: folder / m.folder / members.CHECKPOINT for m in planned if m.fold == name} for name in folds}
-    results = [fold_result(name, store, checkpoints[name], data, Runner()) for name, store in folds.items()]
+    runner = Runner(precision=settings.precision)
+    results = [fold_result(name, store, checkpoints[name], data, runner) for name, store in folds.items()]
     progress.stage("baselines")
     metrics = _metrics(data, folds, results, settings, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
     _write(folder, begun.given, data, folds, planned, results, settings, metrics)

@@ -8,6 +8,7 @@ from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED
 from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS
+from moleblend_fs.options import PRECISIONS, Precision, check_precision
 
 SPLITS = ("scaffold", "random", "scaffold-balanced", "butina", "column", "file", "store")
 ARCHITECTURES = tuple(PRESETS)
@@ -37,7 +38,7 @@ class Settings:
         regression_loss: "mse" or "mae".
         conformers: of each molecule, where inputs need 3D and the data have none.
         max_atoms: larger molecules are left out; 0 for the most there is.
-        level: of the intervals.
+        level: of the intervals. precision: of the members' own predictions, of `options.PRECISIONS`; training has float32.
     """
 
     targets: tuple[str, ...] = ()
@@ -65,8 +66,10 @@ class Settings:
     conformers: int = 1
     max_atoms: int = 0
     level: float = 0.9
+    precision: Precision = PRECISIONS[0]
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         for name in ("folds", "repeats", "ensemble", "conformers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")

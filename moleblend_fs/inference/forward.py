@@ -15,13 +15,14 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import fixed_rows, products_in, rows_alike
+from moleblend_fs.options import PRECISIONS
 
 VECTOR = 32
 """Numbers that torch's vectorised loops take at a time, at most; what is left over at an array's end goes another way, with other bits."""
 PAIRS_PER_TOKEN = 64
 """Ordered pairs of a batch, per token that it may have: large molecules have more pairs than the memory of as many tokens would hold."""
-PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16}
-"""Name -> the type of large matrix products, where it is not the weights' own."""
+LOWER: dict[str, torch.dtype | None] = dict(zip(PRECISIONS, (None, torch.bfloat16), strict=True))
+"""Precision -> the type of large matrix products, where it is not the weights' own."""
 ReadOff = Callable[[MoleBlend, MoleculeBatch, Shown, Layout], Tensor]
 """A model and a batch -> numbers that are asked for, (molecules, k) or (atoms, k)."""
 
@@ -40,7 +41,7 @@ class Forward:
         read_off: what is asked for.
         tokens: most tokens in a batch.
         apart: whether molecules are to be computed one by one in any case.
-        precision: of `PRECISIONS`.
+        precision: of `options.PRECISIONS`.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Forward:
         self._on_cpu = self.device.type == "cpu"
         self.threads = torch.get_num_threads() if self._on_cpu else 1
         self._pool: ThreadPoolExecutor | None = None
-        self._lower = PRECISIONS[precision]
+        self._lower = LOWER[precision]
         with products_in(self._lower):
             self.apart = apart or (self._on_cpu and not all(map(_batches_alike, self.models)))
 

@@ -60,7 +60,7 @@ class Runner:
         tokens: most tokens in a batch.
         workers: loader processes.
         window: see `WINDOW`.
-        precision: of `forward.PRECISIONS`.
+        precision: of `options.PRECISIONS`.
     """
 
     device: str = "cpu"

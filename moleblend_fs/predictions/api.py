@@ -14,6 +14,7 @@ from rdkit import Chem
 from moleblend_fs.data.finetuned_for import Described
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import parse_allowed
+from moleblend_fs.options import Precision, check_precision
 from moleblend_fs.predictions.hydrogens_and_structures import prepare
 from moleblend_fs.predictions.open_model import open_model
 from moleblend_fs.predictions.predictive_model import Computing
@@ -144,7 +145,7 @@ class Predictor(Reader):
         *,
         device: str | None = None,
         max_tokens: int = TOKENS,
-        precision: Literal["float32", "bf16"] = "float32",
+        precision: Precision = "float32",
         workers: int | None = None,
         interval: float = LEVEL,
         similarity: bool = True,
@@ -156,11 +157,9 @@ class Predictor(Reader):
         super().__init__(workers, hydrogens, allow_differences, row_timeout, tell)
         if not 0 < interval < 1:
             raise UserError(f"interval must lie between 0 and 1, got {interval}")
-        if precision not in ("float32", "bf16"):
-            raise UserError(f"precision must be 'float32' or 'bf16', got {precision!r}")
         self.model, self.interval = open_model(path), interval
         self.device = self.model.device(device)
-        self._forward = self.model.computing(self.device, max_tokens, precision)
+        self._forward = self.model.computing(self.device, max_tokens, check_precision(precision))
         self._domain = self.model.domain() if similarity else None
 
     def __enter__(self) -> "Predictor":

@@ -37,7 +37,7 @@ class CheckpointRepresentations:
             raise UserError(f"layer must lie in 0 to {config.layers}, the blocks of this model, got {layer}")
         self._model = self.described.build()
 
-    def computing(self, level: str, tokens: int) -> Forward:
+    def computing(self, level: str, tokens: int, precision: str) -> Forward:
         config = self.described.config
         if level == "distances" and not (config.predicted_3d or DISTANCE_HEAD in config.heads):
             raise UserError(
@@ -46,7 +46,7 @@ class CheckpointRepresentations:
             )
         alone = level == "distances"  # sizes of the pair heads are not those that `Forward` looks at
         read_off = READ_OFF[level] if alone else partial(READ_OFF[level], blocks=self._layer)  # type: ignore[call-arg]
-        return Forward([self._model], self.device, self.inputs, read_off, tokens, apart=alone)
+        return Forward([self._model], self.device, self.inputs, read_off, tokens, apart=alone, precision=precision)
 
 
 def checkpoint_of(path: Path, member: int = 0) -> Checkpoint:

@@ -9,6 +9,7 @@ import numpy as np
 from moleblend_fs.data.exported import is_exported
 from moleblend_fs.data.finetuned_for import INPUTS, Described
 from moleblend_fs.errors import UserError
+from moleblend_fs.options import Precision, check_precision
 from moleblend_fs.predictions.api import TOKENS, Molecules, Reader, taken
 from moleblend_fs.predictions.open_model import not_installed
 from moleblend_fs.predictions.predictive_model import Computing
@@ -24,7 +25,7 @@ class Represents(Protocol):
     """A model that gives representations.
 
     Attributes:
-        described: what it was trained on. inputs: what it reads. width: numbers of a molecule or atom.
+        described: what it was trained on. inputs: what it reads. width: numbers of a molecule or atom. device: where it runs.
     """
 
     @property
@@ -32,9 +33,10 @@ class Represents(Protocol):
 
     inputs: str
     width: int
+    device: str
 
-    def computing(self, level: str, tokens: int) -> Computing:
-        """The model, ready to be given batches; UserError where it does not give this level."""
+    def computing(self, level: str, tokens: int, precision: str) -> Computing:
+        """The model, ready to be given batches; UserError where it does not give this level, or this precision."""
 
 
 class Embedder(Reader):
@@ -56,6 +58,7 @@ class Embedder(Reader):
         member: int = 0,
         device: str | None = None,
         max_tokens: int = TOKENS,
+        precision: Precision = "float32",
         workers: int | None = None,
         hydrogens: str | None = None,
         allow_differences: Iterable[str] = (),
@@ -66,7 +69,8 @@ class Embedder(Reader):
         if inputs is not None and inputs not in INPUTS:
             raise UserError(f"inputs must be one of {', '.join(INPUTS)}, got {inputs!r}")
         self.model = opened(path, member=member, inputs=inputs, layer=layer, device=device)
-        self.inputs, self.width, self._tokens = self.model.inputs, self.model.width, max_tokens
+        self.device, self.inputs, self.width = self.model.device, self.model.inputs, self.model.width
+        self._tokens, self._precision = max_tokens, check_precision(precision)
         self._forwards: dict[str, Computing] = {}
 
     def __enter__(self) -> "Embedder":
@@ -86,7 +90,7 @@ class Embedder(Reader):
         if level not in LEVELS:
             raise UserError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
         if level not in self._forwards:
-            self._forwards[level] = self.model.computing(level, self._tokens)
+            self._forwards[level] = self.model.computing(level, self._tokens, self._precision)
         return self._forwards[level]
 
     def windows(self, incoming: Incoming, level: Level) -> Iterator[Window]:

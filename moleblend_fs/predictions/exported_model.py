@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.onnx_run.file import REMEDY, ExportedFile, open_exported
@@ -21,15 +22,18 @@ class Exported(Predictive):
         return cpu_only(asked)
 
     def computing(self, device: str, tokens: int, precision: str = "float32") -> OnnxForward:
-        if precision != "float32":
-            raise UserError(
-                f"{self.path}: an exported model computes in float32; leave --precision out, or use the model it was exported from"
-            )
+        float32_only(self.path, precision)
         return OnnxForward(self.file, tokens)
 
     def domain(self) -> Domain | None:
         smiles = self.file.exported.training_smiles
         return None if smiles is None else Domain(smiles)
+
+
+def float32_only(path: Path, precision: str) -> None:
+    """UserError for another precision."""
+    if precision != "float32":
+        raise UserError(f"{path}: an exported model computes in float32; leave --precision out, or use the model it was exported from")
 
 
 def cpu_only(asked: str | None) -> str:
@@ -70,7 +74,8 @@ class ExportedRepresentations:
             raise UserError(f"{path} has members 0 to {members - 1}, got {member}")
         self.inputs, self.width, self._output = about.inputs, about.width, f"tokens_{member}"
 
-    def computing(self, level: str, tokens: int) -> OnnxForward:
+    def computing(self, level: str, tokens: int, precision: str) -> OnnxForward:
+        float32_only(self.described.path, precision)
         if level not in READ_OFF:
             raise UserError(f"{self.described.path}: an exported model gives no {level}; use the checkpoint that it was exported from")
         return OnnxForward(self.described, tokens, self._output, READ_OFF[level])

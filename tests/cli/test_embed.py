@@ -13,6 +13,7 @@ from moleblend_fs import Embedder
 from moleblend_fs.checkpoint.read import Checkpoint
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
+from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from tests.inference.untrained import untrained
@@ -49,6 +50,18 @@ def test_files_of_molecules(model, tmp_path, level, capsys):
     assert list(lines[0]) == ["id", "smiles", *(f"e{i}" for i in range(64)), "status"]
     assert lines[1]["e0"] == ""
     np.testing.assert_allclose([float(lines[2][f"e{i}"]) for i in range(64)], expected[2], rtol=1e-6)
+
+
+def test_bfloat16_on_request(model, tmp_path, capsys):
+    words = ["embed", str(model), str(tmp_path / "out.npy"), "--smiles", *SMILES, "--no-progress", "--precision", "bf16"]
+    assert main(words) == 0
+    with Embedder(model, precision="bf16", tell=lambda line: None) as embedder:
+        lowered = embedder(SMILES)
+    assert np.array_equal(np.load(tmp_path / "out.npy"), lowered, equal_nan=True)
+    exact = embedded(model)
+    assert 1e-4 < np.sqrt(np.nanmean((lowered - exact) ** 2)) / np.nanstd(exact) < 0.05
+    with pytest.raises(UserError, match="precision must be 'float32' or 'bf16', got 'fp16'"):
+        Embedder(model, precision="fp16")  # type: ignore[arg-type]
 
 
 def test_files_of_atoms(model, tmp_path):

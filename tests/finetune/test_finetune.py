@@ -133,6 +133,24 @@ def test_a_folder_in_which_nothing_was_made_is_not_left(tmp_path, capsys):
     assert not list(mine.iterdir())
 
 
+def test_its_own_predictions_in_bfloat16_on_request(finetuned, table, tmp_path, capsys):
+    """Near float32's, by the same members."""
+    out = tmp_path / "run"
+    shutil.copytree(finetuned.out, out)
+    request = (out / "request.json").read_text()
+    words = ["finetune", str(table), str(out), "--target", "logS", "--split", "random", "--epochs", "2", "--batch-size", "8"]
+    words += ["--ensemble", "2", "--arch", "tiny", "--precision", "bf16"]
+    assert main(words) == 2
+    assert "--precision float32 there, bf16 here" in capsys.readouterr().err
+    (out / "request.json").write_text(request.replace('"precision": "float32"', '"precision": "bf16"'))
+    assert main(words) == 0
+    exact, lowered = (
+        np.array([float(row["logS (predicted)"]) for row in read(folder / "predictions_test.csv") if row["status"] == "ok"])
+        for folder in (finetuned.out, out)
+    )
+    assert 0 < np.abs(lowered - exact).max() < 0.05 * np.ptp(exact)
+
+
 def test_a_stopped_member_goes_on(finetuned, table, tmp_path):
     """A member that was finished stays, one that was not is trained; the result is the uninterrupted one."""
     out = tmp_path / "again"
