@@ -2,7 +2,7 @@
 
 The real code of an update runs on tensors that have shapes and no content (torch's FakeTensor), and every operation that would start
 on the GPU is counted. Its time is the largest of bytes / bandwidth, operations / rate and what a launch takes (a roofline), with the
-rates of `counted.py`; each costs the host time as well. Kernels that wait for loads take longer than that: it is a budget, not a
+rates of `op_costs.py`; each costs the host time as well. Kernels that wait for loads take longer than that: it is a budget, not a
 measurement, made for comparing one version of the code with the next.
 
 `benchmarks/budget.csv` holds the counts of the committed code (`--write`); a test counts again, so that a change that adds bytes or
@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.counted import Count
 from benchmarks.harness import Row
+from benchmarks.op_costs import Count
 from benchmarks.sizes import TITLES, draw_sizes
 
 TABLE = Path(__file__).with_suffix(".csv")

@@ -85,7 +85,7 @@ def kernel_modules() -> list[str]:
 
 
 def variants_of(module: str):
-    """What gives the configurations of an op's kernels, a `kernel_variant.Variant` each."""
+    """What gives the configurations of an op's kernels, a `kernel_common.Variant` each."""
     return importlib.import_module(f"{PACKAGE}.{module}.variants").variants
 
 

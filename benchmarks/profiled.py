@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from benchmarks.budget import Line, fairseq_step, half_precision_optimizer, read_table
-from benchmarks.counted import KERNELS, stage_of
 from benchmarks.harness import Row, row
 from benchmarks.measure import seconds_of
+from benchmarks.op_costs import KERNELS, stage_of
 from benchmarks.sizes import TITLES, draw_sizes
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import MAX_HOPS, NUM_BOND_CLASSES

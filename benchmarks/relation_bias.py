@@ -16,9 +16,7 @@ from moleblend_fs.data.graph import MAX_HOPS, NUM_BOND_CLASSES, UNREACHABLE
 from moleblend_fs.model.config import PRESETS
 from moleblend_fs.ops import dispatch
 from moleblend_fs.ops import relation_bias as ops
-from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.relation_bias.reference import gaussians
-from moleblend_fs.ops.tables import (
+from moleblend_fs.ops.embedding_rows import (
     ELEMENT_ROWS,
     FIRST_ELEMENT_ROW,
     SECOND_ELEMENT_ROW,
@@ -26,6 +24,8 @@ from moleblend_fs.ops.tables import (
     TABLE_ROWS,
     UNREACHABLE_ROW,
 )
+from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.relation_bias.reference import gaussians
 
 HEADS, GAUSSIANS = PRESETS["base"]["attention_heads"], PRESETS["base"]["gaussians"]
 SHOWN = {"pretraining": "one relation a pair, 2:2:6", "finetuning": "all relations"}

@@ -23,8 +23,8 @@ from moleblend_fs.checkpoint import zero_moments
 from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
 from moleblend_fs.checkpoint.write import remove_unfinished, save_torch_file
 from moleblend_fs.checkpoint.zero_moments import StoredMoments
-from moleblend_fs.data.finetuned_for import PREDICTED
-from moleblend_fs.data.torch_file import ADMITTED
+from moleblend_fs.data.model_description import PREDICTED
+from moleblend_fs.data.untrusted_torch import ADMITTED
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import Purpose, compare, shortened
 from moleblend_fs.model.config import ModelConfig

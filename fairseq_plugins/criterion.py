@@ -20,9 +20,9 @@ from fairseq_plugins.patches.prediction_meter import PredictionMeter
 from fairseq_plugins.pretraining_task import PretrainingTask
 from fairseq_plugins.splits import SCORE_NAMES
 from moleblend_fs.model.shown import show_all, show_random_modality
+from moleblend_fs.objectives.common.hashed_draws import draw_modality
 from moleblend_fs.objectives.common.loss import weighted_loss
 from moleblend_fs.objectives.common.metrics import average, scores
-from moleblend_fs.objectives.common.random_draws import draw_modality
 from moleblend_fs.objectives.common.to_device import to_device
 from moleblend_fs.objectives.finetuning import property_loss
 from moleblend_fs.objectives.objective import Objective, Prepared, Read

@@ -12,7 +12,7 @@ from fairseq_plugins import splits
 from fairseq_plugins.options import our_options
 from fairseq_plugins.task import StoreTask, StoreTaskConfig
 from moleblend_fs.checkpoint.read import FinetunedFor
-from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED, reads_structures
+from moleblend_fs.data.model_description import INPUTS, PREDICTED, reads_structures
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.objectives.finetuning import shared_kind

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from moleblend_fs.checkpoint.write import SharedError
 from moleblend_fs.data.batch import ROWS_OF_ATOMS, ROWS_OF_PAIRS, MoleculeBatch
-from moleblend_fs.data.joined import STRUCTURES
+from moleblend_fs.data.packed_arrays import STRUCTURES
 from moleblend_fs.data.store import Store
 
 SHOWN = 5

@@ -24,12 +24,12 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
         ["tests/data", "tests/fairseq_plugins/test_batches.py", "--ignore", "tests/data/test_damage.py"],
     ),
     "pickles": (
-        [f"moleblend_fs/data/{name}.py" for name in ("pickle_machine", "pickle_parts", "pickled_numpy", "torch_file")],
-        ["tests/data/test_torch_file.py", "tests/sources/test_restricted_pickle.py"],
+        [f"moleblend_fs/data/{name}.py" for name in ("pickle_machine", "pickle_parts", "pickled_numpy", "untrusted_torch")],
+        ["tests/data/test_untrusted_torch.py", "tests/sources/test_untrusted_records.py"],
     ),
     "store": (
         [
-            *(f"moleblend_fs/data/{name}.py" for name in ("store", "writer", "store_parts", "unfinished_output", "work_tables")),
+            *(f"moleblend_fs/data/{name}.py" for name in ("store", "writer", "store_parts", "unfinished_output", "partial_store")),
             *(f"moleblend_fs/data/{name}.py" for name in ("manifest", "typed_json", "trained_on", "graph")),
         ],
         ["tests/data/test_store.py", "tests/data/test_shards.py", "tests/inference/test_comparison.py"],

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moleblend_fs.checkpoint.published import ROOT, convert_weights, infer_config
-from moleblend_fs.data.exported import refuse_exported
-from moleblend_fs.data.finetuned_for import FinetunedFor
-from moleblend_fs.data.torch_file import VARIABLE, read_torch
+from moleblend_fs.data.model_description import FinetunedFor
+from moleblend_fs.data.onnx_detection import refuse_exported
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.data.typed_json import READING, from_json, read_json
+from moleblend_fs.data.untrusted_torch import VARIABLE, read_torch
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architecture_options
 from moleblend_fs.model.moleblend import MoleBlend

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moleblend_fs.data.finetuned_for import Described
+from moleblend_fs.data.model_description import Described
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, resolved
 from moleblend_fs.inference.comparison import FLAG, FLAG_HELP, Purpose, Use, compare, parse_allowed
-from moleblend_fs.options import PRECISIONS, add_precision
+from moleblend_fs.shared_options import PRECISIONS, add_precision
 from moleblend_fs.wording import counted
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from moleblend_fs.cli.common import (
     say_written,
 )
 from moleblend_fs.cli.given_molecules import check_given, named_input, open_given
-from moleblend_fs.data.finetuned_for import INPUTS
+from moleblend_fs.data.model_description import INPUTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file
 from moleblend_fs.inference.comparison import parse_allowed

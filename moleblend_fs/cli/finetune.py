@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TypeVar
 
 from moleblend_fs.cli.common import say_precision
-from moleblend_fs.data.finetuned_for import INPUTS
+from moleblend_fs.data.model_description import INPUTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
 from moleblend_fs.finetune import run_folder, slurm
@@ -21,8 +21,8 @@ from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import MODEL_NAME, Outcome, begin, collect, finetune, look
 from moleblend_fs.finetune.settings import ARCHITECTURES, SPLITS, Settings
 from moleblend_fs.finetune.slurm import STEPS
-from moleblend_fs.options import add_precision, seed
 from moleblend_fs.report.finetuned import first_lines
+from moleblend_fs.shared_options import add_precision, seed
 from moleblend_fs.wording import counted
 
 T = TypeVar("T")

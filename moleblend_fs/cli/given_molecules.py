@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moleblend_fs.cli.common import compare_with_store, molecules_of, say
-from moleblend_fs.data.finetuned_for import Described
+from moleblend_fs.data.model_description import Described
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import parse_allowed

@@ -16,9 +16,9 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.verification import problems
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
-from moleblend_fs.options import seed
 from moleblend_fs.report import html
 from moleblend_fs.report.html import short_hash
+from moleblend_fs.shared_options import seed
 from moleblend_fs.wording import counted
 
 REASONS_SHOWN = 8

@@ -22,7 +22,7 @@ from moleblend_fs.inference.predict import loaders_told
 from moleblend_fs.inference.projections import fill
 from moleblend_fs.objectives.common.prototypes import PROJECTION, Prototypes, find_prototypes
 from moleblend_fs.objectives.common.views import POOLINGS
-from moleblend_fs.options import seed
+from moleblend_fs.shared_options import seed
 from moleblend_fs.wording import counted
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, resolved, write_atomically
-from moleblend_fs.options import seed
+from moleblend_fs.shared_options import seed
 
 if TYPE_CHECKING:
     from moleblend_fs.report.runs import Runs

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moleblend_fs.data.joined import EXTRA, STRUCTURES, joined
+from moleblend_fs.data.packed_arrays import EXTRA, STRUCTURES, joined
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 STORE/sidecars/NAME/manifest.json   see `SidecarManifest`
 STORE/sidecars/NAME/values.f4       numbers: (molecules, columns) float32, row i of molecule i, NaN where there is none
 STORE/sidecars/NAME/values.u1       flags: (molecules, columns) uint8, 0 or 1, 255 where there is none
-STORE/sidecars/NAME/lists.u2, starts.i8   lists: numbers below 65,536, so many of each molecule as it has, see `lists`
+STORE/sidecars/NAME/lists.u2, starts.i8   lists: numbers below 65,536, so many of each molecule as it has, see `ragged_lists`
 STORE/sidecars/NAME/failures.csv    row, input, reason of every molecule that it could not be computed of
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moleblend_fs.data.lists import ListFile, padded
+from moleblend_fs.data.ragged_lists import ListFile, padded
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError

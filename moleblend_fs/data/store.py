@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moleblend_fs.data.exported import refuse_exported
 from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import REMEDY, Manifest
+from moleblend_fs.data.onnx_detection import refuse_exported
 from moleblend_fs.data.record import StoredRecord, summary
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved

@@ -18,12 +18,13 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import FEATURISATION_VERSION, Failure, LabelSpec
 from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.partial_store import TABLES, full_disk_told, read_tables
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.typed_json import READING, from_json, read_json
-from moleblend_fs.data.work_tables import TABLES, EncodedMolecule, full_disk_told, read_tables
 from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved

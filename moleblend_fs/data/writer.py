@@ -21,17 +21,17 @@ from moleblend_fs.data.conformer_groups import JOINED, Groups, Structure, find_g
 from moleblend_fs.data.duplicates import find_duplicates
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.manifest import LabelStatistics, Manifest, SplitInfo
+from moleblend_fs.data.partial_store import MAP_BYTES, TABLES, About, PartialStore, parse_entry, write_growing
 from moleblend_fs.data.record import StoredRecord, summary
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key, split_hash
-from moleblend_fs.data.work_tables import MAP_BYTES, TABLES, About, WorkTables, parse_entry, write_growing
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 
 COPY_CHUNK = 4096
 
 
-class StoreWriter(WorkTables):
+class StoreWriter(PartialStore):
     """Working tables that become a store."""
 
     def finish(

@@ -11,8 +11,8 @@ from pathlib import Path
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.mol_to_graph import MAX_ATOMS
 from moleblend_fs.chem.smiles_to_graph import BuildOptions
-from moleblend_fs.data.finetuned_for import reads_structures
 from moleblend_fs.data.graph import LabelSpec
+from moleblend_fs.data.model_description import reads_structures
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
@@ -21,7 +21,7 @@ from moleblend_fs.finetune.store_cache import obtain_store
 from moleblend_fs.sources import csv_and_smiles, sdf
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.delimited import Table
-from moleblend_fs.sources.frames import as_text, named
+from moleblend_fs.sources.excel_parquet import as_text, named
 from moleblend_fs.sources.labels import UNSAID, parse_label
 from moleblend_fs.sources.molecules_to_predict import LIST_SUFFIXES
 from moleblend_fs.sources.run import preprocess

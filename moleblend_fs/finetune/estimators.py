@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from moleblend_fs.data.finetuned_for import reads_structures
+from moleblend_fs.data.model_description import reads_structures
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file
 from moleblend_fs.finetune.progress import Progress

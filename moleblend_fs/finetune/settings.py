@@ -4,11 +4,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED
+from moleblend_fs.data.model_description import INPUTS, PREDICTED
 from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS
-from moleblend_fs.options import PRECISIONS, Precision, check_precision
+from moleblend_fs.shared_options import PRECISIONS, Precision, check_precision
 
 SPLITS = ("scaffold", "random", "scaffold-balanced", "butina", "column", "file", "store")
 ARCHITECTURES = tuple(PRESETS)
@@ -29,7 +29,7 @@ class Settings:
         ensemble: members of each fold, which differ in their seed.
         seed: of splits and members.
         weights: checkpoint to start from; "" for random weights.
-        inputs: of `data.finetuned_for.INPUTS`.
+        inputs: of `data.model_description.INPUTS`.
         hydrogens: "explicit", "none"; "" for those of the weights, heavy atoms without.
         arch: size of the model, "" for that of the weights or of the table.
         epochs, batch_size: 0 for the table's. lr: 0 for the table's.

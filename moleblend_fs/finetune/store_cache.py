@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from moleblend_fs.data.manifest import FORMAT_VERSION, Manifest
+from moleblend_fs.data.partial_store import TABLES
 from moleblend_fs.data.store import MANIFEST, RECORDS, Store, forget
 from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.data.verification import problems
-from moleblend_fs.data.work_tables import TABLES
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_folder, write_atomically
 from moleblend_fs.finetune.locks import awaited, taken

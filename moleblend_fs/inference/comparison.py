@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from moleblend_fs.data.finetuned_for import Described, FinetunedFor, reads_structures
 from moleblend_fs.data.graph import LabelSpec
+from moleblend_fs.data.model_description import Described, FinetunedFor, reads_structures
 from moleblend_fs.data.trained_on import UNKNOWN, TrainedOn
 from moleblend_fs.data.units import factor
 from moleblend_fs.errors import UserError

@@ -15,7 +15,7 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import fixed_rows, products_in, rows_alike
-from moleblend_fs.options import PRECISIONS
+from moleblend_fs.shared_options import PRECISIONS
 
 VECTOR = 32
 """Numbers that torch's vectorised loops take at a time, at most; what is left over at an array's end goes another way, with other bits."""
@@ -37,7 +37,7 @@ class Forward:
     Args:
         models: in evaluation mode.
         device: "cpu", "cuda", ...
-        inputs: of `data.finetuned_for.INPUTS`.
+        inputs: of `data.model_description.INPUTS`.
         read_off: what is asked for.
         tokens: most tokens in a batch.
         apart: whether molecules are to be computed one by one in any case.

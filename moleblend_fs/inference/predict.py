@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor
 from moleblend_fs.data.batch import collate
-from moleblend_fs.data.finetuned_for import reads_structures
+from moleblend_fs.data.model_description import reads_structures
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ from moleblend_fs.data.graph import MAX_HOPS, NUM_BOND_CLASSES, bond_class_featu
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.ops.constants import constant
+from moleblend_fs.ops.embedding_rows import ATOM_FIRST_ROW, BOND_FIRST_ROW, DEGREE_FIRST_ROW, ELEMENT_ROWS, HIDDEN, TABLE_ROWS
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear, products_in
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.ops.relation_bias import RelationWeights, relation_bias
-from moleblend_fs.ops.tables import ATOM_FIRST_ROW, BOND_FIRST_ROW, DEGREE_FIRST_ROW, ELEMENT_ROWS, HIDDEN, TABLE_ROWS
 
 ATOM_FEATURES, BOND_FEATURES = 9, 3
 PADDING_ROW = 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED
+from moleblend_fs.data.model_description import INPUTS, PREDICTED
 from moleblend_fs.errors import UserError
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD

@@ -17,7 +17,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.common.random_draws import HIDDEN_ATOM
+from moleblend_fs.objectives.common.hashed_draws import HIDDEN_ATOM
 from moleblend_fs.objectives.common.subgraphs import check_share, draw_atoms, paths_through, share_and_one, without_bonds
 from moleblend_fs.objectives.common.views import encode
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Term
@@ -25,7 +25,7 @@ from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 BOND_TYPES = 4
 """Single, double, triple, aromatic; other bonds have no class."""

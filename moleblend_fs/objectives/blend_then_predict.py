@@ -22,15 +22,15 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.target_classes import EDGE_CLASSES, SPD_CLASSES, PretrainingTargets, distance_class
+from moleblend_fs.objectives.common.hashed_draws import ATOM, NOISE_ANGLE, NOISE_RADIUS, RELATION, categories, draw_noise, key, uniform
 from moleblend_fs.objectives.common.information import information_bound
-from moleblend_fs.objectives.common.random_draws import ATOM, NOISE_ANGLE, NOISE_RADIUS, RELATION, categories, draw_noise, key, uniform
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Pictured, Prepared, Read, Term
 from moleblend_fs.ops.blend import EDGE_AT, GEOMETRY_AT, IGNORED, NOISY_AT, OUT_OF_RANGE, OUT_OF_RANGE_AT, SPD_AT, TALLIES, Rules
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 PREDICT_PAIRS = ("all", "hidden")
 GEOMETRY_TARGETS = ("displacement", "distance")

@@ -24,13 +24,13 @@ from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.common.groups import GroupOptions, next_in_group
-from moleblend_fs.objectives.common.random_draws import ROOT, bits, places_by
+from moleblend_fs.objectives.common.hashed_draws import ROOT, bits, places_by
 from moleblend_fs.objectives.common.subgraphs import SubBatch, select_atoms
 from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Read, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 HEAD, CONTEXT_LAYERS = "context_pred_encoder", 3
 MODES, ROOTS = ("cbow", "skipgram"), ("with_context", "any")

@@ -16,12 +16,12 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.model.heads import NoiseHead, register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.common.random_draws import draw_noise
+from moleblend_fs.objectives.common.hashed_draws import draw_noise
 from moleblend_fs.objectives.common.views import encode
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term, needs_structures
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 HEAD = "denoise"
 LOSSES, VIEWS = ("l2", "cosine"), ("3d", "2d+3d")

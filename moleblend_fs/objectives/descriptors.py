@@ -28,7 +28,7 @@ from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 VIEWS = ("2d", "3d", "2d+3d", "blended")
 SIDECAR = "descriptors"

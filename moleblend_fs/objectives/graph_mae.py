@@ -19,7 +19,7 @@ from moleblend_fs.model.encoder import Block, LayerNorm
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.common.random_draws import HIDDEN_ATOM
+from moleblend_fs.objectives.common.hashed_draws import HIDDEN_ATOM
 from moleblend_fs.objectives.common.subgraphs import check_share, draw_atoms, share_and_one
 from moleblend_fs.objectives.common.views import encode
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
@@ -28,7 +28,7 @@ from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.ops.residual_norm import residual_norm
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 HEAD = "graph_mae_decoder"
 SEEN = ("all", "neighbours")

@@ -29,7 +29,7 @@ from moleblend_fs.objectives.common.contrastive import (
     info_nce,
 )
 from moleblend_fs.objectives.common.groups import GroupOptions, group_of
-from moleblend_fs.objectives.common.random_draws import VIEW_ATOM, VIEW_BOND, VIEW_GROWTH, VIEW_KIND, uniform
+from moleblend_fs.objectives.common.hashed_draws import VIEW_ATOM, VIEW_BOND, VIEW_GROWTH, VIEW_KIND, uniform
 from moleblend_fs.objectives.common.subgraphs import (
     SubBatch,
     bonds_in,
@@ -47,7 +47,7 @@ from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_EDGE, SHOW_SPD
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 HEAD = "graphcl"
 AUGMENTATIONS = ("drop", "subgraph", "edge", "mask", "identity")

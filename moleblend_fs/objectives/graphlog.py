@@ -37,14 +37,14 @@ from moleblend_fs.objectives.common.contrastive import (
     unit,
 )
 from moleblend_fs.objectives.common.groups import GroupOptions, group_of
+from moleblend_fs.objectives.common.hashed_draws import HIDDEN_ATOM
 from moleblend_fs.objectives.common.prototypes import PROJECTION, load_prototypes
-from moleblend_fs.objectives.common.random_draws import HIDDEN_ATOM
 from moleblend_fs.objectives.common.subgraphs import check_share, draw_atoms, share_and_one
 from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 PROTOTYPES, LEVELS, LEVEL = "graphlog_prototypes", "graphlog_levels", "graphlog_level_"
 """The head, and its sizes: how many levels, and how many prototypes each has."""

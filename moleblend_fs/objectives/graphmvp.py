@@ -44,7 +44,7 @@ from moleblend_fs.objectives.common.dual_views import (
     told_by_formula,
 )
 from moleblend_fs.objectives.common.groups import group_of, next_in_group
-from moleblend_fs.objectives.common.random_draws import GROWTH
+from moleblend_fs.objectives.common.hashed_draws import GROWTH
 from moleblend_fs.objectives.common.reconstruction import ERRORS, BothWays, Reconstruction, divergence, error_of, latent_noise
 from moleblend_fs.objectives.common.subgraphs import draw_connected, select_atoms
 from moleblend_fs.objectives.common.views import encode, full_view
@@ -52,7 +52,7 @@ from moleblend_fs.objectives.context_pred import ContextPred, ContextPredOptions
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Read, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 LATENT, MAPS = "graphmvp_latent", "graphmvp_projections"
 CONTRASTS, TARGETS, PROJECTIONS = ("ebm_nce", "info_nce"), ("detached", "attached"), ("none", "mlp")

@@ -24,7 +24,7 @@ from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.common.contrastive import PoolingOptions
-from moleblend_fs.objectives.common.random_draws import HIDDEN_ATOM, HIDDEN_BOND
+from moleblend_fs.objectives.common.hashed_draws import HIDDEN_ATOM, HIDDEN_BOND
 from moleblend_fs.objectives.common.subgraphs import bonds_in, bonds_of, check_share, draw_atoms, draw_bonds, paths_over, without_bonds
 from moleblend_fs.objectives.common.views import Encoded, encode, full_view, mean_of_atoms
 from moleblend_fs.objectives.common.vocabulary import Vocabulary
@@ -32,7 +32,7 @@ from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, 
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 CONTEXTS, FRAGMENTS = "contexts", "fragments"
 """The sidecars."""

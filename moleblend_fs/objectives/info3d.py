@@ -33,7 +33,7 @@ from moleblend_fs.objectives.common.groups import group_of
 from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Prepared, Read, Term
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 HEAD, WIDTH = "info3d_projections", 256
 DIRECTIONS = ("one", "both")

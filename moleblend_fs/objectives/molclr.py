@@ -21,14 +21,14 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.common.contrastive import Compared, PoolingOptions, check_temperature, info_nce, two_views
 from moleblend_fs.objectives.common.groups import GroupOptions, group_of
-from moleblend_fs.objectives.common.random_draws import VIEW_ATOM, VIEW_BOND, VIEW_KIND, VIEW_START, bits, places_by, uniform
+from moleblend_fs.objectives.common.hashed_draws import VIEW_ATOM, VIEW_BOND, VIEW_KIND, VIEW_START, bits, places_by, uniform
 from moleblend_fs.objectives.common.subgraphs import bonds_in, bonds_of, check_share, draw_around, paths_over, without_bonds
 from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.relation_bias import SHOW_EDGE, SHOW_SPD
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 HEAD, FEATURES, OUTPUTS = "molclr", 512, 256
 AUGMENTATIONS = ("node", "subgraph", "mix")

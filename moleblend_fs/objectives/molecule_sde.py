@@ -26,7 +26,7 @@ from moleblend_fs.objectives.common.contrastive import check_temperature, right_
 from moleblend_fs.objectives.common.diffusion import KINDS, NEAR, GraphDecoder, Noised, StructureDecoder, schedule
 from moleblend_fs.objectives.common.dual_views import ShowsStructures, StructureOptions, StructureView, structure_encoder, structure_views
 from moleblend_fs.objectives.common.groups import next_in_group
-from moleblend_fs.objectives.common.random_draws import (
+from moleblend_fs.objectives.common.hashed_draws import (
     BOND_ANGLE,
     BOND_RADIUS,
     ELEMENT_ANGLE,
@@ -43,7 +43,7 @@ from moleblend_fs.objectives.objective import Curve, Prepared, Term
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 STRUCTURE, GRAPH = "molecule_sde_structure", "molecule_sde_graph"
 TIMES = 1000

@@ -20,8 +20,8 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
+from moleblend_fs.objectives.common.hashed_draws import MOTIF, bits, places_by
 from moleblend_fs.objectives.common.motifs import SIZE, LearnsMotifs, MotifOptions, motifs_in, sums_over_motifs
-from moleblend_fs.objectives.common.random_draws import MOTIF, bits, places_by
 from moleblend_fs.objectives.common.subgraphs import paths_through, without_bonds
 from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import NATS, Curve, Prepared, Term
@@ -29,7 +29,7 @@ from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.ops.relation_bias import SHOW_EDGE, SHOW_SPD
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 HEAD = "motif_mask"
 HIDDEN_BITS = {"atoms": 0, "bonds": SHOW_EDGE, "paths": SHOW_EDGE | SHOW_SPD}

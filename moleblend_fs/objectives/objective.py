@@ -101,7 +101,7 @@ class Objective(ABC):
 
     Attributes:
         name: in `--objective NAME`; aliases: other names for it there.
-        Options: a dataclass of `moleblend_fs.options.option`s; they become options of the command line.
+        Options: a dataclass of `moleblend_fs.option_fields.option`s; they become options of the command line.
         curves: term -> how reports draw its loss.
         columns: option -> its heading in the reports' table of runs, of options that deserve a column.
     """
@@ -181,7 +181,7 @@ class Objective(ABC):
     @abstractmethod
     def prepare(self, batch: MoleculeBatch, layout: Layout, *, seed: int, epoch: int) -> Prepared:
         """All of a micro-batch that needs no model, places of what counts among it: nothing in `loss_sums` and `statistics` may wait for
-        the device. Draws are hashes of (seed, epoch, molecule, place), see `common/random_draws`."""
+        the device. Draws are hashes of (seed, epoch, molecule, place), see `common/hashed_draws`."""
 
     @abstractmethod
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:

@@ -19,13 +19,13 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.model.heads import NoiseHead, PropertyHead, register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_random_modality
-from moleblend_fs.objectives.common.random_draws import draw_modality, draw_noise
+from moleblend_fs.objectives.common.hashed_draws import draw_modality, draw_noise
 from moleblend_fs.objectives.common.views import encode
 from moleblend_fs.objectives.denoise import noise_losses, noisy_atoms
 from moleblend_fs.objectives.objective import Curve, Label, Objective, Prepared, Term
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 NOISE_HEAD, LABEL_HEAD = "transformer_m_noise", "transformer_m_label"
 USUAL = "gap"

@@ -20,14 +20,14 @@ from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.model.heads import GeometryHead, NoiseHead, register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
-from moleblend_fs.objectives.common.random_draws import COUNT, HIDDEN_ATOM, KIND, REPLACEMENT, UNIFORM_NOISE, bits, next_in_circle, uniform
+from moleblend_fs.objectives.common.hashed_draws import COUNT, HIDDEN_ATOM, KIND, REPLACEMENT, UNIFORM_NOISE, bits, next_in_circle, uniform
 from moleblend_fs.objectives.common.subgraphs import check_share, draw_atoms
 from moleblend_fs.objectives.common.views import encode
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Term, needs_structures
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 
 class ElementHead(nn.Module):

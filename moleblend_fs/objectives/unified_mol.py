@@ -25,7 +25,7 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.common import gradients
 from moleblend_fs.objectives.common.alignment import centred, errors_of, mean_of
-from moleblend_fs.objectives.common.random_draws import GUESS, HIDDEN_ATOM, HIDDEN_PLACE, uniform
+from moleblend_fs.objectives.common.hashed_draws import GUESS, HIDDEN_ATOM, HIDDEN_PLACE, uniform
 from moleblend_fs.objectives.common.subgraphs import check_share, paths_through, without_bonds
 from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Term, needs_structures
@@ -33,7 +33,7 @@ from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 SIDECAR = "automorphisms"
 VALUES = (119, 5, 12, 12, 10, 6, 6, 2, 2)

@@ -12,8 +12,8 @@ from moleblend_fs import __version__
 from moleblend_fs.checkpoint.read import Checkpoint
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.smiles_to_graph import NO_CONFORMERS, BuildOptions
-from moleblend_fs.data.finetuned_for import INPUTS, PREDICTED, Described, reads_structures
 from moleblend_fs.data.graph import FEATURISATION_VERSION
+from moleblend_fs.data.model_description import INPUTS, PREDICTED, Described, reads_structures
 from moleblend_fs.data.record import summary
 from moleblend_fs.data.trained_on import UNKNOWN
 from moleblend_fs.errors import UserError

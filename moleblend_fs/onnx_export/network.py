@@ -17,7 +17,7 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.onnx_export.graph import Graph, value
 from moleblend_fs.onnx_export.inputs import ATOM_SIZES, Inputs, declared, prepared
 from moleblend_fs.onnx_export.relations import VALUES, Relations, inverse_lengths, relations
-from moleblend_fs.ops.tables import ATOM_FIRST_ROW, DEGREE_FIRST_ROW, TABLE_ROWS
+from moleblend_fs.ops.embedding_rows import ATOM_FIRST_ROW, DEGREE_FIRST_ROW, TABLE_ROWS
 
 OPSET, IR_VERSION = 20, 10
 """Of ONNX 1.16, from 2024: the first opset with GELU."""

@@ -12,7 +12,7 @@ from moleblend_fs.data.graph import MAX_HOPS, UNREACHABLE
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.onnx_export.graph import Graph, value
 from moleblend_fs.onnx_export.inputs import Inputs
-from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, SPD_FIRST_ROW, UNREACHABLE_ROW
+from moleblend_fs.ops.embedding_rows import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, SPD_FIRST_ROW, UNREACHABLE_ROW
 
 VALUES = 256
 """Different values of a byte."""

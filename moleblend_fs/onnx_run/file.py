@@ -8,7 +8,7 @@ from typing import Any
 
 import onnxruntime
 
-from moleblend_fs.data.finetuned_for import FinetunedFor
+from moleblend_fs.data.model_description import FinetunedFor
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.data.typed_json import from_json
 from moleblend_fs.errors import UserError

@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 import onnxruntime
 
-from moleblend_fs.data.joined import joined
+from moleblend_fs.data.packed_arrays import joined
 from moleblend_fs.onnx_run.file import ExportedFile
 from moleblend_fs.onnx_run.layout import padded, padded_atoms
 

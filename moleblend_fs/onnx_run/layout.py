@@ -18,7 +18,7 @@ def padded_atoms(num_atoms: np.ndarray) -> np.ndarray:
 
 
 def padded(packed: Mapping[str, np.ndarray], names: Collection[str]) -> dict[str, np.ndarray]:
-    """Some arrays of a packed batch (see `data.joined`) with a molecule's atoms, or pairs, in a row of its own; zeros elsewhere.
+    """Some arrays of a packed batch (see `data.packed_arrays`) with a molecule's atoms, or pairs, in a row of its own; zeros elsewhere.
 
     Args:
         names: those that are needed.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.ops.dispatch import OtherNumbers
-from moleblend_fs.ops.kernel_variant import tf32_allowed
+from moleblend_fs.ops.kernel_common import tf32_allowed
 
 
 def tolerance_of(dtype: torch.dtype, exact: float = 1e-4) -> float:

@@ -17,9 +17,9 @@ from moleblend_fs.model.embedding import ATOM_FEATURES
 from moleblend_fs.model.heads import NoiseHead, PairHead, build_head
 from moleblend_fs.model.shape_only import Unallocated
 from moleblend_fs.model.target_classes import SPD_CLASSES
+from moleblend_fs.ops.embedding_rows import TABLE_ROWS
 from moleblend_fs.ops.layout import BUCKET_STEP
 from moleblend_fs.ops.pair_projection.reference import VALUES_AT_ONCE
-from moleblend_fs.ops.tables import TABLE_ROWS
 
 GIB = 2**30
 BUCKET = 500_000_000

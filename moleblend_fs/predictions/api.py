@@ -11,16 +11,16 @@ from typing import Any, Literal
 import numpy as np
 from rdkit import Chem
 
-from moleblend_fs.data.finetuned_for import Described
+from moleblend_fs.data.model_description import Described
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import parse_allowed
-from moleblend_fs.options import Precision, check_precision
 from moleblend_fs.predictions.hydrogens_and_structures import prepare
 from moleblend_fs.predictions.open_model import open_model
 from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.rows import Made, made_of
 from moleblend_fs.predictions.streaming import Per, Window, windows
 from moleblend_fs.predictions.table import LEVEL, PredictionTable
+from moleblend_fs.shared_options import Precision, check_precision
 from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingMols, IncomingSmiles, open_incoming
 from moleblend_fs.sources.smiles_column import find_smiles_column
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from moleblend_fs.checkpoint.read import Checkpoint, load
-from moleblend_fs.data.finetuned_for import PREDICTED
+from moleblend_fs.data.model_description import PREDICTED
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.device import device_of
 from moleblend_fs.inference.forward import Forward, ReadOff, atom_means, atom_tokens, distances, graph_tokens

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from moleblend_fs.checkpoint.read import CONFIG, WEIGHTS, Checkpoint, load
-from moleblend_fs.data.finetuned_for import FinetunedFor
+from moleblend_fs.data.model_description import FinetunedFor
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.device import device_of

@@ -6,14 +6,14 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from moleblend_fs.data.exported import is_exported
-from moleblend_fs.data.finetuned_for import INPUTS, Described
+from moleblend_fs.data.model_description import INPUTS, Described
+from moleblend_fs.data.onnx_detection import is_exported
 from moleblend_fs.errors import UserError
-from moleblend_fs.options import Precision, check_precision
 from moleblend_fs.predictions.api import TOKENS, Molecules, Reader, taken
 from moleblend_fs.predictions.open_model import not_installed
 from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.streaming import Per, Window
+from moleblend_fs.shared_options import Precision, check_precision
 from moleblend_fs.sources.molecules_to_predict import Incoming
 
 Level = Literal["graph", "mean", "atom", "distances"]
@@ -44,7 +44,7 @@ class Embedder(Reader):
 
     Args:
         path: checkpoint, a folder of `moleblend finetune`, or a file of `moleblend export`.
-        inputs: of `data.finetuned_for.INPUTS`; by default those of a finetuned model, else "2d".
+        inputs: of `data.model_description.INPUTS`; by default those of a finetuned model, else "2d".
         layer: after how many blocks; 0 is what goes into the first. All by default.
         member: which model of a folder.
     """

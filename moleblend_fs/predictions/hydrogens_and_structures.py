@@ -6,8 +6,8 @@ from typing import Literal
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.mol_to_graph import MAX_ATOMS
 from moleblend_fs.chem.smiles_to_graph import NO_CONFORMERS, BuildOptions
-from moleblend_fs.data.finetuned_for import Described, reads_structures
 from moleblend_fs.data.graph import FEATURISATION_VERSION
+from moleblend_fs.data.model_description import Described, reads_structures
 from moleblend_fs.data.trained_on import UNKNOWN, TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import FLAG, STRUCTURES, Use, compare

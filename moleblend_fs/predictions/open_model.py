@@ -2,7 +2,7 @@
 
 import os
 
-from moleblend_fs.data.exported import is_exported
+from moleblend_fs.data.onnx_detection import is_exported
 from moleblend_fs.errors import UserError
 from moleblend_fs.predictions.predictive_model import Predictive
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from moleblend_fs.data.finetuned_for import Described, FinetunedFor
+from moleblend_fs.data.model_description import Described, FinetunedFor
 from moleblend_fs.predictions.calibration import Calibration
 from moleblend_fs.predictions.domain import Domain
 
@@ -20,7 +20,7 @@ class Computing(Protocol):
     """Models of the same inputs, ready to be given batches, which threads compute.
 
     Attributes:
-        inputs: of `data.finetuned_for.INPUTS`.
+        inputs: of `data.model_description.INPUTS`.
     """
 
     inputs: str

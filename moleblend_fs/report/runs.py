@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from moleblend_fs.data.exported import refuse_exported
+from moleblend_fs.data.onnx_detection import refuse_exported
 from moleblend_fs.data.sidecar import FOLDER as SIDECARS
 from moleblend_fs.data.store import MANIFEST
 from moleblend_fs.errors import UserError

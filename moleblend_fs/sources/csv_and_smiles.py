@@ -14,8 +14,11 @@ from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import SplitNames, Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
-from moleblend_fs.sources.command import (
-    SourceCommand,
+from moleblend_fs.sources.delimited import Row, Table, column_indices, decimal_commas
+from moleblend_fs.sources.excel_parquet import TextCopy, named
+from moleblend_fs.sources.labels import ColumnSurvey, parse_label, read_labels
+from moleblend_fs.sources.registry import SourceCommand
+from moleblend_fs.sources.shared_options import (
     add_conformers,
     add_hydrogens,
     add_labels,
@@ -25,9 +28,6 @@ from moleblend_fs.sources.command import (
     prescribe,
     splitter_of,
 )
-from moleblend_fs.sources.delimited import Row, Table, column_indices, decimal_commas
-from moleblend_fs.sources.frames import TextCopy, named
-from moleblend_fs.sources.labels import ColumnSurvey, parse_label, read_labels
 from moleblend_fs.sources.smiles_column import SMILES_NAMES, find_smiles_column, spellings
 from moleblend_fs.sources.text import TextFile
 from moleblend_fs.wording import counted

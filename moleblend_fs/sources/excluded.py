@@ -12,7 +12,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.delimited import Table
-from moleblend_fs.sources.frames import TextCopy, named
+from moleblend_fs.sources.excel_parquet import TextCopy, named
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.sources.text import TextFile
 from moleblend_fs.wording import counted, verb

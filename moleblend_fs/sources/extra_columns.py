@@ -8,7 +8,7 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import identify
 from moleblend_fs.sources.delimited import Table, full_width
-from moleblend_fs.sources.frames import TextCopy, named
+from moleblend_fs.sources.excel_parquet import TextCopy, named
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.sources.text import TextFile
 

@@ -14,10 +14,10 @@ from moleblend_fs.data.graph import Failure, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
+from moleblend_fs.sources.compressed import SUFFIXES, read_blocks
 from moleblend_fs.sources.csv_and_smiles import ROWS_WITH_CONFORMERS, SmilesRow
 from moleblend_fs.sources.delimited import Row, Table, column_indices, full_width
-from moleblend_fs.sources.frames import TextCopy, named
-from moleblend_fs.sources.packed import SUFFIXES, read_blocks
+from moleblend_fs.sources.excel_parquet import TextCopy, named
 from moleblend_fs.sources.sdf import SdfRow, graph_of_mol, graph_of_record
 from moleblend_fs.sources.sdf_records import detected, item_names, sdf_items, sdf_records
 from moleblend_fs.sources.smiles_column import find_smiles_column, spellings

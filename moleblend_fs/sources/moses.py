@@ -11,9 +11,10 @@ from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
-from moleblend_fs.sources.command import SourceCommand, add_conformers, add_hydrogens, add_max_atoms, add_split, build_of, splitter_of
 from moleblend_fs.sources.csv_and_smiles import CsvSource
 from moleblend_fs.sources.delimited import Table
+from moleblend_fs.sources.registry import SourceCommand
+from moleblend_fs.sources.shared_options import add_conformers, add_hydrogens, add_max_atoms, add_split, build_of, splitter_of
 
 PACKAGE = "molsets"
 TABLE = "moses/dataset/data/train.csv.gz"

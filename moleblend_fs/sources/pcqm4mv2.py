@@ -17,9 +17,9 @@ from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
-from moleblend_fs.sources.command import SourceCommand
 from moleblend_fs.sources.delimited import Table, column_indices, full_rows
 from moleblend_fs.sources.labels import read_labels
+from moleblend_fs.sources.registry import SourceCommand
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.wording import counted
 
@@ -147,7 +147,7 @@ class PCQM4Mv2(Source):
 
 def read_split_dict(path: Path) -> dict[str, np.ndarray]:
     """The four splits of `split_dict.pt` as (n,) int64, admitting tensors and NumPy arrays only."""
-    from moleblend_fs.data.torch_file import read_torch  # here, so that the workers need not load torch
+    from moleblend_fs.data.untrusted_torch import read_torch  # here, so that the workers need not load torch
 
     if not path.is_file():
         raise UserError(f"{path}: no such file; fetch the release again with --download")

@@ -20,13 +20,14 @@ from moleblend_fs.chem.parse import parse_molblock, parse_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.options import seed
+from moleblend_fs.shared_options import seed
 from moleblend_fs.sources.base import Source
-from moleblend_fs.sources.command import SourceCommand, add_hydrogens, add_together
 from moleblend_fs.sources.delimited import Table, column_indices, full_rows
 from moleblend_fs.sources.labels import read_number
 from moleblend_fs.sources.qm9_targets import ATOM_REFERENCES, ENERGY_PER_ATOM, HARTREE_IN_MEV, TARGETS, Target
+from moleblend_fs.sources.registry import SourceCommand
 from moleblend_fs.sources.sdf_records import sdf_records
+from moleblend_fs.sources.shared_options import add_hydrogens, add_together
 from moleblend_fs.sources.text import TextFile
 from moleblend_fs.wording import counted
 

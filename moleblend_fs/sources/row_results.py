@@ -4,7 +4,7 @@ from typing import Any
 
 from rdkit import Chem
 
-from moleblend_fs.data.encoded import EncodedMolecule
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from moleblend_fs import __version__
 from moleblend_fs.chem.parse import silence_rdkit
 from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.partial_store import full_disk_told
 from moleblend_fs.data.store_parts import ShardInfo, ShardNumber, StorePlan, finish_shard
-from moleblend_fs.data.work_tables import full_disk_told
 from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.sources.base import Source, identify
 from moleblend_fs.sources.workers import ROW_TIMEOUT, Chunk, WorkerPool

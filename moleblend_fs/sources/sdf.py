@@ -17,18 +17,10 @@ from moleblend_fs.chem.smiles_to_graph import BuildOptions, scaffold_of
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.sources.base import Source, build_options
-from moleblend_fs.sources.command import (
-    SourceCommand,
-    add_hydrogens,
-    add_labels,
-    add_max_atoms,
-    add_split,
-    build_of,
-    prescribe,
-    splitter_of,
-)
 from moleblend_fs.sources.labels import ColumnSurvey, parse_label, read_labels
+from moleblend_fs.sources.registry import SourceCommand
 from moleblend_fs.sources.sdf_records import detected, item_names, item_texts, sdf_items, sdf_records, survey_items
+from moleblend_fs.sources.shared_options import add_hydrogens, add_labels, add_max_atoms, add_split, build_of, prescribe, splitter_of
 
 
 class SdfRow(NamedTuple):

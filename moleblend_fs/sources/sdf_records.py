@@ -8,8 +8,8 @@ from pathlib import Path
 
 from moleblend_fs.data.splits import SplitNames
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources.compressed import packing, read_blocks
 from moleblend_fs.sources.labels import ColumnSurvey
-from moleblend_fs.sources.packed import packing, read_blocks
 from moleblend_fs.sources.text import SHOWN, unicode_encoding
 from moleblend_fs.wording import counted
 

@@ -17,17 +17,17 @@ from moleblend_fs.chem.contexts import contexts
 from moleblend_fs.chem.descriptors import descriptor_names, descriptors
 from moleblend_fs.chem.fragments import fragment_names, fragments
 from moleblend_fs.chem.motifs import motif_tree
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import Failure
-from moleblend_fs.data.lists import LISTS as LISTS_FILE
-from moleblend_fs.data.lists import STARTS as STARTS_FILE
-from moleblend_fs.data.lists import write_lists
 from moleblend_fs.data.motif_lists import MOTIFS, as_list, code_of
+from moleblend_fs.data.ragged_lists import LISTS as LISTS_FILE
+from moleblend_fs.data.ragged_lists import STARTS as STARTS_FILE
+from moleblend_fs.data.ragged_lists import write_lists
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.sidecar import FLAGS, LISTS, NO_FLAG, NUMBERS, VALUES, VOCABULARIES, Entry, column_statistics
 from moleblend_fs.data.splits import TRAIN, Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.stored_smiles import smiles_of_store
-from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.sources.base import Source
 
 MOLECULES_AT_A_TIME = 4096

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.packed import open_bytes, packing, read_blocks
+from moleblend_fs.sources.compressed import open_bytes, packing, read_blocks
 
 LONGEST_LINE = 16 << 20
 """Characters; what has longer lines is no text file."""

@@ -20,8 +20,9 @@ from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
-from moleblend_fs.sources.command import SourceCommand, add_hydrogens, add_labels, add_max_atoms, add_split, build_of, splitter_of
 from moleblend_fs.sources.labels import UNSAID, ColumnSurvey, check_values, parse_label
+from moleblend_fs.sources.registry import SourceCommand
+from moleblend_fs.sources.shared_options import add_hydrogens, add_labels, add_max_atoms, add_split, build_of, splitter_of
 from moleblend_fs.sources.unimol_records import RECORD, count_records, elements_of, read_record, records_of, targets_if_any, targets_of
 from moleblend_fs.wording import counted
 

@@ -11,7 +11,7 @@ from moleblend_fs.chem.match import atomic_numbers
 from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.labels import read_number
-from moleblend_fs.sources.restricted_pickle import loads
+from moleblend_fs.sources.untrusted_records import loads
 
 RECORD = "the record"
 DECIMAL = re.compile(rb"0|[1-9][0-9]{0,17}")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.budget import count_update, lines, read_table
-from benchmarks.counted import BANDWIDTH, LAUNCH_ON_DEVICE, RATES, Count
+from benchmarks.op_costs import BANDWIDTH, LAUNCH_ON_DEVICE, RATES, Count
 from moleblend_fs.model.config import PRESETS, ModelConfig
 
 

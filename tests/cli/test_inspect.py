@@ -10,10 +10,10 @@ from moleblend_fs.chem.depict import drawing, molecule_from_graph, molecule_svg,
 from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.cli.inspect import as_option, general
 from moleblend_fs.cli.main import main
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.data.writer import StoreWriter
 
 SMILES = ["c1ccccc1O", "CC(=O)[O-].[Na+]", "C", "C1CC1C#N", "F/C=C/F", "C[N+](C)(C)C"]

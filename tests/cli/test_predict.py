@@ -16,10 +16,10 @@ from rdkit import Chem
 
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.cli.main import main
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.forward import Forward, properties

@@ -16,10 +16,10 @@ from rdkit import Chem
 from moleblend_fs.chem.mol_to_graph import graph_from_mol
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.batch import collate
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, BlendThenPredict, draw_blend
 from moleblend_fs.ops.layout import Layout

@@ -61,7 +61,7 @@ import torch
 import triton
 from torch import Tensor
 
-from moleblend_fs.ops.kernel_variant import on_its_device
+from moleblend_fs.ops.kernel_common import on_its_device
 from moleblend_fs.ops.swish.kernels import swish_backward, swish_forward
 
 BLOCK = 128
@@ -129,7 +129,7 @@ def self_test(device, dtype=torch.float32, shape=None) -> None:
     "variants": '''
 """What is compiled for the table of resources."""
 
-from moleblend_fs.ops.kernel_variant import TRITON_TYPES, Variant
+from moleblend_fs.ops.kernel_common import TRITON_TYPES, Variant
 from moleblend_fs.ops.swish.kernels import swish_backward, swish_forward
 from moleblend_fs.ops.swish.launch import BLOCK
 

@@ -16,7 +16,8 @@ import numpy as np
 from moleblend_fs.chem.smiles_to_graph import graph_from_smiles
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.sources.base import Source, build_options
-from moleblend_fs.sources.command import SourceCommand, add_hydrogens, add_max_atoms, add_split, build_of, splitter_of
+from moleblend_fs.sources.registry import SourceCommand
+from moleblend_fs.sources.shared_options import add_hydrogens, add_max_atoms, add_split, build_of, splitter_of
 
 
 class Chains(Source):

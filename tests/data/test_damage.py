@@ -14,13 +14,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.batch import collate
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.lmdb_file import LmdbFile
+from moleblend_fs.data.partial_store import TABLES
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import RECORDS, Store, forget
 from moleblend_fs.data.store_parts import ShardNumber, StorePlan, finish_shard, merge_shards
 from moleblend_fs.data.verification import problems
-from moleblend_fs.data.work_tables import TABLES, EncodedMolecule
 from moleblend_fs.data.writer import StoreWriter
 from moleblend_fs.errors import UserError
 from tests.data.random_graphs import random_graph
@@ -302,13 +303,13 @@ def test_a_store_is_made_and_read_within_a_limit_of_address_space(tmp_path):
     script = """
 import resource, sys
 import numpy as np
-from moleblend_fs.data import work_tables, writer
+from moleblend_fs.data import partial_store, writer
 from tests.data.test_damage import PLAN, results
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.writer import StoreWriter
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))
-work_tables.MAP_BYTES = writer.MAP_BYTES = 1 << 16
+partial_store.MAP_BYTES = writer.MAP_BYTES = 1 << 16
 with StoreWriter(sys.argv[1], {}) as store:
     for start in range(0, 600, 100):
         store.add(results(range(start, start + 100)), start + 100)

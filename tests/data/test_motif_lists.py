@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from moleblend_fs.chem.motifs import MotifTree
-from moleblend_fs.data.lists import padded
 from moleblend_fs.data.motif_lists import as_list, code_of, motifs_of
+from moleblend_fs.data.ragged_lists import padded
 
 
 def test_motifs_of_a_batch():

@@ -9,11 +9,11 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from moleblend_fs.data.batch import collate
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import Failure, LabelSpec
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.data.writer import StoreWriter, label_statistics
 from moleblend_fs.errors import UserError
 from tests.data.random_graphs import random_graph

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed import stopped
+from tests.distributed import self_stopping_plugin
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, apart, checkpoint, differing, identical, zero
 from tests.fairseq_plugins.runs import FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments
@@ -44,8 +44,10 @@ def cases() -> list:
 
 def go(store, folder: Path, *options: str, ranks: int = 2, stop: str | None = None) -> Run:
     """fairseq-train with a user directory that can stop itself."""
-    environment = {} if stop is None else {stopped.VARIABLE: stop}
-    words = arguments(store.path, folder, ("--user-dir", str(Path(stopped.__file__).parent), "--max-update", str(LAST), *options))
+    environment = {} if stop is None else {self_stopping_plugin.VARIABLE: stop}
+    words = arguments(
+        store.path, folder, ("--user-dir", str(Path(self_stopping_plugin.__file__).parent), "--max-update", str(LAST), *options)
+    )
     started = forked_ranks.start(words, ranks=ranks, logs=folder / "logs", environment=environment)
     try:
         assert started.wait(240) == [0] * ranks, started.output()[-3000:]

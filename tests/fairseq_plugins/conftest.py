@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.work_tables import EncodedMolecule
 from moleblend_fs.data.writer import StoreWriter
 from tests.model.molecules import AWKWARD, ORDINARY, OVER_200_ATOMS, graph
 

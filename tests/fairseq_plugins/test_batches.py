@@ -120,10 +120,10 @@ def test_a_molecule_over_the_budget_is_told_not_dropped(awkward_store):
 
 def test_conformers_are_drawn_anew_each_epoch_with_workers(tmp_path, qm9_store):
     """The same molecule shows other conformers in other epochs, the first one in evaluation, and the same after a resume."""
+    from moleblend_fs.data.encoded_molecule import EncodedMolecule
     from moleblend_fs.data.graph import LabelSpec
     from moleblend_fs.data.splits import Splitter
     from moleblend_fs.data.store import Store
-    from moleblend_fs.data.work_tables import EncodedMolecule
     from moleblend_fs.data.writer import StoreWriter
     from tests.model.molecules import graph
 

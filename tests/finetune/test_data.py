@@ -15,7 +15,7 @@ from moleblend_fs.finetune.data import prepare, targets_of, unit_of
 from moleblend_fs.finetune.folds import smiles_of
 from moleblend_fs.finetune.settings import Settings
 from tests.finetune.conftest import ESOL
-from tests.sources.frames import frame_file
+from tests.sources.table_files import frame_file
 
 ROWS = [line.rsplit(",", 1) for line in ESOL.strip().splitlines()[:12]]
 SETTINGS = Settings(targets=("logS",))

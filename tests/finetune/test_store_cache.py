@@ -23,7 +23,7 @@ from moleblend_fs.finetune.store_cache import cache_folder, obtain_store
 from moleblend_fs.sources.csv_and_smiles import CsvSource
 from moleblend_fs.sources.run import preprocess
 from tests.finetune.conftest import QUICK
-from tests.sources.frames import frame_file
+from tests.sources.table_files import frame_file
 from tests.support.waiting import until
 
 SETTINGS = Settings(targets=("y",))

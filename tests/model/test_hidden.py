@@ -9,8 +9,8 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import show_all
 from moleblend_fs.ops import dispatch
+from moleblend_fs.ops.embedding_rows import ATOM_FIRST_ROW, HIDDEN
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.tables import ATOM_FIRST_ROW, HIDDEN
 from tests.model.molecules import ORDINARY, SINGLE_ATOM, batch_of, graph
 
 BATCH = batch_of([graph(smiles, i) for i, smiles in enumerate((*ORDINARY[:3], SINGLE_ATOM))])

@@ -5,7 +5,7 @@ import torch
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.shown import show_all, show_random_modality
-from moleblend_fs.objectives.common.random_draws import draw_modality
+from moleblend_fs.objectives.common.hashed_draws import draw_modality
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from tests.model.molecules import batch_of, graph

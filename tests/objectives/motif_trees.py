@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from moleblend_fs.chem.motifs import MotifTree, motif_tree
-from moleblend_fs.data.lists import padded
 from moleblend_fs.data.motif_lists import MOTIFS, as_list, code_of
+from moleblend_fs.data.ragged_lists import padded
 from moleblend_fs.data.sidecar import Entry, SidecarManifest
 from tests.model.molecules import batch_of
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch, collate
-from moleblend_fs.data.joined import NUM_STRUCTURES, STRUCTURES
 from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.packed_arrays import NUM_STRUCTURES, STRUCTURES
 from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.data.store import Store
 from moleblend_fs.model.config import ModelConfig

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from moleblend_fs.data.graph import UNREACHABLE
-from moleblend_fs.objectives.common.random_draws import GROWTH
+from moleblend_fs.objectives.common.hashed_draws import GROWTH
 from moleblend_fs.objectives.common.subgraphs import draw_connected
 from moleblend_fs.ops.layout import Layout
 from tests.model.molecules import batch_of, graph

@@ -17,7 +17,7 @@ from torch import nn
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.shown import show_all
 from moleblend_fs.objectives.objective import Objective, Prepared, Term
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 CLASSES = 8
 register_head("bond_count", lambda config: nn.Linear(config.embed_dim, CLASSES))

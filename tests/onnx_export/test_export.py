@@ -16,7 +16,7 @@ from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.cli.main import main
-from moleblend_fs.data.joined import joined
+from moleblend_fs.data.packed_arrays import joined
 from moleblend_fs.data.record import encode
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError

@@ -29,7 +29,7 @@ NOT_PRIVATE = {
     "_python_dispatch": "of torch.utils: its documentation tells users to import TorchDispatchMode from there",
     "_pytree": "of torch.utils: beside the former",
     "_subclasses": "of torch: its documentation tells users to import FakeTensorMode from there",
-    "_library": "of torch: what benchmarks/counted.py finds the Python of our own ops in",
+    "_library": "of torch: what benchmarks/op_costs.py finds the Python of our own ops in",
     "_init_fn": "beside the former",
     "_CalcCrippenContribs": "of rdkit: the only way to the shares that benchmarks/explain.py compares with",
 }

@@ -14,7 +14,7 @@ from moleblend_fs.chem.skeleton import skeleton_of
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.stored_smiles import smiles_of_store
-from moleblend_fs.sources.selected import row_hash
+from moleblend_fs.sources.subsets import row_hash
 from tests.conftest import preprocessed
 
 LEAD_LIKE = [f"{'C' * k}Oc1ccc({x})cc1" for k in range(1, 11) for x in ("F", "Cl", "C#N", "C(N)=O")]

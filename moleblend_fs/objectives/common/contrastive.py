@@ -18,7 +18,7 @@ from moleblend_fs.objectives.common.views import POOLINGS
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 DENOMINATORS = ("negatives", "all")
 """What stands under the fraction: the negatives alone, or the partner too."""

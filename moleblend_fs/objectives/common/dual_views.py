@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
-from moleblend_fs.data.joined import NUM_STRUCTURES, STRUCTURES
 from moleblend_fs.data.manifest import Manifest
+from moleblend_fs.data.packed_arrays import NUM_STRUCTURES, STRUCTURES
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
@@ -24,7 +24,7 @@ from moleblend_fs.objectives.common.groups import GroupOptions, group_of
 from moleblend_fs.objectives.common.views import full_view
 from moleblend_fs.objectives.objective import Objective, Read, needs_structures
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 TOWER = "structure_tower"
 FEATURES_3D = ("all", "number", "none")

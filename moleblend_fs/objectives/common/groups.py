@@ -13,8 +13,8 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import GROUP, MoleculeBatch
 from moleblend_fs.errors import UserError
-from moleblend_fs.objectives.common.random_draws import CIRCLE, bits, next_in_circle
-from moleblend_fs.options import option
+from moleblend_fs.objectives.common.hashed_draws import CIRCLE, bits, next_in_circle
+from moleblend_fs.option_fields import option
 
 
 @dataclass(frozen=True, kw_only=True)

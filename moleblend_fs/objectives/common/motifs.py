@@ -16,7 +16,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.common.vocabulary import Vocabulary
 from moleblend_fs.objectives.objective import Objective
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.options import option
+from moleblend_fs.option_fields import option
 
 SIZE = "motifs"
 """Size of the heads that tell motifs apart."""

@@ -14,7 +14,7 @@ from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.objectives.common.contrastive import similarity
-from moleblend_fs.objectives.common.random_draws import LATENT_ANGLE, LATENT_RADIUS, normal
+from moleblend_fs.objectives.common.hashed_draws import LATENT_ANGLE, LATENT_RADIUS, normal
 from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 

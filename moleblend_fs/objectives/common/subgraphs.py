@@ -16,7 +16,7 @@ from moleblend_fs.data.batch import ROWS_OF_ATOMS, ROWS_OF_PAIRS, MoleculeBatch
 from moleblend_fs.data.graph import MAX_SPD, UNREACHABLE
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.shown import Shown
-from moleblend_fs.objectives.common.random_draws import bits, places_by
+from moleblend_fs.objectives.common.hashed_draws import bits, places_by
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_EDGE, SHOW_SPD
 

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_scale, dropout_threshold
-from moleblend_fs.ops.kernel_variant import dot_precision, on_its_device
+from moleblend_fs.ops.kernel_common import dot_precision, on_its_device
 from moleblend_fs.ops.layout import Layout
 
 STEP = 16

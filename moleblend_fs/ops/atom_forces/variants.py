@@ -5,7 +5,7 @@ import itertools
 from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
 from moleblend_fs.ops.atom_forces.launch import LAUNCHES, constants_of
 from moleblend_fs.ops.attention.kernel_parts import PRESET_WIDTHS
-from moleblend_fs.ops.kernel_variant import TRITON_TYPES, Variant, dot_precisions
+from moleblend_fs.ops.kernel_common import TRITON_TYPES, Variant, dot_precisions
 
 
 def variants() -> list[Variant]:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moleblend_fs.ops.counter_hash import COLUMN, COLUMN_FACTOR, HEAD, HEAD_FACTOR, ROW, ROW_FACTOR, mix, mix_torch
+from moleblend_fs.ops.dropout_bits import COLUMN, COLUMN_FACTOR, HEAD, HEAD_FACTOR, ROW, ROW_FACTOR, mix, mix_torch
 from moleblend_fs.ops.layout import Layout
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_scale, dropout_threshold
 from moleblend_fs.ops.attention.kernels_long import backward_columns_long, backward_rows_long, forward_long
 from moleblend_fs.ops.attention.kernels_short import backward_short, forward_short
-from moleblend_fs.ops.kernel_variant import dot_precision, on_its_device
+from moleblend_fs.ops.kernel_common import dot_precision, on_its_device
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.patches.graph_task import backward_pass
 

@@ -6,7 +6,7 @@ from moleblend_fs.ops.attention.kernel_parts import PRESET_WIDTHS
 from moleblend_fs.ops.attention.kernels_long import backward_columns_long, backward_rows_long, forward_long
 from moleblend_fs.ops.attention.kernels_short import backward_short, forward_short
 from moleblend_fs.ops.attention.launch import LONGER, constants_of, launches
-from moleblend_fs.ops.kernel_variant import TRITON_TYPES, Variant, dot_precisions
+from moleblend_fs.ops.kernel_common import TRITON_TYPES, Variant, dot_precisions
 
 _SCALARS = {"scale": "fp32", "keep_scale": "fp32"}
 

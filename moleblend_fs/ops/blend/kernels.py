@@ -1,6 +1,6 @@
 """Blend, noise and targets of a batch: a program draws for a molecule, its pairs and then its atoms.
 
-The hash is that of `objectives/common/random_draws.py`, to the bit. Shape legend as in the room.
+The hash is that of `objectives/common/hashed_draws.py`, to the bit. Shape legend as in the room.
 """
 
 import triton

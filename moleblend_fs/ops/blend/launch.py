@@ -10,7 +10,7 @@ from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.ops.blend import TALLIES, Blend, Rules
 from moleblend_fs.ops.blend.kernels import blend_molecules
 from moleblend_fs.ops.constants import constant
-from moleblend_fs.ops.kernel_variant import on_its_device
+from moleblend_fs.ops.kernel_common import on_its_device
 from moleblend_fs.ops.layout import Layout
 
 BLOCK, ATOMS, WARPS = 128, 32, 4

@@ -2,7 +2,7 @@
 
 from moleblend_fs.ops.blend.kernels import blend_molecules
 from moleblend_fs.ops.blend.launch import ATOMS, BLOCK, WARPS
-from moleblend_fs.ops.kernel_variant import Variant
+from moleblend_fs.ops.kernel_common import Variant
 
 TYPES = {
     **dict.fromkeys(("molecule_id_B", "cu_atoms", "cu_pairs", "limits"), "*i64"),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.counter_hash import draw_seed
+from moleblend_fs.ops.dropout_bits import draw_seed
 from moleblend_fs.ops.gelu_dropout.launch import backward, forward
 from moleblend_fs.ops.linear import product, type_of_products
 

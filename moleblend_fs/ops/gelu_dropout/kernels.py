@@ -9,7 +9,7 @@ import math
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.counter_hash import keep_values
+from moleblend_fs.ops.dropout_bits import keep_values
 
 NOT_SPECIALIZED = ["rows", "seed_low", "seed_high", "drop_below"]
 """Arguments for whose values (1, or a multiple of 16) no kernel is compiled anew: batches differ in them."""

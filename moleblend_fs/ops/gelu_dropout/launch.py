@@ -10,9 +10,9 @@ import triton
 from torch import Tensor
 
 from moleblend_fs.ops.column_sums import add_up
-from moleblend_fs.ops.counter_hash import threshold_and_scale
+from moleblend_fs.ops.dropout_bits import threshold_and_scale
 from moleblend_fs.ops.gelu_dropout.kernels import activate, activate_backward
-from moleblend_fs.ops.kernel_variant import on_its_device
+from moleblend_fs.ops.kernel_common import on_its_device
 
 PROGRAMS = 512
 """Of the backward pass, over all columns, four to a multiprocessor. A constant, so that sums are the same bits on every GPU."""

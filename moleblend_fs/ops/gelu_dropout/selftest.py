@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moleblend_fs.ops.comparison import compare, tolerance_of
-from moleblend_fs.ops.counter_hash import kept_values
+from moleblend_fs.ops.dropout_bits import kept_values
 from moleblend_fs.ops.gelu_dropout.autograd import gelu_dropout_linear
 
 NAMES = ("product", "d x", "d bias of x", "d weight", "d bias")

@@ -4,7 +4,7 @@ import itertools
 
 from moleblend_fs.ops.gelu_dropout.kernels import activate, activate_backward
 from moleblend_fs.ops.gelu_dropout.launch import WARPS, launch_of
-from moleblend_fs.ops.kernel_variant import TRITON_TYPES, Variant
+from moleblend_fs.ops.kernel_common import TRITON_TYPES, Variant
 
 WIDTHS = (64, 256, 768)
 """Hidden widths of the shipped presets; larger ones are multiples of 256 and launched as 768, but for WIDTH."""

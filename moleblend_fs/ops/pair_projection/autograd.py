@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.kernel_variant import TRITON_TYPES
+from moleblend_fs.ops.kernel_common import TRITON_TYPES
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection.launch import cross_entropy_op, geometry_op, plan_of
 

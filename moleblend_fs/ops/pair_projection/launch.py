@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from moleblend_fs.ops.kernel_variant import dot_precision, on_its_device
+from moleblend_fs.ops.kernel_common import dot_precision, on_its_device
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection import kernels as jit
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from moleblend_fs.ops.kernel_variant import TRITON_TYPES, Variant
+from moleblend_fs.ops.kernel_common import TRITON_TYPES, Variant
 from moleblend_fs.ops.pair_projection import kernels as jit
 from moleblend_fs.ops.pair_projection.launch import KERNELS, launch_of, padded_width
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.ops.kernel_variant import tf32_allowed
+from moleblend_fs.ops.kernel_common import tf32_allowed
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias.launch import relation_bias_backward, relation_bias_forward
 from moleblend_fs.ops.relation_bias.weights import RelationWeights

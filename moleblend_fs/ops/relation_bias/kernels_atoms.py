@@ -6,11 +6,11 @@ Shape legend: A atoms, a block of R of them (rows of pairs), j a neighbour's num
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops import tables
+from moleblend_fs.ops import embedding_rows
 
 INV_SQRT_2PI: tl.constexpr = tl.constexpr(0.3989422804014327)
-FIRST_ELEMENT_ROW: tl.constexpr = tl.constexpr(tables.FIRST_ELEMENT_ROW)
-SECOND_ELEMENT_ROW: tl.constexpr = tl.constexpr(tables.SECOND_ELEMENT_ROW)
+FIRST_ELEMENT_ROW: tl.constexpr = tl.constexpr(embedding_rows.FIRST_ELEMENT_ROW)
+SECOND_ELEMENT_ROW: tl.constexpr = tl.constexpr(embedding_rows.SECOND_ELEMENT_ROW)
 ELEMENTS: tl.constexpr = tl.constexpr(256)
 """Values that an element's number, a byte, can take."""
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from moleblend_fs.data import graph
-from moleblend_fs.ops import tables
+from moleblend_fs.ops import embedding_rows
 from moleblend_fs.ops.relation_bias import weights
 from moleblend_fs.ops.relation_bias.kernels_atoms import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, load_atom, pair_distance
 
@@ -16,9 +16,9 @@ SHOW_EDGE: tl.constexpr = tl.constexpr(weights.SHOW_EDGE)
 SHOW_DISTANCE: tl.constexpr = tl.constexpr(weights.SHOW_DISTANCE)
 HOPS: tl.constexpr = tl.constexpr(graph.MAX_HOPS)
 UNREACHABLE: tl.constexpr = tl.constexpr(graph.UNREACHABLE)
-UNREACHABLE_ROW: tl.constexpr = tl.constexpr(tables.UNREACHABLE_ROW)
-SPD_ROWS: tl.constexpr = tl.constexpr(tables.TABLE_ROWS)
-SPD_FIRST_ROW: tl.constexpr = tl.constexpr(tables.SPD_FIRST_ROW)
+UNREACHABLE_ROW: tl.constexpr = tl.constexpr(embedding_rows.UNREACHABLE_ROW)
+SPD_ROWS: tl.constexpr = tl.constexpr(embedding_rows.TABLE_ROWS)
+SPD_FIRST_ROW: tl.constexpr = tl.constexpr(embedding_rows.SPD_FIRST_ROW)
 GROUP: tl.constexpr = tl.constexpr(64)
 """Rows of a table whose gradients one program sums."""
 SPD_GROUPS: tl.constexpr = tl.constexpr(4)

@@ -12,12 +12,12 @@ import triton
 from torch import Tensor
 
 from moleblend_fs.data.graph import MAX_HOPS
-from moleblend_fs.ops.kernel_variant import on_its_device
+from moleblend_fs.ops.embedding_rows import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, UNREACHABLE_ROW
+from moleblend_fs.ops.kernel_common import on_its_device
 from moleblend_fs.ops.relation_bias import kernels_atoms as atoms
 from moleblend_fs.ops.relation_bias import kernels_distance as distance
 from moleblend_fs.ops.relation_bias import kernels_tables as tables
 from moleblend_fs.ops.relation_bias.weights import RelationWeights
-from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, UNREACHABLE_ROW
 
 SPD_GROUPS, ROWS_PER_GROUP = 4, 64
 """The groups of table rows of `tables.table_gradients`."""

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.data.graph import UNREACHABLE
+from moleblend_fs.ops.embedding_rows import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, SPD_FIRST_ROW, UNREACHABLE_ROW
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import linear
 from moleblend_fs.ops.relation_bias.weights import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD, DistanceWeights
-from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, SPD_FIRST_ROW, UNREACHABLE_ROW
 
 PAIRS_AT_ONCE = 4096
 """Pairs whose Gaussian features are held at a time."""

@@ -1,7 +1,7 @@
 """The configurations that the shipped presets launch, for the table of resources."""
 
 from moleblend_fs.data.graph import NUM_BOND_CLASSES
-from moleblend_fs.ops.kernel_variant import Variant
+from moleblend_fs.ops.kernel_common import Variant
 from moleblend_fs.ops.relation_bias.launch import NUM_STAGES, launches
 
 SHIPPED = ((4, 32), (8, 64), (32, 128), (64, 128))

@@ -8,7 +8,7 @@ afterwards, in a fixed order, so that results are the same bits at each run.
 import triton
 import triton.language as tl
 
-from moleblend_fs.ops.counter_hash import keep_rows, keep_values
+from moleblend_fs.ops.dropout_bits import keep_rows, keep_values
 
 NOT_SPECIALIZED = ["rows", "seed_low", "seed_high", "drop_below", "path_below"]
 """Arguments for whose values (1, or a multiple of 16) no kernel is compiled anew: batches differ in them."""

@@ -10,8 +10,8 @@ import triton
 from torch import Tensor
 
 from moleblend_fs.ops.column_sums import add_up
-from moleblend_fs.ops.counter_hash import threshold_and_scale
-from moleblend_fs.ops.kernel_variant import on_its_device
+from moleblend_fs.ops.dropout_bits import threshold_and_scale
+from moleblend_fs.ops.kernel_common import on_its_device
 from moleblend_fs.ops.residual_norm.kernels import add_and_normalise, normalise_backward
 
 PROGRAMS = 512

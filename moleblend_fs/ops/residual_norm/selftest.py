@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moleblend_fs.ops.comparison import compare, tolerance_of
-from moleblend_fs.ops.counter_hash import kept_rows, kept_values
+from moleblend_fs.ops.dropout_bits import kept_rows, kept_values
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.residual_norm.autograd import residual_norm_linear
 

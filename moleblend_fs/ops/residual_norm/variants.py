@@ -5,7 +5,7 @@ from typing import Any
 
 from moleblend_fs.ops.column_sums import add_programs
 from moleblend_fs.ops.column_sums import constants_of as sum_constants
-from moleblend_fs.ops.kernel_variant import TRITON_TYPES, Variant
+from moleblend_fs.ops.kernel_common import TRITON_TYPES, Variant
 from moleblend_fs.ops.residual_norm.kernels import add_and_normalise, normalise_backward
 from moleblend_fs.ops.residual_norm.launch import backward_launch, constants_of, forward_launch
 

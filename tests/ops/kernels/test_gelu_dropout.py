@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("triton")
 from moleblend_fs.ops import dispatch, gelu_dropout
-from moleblend_fs.ops.counter_hash import kept_values
+from moleblend_fs.ops.dropout_bits import kept_values
 from moleblend_fs.ops.gelu_dropout import autograd, launch, selftest
 from moleblend_fs.ops.gelu_dropout.selftest import NAMES, exact_gelu_linear
 from moleblend_fs.ops.linear import Product

@@ -14,6 +14,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.embedding import RelationEncoder
 from moleblend_fs.model.shown import show_all
 from moleblend_fs.ops import relation_bias as dispatched
+from moleblend_fs.ops.embedding_rows import FIRST_ELEMENT_ROW, HIDDEN, SECOND_ELEMENT_ROW
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import (
     SHOW_DISTANCE,
@@ -26,7 +27,6 @@ from moleblend_fs.ops.relation_bias import (
 )
 from moleblend_fs.ops.relation_bias import launch as ops
 from moleblend_fs.ops.relation_bias.reference import distance_bias, edge_bias, spd_bias
-from moleblend_fs.ops.tables import FIRST_ELEMENT_ROW, HIDDEN, SECOND_ELEMENT_ROW
 from tests.model.molecules import batch_of, graph
 
 NAMES = ("bias", "sums", *(f"d_{name}" for name in RelationWeights._fields))

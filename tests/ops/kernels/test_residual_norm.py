@@ -13,7 +13,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.ops import dispatch, residual_norm
 from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.column_sums import add_up
-from moleblend_fs.ops.counter_hash import kept_rows, kept_values
+from moleblend_fs.ops.dropout_bits import kept_rows, kept_values
 from moleblend_fs.ops.residual_norm import Branch, autograd, launch, selftest
 from moleblend_fs.ops.residual_norm.selftest import NAMES, exact_norm_linear, kept_factor
 

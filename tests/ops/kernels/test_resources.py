@@ -71,7 +71,7 @@ import triton
 import triton.language as tl
 from benchmarks import kernel_resources
 from moleblend_fs.ops.pair_projection import variants
-from moleblend_fs.ops.kernel_variant import Variant
+from moleblend_fs.ops.kernel_common import Variant
 
 @triton.jit
 def changes_type(x):

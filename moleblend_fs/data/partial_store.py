@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 import lmdb
 
 from moleblend_fs.data.conformer_groups import Structure
-from moleblend_fs.data.encoded import EncodedMolecule
+from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.store import key
@@ -46,7 +46,7 @@ class About:
     structure: Structure | None
 
 
-class WorkTables:
+class PartialStore:
     """Collects molecules in `OUT.partial`, which becomes `OUT` when all are there.
 
     Every `add` is one transaction that also moves the row to resume from, so that after a kill the same call goes on

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from moleblend_fs.data.torch_file import read_torch
+from moleblend_fs.data.untrusted_torch import read_torch
 from moleblend_fs.errors import UserError
-from tests.sources.test_restricted_pickle import Call, attacks, mutated
+from tests.sources.test_untrusted_records import Call, attacks, mutated
 
 FUZZED_PICKLES, FUZZED_FILES = 600, 400
 CONTENT = {

@@ -13,7 +13,7 @@ from scipy import stats
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.record import encode
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
-from moleblend_fs.objectives.common.random_draws import draw_modality, draw_noise
+from moleblend_fs.objectives.common.hashed_draws import draw_modality, draw_noise
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
 from tests.model.molecules import batch_of, graph
@@ -136,7 +136,7 @@ import json, sys
 import torch
 torch.manual_seed(int(sys.argv[1])); torch.rand(3)
 from tests.model.molecules import batch_of, graph
-from tests.objectives.test_draw import values
+from tests.objectives.test_hashed_draws import values
 print(json.dumps(values(batch_of([graph("CCO", 1), graph("CCN", 2, coordinates=False)], [7, 1 << 40]))))
 """
 

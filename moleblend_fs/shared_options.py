@@ -1,26 +1,13 @@
-"""Options as dataclass fields: one definition gives the default, the help on the command line and the choices. Values checked as read."""
+"""Options that several commands have, and their values checked as they are read: the precision of models, seeds."""
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from moleblend_fs.errors import UserError
 
 Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """In what models multiply when they predict: bf16 is for large matrix products alone."""
-
-
-def option(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
-    """A dataclass field with what the command line says of it.
-
-    Args:
-        default: where it is not given.
-        help: one sentence, with the unit.
-        choices: all values that are allowed; empty for any.
-    """
-    return field(default=default, metadata={"help": help, "choices": tuple(choices)})
 
 
 def add_precision(parser: argparse._ActionsContainer) -> None:

@@ -12,10 +12,10 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import identify
-from moleblend_fs.sources.frames import as_text, frame_kind
+from moleblend_fs.sources.excel_parquet import as_text, frame_kind
 from moleblend_fs.sources.molecules_to_predict import open_incoming
 from tests.inference.untrained import untrained
-from tests.sources.frames import frame_file
+from tests.sources.table_files import frame_file
 
 HEADER = ["id", "smiles", "y"]
 ROWS = [("a,b", "CCO", 0.1), ('say "x"', "bad", 2.0), (None, "c1ccccc1", 3.25)]

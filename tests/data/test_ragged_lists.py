@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from moleblend_fs.data.lists import LISTS, STARTS, ListFile, padded, write_lists
+from moleblend_fs.data.ragged_lists import LISTS, STARTS, ListFile, padded, write_lists
 from moleblend_fs.errors import UserError
 
 

@@ -13,7 +13,7 @@ from rdkit import Chem
 
 from moleblend_fs.data.pickle_parts import Limits
 from moleblend_fs.errors import UserError
-from moleblend_fs.sources.restricted_pickle import loads
+from moleblend_fs.sources.untrusted_records import loads
 
 FUZZED = 2000
 PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, np.generic)

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file
-from moleblend_fs.sources.packed import PACKED, ZIP, open_bytes
+from moleblend_fs.sources.compressed import PACKED, ZIP, open_bytes
 
 READERS = {"excel": ("an Excel workbook", "openpyxl"), "parquet": ("a Parquet file", "pyarrow")}
 """Kind -> (what it is, the package that reads it)."""
