@@ -14,12 +14,13 @@ from rdkit import Chem
 from moleblend_fs.data.model_description import Described
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.comparison import parse_allowed
+from moleblend_fs.predictions.combining import combine
 from moleblend_fs.predictions.hydrogens_and_structures import prepare
 from moleblend_fs.predictions.open_model import open_model
 from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.rows import Made, made_of
 from moleblend_fs.predictions.streaming import Per, Window, windows
-from moleblend_fs.predictions.table import LEVEL, PredictionTable
+from moleblend_fs.predictions.table import LEVEL, Column, PredictionTable, own_columns
 from moleblend_fs.shared_options import Precision, check_precision
 from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingMols, IncomingSmiles, open_incoming
 from moleblend_fs.sources.smiles_column import find_smiles_column
@@ -36,17 +37,19 @@ class Predictions:
     """Predictions of n molecules, in the order that they were given.
 
     Attributes:
-        targets: names. units: of each.
+        targets: names. kinds, units: of each.
         smiles: of the molecules, or what was given where there is none.
         values: (n, targets) in the targets' units, probabilities for classification; NaN where there is no prediction.
         status: "ok", or why there is none, or what else is to be said.
         std: (n, targets) standard deviation of the members' predictions; None for a single model.
         low, high: (n, targets) conformal intervals; NaN for classes. None where nothing was calibrated.
-        similarity: (n,) to the nearest training molecule; outside: (n,) bool, too low. None where training molecules are not known.
+        similarity: (n,) to the nearest training molecule, NaN for what is none. outside: (n,) objects: True where that is too low, False,
+            or None for what is no molecule. Both are None where training molecules are not known.
         columns: of the input: name -> a cell for each row.
     """
 
     targets: tuple[str, ...]
+    kinds: tuple[str, ...]
     units: tuple[str, ...]
     smiles: list[str]
     values: np.ndarray
@@ -70,21 +73,25 @@ class Predictions:
     def to_dict(self) -> dict[str, Any]:
         """Column name -> n values, named as `moleblend predict` does."""
         result: dict[str, Any] = dict(self.columns)
-        for i, target in enumerate(self.targets):
-            name = f"{target} (predicted)" if target in (*self.columns, "status") else target
-            result[name] = self.values[:, i]
-            for suffix, array in (("std", self.std), ("low", self.low), ("high", self.high)):
-                if array is not None and not (suffix != "std" and np.isnan(array[:, i]).all()):
-                    result[f"{name}_{suffix}"] = array[:, i]
-        if self.similarity is not None and self.outside is not None:
-            result |= {"similarity": self.similarity, "outside_domain": self.outside}
-        return result | {("status (predicted)" if "status" in self.columns else "status"): self.status}
+        for column in self._own():
+            array = getattr(self, column.holds)
+            result[column.name] = array[:, column.target] if column.holds in ("values", "std", "low", "high") else array
+        return result
 
     def to_pandas(self) -> Any:
-        """A DataFrame of `to_dict`."""
+        """A DataFrame of `to_dict`; what is not known is missing there, too."""
         import pandas
 
-        return pandas.DataFrame(self.to_dict())
+        result = pandas.DataFrame(self.to_dict())
+        for column in self._own():
+            if column.holds == "outside":
+                result[column.name] = result[column.name].astype("boolean")
+        return result
+
+    def _own(self) -> list[Column]:
+        """Columns besides the input's."""
+        known = {"several": self.std is not None, "intervals": self.low is not None, "domain": self.similarity is not None}
+        return own_columns(list(self.columns), self.targets, self.kinds, **known)
 
 
 class Reader:
@@ -193,7 +200,9 @@ class Predictor(Reader):
         """
         incoming = taken(molecules)
         table = PredictionTable(self.model, incoming.columns, domain=self._domain, level=self.interval)
-        parts, statuses, smiles, similarity = [], [], [], [np.zeros(0)]
+        none = np.zeros((len(self.model.abouts), 0, len(self.targets)))
+        parts, statuses, smiles = [combine(self.model, none, self.interval)], [], []
+        nearness = [(np.zeros(0), np.zeros(0, dtype=object))]
         cells: list[Sequence[str]] = []
         for window in self._windows(incoming, self.model.described, self.model.about.inputs, "predict", self._forward, "molecule"):
             combined, finite = table.combined(window)
@@ -201,25 +210,35 @@ class Predictor(Reader):
             statuses += table.statuses(window, finite)
             smiles += [row.smiles for row in window.rows]
             cells += [row.cells for row in window.rows]
-            if self._domain is not None:
-                similarity.append(self._domain.similarity([row.smiles if row.record else "" for row in window.rows]))
+            if (near := table.nearness(window)) is not None:
+                nearness.append(near)
         arrays: dict[str, Any] = {}
         for name in ("values", "std", "low", "high"):
-            found = [getattr(part, name) for part in parts]
-            arrays[name] = np.concatenate(found) if found and found[0] is not None else None
-        if arrays["values"] is None:
-            arrays["values"] = np.zeros((0, len(self.targets)))
-        nearest = np.concatenate(similarity) if self._domain is not None else None
+            arrays[name] = None if getattr(parts[0], name) is None else np.concatenate([getattr(part, name) for part in parts])
+        similarity, outside = (None, None) if self._domain is None else map(np.concatenate, zip(*nearness, strict=True))
         return Predictions(
             targets=self.targets,
+            kinds=self.model.about.kinds,
             units=self.model.about.units,
             smiles=smiles,
             status=statuses,
-            similarity=nearest,
-            outside=None if self._domain is None or nearest is None else self._domain.outside(nearest),
-            columns={name: [row[i] for row in cells] for i, name in enumerate(incoming.columns)},
+            similarity=similarity,
+            outside=outside,
+            columns={name: [row[i] for row in cells] for i, name in enumerate(_told_apart(incoming.columns))},
             **arrays,
         )
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names of columns, each once: of those that stand in a file again the second is "NAME (2)"."""
+    result: list[str] = []
+    for name in names:
+        number, told = 1, name
+        while told in result:
+            number += 1
+            told = f"{name} ({number})"
+        result.append(told)
+    return result
 
 
 def taken(molecules: Molecules) -> Incoming:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,46 @@ def free(name: str, taken: Sequence[str]) -> str:
     return name
 
 
+class Column(NamedTuple):
+    """A column of ours.
+
+    Attributes:
+        name: as it is written. holds: "values", "std", "low", "high" of a target, "similarity", "outside" or "status".
+        target: its place among the targets; 0 for columns that are of none.
+    """
+
+    name: str
+    holds: str
+    target: int = 0
+
+
+def own_columns(
+    given: Sequence[str], targets: Sequence[str], kinds: Sequence[str], *, several: bool, intervals: bool, domain: bool
+) -> list[Column]:
+    """The columns that predictions add to those of an input, whose names stay: ours are told apart from them, and from each other.
+
+    Args:
+        given: the input's. several: whether there are several members. intervals: whether quantities have them. domain: whether training
+            molecules are known.
+    """
+    status = Column(free(STATUS, given), "status")
+    taken, result = [*given, STATUS, status.name], list[Column]()
+
+    def add(name: str, holds: str, target: int = 0) -> str:
+        result.append(Column(free(name, taken), holds, target))
+        taken.append(result[-1].name)
+        return result[-1].name
+
+    for i, (target, kind) in enumerate(zip(targets, kinds, strict=True)):
+        base = add(target, "values", i)
+        parts = ["std"] * several + ["low", "high"] * (intervals and kind == "regression")
+        for part in parts:
+            add(f"{base}_{part}", part, i)
+    for name, holds in ((SIMILARITY, "similarity"), (OUTSIDE, "outside")) if domain else ():
+        add(name, holds)
+    return [*result, status]
+
+
 class PredictionTable:
     """Lines of predictions, window by window.
 
@@ -46,35 +87,35 @@ class PredictionTable:
 
     def __init__(self, model: Predictive, columns: Sequence[str], *, domain: Domain | None = None, level: float = LEVEL):
         self._model, self._domain, self._level = model, domain, level
-        several, calibrated = len(model.abouts) > 1, model.calibration is not None
-        reserved = [*columns, STATUS]
-        self.header = list(columns)
-        self._digits = []
-        for name, kind, mean, std in zip(model.about.targets, model.about.kinds, model.about.mean, model.about.std, strict=True):
-            base = free(name, reserved)
-            own = [base, *([f"{base}_std"] if several else [])]
-            own += [f"{base}_low", f"{base}_high"] if calibrated and kind == "regression" else []
-            self.header += own
-            self._digits.append(digits_of(mean, std))
-        if domain is not None:
-            self.header += [free(SIMILARITY, self.header), free(OUTSIDE, self.header)]
-        self._status_column = free(STATUS, columns)
-        self.header.append(self._status_column)
+        about, several, intervals = model.about, len(model.abouts) > 1, model.calibration is not None
+        own = own_columns(columns, about.targets, about.kinds, several=several, intervals=intervals, domain=domain is not None)
+        self.header = [*columns, *(column.name for column in own)]
+        self._digits = [digits_of(mean, std) for mean, std in zip(about.mean, about.std, strict=True)]
         self.counts: Counter[str] = Counter()
 
     def lines(self, window: Window) -> Iterator[list[str]]:
         """A line for each row."""
         combined, finite = self.combined(window)
-        similarity = None if self._domain is None else self._domain.similarity([row.smiles if row.record else "" for row in window.rows])
-        statuses = self.statuses(window, finite)
+        nearness, statuses = self.nearness(window), self.statuses(window, finite)
         for place, row in enumerate(window.rows):
             cells = [*row.cells, *self._numbers(combined, place)]
-            if similarity is not None and self._domain is not None:
-                known = not math.isnan(similarity[place])
-                outside = known and bool(self._domain.outside(similarity[place]))
-                self.counts["outside"] += outside
-                cells += [f"{similarity[place]:.4f}", "yes" if outside else "no"] if known else ["", ""]
+            if nearness is not None:
+                similarity, outside = nearness[0][place], nearness[1][place]
+                cells += ["", ""] if outside is None else [f"{similarity:.4f}", "yes" if outside else "no"]
             yield [*cells, statuses[place]]
+
+    def nearness(self, window: Window) -> tuple[np.ndarray, np.ndarray] | None:
+        """Of each row (similarity to the nearest training molecule, whether it is outside of the domain); NaN and None without a molecule.
+
+        Counted; None where the training molecules are not known.
+        """
+        if self._domain is None:
+            return None
+        similarity = self._domain.similarity([row.smiles if row.record else "" for row in window.rows])
+        outside = self._domain.outside(similarity).astype(object)
+        self.counts["outside"] += int(outside.sum())
+        outside[np.isnan(similarity)] = None
+        return similarity, outside
 
     def combined(self, window: Window) -> tuple[Combined, np.ndarray]:
         """Predictions of a window, NaN where there is none; and (n,) bool, which outputs are numbers."""
@@ -84,6 +125,7 @@ class PredictionTable:
             if values is not None:
                 outputs[:, place] = values
         finite = np.isfinite(outputs).all(axis=(0, 2))
+        outputs[:, ~finite] = np.nan  # which the probability of a logit that is infinite would not be
         return combine(self._model, outputs, self._level), finite
 
     def _numbers(self, combined: Combined, place: int) -> list[str]:
@@ -130,7 +172,7 @@ class PredictionTable:
             "from 2D": ("molecule", "{has} no 3D structure: predicted from 2D alone"),
             "outside": ("molecule", "{is} less like the training molecules than 95 % of these are like each other (outside_domain)"),
         }
-        see = f"see the column {self._status_column} of {where}"
+        see = f"see the column {self.header[-1]} of {where}"
         said = []
         for kind, (thing, text) in sentences.items():
             if count := self.counts[kind]:

@@ -1,6 +1,8 @@
 """`Predictor` and `Embedder`."""
 
+import csv
 import re
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -55,6 +57,66 @@ def test_an_ensemble_tells_what_the_table_tells(tmp_path):
     assert found.similarity is not None
     assert found.similarity[0] == 1.0
     assert list(found.to_dict()) == ["smiles", "y", "y_std", "y_low", "y_high", "similarity", "outside_domain", "status"]
+
+
+def test_what_is_not_known_of_a_row_is_missing(tmp_path):
+    """In arrays, the frame and the file alike: of what is no molecule nothing is known, of one without a prediction its similarity is."""
+    pandas = pytest.importorskip("pandas")
+    folder, given = run_folder(tmp_path / "run"), ["CCO", "bad", "FC(F)(F)c1nnn(Br)c1S(=O)=O"]
+    with Predictor(folder) as predictor:
+        found, nothing, alone = predictor.predict(given), predictor.predict([]), predictor.predict(["bad"])
+    assert found.outside is not None
+    assert found.outside.tolist() == [False, None, True]
+    frame = found.to_pandas()
+    assert str(frame["outside_domain"].dtype) == "boolean"
+    assert frame.isna().sum().to_dict() == {name: int(name not in ("smiles", "status")) for name in frame}
+    assert main(["predict", str(folder), str(tmp_path / "out.csv"), "--smiles", *given]) == 0
+    written = pandas.read_csv(tmp_path / "out.csv")
+    assert written.isna().equals(frame.isna())
+    for few, rows in ((nothing, 0), (alone, 1)):
+        assert list(few.to_dict()) == list(found.to_dict())
+        assert few.to_pandas().isna().sum().sum() == 6 * rows
+        assert len(few) == rows
+
+
+def test_a_molecule_without_a_finite_output_has_no_prediction(tmp_path):
+    """Not even the probability that an infinite logit would be; how similar it is, is known."""
+    folder = run_folder(tmp_path / "run", kind="classification")
+    with Predictor(folder) as predictor:
+        forward = predictor._forward.submit_records
+
+        def infinite(records):
+            values = forward(records).result()
+            values[0] = np.inf
+            done = Future()
+            done.set_result(values)
+            return done
+
+        predictor._forward.submit_records = infinite
+        found = predictor.predict(["CCO"])
+    assert found.status == ["no prediction: the model's output is not finite"]
+    assert np.isnan(found.values).all()
+    assert np.isnan(found.std).all()
+    assert found.outside.tolist() == [False]
+
+
+def test_columns_of_the_input_that_are_called_as_ours(tmp_path):
+    """They stay, and ours get another name, the same one in the file and from Python."""
+    folder = run_folder(tmp_path / "run")
+    theirs = ["smiles", "y", "y (predicted)", "y_std", "y_low", "similarity", "outside_domain", "status", "x", "x"]
+    (tmp_path / "in.csv").write_text(",".join(theirs) + "\nCCO," + ",".join("abcdefghi") + "\n")
+    assert main(["predict", str(folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), "--no-progress"]) == 0
+    with open(tmp_path / "out.csv", newline="") as stream:
+        header, line = csv.reader(stream)
+    assert header[:10] == theirs
+    assert line[1:10] == list("abcdefghi")
+    assert len(set(header)) == len(header) - 1
+    with Predictor(folder) as predictor:
+        found = predictor.predict(tmp_path / "in.csv").to_dict()
+    assert list(found) == [*theirs[:-1], "x (2)", *header[10:]]
+    assert [found[name][0] for name in [*theirs[1:-1], "x (2)"]] == list("abcdefghi")
+    assert header[-1] == "status (predicted)"
+    assert found["status (predicted)"] == ["ok"]
 
 
 def test_conformers_are_taken_with_their_coordinates(tmp_path):
