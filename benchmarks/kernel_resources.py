@@ -1,11 +1,17 @@
 """Compile every kernel configuration for sm_80 and sm_90, without a GPU, and tabulate registers, shared memory and spills.
 
-The table is kernel_resources.csv. With --check nothing is written; anything spilled, too large or unlike the table is an error.
+The table is kernel_resources.csv. With --check nothing is written; anything spilled, too large or unlike the table is an error. A row says
+what it was compiled from, so that of those whose kernel is still the same one in sixteen is compiled again, by --all every one.
 """
 
 import argparse
+import ast
+import contextlib
 import csv
+import functools
+import hashlib
 import importlib
+import importlib.util
 import multiprocessing
 import os
 import pkgutil
@@ -13,13 +19,15 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.harness import ROOT, Row
 from moleblend_fs.errors import UserError
+from moleblend_fs.ops.kernel_variant import Variant
 
 TABLE = ROOT / "benchmarks" / "kernel_resources.csv"
 ARCHITECTURES = (80, 90)
@@ -27,6 +35,8 @@ ARCHITECTURES = (80, 90)
 SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024}
 """Bytes of shared memory that one program can have (CUDA C++ Programming Guide, table of compute capabilities)."""
 PACKAGE = "moleblend_fs.ops"
+SPOT_CHECKS = 16
+"""One in so many rows that could be believed is compiled all the same."""
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
@@ -40,6 +50,7 @@ class Resources:
         warps, stages: as launched.
         registers: of each thread. shared: bytes of shared memory. spilled: bytes of each thread's registers that went to memory.
         triton: version of the compiler.
+        seal: digest of the row and of what it was compiled from, `sealed`; not compared.
     """
 
     module: str
@@ -51,10 +62,12 @@ class Resources:
     shared: int
     spilled: int
     triton: str
+    seal: str = field(default="", compare=False)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", default=False, help="compare with the table instead of writing it")
+    parser.add_argument("--all", action="store_true", default=False, help="with --check: compile also what is as it was for the table")
     parser.add_argument("--only", nargs="+", metavar="OP", default=None, help="only these folders of ops")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default %(default)s)")
 
@@ -63,7 +76,8 @@ def main(args: argparse.Namespace) -> list[Row]:
     """Write or check the table; no rows for results.csv."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise UserError("TRITON_INTERPRET=1 replaces Triton's compiler by its interpreter; unset it to compile kernels")
-    measured, found = measure(args.only or kernel_modules(), args.workers)
+    believed = read_table() if args.check and not args.all else []
+    measured, found = measure(args.only or kernel_modules(), args.workers, believed)
     for resources in measured:
         print(", ".join(str(value) for value in asdict(resources).values()))
     if args.check:
@@ -89,12 +103,75 @@ def variants_of(module: str):
     return importlib.import_module(f"{PACKAGE}.{module}.variants").variants
 
 
-def measure(modules: list[str], workers: int) -> tuple[list[Resources], list[str]]:
-    """Compile all configurations of some modules, in several processes; those that do not compile are told as lines."""
-    jobs = [(module, number, a) for module in modules for number in range(len(variants_of(module)())) for a in ARCHITECTURES]
+def measure(modules: list[str], workers: int, believed: Sequence[Resources] = ()) -> tuple[list[Resources], list[str]]:
+    """Resources of all configurations of some modules, and a line for each that does not compile; several processes compile.
+
+    Args:
+        believed: rows that need no compiling where their seal is whole, but for spot checks.
+    """
+    rows = {(r.module, r.variant, r.architecture): r for r in believed}
+    measured, jobs = [], []
+    for module in modules:
+        for number, variant in enumerate(variants_of(module)()):
+            for architecture in ARCHITECTURES:
+                row = rows.get((module, variant.name, architecture))
+                if row is not None and believable(variant, row) and int(row.seal, 16) % SPOT_CHECKS:
+                    measured.append(row)
+                else:
+                    jobs.append((module, number, architecture))
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        results = list(pool.map(_measure_one, *zip(*jobs, strict=True), chunksize=4))
-    return [r for r in results if isinstance(r, Resources)], [r for r in results if isinstance(r, str)]
+        results = list(pool.map(_measure_one, *zip(*jobs), chunksize=4)) if jobs else []
+    return [*measured, *(r for r in results if isinstance(r, Resources))], [r for r in results if isinstance(r, str)]
+
+
+def believable(variant: Variant, row: Resources) -> bool:
+    """Whether a row has the numbers that were measured of what would be compiled today."""
+    return row.seal == sealed(variant, row).seal
+
+
+def sealed(variant: Variant, row: Resources) -> Resources:
+    """A row with the seal that it has where it was measured of this variant, of these kernels, by the installed Triton."""
+    call = [sorted(variant.signature.items()), sorted(variant.constexprs.items()), variant.num_warps, variant.num_stages]
+    numbers = asdict(replace(row, triton=version("triton"), seal=""))
+    text = repr([code_of(variant.function.__module__), variant.function.__name__, call, numbers])
+    return replace(row, seal=hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+@functools.cache
+def code_of(module: str) -> str:
+    """What a module of ours and those of ours that it imports compute: their code, without comments and docstrings."""
+    found: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _file_of(name)
+        if path is None or name in found:
+            continue
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                modules = [f"{node.module}.{alias.name}" for alias in node.names]
+                waiting += [each if _file_of(each) else str(node.module) for each in modules]
+            elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                node.body = [line for line in node.body if not _is_text(line)]
+        found[name] = ast.unparse(tree)
+    return repr(sorted(found.items()))
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
+
+
+def _file_of(module: str) -> Path | None:
+    """Of a module of ours; None for others, and for what is none."""
+    if not module.startswith(PACKAGE.partition(".")[0]):
+        return None
+    with contextlib.suppress(ModuleNotFoundError):
+        spec = importlib.util.find_spec(module)
+        return Path(spec.origin) if spec is not None and spec.origin is not None else None
+    return None
 
 
 def _measure_one(module: str, number: int, architecture: int) -> Resources | str:
@@ -107,7 +184,7 @@ def _measure_one(module: str, number: int, architecture: int) -> Resources | str
         return f"{module}: {variant.name} does not compile for sm_{architecture}: {error}"
 
 
-def compiled(module: str, variant, architecture: int) -> Resources:
+def compiled(module: str, variant: Variant, architecture: int) -> Resources:
     """Compile one `Variant`; pointers are taken to be aligned to 16 bytes, as torch's are."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -128,7 +205,7 @@ def compiled(module: str, variant, architecture: int) -> Resources:
     usage = USAGE.findall(done.stdout)
     assert len(usage) == 1, f"{variant.name}: cuobjdump told {done.stdout!r}"
     registers, stack, _, local = (int(number) for number in usage[0])
-    return Resources(
+    row = Resources(
         module=module,
         variant=variant.name,
         architecture=architecture,
@@ -139,6 +216,7 @@ def compiled(module: str, variant, architecture: int) -> Resources:
         spilled=stack + local,
         triton=version("triton"),
     )
+    return sealed(variant, row)
 
 
 def problems(measured: list[Resources], table: list[Resources]) -> list[str]:
