@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmarks.harness import ROOT, Row
 from moleblend_fs.errors import UserError
-from moleblend_fs.ops.kernel_variant import Variant
+from moleblend_fs.ops.kernel_common import Variant
 
 TABLE = ROOT / "benchmarks" / "kernel_resources.csv"
 ARCHITECTURES = (80, 90)
@@ -139,7 +139,7 @@ def sealed(variant: Variant, row: Resources) -> Resources:
 
 @functools.cache
 def code_of(module: str) -> str:
-    """What a module of ours and those of ours that it imports compute: their code, without comments and docstrings."""
+    """What a module of ours and those of ours that it imports compute: their code, without comments, docstrings and modules' names."""
     found: dict[str, str] = {}
     waiting = [module]
     while waiting:
@@ -154,10 +154,11 @@ def code_of(module: str) -> str:
             elif isinstance(node, ast.ImportFrom):
                 modules = [f"{node.module}.{alias.name}" for alias in node.names]
                 waiting += [each if _file_of(each) else str(node.module) for each in modules]
+                node.module = "_"
             elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 node.body = [line for line in node.body if not _is_text(line)]
         found[name] = ast.unparse(tree)
-    return repr(sorted(found.items()))
+    return repr(sorted(found.values()))
 
 
 def _is_text(line: ast.stmt) -> bool:

@@ -27,7 +27,7 @@ from benchmarks.kernel_resources import (
     sealed,
     variants_of,
 )
-from moleblend_fs.ops.kernel_variant import Variant
+from moleblend_fs.ops.kernel_common import Variant
 
 ROOT = Path(__file__).resolve().parents[3]
 
