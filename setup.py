@@ -45,6 +45,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["moleblend_fs", "moleblend_fs.*", "fairseq_plugins", "fairseq_plugins.*"]),
+    package_data={"moleblend_fs": ["weights/*/*"]},  # weights that --weights takes by name
     ext_modules=[Extension("moleblend_fs.chem._paths", ["moleblend_fs/chem/_paths.c"], extra_compile_args=["-O3"])],
     python_requires=">=3.11,<3.13",
     install_requires=["numpy>=2.0"],

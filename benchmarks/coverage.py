@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> list[Row]:
     rows = []
     for name, path, target in args.table:
-        settings = Settings(targets=(target,), split=args.split, repeats=args.repeats)
+        settings = Settings(targets=(target,), split=args.split, repeats=args.repeats, weights="none")
         out = args.folder / f"{name}-{args.split}"
         if not (out / "report.html").is_file():
             finetune(path, out, settings, jobs=args.jobs, progress=Progress())

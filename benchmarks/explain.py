@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> list[Row]:
     if not table.is_file():
         write_logp(smiles_of(args.table or SAMPLE), table)
     if not (out / "report.html").is_file():
-        finetune(table, out, Settings(targets=("logP",), split="random"), progress=Progress())
+        finetune(table, out, Settings(targets=("logP",), split="random", weights="none"), progress=Progress())
     with open(out / "predictions_test.csv", newline="") as stream:
         smiles = [line["smiles"] for line in csv.DictReader(stream)][: args.molecules]
     truth = [contributions(text) for text in smiles]

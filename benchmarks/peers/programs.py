@@ -61,7 +61,7 @@ def _script(name: str) -> dict[str, Sequence[str]]:
 
 
 FINETUNE = ("{bin}/moleblend", "finetune", "{table}", "{out}", "--target", VALUE, "--smiles-column", SMILES, "--split", "column")
-FINETUNE = (*FINETUNE, "--split-column", SPLIT)
+FINETUNE = (*FINETUNE, "--split-column", SPLIT, "--weights", "none")
 PREDICT = ("{bin}/moleblend", "predict", "{out}", "{one}", "{out}/one.csv")
 SERVE = ("{bin}/python", "{here}/run_moleblend.py", "serve", "{out}")
 PROGRAMS = {
@@ -93,4 +93,4 @@ PROGRAMS = {
     "forest": Program(title="ECFP + random forest (scikit-learn 1.9.1)", requirements="forest.txt", scored=_json, **_script("forest")),
 }
 OURS = "ours"
-"""The one that others are compared with: the default of `moleblend finetune`."""
+"""The one that others are compared with: the default of `moleblend finetune` from random weights."""

@@ -132,7 +132,7 @@ def ours(
     runs = out / "finetune" / cell.protocol / f"{cell.data}-{cell.version}" / cell.method / f"{cell.split}-seed{cell.seed}"
     members = plan.scale.members if cell.method == "ensemble" else 1
     targets = [word for name in names for word in ("--target", f"{name}:{kind}")]
-    weights = [] if cell.method == "scratch" else ["--weights", plan.weights]
+    weights = ["--weights", "none" if cell.method == "scratch" else plan.weights]
     for trial, options in enumerate(TRIALS[: plan.scale.ours_trials]):
         run = runs / f"trial{trial}"
         words = ["moleblend", "finetune", str(cell.table(out)), str(run), *targets, "--split-file", str(cell.splits(out))]

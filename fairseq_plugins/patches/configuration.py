@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from fairseq_plugins import console, output_paths, splits
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
 from fairseq_plugins.patches.starting_ranks import infer_world, use_cpu_backends
+from moleblend_fs.checkpoint.named import located
 from moleblend_fs.errors import UserError
 from moleblend_fs.zero.engine import STAGES, engine_config, require_deepspeed
 
@@ -104,10 +105,17 @@ def refuse_with_deepspeed(cfg: DictConfig) -> None:
 
 
 def check_pretrained(cfg: DictConfig) -> None:
-    """fairseq ends in a traceback where the pretrained weights are not there, after the data are loaded."""
+    """fairseq ends in a traceback where the pretrained weights are not there, after the data are loaded. Of a name it gets the path."""
     pretrained = cfg.checkpoint.finetune_from_model
-    if pretrained is not None and not os.path.exists(pretrained):
+    if pretrained is None or os.path.exists(pretrained):
+        return
+    try:
+        place = located(pretrained)
+    except UserError as error:
+        raise UserError(f"--finetune-from-model {error}") from error
+    if not place.exists():
         raise UserError(f"--finetune-from-model {pretrained}: no such checkpoint")
+    cfg.checkpoint.finetune_from_model = str(place)
 
 
 def check_restore_file(cfg: DictConfig) -> None:

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from moleblend_fs.checkpoint.card import ModelCard
+from moleblend_fs.checkpoint.named import CONFIG, PACKAGED, WEIGHTS, located
 from moleblend_fs.checkpoint.published import ROOT, convert_weights, infer_config
 from moleblend_fs.data.model_description import FinetunedFor
 from moleblend_fs.data.onnx_detection import refuse_exported
@@ -28,7 +30,8 @@ from moleblend_fs.model.shape_only import Unallocated
 from moleblend_fs.objectives.registry import objectives
 from moleblend_fs.wording import counted
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+HALF, HALVES = torch.float16, (torch.float16, torch.bfloat16)
+"""Of weights that are published; docs/finetune.md says why not bfloat16."""
 CHECKSUMS = "sha256"
 FAIRSEQ_PREFIX = "model."
 """What our parameters' names begin with inside a fairseq checkpoint."""
@@ -44,6 +47,7 @@ class Checkpoint:
         finetuned: what its property head is for, or None.
         trained_on: the store that it was trained on; None where the file does not say.
         about: where it comes from.
+        card: of published weights, else None.
     """
 
     config: ModelConfig
@@ -51,6 +55,7 @@ class Checkpoint:
     finetuned: FinetunedFor | None = None
     trained_on: TrainedOn | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    card: ModelCard | None = None
 
     def build(self) -> MoleBlend:
         """The model in evaluation mode."""
@@ -161,8 +166,11 @@ def hash_of_file(path: Path) -> str:
 
 
 def load(path: str | os.PathLike) -> Checkpoint:
-    """Read a checkpoint: our folder, a fairseq file of ours, or a file of the reference release. Runs no code from any of them."""
-    path = Path(path)
+    """Read a checkpoint: published weights by name, our folder, a fairseq file of ours, or a file of the reference release.
+
+    Weights are float32, whatever they are kept as. Runs no code from any of them.
+    """
+    path = located(path)
     if path.is_dir():
         return _load_folder(path)
     refuse_exported(path, "give the checkpoint or folder that it was exported from")
@@ -211,19 +219,24 @@ def _load_folder(folder: Path) -> Checkpoint:
     try:
         content = from_json(dict[str, Any], read_json(folder / CONFIG))
         checksums = from_json(dict[str, str], content.pop(CHECKSUMS, {}))
-        if unknown := content.keys() - {"config", "finetuned", "trained_on", "about"}:
+        if unknown := content.keys() - {"config", "finetuned", "trained_on", "about", "card"}:
             raise ValueError(f"{CONFIG} holds {sorted(unknown)[0]!r}")
-        if checksums and os.environ.get(VARIABLE) != "0":  # folders of earlier versions have none
+        if "card" in content and not checksums:
+            raise ValueError(f"published weights without their sums ({CHECKSUMS}); copy it again")
+        if checksums and ("card" in content or os.environ.get(VARIABLE) != "0"):  # folders of earlier versions have none
             for name, found in ((CONFIG, hash_of_json(content)), (WEIGHTS, hash_of_file(folder / WEIGHTS))):
                 if checksums.get(name) != found:
-                    raise ValueError(f"damaged: {name} is not as it was written; copy it again")
-        weights = load_file(folder / WEIGHTS)
+                    again = "copy it again" if folder.parent != PACKAGED else "install the package again"
+                    raise ValueError(f"damaged: {name} is not as it was written (its SHA-256 is another); {again}")
+        weights = {name: value.float() if value.dtype in HALVES else value for name, value in load_file(folder / WEIGHTS).items()}
         config, finetuned, trained_on = describe_from_json(content)
         check_fit(config, finetuned, weights)
         about = from_json(dict[str, Any], content["about"])
+        card = from_json(ModelCard, content["card"], "card") if "card" in content else None
     except (*READING, KeyError, SafetensorError) as error:
         raise UserError(f"{folder}: not a checkpoint folder ({CONFIG} and {WEIGHTS} are needed): {error}") from error
-    return Checkpoint(config=config, weights=weights, finetuned=finetuned, trained_on=trained_on, about={**about, "file": str(folder)})
+    about = {**about, "file": str(folder)}
+    return Checkpoint(config=config, weights=weights, finetuned=finetuned, trained_on=trained_on, about=about, card=card)
 
 
 def _from_fairseq(path: Path, content: dict[str, Any], weights: Mapping[str, Tensor]) -> Checkpoint:

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from moleblend_fs.checkpoint.read import CHECKSUMS, CONFIG, WEIGHTS, Checkpoint, describe, hash_of_file, hash_of_json
+from moleblend_fs.checkpoint.named import CONFIG, WEIGHTS
+from moleblend_fs.checkpoint.read import CHECKSUMS, Checkpoint, describe, hash_of_file, hash_of_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import flush, flush_names, whole_folder, write_atomically
 
@@ -75,6 +77,8 @@ def reason(error: Exception, path: Path) -> str:
 def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     """Write a new checkpoint folder, whole or not at all."""
     content = {**describe(checkpoint.config, checkpoint.finetuned, checkpoint.trained_on), "about": checkpoint.about}
+    if checkpoint.card is not None:
+        content["card"] = asdict(checkpoint.card)
     content = json.loads(json.dumps(content))  # lists for tuples, as they will be read
     with whole_folder(path) as folder:
         try:

@@ -49,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "and e0, e1, ...; of atoms a line for each atom. .parquet, the same columns, numbers as float32 (needs pyarrow)."
     )
     parser.epilog = EPILOG
-    parser.add_argument("model", help="checkpoint, pretrained or finetuned, folder of `moleblend finetune`, or file of `moleblend export`")
+    parser.add_argument(
+        "model",
+        help="checkpoint, pretrained or finetuned, folder of `moleblend finetune`, file of `moleblend export`, or "
+        "name of published weights",
+    )
     parser.add_argument("input", nargs="?", help="table with a column of SMILES, list of SMILES, SD file, perhaps packed; or -")
     parser.add_argument("output", nargs="?", type=Path, help=f"file to write, ending in {', '.join(ENDINGS)}")
     parser.add_argument(

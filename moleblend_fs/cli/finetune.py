@@ -70,7 +70,13 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
     split.add_argument("--split-file", default="", metavar="FILE", help="JSON of rows: see docs/data.md, folds over one store")
     split.add_argument("--split-fractions", default="0.8,0.1,0.1", metavar="F,F,F", help="train, valid, test (default %(default)s)")
     model = parser.add_argument_group("model (by default what docs/finetune.md says for the number of molecules)")
-    model.add_argument("--weights", default="", metavar="PATH", help="checkpoint to start from (default: random weights)")
+    model.add_argument(
+        "--weights",
+        default="",
+        metavar="NAME",
+        help="to start from: a name of published weights, the path of a checkpoint, or none for random ones (default: small, where there "
+        "are weights of that name and they fit --arch, --hydrogens and --inputs; else none)",
+    )
     model.add_argument(
         "--inputs",
         choices=INPUTS,
@@ -78,7 +84,7 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
         help="3d makes conformers where DATA has no structures; predicted3d: distances that --weights predict from 2D",
     )
     model.add_argument("--hydrogens", choices=("explicit", "none"), default="", help="default: those of the weights, otherwise none")
-    model.add_argument("--arch", choices=ARCHITECTURES, default="", help="size of a model without --weights")
+    model.add_argument("--arch", choices=ARCHITECTURES, default="", help="size of a model that starts from random weights")
     model.add_argument("--ensemble", type=int, default=default.ensemble, metavar="N", help="models of each fold (default %(default)s)")
     model.add_argument("--epochs", type=int, default=0, metavar="N", help="passes over the training molecules")
     model.add_argument("--batch-size", type=int, default=0, metavar="N", help="molecules in an update")

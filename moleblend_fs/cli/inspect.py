@@ -1,4 +1,4 @@
-"""`moleblend inspect`: what is inside a store, as text and, where asked for, as an HTML page with pictures."""
+"""`moleblend inspect`: what is inside a store, as text and, where asked for, as an HTML page with pictures; or what weights are."""
 
 import argparse
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moleblend_fs.cli.inspect_weights import are_weights, run_weights
 from moleblend_fs.cli.summary import accounts
 from moleblend_fs.data.graph import MolecularGraph
 from moleblend_fs.data.record import decode
@@ -21,6 +22,8 @@ from moleblend_fs.report.html import short_hash
 from moleblend_fs.shared_options import seed
 from moleblend_fs.wording import counted
 
+SHOWN = 4
+"""Molecules, by default."""
 REASONS_SHOWN = 8
 LONGEST_REASON = 160
 MOST_NAMES = 4
@@ -34,8 +37,10 @@ Row = tuple[object, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", metavar="STORE", type=Path, help="folder made by `moleblend preprocess`")
-    parser.add_argument("--molecules", metavar="K", type=int, default=4, help="how many molecules to show, drawn at random (default: 4)")
+    parser.add_argument(
+        "store", metavar="STORE", help="folder made by `moleblend preprocess`; or weights: a checkpoint, or a name as --weights takes it"
+    )
+    parser.add_argument("--molecules", metavar="K", type=int, help=f"how many molecules to show, drawn at random (default: {SHOWN})")
     parser.add_argument("--seed", type=seed, default=0, help="which molecules are drawn (default: 0)")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page with pictures of the molecules")
     parser.add_argument("--verify", action="store_true", help="read everything, and compare records, splits, sizes and rows")
@@ -43,10 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print, draw and check; 1 where --verify finds other bytes than those once written."""
-    store = Store(args.store)
-    if args.molecules < 0:
-        raise UserError(f"--molecules must not be negative, got {args.molecules}")
-    shown = draw_molecules(store, args.molecules, args.seed)
+    if are_weights(args.store):
+        return run_weights(args)
+    store, molecules = Store(args.store), SHOWN if args.molecules is None else args.molecules
+    if molecules < 0:
+        raise UserError(f"--molecules must not be negative, got {molecules}")
+    shown = draw_molecules(store, molecules, args.seed)
     print_text(store, shown)
     if args.html is not None:
         write_atomically(args.html, as_html(store, shown))

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         help="checkpoint (.pt of a training run, or a folder of `moleblend convert`), a folder of `moleblend finetune`, or a file of "
-        "`moleblend export` (.onnx)",
+        "`moleblend export` (.onnx); with --embeddings a name of published weights too",
     )
     parser.add_argument(
         "input",

@@ -162,7 +162,7 @@ class _MoleBlendEstimator(BaseEstimator):
 
     Args:
         epochs, batch_size, lr, arch: 0 and "" for what docs/finetune.md says for the number of molecules.
-        weights: checkpoint to start from. inputs: "2d", "3d" or "2d+3d".
+        weights: a name, the path of a checkpoint, "none", or "", as --weights has them. inputs: "2d", "3d" or "2d+3d".
         ensemble: models, which differ in their seed.
         split: how the molecules that choose the best epoch are taken from those given: "random", "scaffold-balanced", ...
         validation_fraction: how many these are.

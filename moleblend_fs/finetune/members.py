@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from moleblend_fs.checkpoint.named import NONE
 from moleblend_fs.checkpoint.read import Checkpoint, load
 from moleblend_fs.data.split_file import all_labels
 from moleblend_fs.data.splits import TRAIN, VALID
@@ -26,7 +27,7 @@ from moleblend_fs.files import as_json, write_atomically
 from moleblend_fs.finetune.data import Data
 from moleblend_fs.finetune.run_folder import COMMAND, MEMBERS, SPLITS
 from moleblend_fs.finetune.settings import Recipe, Settings, recipe_for
-from moleblend_fs.model.config import architecture_options
+from moleblend_fs.model.config import HEAD_SIZES, PRESETS, architecture_options
 
 LOG, OUTPUT, DONE = "train.log", "output.log", "finished.json"
 FOLDER, CHECKPOINT = MEMBERS, "checkpoint_best.pt"
@@ -78,7 +79,7 @@ def _paired(words: Sequence[str]) -> list[list[str]]:
 
 def plan(data: Data, store_path: str, folds: dict[str, Store], settings: Settings) -> list[Member]:
     """All members: `ensemble` for each fold, with the seeds S, S + 1, ..."""
-    start = load(settings.weights) if settings.weights else None
+    start = starting_checkpoint(settings)
     return [
         plan_one(data, store_path, name, fold, settings, start, number=number, folder=f"{FOLDER}/{name}-member{number}")
         for name, fold in folds.items()
@@ -86,10 +87,24 @@ def plan(data: Data, store_path: str, folds: dict[str, Store], settings: Setting
     ]
 
 
+def starting_checkpoint(settings: Settings) -> Checkpoint | None:
+    """The weights to start from; None for random ones. UserError where they have another size than is asked for."""
+    if not settings.pretrained:
+        return None
+    found = load(settings.weights)
+    names = [name for name in PRESETS[settings.arch] if name not in HEAD_SIZES] if settings.arch else []
+    if any(getattr(found.config, name) != PRESETS[settings.arch][name] for name in names):
+        raise UserError(
+            f"--arch {settings.arch}, but --weights {settings.weights} are of {architecture_options(found.config)}; leave --arch out, or "
+            f"give --weights {NONE}"
+        )
+    return found
+
+
 def chosen_recipe(settings: Settings, molecules: int) -> Recipe:
     """The table's recipe with what was asked for in its place."""
     recipe = recipe_for(molecules)
-    lr = settings.lr or (recipe.lr_pretrained if settings.weights else recipe.lr)
+    lr = settings.lr or (recipe.lr_pretrained if settings.pretrained else recipe.lr)
     return Recipe(settings.arch or recipe.arch, settings.epochs or recipe.epochs, settings.batch_size or recipe.batch_size, lr, lr)
 
 
@@ -124,7 +139,7 @@ def plan_one(
     words = (
         *(store_path, "--split-file", splits, "--fold", fold),
         *("--task", "moleblend_finetune", "--criterion", "property_prediction", *architecture.split()),
-        *([] if start is None else [WEIGHTS, os.path.abspath(settings.weights)]),
+        *([] if settings.start is None else [WEIGHTS, os.path.abspath(settings.start)]),
         *("--inputs", settings.inputs, *targets, "--regression-loss", settings.regression_loss),
         *(["--select-by", "loss"] if by_loss else []),
         *("--optimizer", "adam", "--lr", f"{recipe.lr:g}", "--lr-scheduler", "cosine"),

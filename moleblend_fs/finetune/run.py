@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from moleblend_fs import __version__
-from moleblend_fs.checkpoint.read import load
 from moleblend_fs.data.split_file import all_labels, open_store
 from moleblend_fs.data.splits import TEST, TRAIN, VALID
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
 from moleblend_fs.finetune import baselines, members
@@ -127,7 +127,7 @@ def begin(
 ) -> Begun:
     """Claim the folder, read the molecules and split them; as in `finetune`. `asked`: by whom, and what for besides the settings."""
     given, folder = Path(given), resolved(out)
-    hydrogens = _hydrogens(settings)
+    settings, hydrogens = _chosen(given, settings)
     was_there = folder.exists()
     claim(given, folder, settings, asked or Asked())
     if command:
@@ -151,7 +151,8 @@ def begin(
 def look(given: str | os.PathLike, out: str | os.PathLike, settings: Settings, asked: Asked | None = None) -> None:
     """Claim the folder and find the user's mistakes in DATA and settings, before any molecule is made; as in `begin`."""
     given, folder = Path(given), resolved(out)
-    hydrogens, was_there = _hydrogens(settings), folder.exists()
+    settings, hydrogens = _chosen(given, settings)
+    was_there = folder.exists()
     claim(given, folder, settings, asked or Asked())
     try:
         if not is_store(given):
@@ -175,19 +176,21 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     from moleblend_fs.finetune.split_similarity import nearest, overlap, with_pretraining
     from moleblend_fs.report.finetuned import write_page
 
-    pretraining = with_pretraining(data.store, folds, settings.weights)
+    pretraining = with_pretraining(data.store, folds, settings.start)
     write_page(folder, nearest(folder, data.store, folds), overlap(data.store, folds), pretraining)
     progress.end()
     failed = sum(1 for line in data.store.failures() if line.row not in set(data.store.source_row.tolist()))
     return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed)
 
 
-def _hydrogens(settings: Settings) -> str:
-    """Those that are asked for, or of the weights, or none."""
-    if settings.hydrogens or not settings.weights:
-        return settings.hydrogens or "none"
-    trained_on = load(settings.weights).trained_on
-    return "explicit" if trained_on is not None and trained_on.hydrogens == "explicit" else "none"
+def _chosen(given: Path, settings: Settings) -> tuple[Settings, str]:
+    """Settings with weights chosen; the hydrogens that are asked for, or of the weights, or none."""
+    stored = TrainedOn.of(Store(given).manifest).hydrogens if is_store(given) and not settings.weights else ""
+    settings = settings.with_weights(stored)
+    start = members.starting_checkpoint(settings)
+    if settings.hydrogens or start is None:
+        return settings, settings.hydrogens or "none"
+    return settings, "explicit" if start.trained_on is not None and start.trained_on.hydrogens == "explicit" else "none"
 
 
 def _folds(data: Data, folder: Path) -> dict[str, Store]:
@@ -286,6 +289,7 @@ def _write(
         "format": FORMAT,
         "version": VERSION,
         "inputs": settings.inputs,
+        "weights": settings.weights,
         "hydrogens": manifest.options.get("hydrogens"),
         "conformers": manifest.options.get("conformers"),
         "targets": [{"name": label.name, "kind": label.kind, "unit": label.unit} for label in data.targets],

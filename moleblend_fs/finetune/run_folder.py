@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moleblend_fs import __version__
+from moleblend_fs.checkpoint.named import NONE, WEIGHTS
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
@@ -99,8 +100,8 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
     request |= {"command": asked.command, "version": __version__}
     if settings.split_file:
         request["split file"] = content_hash(_existing(settings.split_file))
-    if settings.weights:
-        request["weights"] = _weights_identity(settings.weights)
+    if settings.start is not None:
+        request["weights"] = _weights_identity(settings.start)
     place = folder / REQUEST
     if place.is_file():
         try:
@@ -110,8 +111,10 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
         if before.get("command", "finetune") != asked.command:
             raise UserError(f"{folder} has a run of `moleblend {before.get('command')}`; choose another OUT")
         there = Settings().to_json() | before.get("settings", {})
+        there["weights"] = there["weights"] or NONE  # as earlier versions noted random weights
         differing = [name for name, value in request["settings"].items() if there[name] != value]
-        differing = [name for name in differing if not (name in FILES and there[name] and request["settings"][name])]
+        said = {name: (there[name], request["settings"][name]) for name in differing}
+        differing = [name for name in differing if not (name in FILES and all(value not in ("", NONE) for value in said[name]))]
         told = [f"{flag(name)} {_shown(there[name])} there, {_shown(request['settings'][name])} here" for name in differing]
         more = {name: (before.get(name), value) for name, value in asked.more.items() if before.get(name) != value}
         told += [f"{name} {_shown(then)} there, {_shown(now)} here" for name, (then, now) in more.items()]
@@ -161,7 +164,5 @@ def _existing(path: str) -> Path:
     return Path(path)
 
 
-def _weights_identity(path: str) -> str:
-    place = Path(path)
-    place = place / "model.safetensors" if place.is_dir() else place
-    return content_hash(_existing(str(place)))
+def _weights_identity(place: Path) -> str:
+    return content_hash(_existing(str(place / WEIGHTS if place.is_dir() else place)))

@@ -1,9 +1,10 @@
 """What `moleblend finetune` is asked for, and what it chooses by itself."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from moleblend_fs.checkpoint.named import NONE, default_weights, located
 from moleblend_fs.data.model_description import INPUTS, PREDICTED
 from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.errors import UserError
@@ -28,7 +29,7 @@ class Settings:
         folds: parts of a cross-validation; 1 for a single split. repeats: how often it is split anew.
         ensemble: members of each fold, which differ in their seed.
         seed: of splits and members.
-        weights: checkpoint to start from; "" for random weights.
+        weights: to start from: a name of `checkpoint.named`, a path, or "none" for random ones; "" for what `with_weights` chooses.
         inputs: of `data.model_description.INPUTS`.
         hydrogens: "explicit", "none"; "" for those of the weights, heavy atoms without.
         arch: size of the model, "" for that of the weights or of the table.
@@ -83,7 +84,7 @@ class Settings:
             raise UserError(f"--level must lie between 0 and 1, got {self.level}")
         if self.inputs not in INPUTS:
             raise UserError(f"--inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
-        if self.inputs == PREDICTED and not self.weights:
+        if self.inputs == PREDICTED and not self.pretrained:
             raise UserError(
                 f"--inputs {PREDICTED} needs --weights, pretrained with --geometry-target distance: that model predicts the distances"
             )
@@ -97,6 +98,26 @@ class Settings:
             object.__setattr__(self, "split", "scaffold-balanced")
         if min(self.fractions[:2]) <= 0 or self.fractions[2] < 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise UserError(f"--split-fractions must be three shares that sum to 1, of train and valid above 0, got {self.fractions}")
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it starts from weights that are named."""
+        return self.weights not in ("", NONE)
+
+    @property
+    def start(self) -> Path | None:
+        """Path of the weights to start from; None for random ones. UserError for a name that is not known."""
+        return located(self.weights) if self.pretrained else None
+
+    def with_weights(self, hydrogens: str = "") -> "Settings":
+        """The same with weights chosen, where nothing is said of them: see `default_weights`.
+
+        Args:
+            hydrogens: of DATA, where it is a store.
+        """
+        if self.weights:
+            return self
+        return replace(self, weights=default_weights(arch=self.arch, hydrogens=self.hydrogens or hydrogens, inputs=self.inputs))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

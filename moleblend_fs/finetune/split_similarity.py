@@ -54,19 +54,19 @@ def overlap(data: Store, folds: Mapping[str, Store]) -> Sequence[Shared]:
     return found
 
 
-def with_pretraining(data: Store, folds: Mapping[str, Store], weights: str) -> tuple[str, Sequence[Shared]]:
+def with_pretraining(data: Store, folds: Mapping[str, Store], weights: Path | None) -> tuple[str, Sequence[Shared]]:
     """(what is to be said, what each split has in common with the molecules that the starting weights were trained on).
 
     Args:
-        weights: path of the checkpoint, "" for random weights.
+        weights: the checkpoint, None for random weights.
     """
-    if not weights:
+    if weights is None:
         return "The models began with random weights: nothing was seen in pretraining.", ()
     trained_on = load(weights).trained_on
     if trained_on is None:
         return "The starting weights do not say what they were trained on; molecules of the pretraining are not compared.", ()
     what = f"{trained_on.source}, {counted(trained_on.molecules, 'molecule')}"
-    store = pretraining_store(Path(weights), trained_on)
+    store = pretraining_store(weights, trained_on)
     if store is None:
         return (
             f"The store that the starting weights were trained on ({what}) is not near them; molecules of the pretraining are not compared "

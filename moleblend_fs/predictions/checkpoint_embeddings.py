@@ -4,6 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from moleblend_fs.checkpoint.named import located
 from moleblend_fs.checkpoint.read import Checkpoint, load
 from moleblend_fs.data.model_description import PREDICTED
 from moleblend_fs.errors import UserError
@@ -27,7 +28,7 @@ class CheckpointRepresentations:
 
     def __init__(self, path: str | os.PathLike, *, member: int, inputs: str | None, layer: int | None, device: str | None):
         self.device = device_of(device)
-        self.described = checkpoint_of(Path(path), member)
+        self.described = checkpoint_of(located(path), member)
         config, finetuned = self.described.config, self.described.finetuned
         self.inputs = inputs or ("2d" if finetuned is None else finetuned.inputs)
         self.width, self._layer = config.embed_dim, layer

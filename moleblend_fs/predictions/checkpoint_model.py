@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from moleblend_fs.checkpoint.read import CONFIG, WEIGHTS, Checkpoint, load
+from moleblend_fs.checkpoint.named import CONFIG, WEIGHTS, located
+from moleblend_fs.checkpoint.read import Checkpoint, load
 from moleblend_fs.data.model_description import FinetunedFor
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
@@ -67,7 +68,7 @@ def open_predictive(path: str | os.PathLike) -> Checkpoints:
     Raises:
         UserError: it is neither, has no property head, or its members do not fit together.
     """
-    path = Path(path)
+    path = located(path)
     if (path / ABOUT).is_file():
         return _open_run(path)
     checkpoint = load(path)

@@ -43,7 +43,7 @@ class Embedder(Reader):
     """Representations of molecules by a pretrained or finetuned model. Arguments that are not told here are those of `Predictor`.
 
     Args:
-        path: checkpoint, a folder of `moleblend finetune`, or a file of `moleblend export`.
+        path: checkpoint, a folder of `moleblend finetune`, a file of `moleblend export`, or a name of published weights.
         inputs: of `data.model_description.INPUTS`; by default those of a finetuned model, else "2d".
         layer: after how many blocks; 0 is what goes into the first. All by default.
         member: which model of a folder.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from moleblend_fs.checkpoint.named import NONE, names
 from moleblend_fs.data.split_file import SplitFile, open_store
 from moleblend_fs.data.splits import TRAIN, VALID
 from moleblend_fs.data.store import Store
@@ -103,7 +104,7 @@ def tune(
     begun, folds = prepared(given, out, settings, wanted, progress=progress, jobs=jobs, cache=cache)
     by_loss = not all(members.both_classes(begun.data, fold) for fold in folds.values())
     metric = metric_of(begun, by_loss)
-    space = space_of(wanted.space, settings, begun.folds[next(iter(begun.folds))].manifest.splits[TRAIN].molecules)
+    space = space_of(wanted.space, begun.settings, begun.folds[next(iter(begun.folds))].manifest.splits[TRAIN].molecules)
     study = Study(begun.folder, space, maximise=metric == "roc_auc", seed=settings.seed, pruning=wanted.pruning)
     progress.stage("trials")
 
@@ -130,7 +131,7 @@ def prepared(
     cache: bool = True,
 ) -> tuple[Begun, dict[str, Store]]:
     """The molecules, and their validation folds; made by one process while others wait."""
-    check_space(wanted.space, settings)
+    settings = searchable(settings, wanted)
     given, folder = Path(given), resolved(out)
     refuse(given, folder, "tune")
     was_there = folder.exists()
@@ -143,14 +144,20 @@ def prepared(
     except (UserError, OSError):
         leave(folder, was_there)
         raise
-    names = SplitFile.load(folder / SELECTION).folds
-    return begun, {name: open_store(begun.data.store.path, folder / SELECTION, name) for name in names}
+    found = SplitFile.load(folder / SELECTION).folds
+    return begun, {name: open_store(begun.data.store.path, folder / SELECTION, name) for name in found}
+
+
+def searchable(settings: Settings, wanted: Wanted) -> Settings:
+    """What all trials have in common; random weights where sizes are searched and nothing is said of weights."""
+    sizes = any(each.name == "arch" for each in check_space(wanted.space, settings))
+    return replace(settings, weights=NONE) if sizes and not settings.weights else settings
 
 
 def look_at(given: str | os.PathLike, out: str | os.PathLike, settings: Settings, wanted: Wanted) -> None:
     """Find the user's mistakes before anything is made or submitted."""
     refuse(Path(given), resolved(out), "tune")
-    look(given, out, settings, wanted.asked())
+    look(given, out, searchable(settings, wanted), wanted.asked())
 
 
 def ended(folder: Path) -> int:
@@ -233,5 +240,6 @@ def _final(begun: Begun, study: Study, space: Sequence[Dimension], metric: str, 
 
 def absolute(settings: Settings) -> Settings:
     """Settings whose paths are the same from everywhere."""
-    paths = {name: os.path.abspath(value) for name in ("weights", "split_file") if (value := getattr(settings, name))}
-    return replace(settings, **paths)
+    named = settings.start is None or settings.weights in names()
+    weights = settings.weights if named else os.path.abspath(settings.weights)
+    return replace(settings, weights=weights, split_file=os.path.abspath(settings.split_file) if settings.split_file else "")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from moleblend_fs.checkpoint.read import load
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
@@ -76,7 +75,7 @@ class Search:
         self.begun, self.folds, self.study = begun, folds, study
         self.trials, self.jobs, self.by_loss, self.show = trials, jobs, by_loss, show
         self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-        self.start = load(begun.settings.weights) if begun.settings.weights else None
+        self.start = members.starting_checkpoint(begun.settings)
         self.running: list[Trial] = []
 
     def run(self, *, to_the_end: bool) -> None:

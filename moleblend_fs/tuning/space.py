@@ -115,7 +115,7 @@ def check_space(asked: Sequence[str], settings: Settings) -> list[Dimension]:
             raise UserError(f"--space {name.replace('_', '-')} is given twice")
         if name in chosen(settings):
             raise UserError(f"{flag(name)} is given, and --space {name.replace('_', '-')}=...; leave one of them out")
-    if "arch" in names and settings.weights:
+    if "arch" in names and settings.pretrained:
         raise UserError("--space arch=...: the size is that of --weights; leave one of them out")
     return dimensions
 
@@ -137,7 +137,7 @@ def space_of(asked: Sequence[str], settings: Settings, molecules: int) -> list[D
     if named is None and own:
         return own
     if named is None:
-        named = AROUND if not settings.weights else paper_space(molecules)
+        named = AROUND if not settings.pretrained else paper_space(molecules)
     texts = TABLE9[named] if named in TABLE9 else around(settings, molecules)
     taken = chosen(settings) | {each.name for each in own}
     result = [each for each in map(parse_dimension, texts) if each.name not in taken] + own
@@ -154,7 +154,7 @@ def paper_space(molecules: int) -> str:
 def around(settings: Settings, molecules: int) -> tuple[str, ...]:
     """A space around the row of the table that `moleblend finetune` would take."""
     recipe = recipe_for(molecules)
-    lr = recipe.lr_pretrained if settings.weights else recipe.lr
+    lr = recipe.lr_pretrained if settings.pretrained else recipe.lr
     return (
         f"lr={lr / 5:.1g}..{lr * 5:.1g}",
         "weight-decay=1e-7..1e-3",

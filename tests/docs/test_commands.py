@@ -103,6 +103,10 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     },
     "docs/finetune.md": {
         "moleblend finetune mine.csv": Check("README's, which is run", ()),
+        "moleblend convert runs/pretrain": Check("tests/checkpoint/test_named.py runs it"),
+        "MOLEBLEND_WEIGHTS=runs/weights moleblend": Check(
+            "tests/checkpoint/test_named.py and tests/finetune/test_starting_weights.py run them"
+        ),
     },
     "docs/launching.md": {
         "moleblend finetune mine.csv": Check(SLURM),

@@ -36,7 +36,7 @@ def test_what_the_weights_have_seen_is_counted(finetuned, pretrained, tmp_path):
     weights, store = pretrained
     data = Store(finetuned.out / "store")
     folds = {"fold0": open_store(data.path, finetuned.out / "splits.json", "fold0")}
-    said, rows = with_pretraining(data, folds, str(weights))
+    said, rows = with_pretraining(data, folds, weights)
     assert f"3 molecules of {store}" in said
     assert [(row.pair, row.same, row.skeletons) for row in rows] == [
         ("test, in the pretraining", 1, 1),
@@ -61,7 +61,7 @@ def test_a_store_that_is_elsewhere_or_another_is_not_taken(finetuned, pretrained
     assert pretraining_store(weights, trained_on) is None
     (store / "manifest.json").write_text(manifest)
     shutil.move(store, tmp_path / "away" / "far" / "too")
-    said, rows = with_pretraining(Store(finetuned.out / "store"), {}, str(weights))
+    said, rows = with_pretraining(Store(finetuned.out / "store"), {}, weights)
     assert rows == ()
     assert "is not near them" in said
-    assert with_pretraining(Store(finetuned.out / "store"), {}, "")[1] == ()
+    assert with_pretraining(Store(finetuned.out / "store"), {}, None)[1] == ()

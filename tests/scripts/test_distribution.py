@@ -49,6 +49,9 @@ def test_both_hold_all_of_the_packages(built):
     modules = {str(path.relative_to(ROOT)) for room in ("moleblend_fs", "fairseq_plugins") for path in (ROOT / room).rglob("*.py")}
     assert modules <= names
     assert modules | {"moleblend_fs/chem/_paths.c", "LICENSE", "constraints.txt", "scripts/test.sh", "tests/conftest.py"} <= sources
+    weights = {str(path.relative_to(ROOT)) for path in (ROOT / "moleblend_fs" / "weights").glob("*/*")}
+    assert weights <= names
+    assert weights <= sources
     assert any(name.startswith("moleblend_fs/chem/_paths.") and name.endswith(".so") for name in names)
     required = [line.removeprefix("Requires-Dist: ") for line in metadata.splitlines() if line.startswith("Requires-Dist: ")]
     light = {line.partition(">=")[0] for line in required if "extra ==" not in line or 'extra == "onnx"' in line}

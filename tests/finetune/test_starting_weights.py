@@ -1,0 +1,105 @@
+"""What finetuning starts from: weights by name, by path, none, and what is chosen where nothing is said."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moleblend_fs.checkpoint import named
+from moleblend_fs.checkpoint.read import load
+from moleblend_fs.checkpoint.write import save
+from moleblend_fs.data.store import Store
+from moleblend_fs.data.trained_on import TrainedOn
+from moleblend_fs.errors import UserError
+from moleblend_fs.finetune.estimators import MoleBlendRegressor
+from moleblend_fs.finetune.members import starting_checkpoint
+from moleblend_fs.finetune.run import finetune, look
+from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.tuning.run import Wanted, absolute, searchable
+from tests.finetune.conftest import QUICK
+from tests.inference.untrained import untrained
+
+ASKED = {**QUICK, "arch": "", "epochs": 1, "targets": ("logS",), "split": "random"}
+
+
+@pytest.fixture
+def weights(finetuned, tmp_path, monkeypatch) -> Path:
+    """A folder with the weights `small`: of heavy atoms, never shown a structure, and of no shipped size."""
+    checkpoint = load(untrained(tmp_path / "plain"))
+    checkpoint.trained_on = TrainedOn.of(Store(finetuned.out / "store").manifest)
+    checkpoint.finetuned, checkpoint.config = None, replace(checkpoint.config, heads=())
+    checkpoint.weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith("heads.")}
+    save(checkpoint, tmp_path / "weights" / "small")
+    monkeypatch.setattr(named, "PACKAGED", tmp_path / "nothing")
+    monkeypatch.setenv("MOLEBLEND_WEIGHTS", str(tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+def test_a_run_starts_from_the_default_and_says_so(weights, table, tmp_path, monkeypatch):
+    finetune(table, tmp_path / "run", Settings(**ASKED))
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["weights"] == "small"
+    member = tmp_path / "run" / "members" / "fold0-member0"
+    assert f"--finetune-from-model {weights / 'small'}" in (member / "command.sh").read_text()
+    assert f"pretrained weights from {weights / 'small'}" in (member / "output.log").read_text()
+    assert load(member / "checkpoint_best.pt").config.embed_dim == 16
+    look(table, tmp_path / "run", Settings(**ASKED | {"weights": "small"}))  # the same
+    with pytest.raises(UserError, match="--weights small there, none here"):
+        look(table, tmp_path / "run", Settings(**ASKED | {"weights": "none"}))
+    monkeypatch.delenv("MOLEBLEND_WEIGHTS")
+    with pytest.raises(UserError, match="--weights small there, none here"):
+        look(table, tmp_path / "run", Settings(**ASKED))
+
+
+def test_a_run_of_an_earlier_version_goes_on_from_random_weights(weights, finetuned, table, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finetuned.out, folder)
+    request = json.loads((folder / "request.json").read_text())
+    request["settings"]["weights"] = ""
+    (folder / "request.json").write_text(json.dumps(request))
+    settings = Settings(**QUICK | {"ensemble": 2}, targets=("logS",), split="random")
+    look(table, folder, settings)
+
+
+def test_what_is_said_is_what_is_taken(weights, finetuned, table):
+    plain = Settings(**ASKED)
+    assert plain.with_weights().weights == "small"
+    assert plain.with_weights().start == weights / "small"
+    assert not plain.pretrained
+    for changes in ({"weights": "none"}, {"arch": "tiny"}, {"hydrogens": "explicit"}, {"inputs": "2d+3d"}):
+        chosen = replace(plain, **changes).with_weights()
+        assert (chosen.weights, chosen.start, starting_checkpoint(chosen)) == ("none", None, None), changes
+    assert plain.with_weights("explicit").weights == "none", "as the molecules of a store are"
+    path = str(weights / "small")
+    assert replace(plain, weights=path).with_weights().weights == path
+    with pytest.raises(UserError, match=r"--arch tiny, but --weights small are of --arch moleblend_base --layers 2 .* --weights none"):
+        look(table, finetuned.out.parent / "never", replace(plain, weights="small", arch="tiny"))
+    with pytest.raises(UserError, match="no weights of that name; names that there are: small"):
+        look(table, finetuned.out.parent / "never", replace(plain, weights="large"))
+    assert not (finetuned.out.parent / "never").exists()
+
+
+def test_options_say_the_same_again(weights):
+    assert "--weights" not in Settings(**ASKED).words()
+    words = Settings(**ASKED).with_weights().words()
+    assert words[words.index("--weights") + 1] == "small"
+    words = Settings(**ASKED | {"arch": "tiny"}).with_weights().words()
+    assert words[words.index("--weights") + 1] == "none"
+
+
+def test_a_search_over_sizes_starts_from_nothing(weights, monkeypatch, tmp_path):
+    plain = Settings(**ASKED)
+    assert searchable(plain, Wanted(space=("arch=tiny,small",))).weights == "none"
+    assert searchable(plain, Wanted(space=("lr=1e-4,1e-3",))).weights == ""
+    with pytest.raises(UserError, match="the size is that of --weights"):
+        searchable(replace(plain, weights="small"), Wanted(space=("arch=tiny,small",)))
+    monkeypatch.chdir(tmp_path)
+    assert absolute(replace(plain, weights="small")).weights == "small"
+    assert absolute(replace(plain, weights="weights/small")).weights == str(tmp_path / "weights" / "small")
+    assert absolute(replace(plain, weights="none")).weights == "none"
+
+
+def test_estimators_take_names(weights):
+    with pytest.raises(UserError, match="huge: no such checkpoint, and no weights of that name; names that there are: small"):
+        MoleBlendRegressor(weights="huge", epochs=1).fit(["CCO", "CCC", "CCN", "CCCC"] * 4, range(16))
