@@ -63,8 +63,8 @@ def default_weights(*, arch: str, hydrogens: str, inputs: str) -> str:
     """`DEFAULT`, where there are weights of that name and they fit what is asked for; else `NONE`.
 
     Args:
-        arch: of `PRESETS`, hydrogens: "explicit" or "none"; "" where nothing is asked for. inputs: of `data.model_description.INPUTS`: weights
-            that were never shown a structure are no start for reading them.
+        arch: of `PRESETS`, hydrogens: "explicit" or "none"; "" where nothing is asked for.
+        inputs: of `data.model_description.INPUTS`; weights that were never shown a structure are no start for reading them.
     """
     place = names().get(DEFAULT)
     if place is None:
