@@ -1,4 +1,4 @@
-"""The simulator's arithmetic, and that it counts the calls and bytes of real runs."""
+"""The simulator's arithmetic; that it counts the calls of real runs is in tests/distributed/test_estimate.py, which makes them."""
 
 import statistics
 from collections import Counter
@@ -7,15 +7,13 @@ from itertools import product
 
 import pytest
 
-from benchmarks import timing, traffic
+from benchmarks import timing
 from benchmarks.scaling import add_arguments, machine_of
 from benchmarks.simulate import COUNTS, Call, Links, exchanges, simulate
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.objectives.blend_then_predict import BlendConfig
 from moleblend_fs.planning.estimate import Setup, parameter_sizes
 from moleblend_fs.planning.estimate import traffic as predicted
-from tests.conftest import preprocessed
-from tests.distributed.conftest import needs_deepspeed
 
 TINY, LARGE = (parameter_sizes(ModelConfig(**PRESETS[name], heads=BlendConfig().predict)) for name in ("tiny", "large"))
 LINKS = Links.of_rates(1e9, 1e-4, 1e10)
@@ -88,31 +86,8 @@ def test_links_of_a_file_serve_as_many_processes_as_were_measured(tmp_path):
     assert [machine.links(n).memory for n in (1, 8, 9, 512)] == [8, 8, 16, 16]
 
 
-def counted(update: list[traffic.Collective]) -> Counter:
-    """Calls of each kind; counts and logs apart."""
-    return Counter("count" if call.kind == "all_reduce" and call.bytes < 1000 else call.kind for call in update)
-
-
-@pytest.mark.parametrize(
-    ("stage", "options"),
-    [
-        (0, ("--optimizer", "adam")),
-        pytest.param(2, ("--optimizer", "deepspeed", "--zero-stage", "2"), marks=needs_deepspeed),
-        pytest.param(3, ("--optimizer", "deepspeed", "--zero-stage", "3"), marks=needs_deepspeed),
-    ],
-)
-def test_runs_make_the_calls_that_are_simulated(stage, options, qm9_sample, tmp_path):
-    store = preprocessed(tmp_path / "store", "qm9", str(qm9_sample))
-    updates = traffic.run(store.path, tmp_path / "run", [*options, "--update-freq", "2"], 2)
-    expected = Counter({"count": COUNTS[stage]})
-    for call in exchanges(TINY, Setup(processes=2, stage=stage, update_freq=2), whole=True):
-        expected[call.kind] += call.times
-    assert counted(updates[-1]) == expected
-
-
-def test_parts_of_real_updates_are_timed(qm9_sample, tmp_path):
-    store = preprocessed(tmp_path / "store", "qm9", str(qm9_sample))
-    words = [str(store.path), "--user-dir", "moleblend_fs", "--task", "moleblend", "--criterion", "blend_then_predict"]
+def test_parts_of_real_updates_are_timed(qm9_store, tmp_path):
+    words = [str(qm9_store.path), "--user-dir", "moleblend_fs", "--task", "moleblend", "--criterion", "blend_then_predict"]
     words += ["--arch", "moleblend_tiny", "--batch-size", "4", "--lr", "1e-4", "--optimizer", "adam", "--max-update", "14", "--cpu"]
     words += ["--update-freq", "2", "--save-dir", str(tmp_path / "save"), "--no-save", "--disable-validation", "--num-workers", "0"]
     step = timing.finish(timing.start(tmp_path / "step.json", words, 1, 1), tmp_path / "step.json")

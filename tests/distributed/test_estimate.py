@@ -1,5 +1,6 @@
 """Estimates of memory and communication, against what runs were measured to take."""
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -10,6 +11,7 @@ from benchmarks import traffic as measured_traffic
 from benchmarks.measure import peak_bytes
 from benchmarks.memory import step_bytes
 from benchmarks.scaling import batch_of as sizes_of
+from benchmarks.simulate import COUNTS, exchanges
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
@@ -132,22 +134,37 @@ def forked_traffic(store, folder, options):
     return measured_traffic.read(folder / "calls.json")
 
 
-@pytest.mark.parametrize(
-    ("stage", "options"),
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         (0, ("--optimizer", "adam")),
-        pytest.param(2, ("--optimizer", "deepspeed", "--zero-stage", "2"), marks=needs_deepspeed),
-        pytest.param(3, ("--optimizer", "deepspeed", "--zero-stage", "3"), marks=needs_deepspeed),
+        pytest.param((2, ("--optimizer", "deepspeed", "--zero-stage", "2")), marks=needs_deepspeed),
+        pytest.param((3, ("--optimizer", "deepspeed", "--zero-stage", "3")), marks=needs_deepspeed),
     ],
+    ids=lambda param: f"stage {param[0]}",
 )
-def test_runs_hand_over_the_bytes_that_were_derived(stage, options, store, tmp_path):
-    """All but DeepSpeed's padding of parts to equal sizes; "small" is what counts and logs take."""
-    options = (*options, "--update-freq", "2")
+def observed(request, store, tmp_path_factory):
+    """A stage of ZeRO, and the collectives of the last update of a run of two processes."""
+    stage, options = request.param
+    options, folder = (*options, "--update-freq", "2"), tmp_path_factory.mktemp("traffic")
     if stage == 0:  # as the benchmark does it; the others as ranks that are forked, which takes a fifth of the time
-        updates = measured_traffic.run(store.path, tmp_path / "run", options, 2)
-    else:
-        updates = forked_traffic(store.path, tmp_path, options)
-    found = measured_traffic.totals(updates[-1])
+        return stage, measured_traffic.run(store.path, folder / "run", options, 2)[-1]
+    return stage, forked_traffic(store.path, folder, options)[-1]
+
+
+def test_runs_hand_over_the_bytes_that_were_derived(observed):
+    """All but DeepSpeed's padding of parts to equal sizes; "small" is what counts and logs take."""
+    stage, update = observed
+    found = measured_traffic.totals(update)
     expected = traffic(parameter_sizes(TINY), Setup(processes=2, stage=stage, update_freq=2))
     assert found.pop("small") < 2000
     assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_runs_make_the_calls_that_are_simulated(observed):
+    """Of each kind; counts and logs apart."""
+    stage, update = observed
+    expected = Counter({"count": COUNTS[stage]})
+    for call in exchanges(parameter_sizes(TINY), Setup(processes=2, stage=stage, update_freq=2), whole=True):
+        expected[call.kind] += call.times
+    assert Counter("count" if call.kind == "all_reduce" and call.bytes < 1000 else call.kind for call in update) == expected
