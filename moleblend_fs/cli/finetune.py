@@ -19,7 +19,7 @@ from moleblend_fs.finetune import run_folder, slurm
 from moleblend_fs.finetune.members import Training, finished
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import MODEL_NAME, Outcome, begin, collect, finetune, look
-from moleblend_fs.finetune.settings import ARCHITECTURES, SPLITS, Settings
+from moleblend_fs.finetune.settings import ARCHITECTURES, READOUTS, SPLITS, Settings
 from moleblend_fs.finetune.slurm import STEPS
 from moleblend_fs.report.finetuned import first_lines
 from moleblend_fs.shared_options import add_precision, seed
@@ -85,6 +85,7 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
     )
     model.add_argument("--hydrogens", choices=("explicit", "none"), default="", help="default: those of the weights, otherwise none")
     model.add_argument("--arch", choices=ARCHITECTURES, default="", help="size of a model that starts from random weights")
+    model.add_argument("--readout", choices=READOUTS, default="", help="what stands for a molecule (default: as --weights, or token)")
     model.add_argument("--ensemble", type=int, default=default.ensemble, metavar="N", help="models of each fold (default %(default)s)")
     model.add_argument("--epochs", type=int, default=0, metavar="N", help="passes over the training molecules")
     model.add_argument("--batch-size", type=int, default=0, metavar="N", help="molecules in an update")
@@ -144,6 +145,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         inputs=arguments.inputs,
         hydrogens=arguments.hydrogens,
         arch=arguments.arch,
+        readout=arguments.readout,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         lr=arguments.lr,

@@ -27,7 +27,7 @@ from moleblend_fs.files import as_json, write_atomically
 from moleblend_fs.finetune.data import Data
 from moleblend_fs.finetune.run_folder import COMMAND, MEMBERS, SPLITS
 from moleblend_fs.finetune.settings import Recipe, Settings, recipe_for
-from moleblend_fs.model.config import HEAD_SIZES, PRESETS, architecture_options
+from moleblend_fs.model.config import HEAD_SIZES, PRESETS, TOKEN, architecture_options
 
 LOG, OUTPUT, DONE = "train.log", "output.log", "finished.json"
 FOLDER, CHECKPOINT = MEMBERS, "checkpoint_best.pt"
@@ -134,11 +134,13 @@ def plan_one(
     seed = settings.seed + number
     by_loss = not both_classes(data, store) if by_loss is None else by_loss
     architecture = f"--arch moleblend_{recipe.arch}" if start is None else architecture_options(start.config)
+    readout = settings.readout or (TOKEN if start is None else start.config.readout)
     all_of_store = len(data.targets) == len(store.manifest.labels)
     targets = [] if all_of_store else ["--targets", ",".join(label.name for label in data.targets)]
     words = (
         *(store_path, "--split-file", splits, "--fold", fold),
         *("--task", "moleblend_finetune", "--criterion", "property_prediction", *architecture.split()),
+        *([] if readout == TOKEN else ["--readout", readout]),
         *([] if settings.start is None else [WEIGHTS, os.path.abspath(settings.start)]),
         *("--inputs", settings.inputs, *targets, "--regression-loss", settings.regression_loss),
         *(["--select-by", "loss"] if by_loss else []),

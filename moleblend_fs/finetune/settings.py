@@ -8,7 +8,7 @@ from moleblend_fs.checkpoint.named import NONE, default_weights, located
 from moleblend_fs.data.model_description import INPUTS, PREDICTED
 from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.errors import UserError
-from moleblend_fs.model.config import PRESETS
+from moleblend_fs.model.config import PRESETS, READOUTS
 from moleblend_fs.shared_options import PRECISIONS, Precision, check_precision
 
 SPLITS = ("scaffold", "random", "scaffold-balanced", "butina", "column", "file", "store")
@@ -33,6 +33,7 @@ class Settings:
         inputs: of `data.model_description.INPUTS`.
         hydrogens: "explicit", "none"; "" for those of the weights, heavy atoms without.
         arch: size of the model, "" for that of the weights or of the table.
+        readout: what the property head reads, see `model.readout`; "" for that of the weights, or the graph token.
         epochs, batch_size: 0 for the table's. lr: 0 for the table's.
         weight_decay: decoupled, as Adam of fairseq has it.
         dropout, attention_dropout: of the model; None for its own (0 and 0.1).
@@ -57,6 +58,7 @@ class Settings:
     inputs: str = "2d"
     hydrogens: str = ""
     arch: str = ""
+    readout: str = ""
     epochs: int = 0
     batch_size: int = 0
     lr: float = 0.0
@@ -82,6 +84,8 @@ class Settings:
                 raise UserError(f"{flag(name)} must lie in [0, 1), got {getattr(self, name)}")
         if not 0 < self.level < 1:
             raise UserError(f"--level must lie between 0 and 1, got {self.level}")
+        if self.readout not in ("", *READOUTS):
+            raise UserError(f"--readout must be one of {', '.join(READOUTS)}, got {self.readout!r}")
         if self.inputs not in INPUTS:
             raise UserError(f"--inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
         if self.inputs == PREDICTED and not self.pretrained:

@@ -69,7 +69,7 @@ class Molecule:
     def _read_off(self, tokens_Td: Tensor, bias_PH: Tensor, layout: Layout, *, normalised: bool = False) -> Tensor:
         """(k, outputs) of the property head."""
         encoded = self._model.encode_embedded(tokens_Td, bias_PH, layout, normalised=normalised)
-        return self._model.heads["property"](encoded.index_select(0, layout.graph_tokens))
+        return self._model.heads["property"](self._model.read_out(encoded, layout))
 
     @torch.no_grad()
     def embeddings(self, kind: Baseline | None = None) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.batching import BatchBudget, make_batches
 from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.readout import mean_of_atoms
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import fixed_rows, products_in, rows_alike
@@ -160,9 +161,7 @@ def atom_tokens(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: La
 
 def atom_means(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> Tensor:
     """(B, d) means of the representations of each molecule's atoms."""
-    atoms = atom_tokens(model, batch, shown, layout, blocks)
-    sums = atoms.new_zeros(layout.num_molecules, atoms.shape[1]).index_add_(0, layout.atom_molecule, atoms)
-    return sums / layout.cu_atoms.diff().unsqueeze(1)
+    return mean_of_atoms(atom_tokens(model, batch, shown, layout, blocks), layout)
 
 
 def distances(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Tensor:

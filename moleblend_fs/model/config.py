@@ -5,6 +5,10 @@ from dataclasses import dataclass, field, replace
 from moleblend_fs.errors import UserError
 from moleblend_fs.option_fields import option
 
+TOKEN, MEAN, TOKEN_AND_MEAN = "token", "mean", "token+mean"
+READOUTS = (TOKEN, MEAN, TOKEN_AND_MEAN)
+"""What stands for a molecule: its graph token, the mean of its atoms, or the sum of both; see `model.readout`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -34,6 +38,10 @@ class ModelConfig:
     molecule_values: int = 1
     sizes: dict[str, int] = field(default_factory=dict, hash=False)  # configurations are keys of caches
     predicted_3d: bool = False
+    readout: str = option(
+        TOKEN, "what a molecule's values are predicted from: its graph token, the mean of its atoms, or the sum of both", READOUTS
+    )
+    init_std: float = option(0.02, "standard deviation of weights at the start")
     checkpoint_layers: int = option(0, "blocks, from the first, that are recomputed in the backward pass: less memory, more time")
 
     def __post_init__(self) -> None:
@@ -44,6 +52,10 @@ class ModelConfig:
             raise UserError(f"--checkpoint-layers must lie in [0, {self.layers}], the number of layers, got {self.checkpoint_layers}")
         if self.embed_dim % self.attention_heads:
             raise UserError(f"--embed-dim {self.embed_dim} must be a multiple of --attention-heads {self.attention_heads}")
+        if self.readout not in READOUTS:
+            raise UserError(f"--readout must be one of {', '.join(READOUTS)}, got {self.readout!r}")
+        if not 0 < self.init_std < float("inf"):
+            raise UserError(f"--init-std must be above 0, got {self.init_std}")
         for name in ("dropout", "attention_dropout", "activation_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")

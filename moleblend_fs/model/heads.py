@@ -114,7 +114,7 @@ class NoiseHead(nn.Module):
 
 
 class PropertyHead(nn.Module):
-    """Linear(d, d), GELU, Linear(d, tasks) on the graph token."""
+    """Linear(d, d), GELU, Linear(d, tasks) on a molecule's readout."""
 
     reads = "molecules"
 

@@ -15,6 +15,7 @@ from moleblend_fs.model.embedding import AtomEmbedding, RelationEncoder
 from moleblend_fs.model.encoder import Encoder
 from moleblend_fs.model.heads import HEADS, WithStart, build_head
 from moleblend_fs.model.predicted_distances import DistancePredictor
+from moleblend_fs.model.readout import read_out
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.target_classes import PretrainingTargets
 from moleblend_fs.ops.attention import prepare_bias
@@ -67,14 +68,14 @@ class MoleBlend(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Linear and Embedding normal(0, 0.02), biases and padding rows 0; Gaussians uniform in [0, 3], mul table 1, shift table 0."""
+        """Linear and Embedding normal(0, init_std), biases and padding rows 0; Gaussians uniform in [0, 3], mul table 1, shift table 0."""
         for name, parameter in self.named_parameters():
             if "norm" in name:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
             elif name.endswith("bias") and name != "relations.graph_bias":
                 parameter.zero_()
             else:
-                parameter.normal_(0, 0.02)
+                parameter.normal_(0, self.config.init_std)
         for module in self.modules():
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
@@ -111,6 +112,10 @@ class MoleBlend(nn.Module):
         bias = prepare_bias(bias_PH, self.relations.graph_bias, layout, width)
         return self.encoder(tokens_Td, bias, layout, blocks, normalised=normalised)
 
+    def read_out(self, tokens_Td: Tensor, layout: Layout) -> Tensor:
+        """(B, d) what stands for each molecule, of all tokens' representations; see `model.readout`."""
+        return read_out(tokens_Td, layout, self.config.readout)
+
     @autocast_in_products
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, targets: PretrainingTargets | None = None) -> Outputs:
         """All of `HEADS` that the model carries on one packed batch: their predictions, or their losses where there are targets."""
@@ -122,7 +127,7 @@ class MoleBlend(nn.Module):
         losses: dict[str, Tensor] = {}
         for name, head in own.items():
             if head.reads == "molecules":
-                results["properties"] = head(tokens.index_select(0, layout.graph_tokens))
+                results["properties"] = head(self.read_out(tokens, layout))
                 continue
             atoms = next(atoms_of_heads)
             inputs = (atoms, bias, shown.coordinates.to(bias.dtype), layout) if head.reads == "structure" else (atoms, layout)

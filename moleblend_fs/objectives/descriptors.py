@@ -1,8 +1,9 @@
-"""Regression of molecular descriptors (as CheMeleon, arXiv 2506.15792): from the graph token, RDKit's 2D descriptors, standardised.
+"""Regression of molecular descriptors (as CheMeleon, arXiv 2506.15792): RDKit's 2D descriptors, standardised, from a molecule's readout.
 
     L = mean over the values that there are of (W' GELU(W g) - y)^2
 
-y is winsorised and standardised over the training split, see `data.sidecar`; g is the graph token of the view that is asked for.
+y is winsorised and standardised over the training split, see `data.sidecar`; g is the readout, see `model.readout`, of the view that is
+asked for.
 Shape legend: B molecules, D descriptors.
 """
 
@@ -35,7 +36,7 @@ SIDECAR = "descriptors"
 
 
 class DescriptorHead(nn.Module):
-    """Linear(d, d), GELU, Linear(d, D) on the graph token."""
+    """Linear(d, d), GELU, Linear(d, D) on a molecule's readout."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -119,8 +120,8 @@ class DescriptorRegression(Objective):
 
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
         shown, target, present = prepared.parts
-        graphs = encode(model, prepared.batch, shown, prepared.layout).graphs
-        prediction = at_least_float32(model.heads["descriptors"](graphs))
+        tokens = encode(model, prepared.batch, shown, prepared.layout).tokens
+        prediction = at_least_float32(model.heads["descriptors"](model.read_out(tokens, prepared.layout)))
         # Before the square: NaN times 0 would be NaN, in the gradient too.
         difference = torch.where(present, prediction - torch.where(present, target, 0), 0)
         return difference.square().sum().reshape(1)

@@ -22,11 +22,12 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.readout import mean_of_atoms
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.common.contrastive import PoolingOptions
 from moleblend_fs.objectives.common.hashed_draws import HIDDEN_ATOM, HIDDEN_BOND
 from moleblend_fs.objectives.common.subgraphs import bonds_in, bonds_of, check_share, draw_atoms, draw_bonds, paths_over, without_bonds
-from moleblend_fs.objectives.common.views import Encoded, encode, full_view, mean_of_atoms
+from moleblend_fs.objectives.common.views import Encoded, encode, full_view
 from moleblend_fs.objectives.common.vocabulary import Vocabulary
 from moleblend_fs.objectives.objective import NATS, Curve, Objective, Prepared, Term
 from moleblend_fs.ops.layout import Layout

@@ -21,6 +21,7 @@ from moleblend_fs.data.graph import ELEMENTS, bond_class_features
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.readout import mean_of_atoms
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.common.contrastive import check_temperature, right_loss, similarity, wrong_loss
 from moleblend_fs.objectives.common.diffusion import KINDS, NEAR, GraphDecoder, Noised, StructureDecoder, schedule
@@ -38,7 +39,7 @@ from moleblend_fs.objectives.common.hashed_draws import (
     bits,
     normal,
 )
-from moleblend_fs.objectives.common.views import encode, full_view, mean_of_atoms
+from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Prepared, Term
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.layout import Layout

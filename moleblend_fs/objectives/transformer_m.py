@@ -114,7 +114,7 @@ class TransformerM(Objective):
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
         (shown, noise, noisy, labelled), batch, layout = prepared.parts, prepared.batch, prepared.layout
         encoded = encode(model, batch, shown, layout)
-        output = at_least_float32(model.heads[LABEL_HEAD](encoded.graphs)).squeeze(1)
+        output = at_least_float32(model.heads[LABEL_HEAD](model.read_out(encoded.tokens, layout))).squeeze(1)
         scaled = torch.where(labelled, (batch.labels[:, self.label.column] - self.label.mean) / self.label.std, 0)
         error = self.size * (output - scaled.to(output.dtype)).abs()
         sums = [torch.where(labelled, error, 0).sum()]

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
+from moleblend_fs.model.config import MEAN, TOKEN
 from moleblend_fs.model.encoder import Block
 from moleblend_fs.model.heads import PropertyHead
 from moleblend_fs.model.moleblend import MoleBlend
@@ -44,7 +45,7 @@ def network(models: Sequence[MoleBlend], inputs: str, *, predicts: bool) -> Mode
         if predicts:
             head = model.heads["property"]
             assert isinstance(head, PropertyHead)
-            properties.append(_property(graph, head, tokens))
+            properties.append(_property(graph, head, _read_out(graph, shared, tokens, model.config.readout)))
     if predicts:
         graph.add("Concat", *properties, axis=0, name=PROPERTIES)
         outputs.insert(0, value(PROPERTIES, "float32", (len(models), "molecules", models[0].config.tasks)))
@@ -142,8 +143,19 @@ def _block(graph: Graph, block: Block, x: str, bias: str, shared: Inputs, d: int
     return _normed(graph, graph.add("Add", x, _linear(graph, hidden, block.ffn_out)), block.ffn_norm)
 
 
-def _property(graph: Graph, head: PropertyHead, tokens: str) -> str:
+def _read_out(graph: Graph, shared: Inputs, tokens: str, readout: str) -> str:
+    """(B, d), see `model.readout`."""
+    token = graph.add("Gather", tokens, graph.constant(0, np.int64), axis=1)
+    if readout == TOKEN:
+        return token
+    atoms = graph.add("Slice", tokens, graph.integers(1), graph.integers(1 << 40), graph.integers(1))
+    total = graph.add("Squeeze", graph.add("MatMul", shared.exists_row, atoms), graph.integers(1))
+    count = graph.add("Unsqueeze", graph.add("Cast", "num_atoms", to=TensorProto.FLOAT), graph.integers(1))
+    mean = graph.add("Div", total, count)
+    return mean if readout == MEAN else graph.add("Add", token, mean)
+
+
+def _property(graph: Graph, head: PropertyHead, x: str) -> str:
     """(1, B, tasks)."""
-    x = graph.add("Gather", tokens, graph.constant(0, np.int64), axis=1)
     out = _linear(graph, graph.add("Gelu", _linear(graph, x, head.hidden)), head.out)
     return graph.add("Unsqueeze", out, graph.integers(0))

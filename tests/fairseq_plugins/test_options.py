@@ -40,6 +40,8 @@ OTHERS = {
         "attention_dropout": 0.2,
         "activation_dropout": 0.4,
         "drop_path": 0.05,
+        "readout": "token+mean",
+        "init_std": 0.03,
         "checkpoint_layers": 2,
     },
 }

@@ -27,7 +27,7 @@ ASKED = {**QUICK, "arch": "", "epochs": 1, "targets": ("logS",), "split": "rando
 @pytest.fixture
 def weights(finetuned, tmp_path, monkeypatch) -> Path:
     """A folder with the weights `small`: of heavy atoms, never shown a structure, and of no shipped size."""
-    checkpoint = load(untrained(tmp_path / "plain"))
+    checkpoint = load(untrained(tmp_path / "plain", readout="token+mean"))
     checkpoint.trained_on = TrainedOn.of(Store(finetuned.out / "store").manifest)
     checkpoint.finetuned, checkpoint.config = None, replace(checkpoint.config, heads=())
     checkpoint.weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith("heads.")}
@@ -43,7 +43,8 @@ def test_a_run_starts_from_the_default_and_says_so(weights, table, tmp_path, mon
     member = tmp_path / "run" / "members" / "fold0-member0"
     assert f"--finetune-from-model {weights / 'small'}" in (member / "command.sh").read_text()
     assert f"pretrained weights from {weights / 'small'}" in (member / "output.log").read_text()
-    assert load(member / "checkpoint_best.pt").config.embed_dim == 16
+    config = load(member / "checkpoint_best.pt").config
+    assert (config.embed_dim, config.readout) == (16, "token+mean")
     look(table, tmp_path / "run", Settings(**ASKED | {"weights": "small"}))  # the same
     with pytest.raises(UserError, match="--weights small there, none here"):
         look(table, tmp_path / "run", Settings(**ASKED | {"weights": "none"}))

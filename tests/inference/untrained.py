@@ -7,7 +7,7 @@ import torch
 
 from moleblend_fs.checkpoint.read import Checkpoint, FinetunedFor, made
 from moleblend_fs.checkpoint.write import save
-from moleblend_fs.model.config import ModelConfig
+from moleblend_fs.model.config import TOKEN, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 
 
@@ -21,6 +21,7 @@ def untrained(
     mean: float = 0.0,
     std: float = 1.0,
     width: int = 16,
+    readout: str = TOKEN,
     change: Callable[[MoleBlend], None] | None = None,
 ) -> Path:
     """A tiny property model with random weights, larger than at the start of training, so that molecules differ.
@@ -32,8 +33,9 @@ def untrained(
     torch.manual_seed(0)
     size = len(targets)
     config = ModelConfig(
-        layers=2, embed_dim=width, ffn_dim=width, attention_heads=2, gaussians=width if width > 16 else 8, heads=("property",), tasks=size
-    )
+        layers=2, embed_dim=width, ffn_dim=width, attention_heads=2, gaussians=width if width > 16 else 8, heads=("property",), tasks=size,
+        readout=readout,
+    )  # fmt: skip
     model = MoleBlend(config)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -28,9 +28,9 @@ def test_every_parameter_gets_a_gradient_in_pretraining(smiles, coordinates):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@pytest.mark.parametrize("modality", ["2d", "3d", "2d+3d"])
-def test_every_parameter_gets_a_gradient_in_finetuning(modality):
-    model = MoleBlend(ModelConfig(layers=2, **SIZE, heads=("property",), tasks=2)).train()
+@pytest.mark.parametrize(("modality", "readout"), [("2d", "token"), ("3d", "mean"), ("2d+3d", "token+mean")])
+def test_every_parameter_gets_a_gradient_in_finetuning(modality, readout):
+    model = MoleBlend(ModelConfig(layers=2, **SIZE, heads=("property",), tasks=2, readout=readout)).train()
     batch = batch_of([graph("CCO", 0), graph("CCN", 1)])
     layout = Layout(batch.num_atoms, "cpu")
     model(batch, show_all(batch, layout, modality), layout).properties.square().sum().backward()

@@ -100,7 +100,7 @@ def store(qm9_sample, tmp_path_factory):
 @pytest.mark.slow
 def test_from_a_sidecar_to_predictions(store, tmp_path):
     """Alone and added to another; the task standardises with the training split's statistics; finetuning begins from the checkpoint."""
-    options = [*PRETRAIN, "--criterion", "pretrain", *SMALL, *ADAM, "--batch-size", "20", "--max-update", "4"]
+    options = [*PRETRAIN, "--criterion", "pretrain", *SMALL, *ADAM, "--batch-size", "20", "--max-update", "4", "--readout", "token+mean"]
     alone = run_here(arguments(store.path, tmp_path / "a", [*options, "--objective", "descriptors"]), tmp_path / "a")
     assert alone.code == 0, alone.output[-3000:]
     # An untrained head predicts about 0 for values of mean 0 and variance 1.
@@ -112,7 +112,7 @@ def test_from_a_sidecar_to_predictions(store, tmp_path):
     added = run_here(arguments(store.path, tmp_path / "b", [*options, *both]), tmp_path / "b")
     assert added.code == 0, added.output[-3000:]
     assert "descriptors_regression_loss" in added.logged("train_inner")[0]
-    tune = [*FINETUNE, *SMALL, *ADAM, "--targets", "gap", "--batch-size", "20", "--max-update", "2"]
+    tune = [*FINETUNE, *SMALL, *ADAM, "--readout", "token+mean", "--targets", "gap", "--batch-size", "20", "--max-update", "2"]
     tune += ["--finetune-from-model", str(tmp_path / "a/checkpoint_last.pt")]
     tuned = run_here(arguments(store.path, tmp_path / "c", tune), tmp_path / "c")
     assert tuned.code == 0, tuned.output[-3000:]

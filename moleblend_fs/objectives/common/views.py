@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.model.moleblend import MoleBlend
+from moleblend_fs.model.readout import mean_of_atoms
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.ops.layout import Layout
 
@@ -33,12 +34,6 @@ class Encoded(NamedTuple):
     def pooled(self, layout: Layout, pooling: str) -> Tensor:
         """(B, d), one of `POOLINGS`."""
         return self.graphs if pooling == "token" else mean_of_atoms(self.atoms, layout)
-
-
-def mean_of_atoms(x_Ad: Tensor, layout: Layout) -> Tensor:
-    """(B, d) means over each molecule's atoms."""
-    total = x_Ad.new_zeros(layout.num_molecules, x_Ad.shape[1]).index_add(0, layout.atom_molecule, x_Ad)
-    return total / layout.cu_atoms.diff().unsqueeze(1).to(total.dtype)
 
 
 def full_view(batch: MoleculeBatch, layout: Layout, modality: str) -> Shown:
