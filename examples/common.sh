@@ -41,7 +41,7 @@ preprocess() {
     [ -f "$store/manifest.json" ] || moleblend preprocess "$1" "$2" "$store" "${@:3}"
 }
 
-# train RUN STORE OPTION...: fairseq-train with logs and checkpoints under RUN. Everything that it says goes to RUN/output.txt;
+# train RUN STORE OPTION...: `moleblend train` with logs and checkpoints under RUN. Everything that it says goes to RUN/output.txt;
 # the terminal gets a line for every logged interval and validation. A finished run is left alone, a stopped one is resumed.
 train() {
     local run="$1" store="$2"
@@ -51,10 +51,10 @@ train() {
         return
     fi
     mkdir -p "$run"
-    fairseq-train "$store" --user-dir "$ROOT/moleblend_fs" --save-dir "$run" \
+    moleblend train "$store" --save-dir "$run" \
         --log-format json --log-file "$run/train.log" --tensorboard-logdir "$run/tensorboard" \
         --no-epoch-checkpoints "$@" </dev/null 2>&1 | tee -a "$run/output.txt" | python "$ROOT/examples/progress.py" "$(basename "$run")" || [ -f "$run/preempted" ] || {
-        echo "fairseq-train failed; the end of $run/output.txt:" >&2
+        echo "moleblend train failed; the end of $run/output.txt:" >&2
         tail -n 15 "$run/output.txt" >&2
         return 1
     }

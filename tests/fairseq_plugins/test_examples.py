@@ -1,4 +1,4 @@
-"""What the examples' scripts ask fairseq-train for: recorded from the scripts, then really trained for one update.
+"""What the examples' scripts ask `moleblend train` for: recorded from the scripts, then really trained for one update.
 
 The quickstart is run as a whole in tests/scripts.
 """
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from moleblend_fs.cli.train import with_user_dir
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ROOT, Run, run_here
 
-RECORD = """() { printf '%s\\0' "$@" >> "$RECORD"; printf '\\n\\0' >> "$RECORD"; }"""
-NOTHING = "() { :; }"
+RECORD = """() { [ "$1" != train ] || printf '%s\\0' "${@:2}" $'\\n' >> "$RECORD"; }"""
 SCRIPTS = {
     "pretrain_qm9": ("qm9", [], {}),
     "pretrain_pcqm4mv2": ("qm9", [], {"GPUS": "1", "BATCH": "32", "GLOBAL_BATCH": "64"}),
@@ -32,9 +32,9 @@ def stores(qm9_store, shared, tmp_path_factory) -> dict[str, Path]:
 
 
 def commands_of(example: str, words: list[str], settings: dict[str, str], folder: Path) -> list[list[str]]:
-    """Arguments of every fairseq-train that a script starts, which itself starts none."""
+    """Arguments of every `moleblend train` that a script starts, which itself starts none."""
     record = folder / "commands"
-    functions = {"BASH_FUNC_fairseq-train%%": RECORD, "BASH_FUNC_moleblend%%": NOTHING}
+    functions = {"BASH_FUNC_moleblend%%": RECORD}
     path = {"RECORD": str(record), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PRETRAINED": "none", "ARCH": "tiny"}
     script = ROOT / "examples" / example / "run.sh"
     environment = os.environ | functions | path | settings | {"OUT": str(folder / "out")}
@@ -50,7 +50,8 @@ def test_an_example_trains(example, stores, tmp_path):
     assert len(commands) == 1
     arguments = commands[0]
     assert arguments[0] == str(stores[store])
-    run: Run = run_here([*arguments, "--max-update", "1", "--num-workers", "0", "--log-interval", "1", "--no-save"], tmp_path)
+    shorter = ("--max-update", "1", "--num-workers", "0", "--log-interval", "1", "--no-save")
+    run: Run = run_here([*with_user_dir(arguments), *shorter], tmp_path)
     assert run.code == 0, run.output[-2000:]
     assert len(run.logged("train_inner")) == 1
     assert run.column("train_inner", "molecules")[0] >= 32

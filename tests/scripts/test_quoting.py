@@ -19,8 +19,8 @@ SHELL_FILES = sorted(
     if path.suffix in (".sh", ".sbatch") or path == ROOT / ".ci" / "run"
 )
 RECORD = """() { printf '%s\\0' "$@" >"$(mktemp "$RECORD.XXXXXXXX")"; }"""
+RECORD_TRAINING = """() { [ "$1" != train ] || printf '%s\\0' "${@:2}" >"$(mktemp "$RECORD.XXXXXXXX")"; }"""
 """Each call has a file of its own: examples make two at a time."""
-NOTHING = "() { :; }"
 HOSTILE = [
     "$(touch marker)",
     "`touch marker`",
@@ -153,12 +153,12 @@ def recorded(folder: Path) -> list[list[str]]:
 
 
 def recording(folder: Path) -> dict[str, str]:
-    """Settings with which a script's calls of fairseq-train are written down; `moleblend` does nothing."""
-    return {"BASH_FUNC_fairseq-train%%": RECORD, "BASH_FUNC_moleblend%%": NOTHING, "RECORD": str(folder / "recorded")}
+    """Settings with which a script's calls of `moleblend train` are written down; `moleblend` does nothing."""
+    return {"BASH_FUNC_moleblend%%": RECORD_TRAINING, "RECORD": str(folder / "recorded")}
 
 
 @pytest.mark.parametrize("word", ["$(touch marker)", "a[$(touch marker)]", "it's", "-x *", 'a "b'])
-def test_a_task_of_the_array_hands_its_words_to_fairseq_train(store_file, word, tmp_path):
+def test_a_task_of_the_array_hands_its_words_to_training(store_file, word, tmp_path):
     """The job itself, as Slurm runs it: a copy named slurm_script."""
     job = tmp_path / "slurm_script"
     shutil.copy(SLURM / "finetune_array.sbatch", job)
