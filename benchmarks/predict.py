@@ -59,10 +59,10 @@ def main(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def untrained(folder: Path) -> Path:
-    """A model of the small size that was never trained; it takes as long."""
+def untrained(folder: Path, size: str = "small") -> Path:
+    """A model of a size that was never trained; it takes as long."""
     torch.manual_seed(0)
-    config = ModelConfig(**PRESETS["small"], heads=("property",), tasks=1)  # type: ignore[arg-type]
+    config = ModelConfig(**PRESETS[size], heads=("property",), tasks=1)  # type: ignore[arg-type]
     about = FinetunedFor(inputs="2d", targets=("y",), kinds=("regression",), units=("",), mean=(0.0,), std=(1.0,))
     save(Checkpoint(config=config, weights=MoleBlend(config).state_dict(), finetuned=about), folder)
     return folder
