@@ -108,6 +108,18 @@ import moleblend_fs.tasks, moleblend_fs.data.batch, moleblend_fs.data.store
     assert done.returncode == 0, done.stderr
 
 
+def test_stores_are_made_without_torch(tmp_path):
+    """Neither the command nor its processes wait for it."""
+    (tmp_path / "in.smi").write_text("CCO\nc1ccccc1\n")
+    words = ["preprocess", "smiles", str(tmp_path / "in.smi"), str(tmp_path / "store"), "--workers", "1", "--no-progress"]
+    command = [sys.executable, "-m", "moleblend_fs.cli.main", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0, done.stderr
+    loaded = re.findall(r"\| +(\S+)$", done.stderr, re.MULTILINE)
+    assert loaded.count("moleblend_fs.sources.workers") == 2
+    assert not {"torch", "pandas", "ogb", "sklearn"} & set(loaded)
+
+
 def test_predicting_imports_neither_compilers_nor_scores(tmp_path):
     """Each takes a second or more of a command that may take two: torch imports its compiler to draw weights on its meta device."""
     slow = {"torch._dynamo", "triton", "sklearn", "fairseq"}

@@ -7,12 +7,14 @@ which nothing is known has an empty list.
 Shape legend: B molecules, N motifs of all of them, K their members.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOTIFS = "motifs"
 """The vocabulary, and the sidecar."""
@@ -52,6 +54,8 @@ class MotifLists(NamedTuple):
 
 def motifs_of(lists_BL: Tensor) -> MotifLists:
     """What padded lists say, on their device."""
+    import torch  # here, so that stores are made without it
+
     lists = lists_BL.long()
     if lists.shape[1] == 0:
         lists = lists.new_zeros(len(lists), 2)

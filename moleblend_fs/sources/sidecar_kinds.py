@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from moleblend_fs.chem.automorphisms import automorphisms
-from moleblend_fs.chem.contexts import contexts
 from moleblend_fs.chem.descriptors import descriptor_names, descriptors
 from moleblend_fs.chem.fragments import fragment_names, fragments
 from moleblend_fs.chem.motifs import motif_tree
@@ -202,11 +201,13 @@ class Counting(Kind):
 class Contexts(Counting):
     """Vocabularies of what is around atoms and bonds."""
 
-    name = contexts.__name__
+    name = "contexts"
     kind = VOCABULARIES
     names: ClassVar[tuple[str, ...]] = ("atoms", "bonds")
 
     def found(self, atom_features: np.ndarray, bonds: np.ndarray, bond_classes: np.ndarray) -> Any:
+        from moleblend_fs.chem.contexts import contexts  # here, since it loads torch, without which stores are made
+
         return contexts(atom_features[:, 0], bonds, bond_classes)
 
     def counted(self, found: Any) -> Mapping[str, Sequence[tuple[str, int, int]]]:
