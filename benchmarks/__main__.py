@@ -20,7 +20,7 @@ HELPERS = (
     "measure",
     "network_links",
     "op_costs",
-    "padded",
+    "padded_model",
     "simulate",
     "sizes",
     "timing",

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import padded
+from benchmarks import padded_model
 from benchmarks.harness import ROOT, Row, row
 from benchmarks.measure import peak_bytes, peak_of, seconds_of
 from benchmarks.profiled import MINIATURE
@@ -152,7 +152,7 @@ def train_step(model: MoleBlend, batch: MoleculeBatch, config: BlendConfig, path
     targets = targets_of(batch, layout, shown, noise, config)
     counts = count_targets(targets, layout, config)
     arguments = (batch, shown, layout, targets)
-    sums = padded.loss_sums(model, *arguments) if path == "padded" else model(*arguments).losses
+    sums = padded_model.loss_sums(model, *arguments) if path == "padded" else model(*arguments).losses
     loss = torch.stack([config.weights[name] * sums[name] / count for name, count in zip(config.predict, counts, strict=True)]).sum()
     loss.backward()
     return loss.detach()

@@ -26,7 +26,7 @@ from moleblend_fs.checkpoint.zero_moments import StoredMoments
 from moleblend_fs.data.model_description import PREDICTED
 from moleblend_fs.data.untrusted_torch import ADMITTED
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.comparison import Purpose, compare, shortened
+from moleblend_fs.inference.checkpoint_fit import Purpose, compare, shortened
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.predicted_distances import DISTANCE_HEAD
 from moleblend_fs.runtime import watchdog
@@ -70,7 +70,7 @@ class CheckpointTrainer(Trainer):
         requested: see there.
         update_freq: micro-batches of an update on each process, by epoch; as --update-freq.
         update_batches: batches of an update over all processes, by epoch; kept when the number of processes changes.
-        differing: topics (`comparison.TOPICS`) in which the checkpoint that is resumed differs from this run, on purpose.
+        differing: topics (`inference.checkpoint_fit.TOPICS`) in which the checkpoint that is resumed differs from this run, on purpose.
         validation_due: whether the checkpoint being saved lacks the score of a validation that a signal cut short or left out.
     """
 
@@ -148,7 +148,7 @@ class CheckpointTrainer(Trainer):
     # Loading
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """Resume, or begin from pretrained weights: `--finetune-from-model` takes all that `checkpoint.load` reads."""
+        """Resume, or begin from pretrained weights: `--finetune-from-model` takes all that `checkpoint.read.load` reads."""
         if filename == self.cfg.checkpoint.finetune_from_model:
             self._load_pretrained(filename)
             return None

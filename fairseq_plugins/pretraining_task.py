@@ -11,7 +11,7 @@ from fairseq_plugins.task import StoreTask, StoreTaskConfig
 from moleblend_fs.data.mixture import open_sidecar
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.objectives.combined import Combined
+from moleblend_fs.objectives.combined_objectives import Combined
 from moleblend_fs.objectives.objective import Label, Objective
 from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, chosen, objectives
 

@@ -20,7 +20,7 @@ from moleblend_fs.data.batching import BatchBudget
 from moleblend_fs.data.mixture import open_stores
 from moleblend_fs.data.sidecar import Sidecar
 from moleblend_fs.data.trained_on import TrainedOn
-from moleblend_fs.inference.comparison import TOPICS, Purpose, Use, parse_allowed
+from moleblend_fs.inference.checkpoint_fit import TOPICS, Purpose, Use, parse_allowed
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.ops import dispatch

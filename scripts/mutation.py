@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
             *(f"moleblend_fs/data/{name}.py" for name in ("store", "writer", "store_parts", "unfinished_output", "partial_store")),
             *(f"moleblend_fs/data/{name}.py" for name in ("manifest", "typed_json", "trained_on", "graph")),
         ],
-        ["tests/data/test_store.py", "tests/data/test_shards.py", "tests/inference/test_comparison.py"],
+        ["tests/data/test_store.py", "tests/data/test_shards.py", "tests/inference/test_checkpoint_fit.py"],
     ),
     "damage": (
         [f"moleblend_fs/data/{name}.py" for name in ("lmdb_file", "verification")],

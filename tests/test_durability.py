@@ -17,7 +17,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file, write_atomically
 from tests.data.test_damage import PLAN, results
 from tests.data.test_store import REQUEST, finish, molecules
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 
 
 class Disk:

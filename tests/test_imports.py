@@ -17,7 +17,7 @@ import moleblend_fs
 from moleblend_fs import Predictor
 from moleblend_fs.cli.main import main
 from moleblend_fs.objectives.registry import objectives
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 from tests.predictions.run_folders import run_folder
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from benchmarks.harness import ROOT, Row
-from benchmarks.peers.measured import Measured
+from benchmarks.peers.measurement import Measured
 from benchmarks.peers.programs import PROGRAMS
 
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "moleblend_fs" / "peers"

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 from fairseq_plugins import console, output_paths, splits
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
 from fairseq_plugins.patches.starting_ranks import infer_world, use_cpu_backends
-from moleblend_fs.checkpoint.named import located
+from moleblend_fs.checkpoint.weights_by_name import located
 from moleblend_fs.errors import UserError
 from moleblend_fs.zero.engine import STAGES, engine_config, require_deepspeed
 

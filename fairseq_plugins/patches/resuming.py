@@ -75,8 +75,8 @@ def drop_what_differs(extra_state: dict[str, Any], differing: frozenset[str]) ->
     """Leave out of a checkpoint's state what means nothing where a run goes on with something else.
 
     Args:
-        differing: topics of `comparison.TOPICS`. A score of another target or validation split is no best score of this run, and
-            a place among other molecules no place in its epoch.
+        differing: topics of `inference.checkpoint_fit.TOPICS`. A score of another target or validation split is no best score of this run,
+            and a place among other molecules no place in its epoch.
     """
     if not differing:
         return

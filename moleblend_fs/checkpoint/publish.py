@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from moleblend_fs import __version__
-from moleblend_fs.checkpoint.card import Facts, ModelCard, PretrainedOn
-from moleblend_fs.checkpoint.named import located
+from moleblend_fs.checkpoint.model_card import Facts, ModelCard, PretrainedOn
 from moleblend_fs.checkpoint.read import HALF, Checkpoint, load, read_torch_file
+from moleblend_fs.checkpoint.weights_by_name import located
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.mixture import Mixture, open_stores
 from moleblend_fs.data.store import Store
@@ -27,7 +27,7 @@ OTHER = ("heads.", "distances.")
 def published(
     path: str | os.PathLike, *, data: str = "", licence: str = LICENCE, limits: Sequence[str] = (), notes: Sequence[str] = ()
 ) -> Checkpoint:
-    """A checkpoint of pretraining as it is published; `checkpoint.read.save` writes it.
+    """A checkpoint of pretraining as it is published; `checkpoint.write.save` writes it.
 
     Args:
         path: of `moleblend train`. data: the stores that it was trained on, joined by ":"; "" for where training found them.

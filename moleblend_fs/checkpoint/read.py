@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moleblend_fs.checkpoint.card import ModelCard
-from moleblend_fs.checkpoint.named import CONFIG, PACKAGED, WEIGHTS, located
-from moleblend_fs.checkpoint.published import ROOT, convert_weights, infer_config
+from moleblend_fs.checkpoint.model_card import ModelCard
+from moleblend_fs.checkpoint.reference_release import ROOT, convert_weights, infer_config
+from moleblend_fs.checkpoint.weights_by_name import CONFIG, PACKAGED, WEIGHTS, located
 from moleblend_fs.data.model_description import FinetunedFor
 from moleblend_fs.data.onnx_detection import refuse_exported
 from moleblend_fs.data.trained_on import TrainedOn

@@ -19,8 +19,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from moleblend_fs.checkpoint.named import CONFIG, WEIGHTS
 from moleblend_fs.checkpoint.read import CHECKSUMS, Checkpoint, describe, hash_of_file, hash_of_json
+from moleblend_fs.checkpoint.weights_by_name import CONFIG, WEIGHTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import flush, flush_names, whole_folder, write_atomically
 

@@ -12,7 +12,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, resolved
-from moleblend_fs.inference.comparison import FLAG, FLAG_HELP, Purpose, Use, compare, parse_allowed
+from moleblend_fs.inference.checkpoint_fit import FLAG, FLAG_HELP, Purpose, Use, compare, parse_allowed
 from moleblend_fs.shared_options import PRECISIONS, add_precision
 from moleblend_fs.wording import counted
 
@@ -79,7 +79,7 @@ def say_written(output: Path, count: int, thing: str) -> None:
 def compare_with_store(
     checkpoint: Described, store: Store, arguments: argparse.Namespace, purpose: Purpose, *, inputs: str, split: str = ""
 ) -> None:
-    """Tell on stderr how a checkpoint fits a store; UserError where it does not. See `comparison.Use`."""
+    """Tell on stderr how a checkpoint fits a store; UserError where it does not. See `inference.checkpoint_fit.Use`."""
     allowed = parse_allowed(arguments.allow_differences)
     trained_on = TrainedOn.of(store.manifest)
     use = Use(purpose=purpose, store=trained_on, name=str(store.path), inputs=inputs, split=split, allowed=allowed)

@@ -5,9 +5,9 @@ import dataclasses
 import os
 from pathlib import Path
 
-from moleblend_fs.checkpoint.named import CONFIG, WEIGHTS
 from moleblend_fs.checkpoint.publish import LICENCE, published
 from moleblend_fs.checkpoint.read import Checkpoint, load
+from moleblend_fs.checkpoint.weights_by_name import CONFIG, WEIGHTS
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved

@@ -25,7 +25,7 @@ from moleblend_fs.cli.given_molecules import check_given, named_input, open_give
 from moleblend_fs.data.model_description import INPUTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file
-from moleblend_fs.inference.comparison import parse_allowed
+from moleblend_fs.inference.checkpoint_fit import parse_allowed
 from moleblend_fs.wording import counted
 
 ENDINGS = (".npy", ".npz", ".csv", ".parquet")

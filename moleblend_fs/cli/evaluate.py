@@ -28,7 +28,7 @@ from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, flush, flush_names, is_stream, whole_file
-from moleblend_fs.inference.comparison import label_factors
+from moleblend_fs.inference.checkpoint_fit import label_factors
 from moleblend_fs.inference.predict import Runner, check_structures, loaders_told, property_head
 from moleblend_fs.objectives.common.metrics import average, scores
 from moleblend_fs.objectives.finetuning import shared_kind

@@ -10,7 +10,7 @@ from moleblend_fs.cli.common import add_comparison_argument, add_rows_arguments,
 from moleblend_fs.cli.given_molecules import STDOUT, named_input, open_given
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file, write_atomically
-from moleblend_fs.inference.comparison import parse_allowed
+from moleblend_fs.inference.checkpoint_fit import parse_allowed
 from moleblend_fs.wording import counted, verb
 
 ENDINGS = (".html", ".svg", ".csv")
@@ -150,7 +150,7 @@ def digits(value: float) -> str:
 
 def page_of(out: Path, model: str, found: Sequence[Any]) -> str:
     """The page, or the picture of the one molecule and target."""
-    from moleblend_fs.report import explained as report
+    from moleblend_fs.report import explain_page as report
 
     parts = [
         report.Part(

@@ -21,7 +21,7 @@ from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import MODEL_NAME, Outcome, begin, collect, finetune, look
 from moleblend_fs.finetune.settings import ARCHITECTURES, READOUTS, SPLITS, Settings
 from moleblend_fs.finetune.slurm import STEPS
-from moleblend_fs.report.finetuned import first_lines
+from moleblend_fs.report.finetune_page import first_lines
 from moleblend_fs.shared_options import add_precision, seed
 from moleblend_fs.wording import counted
 

@@ -13,7 +13,7 @@ from moleblend_fs.cli.common import compare_with_store, molecules_of, say
 from moleblend_fs.data.model_description import Described
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.comparison import parse_allowed
+from moleblend_fs.inference.checkpoint_fit import parse_allowed
 
 ROW, SMILES, STATUS = "row", "smiles", "status"
 STDOUT = Path("/dev/stdout")
@@ -93,7 +93,7 @@ def is_store(path: Path) -> bool:
 
 
 def open_given(arguments: argparse.Namespace) -> Any:
-    """Rows of a table, a list, an SD file, or SMILES of the command line; see `sources.incoming`."""
+    """Rows of a table, a list, an SD file, or SMILES of the command line; see `sources.molecules_to_predict`."""
     from moleblend_fs.sources.molecules_to_predict import IncomingSmiles, open_incoming
 
     if arguments.smiles is not None:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from moleblend_fs.checkpoint.card import ModelCard
-from moleblend_fs.checkpoint.named import CONFIG, WEIGHTS, located, names
+from moleblend_fs.checkpoint.model_card import ModelCard
 from moleblend_fs.checkpoint.read import Checkpoint, load
+from moleblend_fs.checkpoint.weights_by_name import CONFIG, WEIGHTS, located, names
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.model.config import architecture_options

@@ -10,7 +10,7 @@ from moleblend_fs.data.store_parts import ShardNumber
 from moleblend_fs.errors import UserError
 from moleblend_fs.shared_options import seed
 from moleblend_fs.sources.base import Source
-from moleblend_fs.sources.excluded import skeletons_of
+from moleblend_fs.sources.excluded_skeletons import skeletons_of
 from moleblend_fs.sources.registry import source_commands
 from moleblend_fs.sources.run import preprocess, preprocess_shard
 from moleblend_fs.sources.subsets import Excluding, Sampled, SampleSize

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moleblend_fs.report import html
-from moleblend_fs.report.drawable import drawable_text
+from moleblend_fs.report.drawable_values import drawable_text
 
 WIDTH, ROW, TOP, FOOT, EDGE, FONT, BAR = 350, 38, 8, 40, 14, 12, 9
 """Of a picture, pixels: it, a method's row, the room above and below, beside, letters, and a bar that joins methods."""

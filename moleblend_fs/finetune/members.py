@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from moleblend_fs.checkpoint.named import NONE
 from moleblend_fs.checkpoint.read import Checkpoint, load
+from moleblend_fs.checkpoint.weights_by_name import NONE
 from moleblend_fs.data.split_file import all_labels
 from moleblend_fs.data.splits import TRAIN, VALID
 from moleblend_fs.data.store import Store

@@ -174,7 +174,7 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     _write(folder, begun.given, data, folds, planned, results, settings, metrics)
     progress.stage("report")
     from moleblend_fs.finetune.split_similarity import nearest, overlap, with_pretraining
-    from moleblend_fs.report.finetuned import write_page
+    from moleblend_fs.report.finetune_page import write_page
 
     pretraining = with_pretraining(data.store, folds, settings.start)
     write_page(folder, nearest(folder, data.store, folds), overlap(data.store, folds), pretraining)

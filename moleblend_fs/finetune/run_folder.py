@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moleblend_fs import __version__
-from moleblend_fs.checkpoint.named import NONE, WEIGHTS
+from moleblend_fs.checkpoint.weights_by_name import NONE, WEIGHTS
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically

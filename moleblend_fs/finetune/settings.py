@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moleblend_fs.checkpoint.named import NONE, default_weights, located
+from moleblend_fs.checkpoint.weights_by_name import NONE, default_weights, located
 from moleblend_fs.data.model_description import INPUTS, PREDICTED
 from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.errors import UserError
@@ -29,7 +29,8 @@ class Settings:
         folds: parts of a cross-validation; 1 for a single split. repeats: how often it is split anew.
         ensemble: members of each fold, which differ in their seed.
         seed: of splits and members.
-        weights: to start from: a name of `checkpoint.named`, a path, or "none" for random ones; "" for what `with_weights` chooses.
+        weights: to start from: a name of `checkpoint.weights_by_name`, a path, or "none" for random ones; "" for what `with_weights`
+            chooses.
         inputs: of `data.model_description.INPUTS`.
         hydrogens: "explicit", "none"; "" for those of the weights, heavy atoms without.
         arch: size of the model, "" for that of the weights or of the table.

@@ -17,7 +17,7 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.folds import smiles_of
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.report.finetuned import Nearest, Shared
+from moleblend_fs.report.finetune_page import Nearest, Shared
 from moleblend_fs.wording import counted
 
 MOST = 20_000

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moleblend_fs.checkpoint.published import sources
 from moleblend_fs.checkpoint.read import convert, load_weights
+from moleblend_fs.checkpoint.reference_release import sources
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import MAX_SPD, UNREACHABLE, bond_class
 from moleblend_fs.errors import UserError

@@ -13,7 +13,7 @@ from rdkit import Chem
 
 from moleblend_fs.data.model_description import Described
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.comparison import parse_allowed
+from moleblend_fs.inference.checkpoint_fit import parse_allowed
 from moleblend_fs.predictions.combining import combine
 from moleblend_fs.predictions.hydrogens_and_structures import prepare
 from moleblend_fs.predictions.open_model import open_model

@@ -4,8 +4,8 @@ import os
 from functools import partial
 from pathlib import Path
 
-from moleblend_fs.checkpoint.named import located
 from moleblend_fs.checkpoint.read import Checkpoint, load
+from moleblend_fs.checkpoint.weights_by_name import located
 from moleblend_fs.data.model_description import PREDICTED
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.device import device_of

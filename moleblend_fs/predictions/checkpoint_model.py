@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from moleblend_fs.checkpoint.named import CONFIG, WEIGHTS, located
 from moleblend_fs.checkpoint.read import Checkpoint, load
+from moleblend_fs.checkpoint.weights_by_name import CONFIG, WEIGHTS, located
 from moleblend_fs.data.model_description import FinetunedFor
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError

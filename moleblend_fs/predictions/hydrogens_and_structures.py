@@ -10,7 +10,7 @@ from moleblend_fs.data.graph import FEATURISATION_VERSION
 from moleblend_fs.data.model_description import Described, reads_structures
 from moleblend_fs.data.trained_on import UNKNOWN, TrainedOn
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.comparison import FLAG, STRUCTURES, Use, compare
+from moleblend_fs.inference.checkpoint_fit import FLAG, STRUCTURES, Use, compare
 from moleblend_fs.sources.molecules_to_predict import Incoming
 
 HYDROGENS = ("none", "explicit")
@@ -32,7 +32,7 @@ def prepare(
     Args:
         inputs: what the model reads. name: what the input is called in messages.
         hydrogens: of `HYDROGENS`, where the checkpoint does not say it, or another choice is meant.
-        allowed: topics that are meant to differ, see `comparison.TOPICS`.
+        allowed: topics that are meant to differ, see `inference.checkpoint_fit.TOPICS`.
 
     Raises:
         UserError: the input does not fit the model, or lacks structures that nothing can stand in for.

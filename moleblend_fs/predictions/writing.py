@@ -8,7 +8,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, whole_file
 from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.progress import RowProgress
-from moleblend_fs.predictions.resumable import ResumableFile, lines_to_text
+from moleblend_fs.predictions.resumable_table import ResumableFile, lines_to_text
 from moleblend_fs.predictions.rows import Made
 from moleblend_fs.predictions.streaming import WINDOW, windows
 from moleblend_fs.predictions.table import PredictionTable

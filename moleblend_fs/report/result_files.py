@@ -11,7 +11,7 @@ from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.store import MANIFEST
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
-from moleblend_fs.report.drawable import drawable_number, drawable_text, run_name, split_name
+from moleblend_fs.report.drawable_values import drawable_number, drawable_text, run_name, split_name
 
 ABOUT = ("checkpoint", "updates", "inputs", "split_sha256")
 """Fields of a file that say what the whole of it is about."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from moleblend_fs.report.drawable import VARIANTS
+from moleblend_fs.report.drawable_values import VARIANTS
 from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.statistics import draws, interval
 

@@ -11,7 +11,7 @@ from moleblend_fs.data.sidecar import FOLDER as SIDECARS
 from moleblend_fs.data.store import MANIFEST
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
-from moleblend_fs.report.drawable import run_name, split_name
+from moleblend_fs.report.drawable_values import run_name, split_name
 from moleblend_fs.report.result_files import Evaluation, read_evaluation
 from moleblend_fs.report.training_logs import TrainingLog, read_log
 

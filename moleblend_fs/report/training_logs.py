@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moleblend_fs.report.drawable import drawable_number, drawable_text, run_name
+from moleblend_fs.report.drawable_values import drawable_number, drawable_text, run_name
 from moleblend_fs.report.settings import START, Settings, read_facts, read_settings
 from moleblend_fs.wording import counted
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from moleblend_fs.checkpoint.named import NONE, names
+from moleblend_fs.checkpoint.weights_by_name import NONE, names
 from moleblend_fs.data.split_file import SplitFile, open_store
 from moleblend_fs.data.splits import TRAIN, VALID
 from moleblend_fs.data.store import Store
@@ -231,7 +231,7 @@ def _final(begun: Begun, study: Study, space: Sequence[Dimension], metric: str, 
     store = None if begun.store_path != STORE else begun.folder / STORE
     outcome = finetune(begun.given, folder, absolute(settings), jobs=jobs, progress=progress, command=shlex.join(words), store=store)
     progress.stage("report")
-    from moleblend_fs.report.tuned import write_page
+    from moleblend_fs.report.tune_page import write_page
 
     write_page(begun.folder)
     progress.end()

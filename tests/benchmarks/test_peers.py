@@ -15,8 +15,8 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import row
-from benchmarks.peers import measured
-from benchmarks.peers.measured import Measured, answer_of, ask, readable, split_table
+from benchmarks.peers import measurement
+from benchmarks.peers.measurement import Measured, answer_of, ask, readable, split_table
 from benchmarks.peers.programs import CHEMPROP_SPLIT, FINETUNE, HERE, OURS, PREDICT, PROGRAMS
 from benchmarks.peers.serving import SMILES, SPLIT, VALUE, read
 from moleblend_fs.cli import finetune, predict
@@ -119,7 +119,7 @@ def test_answers_are_found_among_what_else_is_printed(tmp_path):
 
 def test_a_program_is_trained_scored_and_timed_once(table, tmp_path, monkeypatch):
     """The forest, which our own environment has: its rows, and that finished parts are read."""
-    monkeypatch.setattr(measured, "REPEATS", {1: 2})
+    monkeypatch.setattr(measurement, "REPEATS", {1: 2})
     found = forest(tmp_path, table)
     rows = {each.metric: each for each in found.learned("forest")}
     (model,) = (tmp_path / "work" / "measured").glob("*/models/forest")

@@ -10,7 +10,7 @@ import pytest
 from moleblend_fs.data.store import Store
 from tests.cases.commands import moleblend
 from tests.cases.test_generated_sources import damaged
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 
 STORES, CHECKPOINTS, RUNS = 60, 40, 14
 """How many of each are damaged."""

@@ -12,7 +12,7 @@ import pytest
 from moleblend_fs.cli.main import COMMANDS, main
 from moleblend_fs.objectives.common.prototypes import PROJECTION
 from tests.fairseq_plugins.conftest import write_labelled
-from tests.inference.untrained import pretrained, untrained
+from tests.inference.untrained_models import pretrained, untrained
 
 COMMAND = str(Path(sys.executable).parent / "moleblend")
 RUNS = {

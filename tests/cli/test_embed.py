@@ -16,7 +16,7 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 
 SMILES = ["CCO", "bad", "c1ccccc1", "CC"]
 

@@ -13,7 +13,7 @@ import pytest
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
 from tests.fairseq_plugins.conftest import write_labelled, write_store
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 
 NAN = float("nan")
 SMILES = ("C", "CC", "CCC", "CCO", "CCN", "c1ccccc1", "CC(C)=O", "CCCl")

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from moleblend_fs.cli.main import main
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 from tests.report.layout import CHROMIUM, measured
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"

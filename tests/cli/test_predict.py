@@ -29,7 +29,7 @@ from moleblend_fs.predictions.rows import read_from
 from moleblend_fs.predictions.table import PredictionTable
 from moleblend_fs.predictions.writing import write_table
 from tests.conftest import preprocessed
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 from tests.model.molecules import AWKWARD, ORDINARY, graph
 
 COMMAND = str(Path(sys.executable).parent / "moleblend")

@@ -1,6 +1,6 @@
 """A command is one file and a line: CONTRIBUTING's steps, followed in a copy of the packages."""
 
-from tests.support.copied import Copy
+from tests.support.package_copy import Copy
 
 COMMAND = '''
 """`moleblend count STORE`: how many molecules there are of each number of atoms."""

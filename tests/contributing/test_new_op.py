@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.copied import Copy
+from tests.support.package_copy import Copy
 
 FILES = {
     "__init__": '''
@@ -112,7 +112,7 @@ def swish(x: Tensor) -> Tensor:
 
 import torch
 
-from moleblend_fs.ops.comparison import compare, tolerance_of
+from moleblend_fs.ops.selftest_tolerance import compare, tolerance_of
 from moleblend_fs.ops.swish import launch, reference
 
 

@@ -3,7 +3,7 @@
 import csv
 
 from moleblend_fs.data.store import Store
-from tests.support.copied import Copy
+from tests.support.package_copy import Copy
 
 SOURCE = '''
 """Chains of carbon atoms: a file with their lengths, a line each."""

@@ -48,7 +48,7 @@ TESTS = Check("tests that run tests")
 STORE = ("STORE OPTION...", "STORE --arch moleblend_tiny --task moleblend --criterion blend_then_predict")
 PRETRAIN = "--task moleblend --criterion blend_then_predict --arch moleblend_tiny"
 UNTRAINED = (
-    'python -c "from pathlib import Path; from tests.inference.untrained import untrained; '
+    'python -c "from pathlib import Path; from tests.inference.untrained_models import untrained; '
     "Path('runs/untrained').exists() or untrained(Path('runs/untrained'), width=64)\""
 )
 SCORES = (
@@ -103,9 +103,9 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     },
     "docs/finetune.md": {
         "moleblend finetune mine.csv": Check("README's, which is run", ()),
-        "moleblend convert runs/pretrain": Check("tests/checkpoint/test_named.py runs it"),
+        "moleblend convert runs/pretrain": Check("tests/checkpoint/test_weights_by_name.py runs it"),
         "MOLEBLEND_WEIGHTS=runs/weights moleblend": Check(
-            "tests/checkpoint/test_named.py and tests/finetune/test_starting_weights.py run them"
+            "tests/checkpoint/test_weights_by_name.py and tests/finetune/test_starting_weights.py run them"
         ),
     },
     "docs/launching.md": {

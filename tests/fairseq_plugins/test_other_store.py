@@ -8,7 +8,7 @@ from moleblend_fs.checkpoint.read import read_torch_file
 from moleblend_fs.data.store import Store
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, Run, train
-from tests.inference.test_comparison import table
+from tests.inference.test_checkpoint_fit import table
 
 LABELS = ("--label", "e:regression:eV", "--label", "high:classification")
 OPTIONS = (*FINETUNE, *SMALL, *ADAM, "--batch-size", "8", "--save-interval-updates", "1")

@@ -9,7 +9,7 @@ from moleblend_fs.data.split_file import open_store
 from moleblend_fs.finetune.data import prepare
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.split_similarity import nearest, overlap
-from moleblend_fs.report.finetuned import Shared, write_page
+from moleblend_fs.report.finetune_page import Shared, write_page
 from tests.report.layout import CHROMIUM, measured
 
 LONG = "a_target_whose_name_goes_on_and_on_and_on_without_a_blank_until_no_axis_has_room_for_it"

@@ -12,8 +12,8 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.finetune.folds import smiles_of
 from moleblend_fs.finetune.split_similarity import pretraining_store, with_pretraining
-from moleblend_fs.report.finetuned import write_page
-from tests.inference.untrained import untrained
+from moleblend_fs.report.finetune_page import write_page
+from tests.inference.untrained_models import untrained
 
 
 @pytest.fixture

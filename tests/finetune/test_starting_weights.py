@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moleblend_fs.checkpoint import named
+from moleblend_fs.checkpoint import weights_by_name
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.data.store import Store
@@ -19,7 +19,7 @@ from moleblend_fs.finetune.run import finetune, look
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.run import Wanted, absolute, searchable
 from tests.finetune.conftest import QUICK
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 
 ASKED = {**QUICK, "arch": "", "epochs": 1, "targets": ("logS",), "split": "random"}
 
@@ -32,7 +32,7 @@ def weights(finetuned, tmp_path, monkeypatch) -> Path:
     checkpoint.finetuned, checkpoint.config = None, replace(checkpoint.config, heads=())
     checkpoint.weights = {name: value for name, value in checkpoint.weights.items() if not name.startswith("heads.")}
     save(checkpoint, tmp_path / "weights" / "small")
-    monkeypatch.setattr(named, "PACKAGED", tmp_path / "nothing")
+    monkeypatch.setattr(weights_by_name, "PACKAGED", tmp_path / "nothing")
     monkeypatch.setenv("MOLEBLEND_WEIGHTS", str(tmp_path / "weights"))
     return tmp_path / "weights"
 

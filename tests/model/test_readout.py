@@ -11,7 +11,7 @@ from moleblend_fs.model.config import READOUTS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import show_all
 from moleblend_fs.ops.layout import Layout
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 from tests.model.molecules import batch_of, graph
 
 SIZE = {"layers": 2, "embed_dim": 12, "ffn_dim": 10, "attention_heads": 3, "gaussians": 5}

@@ -16,7 +16,7 @@ from fairseq_plugins.criterion import Pretraining
 from moleblend_fs.data.batch import GROUP, collate
 from moleblend_fs.data.record import decode, encode
 from moleblend_fs.model.moleblend import MoleBlend
-from moleblend_fs.objectives.combined import Combined
+from moleblend_fs.objectives.combined_objectives import Combined
 from moleblend_fs.objectives.common import gradients
 from moleblend_fs.objectives.common.loss import weighted_loss
 from moleblend_fs.objectives.common.to_device import to_device

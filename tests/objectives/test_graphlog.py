@@ -12,12 +12,12 @@ from moleblend_fs.checkpoint.read import load
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.batch import GROUP
 from moleblend_fs.errors import UserError
-from moleblend_fs.objectives.combined import Combined
+from moleblend_fs.objectives.combined_objectives import Combined
 from moleblend_fs.objectives.common.prototypes import PASSES, STEP, find_prototypes, load_prototypes, lowest_level, next_level, unit_rows
 from moleblend_fs.objectives.graphlog import GraphLoG, GraphLoGOptions, parent_loss, prototype_losses, subgraph_losses
 from moleblend_fs.ops.layout import Layout
 from tests.fairseq_plugins.runs import ADAM, SMALL, train
-from tests.inference.untrained import pretrained
+from tests.inference.untrained_models import pretrained
 from tests.model.molecules import AWKWARD, ORDINARY, batch_of, graph
 from tests.objectives.suite import Case, mean_losses, model_of, sums_and_counts
 

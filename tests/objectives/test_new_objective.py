@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.copied import Copy
+from tests.support.package_copy import Copy
 
 OBJECTIVE = '''
 """How many bonds each atom has, from the structure alone."""

@@ -21,7 +21,7 @@ from moleblend_fs.data.record import encode
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.onnx_run.layout import padded, padded_atoms
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 from tests.predictions.run_folders import TRAINING, run_folder
 
 onnx = pytest.importorskip("onnx", reason="the export needs onnx (pip install 'moleblend-fs[export]')")

@@ -10,7 +10,7 @@ import torch
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.predictions.calibration import Calibration, TargetCalibration
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 
 TRAINING = ("CCO", "CCCO", "CCCCO", "c1ccccc1", "Cc1ccccc1", "CC(=O)O", "CCC(=O)O", "CCN", "CCCN", "c1ccccc1O")
 

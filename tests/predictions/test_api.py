@@ -14,7 +14,7 @@ from moleblend_fs import Embedder, Predictor
 from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
 from tests.conftest import ROOT
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 from tests.predictions.run_folders import run_folder
 
 SMILES = ["CCO", "c1ccccc1", "bad", "CC(=O)O", ""]

@@ -21,7 +21,7 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import show_all
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.predictions.explainer import BASELINES
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 from tests.predictions.run_folders import run_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say what it was trained on", "ignore:molecules are made of heavy atoms")

@@ -18,7 +18,7 @@ from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.trained_on import TrainedOn
 from tests.conftest import preprocessed
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 
 COMMAND = str(Path(sys.executable).parent / "moleblend")
 SMILES = ("CCO", "not_a_smiles", "c1ccccc1", "", "C1CC", "CC(C)=O", "OC(=O)c1ccccc1O", "C" * 30, "[Na+].[Cl-]", "CCO")
@@ -188,9 +188,9 @@ def test_the_default_output_lies_beside_the_input_and_is_not_written_over(model,
 KILLED = """
 import os, signal, sys
 from moleblend_fs.cli.main import main
-from moleblend_fs.predictions import resumable, writing
+from moleblend_fs.predictions import resumable_table, writing
 
-write = resumable.ResumableFile.write
+write = resumable_table.ResumableFile.write
 
 def write_and_die(self, text, rows, counts):
     write(self, text, rows, counts)
@@ -199,7 +199,7 @@ def write_and_die(self, text, rows, counts):
         self._stream.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
-resumable.ResumableFile.write = write_and_die
+resumable_table.ResumableFile.write = write_and_die
 writing.write_table.__kwdefaults__["window"] = 20
 main(sys.argv[1:])
 """

@@ -122,7 +122,7 @@ def test_the_first_trial_is_the_default_and_others_differ():
 
 
 def test_a_frozen_encoder_is_a_method(data, tmp_path):
-    from tests.inference.untrained import untrained
+    from tests.inference.untrained_models import untrained
 
     plan = plans.Plan("cpu", str(untrained(tmp_path / "model")))
     plan.__dict__["scale"] = replace(plan.scale, data=("esol",), methods=("probe",), repeats=1)

@@ -14,7 +14,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import identify
 from moleblend_fs.sources.excel_parquet import as_text, frame_kind
 from moleblend_fs.sources.molecules_to_predict import open_incoming
-from tests.inference.untrained import untrained
+from tests.inference.untrained_models import untrained
 from tests.sources.table_files import frame_file
 
 HEADER = ["id", "smiles", "y"]

@@ -26,7 +26,7 @@ from moleblend_fs.sources.csv_and_smiles import SmilesFile, SmilesRow
 from moleblend_fs.sources.qm9 import open_qm9
 from moleblend_fs.sources.run import _Reader, preprocess
 from moleblend_fs.sources.workers import Chunk, WorkerPool
-from tests.sources.hostile import Deadly, Hanging, Hostile, Raising, Unborn
+from tests.sources.hostile_sources import Deadly, Hanging, Hostile, Raising, Unborn
 from tests.support.waiting import until
 
 MOLEBLEND = [sys.executable, "-m", "moleblend_fs.cli.main"]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from moleblend_fs.ops.atom_forces.launch import AtomForces
 from moleblend_fs.ops.attention.kernel_parts import dropout_keep, dropout_scale
-from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.selftest_tolerance import compare, tolerance_of
 
 
 def dense_forces(

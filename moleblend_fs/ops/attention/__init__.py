@@ -3,6 +3,14 @@
     softmax(q_i . k_j / sqrt(w) + bias_ij) v_j over the tokens j of i's molecule (paper, Eq. 4), softmax in float32 or wider;
     pairs that have the graph token on either side get the graph-token bias instead.
 
+Files go by how much of a molecule a program of the kernels holds, both passes in each:
+
+    kernels_short.py  a whole molecule: `forward_short` (up to 32 tokens) and `backward_short` (up to 64)
+    kernels_long.py   a block of a larger one: `forward_long`, `backward_rows_long` (d_q, d_bias), `backward_columns_long` (d_k, d_v)
+    kernel_parts.py   what both call: places, logits of a tile, dropout
+    launch.py         which kernel a molecule's size gets, with which blocks and warps, and autograd around both passes
+    reference.py      the same in plain torch
+
 Shape legend: T tokens, H heads, w head width, P atom pairs; see `ops.layout`.
 """
 

@@ -1,7 +1,8 @@
-"""Attention kernels for molecules of any size: a program holds a block of rows (or columns) of one head and goes through the others.
+"""Attention kernels, forward and backward, for molecules of any size: a program holds a block of rows (or columns) of one head
+and goes through the others.
 
 The forward pass is an online softmax. The backward pass has two kernels, one per block of queries (d_q, d_bias) and one per block
-of keys (d_k, d_v), so that every sum has one order. Shape legend as in `attention_short`.
+of keys (d_k, d_v), so that every sum has one order. Shape legend as in `kernels_short.py`.
 """
 
 import triton

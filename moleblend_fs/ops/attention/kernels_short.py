@@ -1,6 +1,7 @@
-"""Attention kernels for molecules that fit into one tile: a program holds all logits of a molecule and head, and goes through a few heads.
+"""Attention kernels, forward and backward, for molecules that fit into one tile: a program holds all logits of a molecule and head, and
+goes through a few heads.
 
-Shape legend as in `attention_parts`; qkv (T, 3, H, w), out and d_out (T, H w), logsumexp (H, T) to the base 2, bias and d_bias (H, P),
+Shape legend as in `kernel_parts.py`; qkv (T, 3, H, w), out and d_out (T, H w), logsumexp (H, T) to the base 2, bias and d_bias (H, P),
 d_graph (H, B).
 """
 

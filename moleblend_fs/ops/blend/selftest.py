@@ -5,8 +5,8 @@ import torch
 from moleblend_fs.data.graph import NUM_BOND_CLASSES
 from moleblend_fs.ops.blend import EDGE_CLASSES, IGNORED, OUT_OF_RANGE, Blend, Rules, reference
 from moleblend_fs.ops.blend.launch import blend
-from moleblend_fs.ops.comparison import compare
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.selftest_tolerance import compare
 
 SIZES = (1, 12, 2, 5)
 RULES = Rules(

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.dropout_bits import kept_values
 from moleblend_fs.ops.gelu_dropout.autograd import gelu_dropout_linear
+from moleblend_fs.ops.selftest_tolerance import compare, tolerance_of
 
 NAMES = ("product", "d x", "d bias of x", "d weight", "d bias")
 

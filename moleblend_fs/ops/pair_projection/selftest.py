@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection.autograd import pair_cosine, pair_cross_entropy, pair_smooth_l1
+from moleblend_fs.ops.selftest_tolerance import compare, tolerance_of
 
 
 def self_test(device: torch.device, dtype: torch.dtype = torch.float32, shape: tuple[int, ...] | None = None) -> None:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.graph import NUM_BOND_CLASSES
-from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.embedding_rows import ELEMENT_ROWS, TABLE_ROWS
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias.autograd import precision, relation_bias
 from moleblend_fs.ops.relation_bias.reference import distance_bias, edge_bias, spd_bias
 from moleblend_fs.ops.relation_bias.weights import RelationWeights
+from moleblend_fs.ops.selftest_tolerance import compare, tolerance_of
 
 
 def self_test(device: torch.device, dtype: torch.dtype = torch.float32, shape: tuple[int, ...] | None = None) -> None:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moleblend_fs.ops.comparison import compare, tolerance_of
 from moleblend_fs.ops.dropout_bits import kept_rows, kept_values
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.residual_norm.autograd import residual_norm_linear
+from moleblend_fs.ops.selftest_tolerance import compare, tolerance_of
 
 NAMES = ("norm", "product", "d x", "d branch", "d branch bias", "d gain", "d shift", "d weight", "d bias")
 

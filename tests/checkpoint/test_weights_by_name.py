@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from moleblend_fs import Embedder
-from moleblend_fs.checkpoint import named
-from moleblend_fs.checkpoint.named import default_weights, located
+from moleblend_fs.checkpoint import weights_by_name
 from moleblend_fs.checkpoint.publish import published
 from moleblend_fs.checkpoint.read import load
+from moleblend_fs.checkpoint.weights_by_name import default_weights, located
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.convert import LARGEST
 from moleblend_fs.cli.main import main
@@ -43,7 +43,7 @@ def written(pretrained, tmp_path_factory) -> Path:
 @pytest.fixture
 def weights(written, monkeypatch) -> Path:
     """The same, where names are looked for, as if nothing came with the package."""
-    monkeypatch.setattr(named, "PACKAGED", written / "nothing")
+    monkeypatch.setattr(weights_by_name, "PACKAGED", written / "nothing")
     monkeypatch.setenv("MOLEBLEND_WEIGHTS", f"{written / 'absent'}{os.pathsep}{written}")
     return written
 
@@ -122,7 +122,7 @@ def test_names_are_words_and_paths_are_paths(weights, tmp_path, monkeypatch):
 def test_the_package_comes_before_the_folders(weights, tmp_path, monkeypatch):
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "config.json").write_text("{}")
-    monkeypatch.setattr(named, "PACKAGED", tmp_path)
+    monkeypatch.setattr(weights_by_name, "PACKAGED", tmp_path)
     assert located("small") == tmp_path / "small"
 
 
@@ -137,7 +137,7 @@ def test_weights_that_are_not_as_they_were_written_are_refused(weights, tmp_path
     assert main(["embed", "small", str(tmp_path / "out.npy"), "--smiles", "CCO"]) == 2
     told = capsys.readouterr().err
     assert "damaged: model.safetensors is not as it was written (its SHA-256 is another); copy it again" in told
-    monkeypatch.setattr(named, "PACKAGED", tmp_path)
+    monkeypatch.setattr(weights_by_name, "PACKAGED", tmp_path)
     monkeypatch.setattr("moleblend_fs.checkpoint.read.PACKAGED", tmp_path)
     with pytest.raises(UserError, match="install the package again"):
         load("small")
@@ -188,12 +188,12 @@ def test_the_default_is_what_fits(weights, tmp_path, monkeypatch):
     assert default_weights(**asked) == "none"
 
 
-@pytest.mark.parametrize("name", sorted(path.parent.name for path in named.PACKAGED.glob("*/config.json")))
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in weights_by_name.PACKAGED.glob("*/config.json")))
 def test_what_comes_with_the_package(name, monkeypatch):
     """Small enough, whole, with a card that names what was kept out of the pretraining."""
     monkeypatch.delenv("MOLEBLEND_WEIGHTS", raising=False)
     found = load(name)
-    folder = named.PACKAGED / name
+    folder = weights_by_name.PACKAGED / name
     assert sum(path.stat().st_size for path in folder.iterdir()) <= LARGEST
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
     excluded = [set(store.options["exclude"]["sets"]) for store in found.card.stores]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from moleblend_fs.checkpoint.published import ROOT, convert_weights, infer_config, sources
 from moleblend_fs.checkpoint.read import convert
+from moleblend_fs.checkpoint.reference_release import ROOT, convert_weights, infer_config, sources
 from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig

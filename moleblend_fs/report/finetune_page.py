@@ -12,7 +12,7 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
 from moleblend_fs.report import html
-from moleblend_fs.report.drawable import drawable_text
+from moleblend_fs.report.drawable_values import drawable_text
 from moleblend_fs.report.page import finetuning_section
 from moleblend_fs.report.prediction_panels import columns, picture_sections, worst_sections
 from moleblend_fs.report.result_files import Evaluation

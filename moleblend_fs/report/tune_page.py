@@ -12,7 +12,7 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.report import html
-from moleblend_fs.report.finetuned import results
+from moleblend_fs.report.finetune_page import results
 
 WIDTH, ROW, MARGIN, FONT = 350, 44, 12, 12
 """Of the picture of parallel coordinates, pixels: the picture, a setting, its edges, its text."""

@@ -14,7 +14,7 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.comparison import TOPICS, parse_allowed
+from moleblend_fs.inference.checkpoint_fit import TOPICS, parse_allowed
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, Run, train
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from moleblend_fs.data.graph import MolecularGraph
 from moleblend_fs.report import html
-from moleblend_fs.report.drawable import drawable_text
+from moleblend_fs.report.drawable_values import drawable_text
 from moleblend_fs.report.results import shown_number
 
 SHOWN = 50

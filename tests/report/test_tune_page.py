@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.report.tuned import places, write_page
+from moleblend_fs.report.tune_page import places, write_page
 from tests.report.layout import CHROMIUM, measured
 
 
