@@ -23,11 +23,20 @@ ROWS_NAMED = 10
 """Source rows that a message names, at most."""
 
 
-def add_runner_arguments(parser: argparse.ArgumentParser, *, precision: bool = True) -> None:
-    """Where and how a model runs; `precision`: whether that is to be chosen."""
+def add_runner_arguments(parser: argparse.ArgumentParser, *, precision: bool = True, rows: bool = False) -> None:
+    """Where and how a model runs.
+
+    Args:
+        precision: whether that is to be chosen. rows: whether molecules are made of rows, by processes whose number is chosen; otherwise
+            those are meant that load a store.
+    """
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--max-tokens", type=int, default=16_384, help="most tokens in a batch (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="loader processes (default: %(default)s)")
+    if rows:
+        told = "processes that make molecules (default: as many as cores, at most 8; none for single SMILES); 0: none besides this one"
+    else:
+        told = "processes that load molecules (default: %(default)s)"
+    parser.add_argument("--workers", type=int, default=None if rows else 0, metavar="N", help=told)
     if precision:
         add_precision(parser)
     else:

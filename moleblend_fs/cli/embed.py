@@ -68,8 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--member", type=int, default=0, metavar="N", help="which model of a folder, from 0 (default: %(default)s)")
     add_rows_arguments(parser)
     add_comparison_argument(parser)
-    add_runner_arguments(parser)
-    parser.set_defaults(workers=None)
+    add_runner_arguments(parser, rows=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

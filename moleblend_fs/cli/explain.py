@@ -57,8 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-relations", action="store_true", help="explain by atoms alone")
     add_rows_arguments(parser, smiles=False)
     add_comparison_argument(parser)
-    add_runner_arguments(parser, precision=False)
-    parser.set_defaults(workers=None)
+    add_runner_arguments(parser, precision=False, rows=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

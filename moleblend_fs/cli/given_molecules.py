@@ -104,7 +104,7 @@ def open_given(arguments: argparse.Namespace) -> Any:
 def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str) -> OpenedInput:
     """A table, a list, an SD file, or SMILES of the command line."""
     from moleblend_fs.predictions.hydrogens_and_structures import prepare
-    from moleblend_fs.predictions.rows import made_of
+    from moleblend_fs.predictions.rows import default_workers, made_of
     from moleblend_fs.sources.base import identify
 
     for flag in ("source", "split", "split_file", "fold"):
@@ -117,7 +117,7 @@ def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str)
     allowed = parse_allowed(arguments.allow_differences)
     for line in prepare(incoming, checkpoint, purpose="predict", inputs=inputs, hydrogens=arguments.hydrogens, allowed=allowed, name=name):
         say(arguments, line)
-    workers = arguments.workers if arguments.workers is not None else (0 if arguments.smiles else min(8, os.cpu_count() or 1))
+    workers = arguments.workers if arguments.workers is not None else (0 if arguments.smiles else default_workers())
 
     def begin(start: int) -> Any:
         return made_of(incoming, start, workers=workers, row_timeout=arguments.row_timeout)

@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output",
         nargs="?",
         type=Path,
-        help="CSV to write (default: INPUT.predictions.csv beside the input; standard output for - and --smiles); with --embeddings a "
-        "NumPy file",
+        help="CSV to write, packed where its name ends in .gz, .xz, .bz2 (default: INPUT.predictions.csv beside the input; standard output "
+        "for - and --smiles); with --embeddings a NumPy file",
     )
     add_rows_arguments(parser)
     parser.add_argument("--interval", type=float, default=0.9, metavar="P", help="probability of intervals (default: %(default)s)")
@@ -72,8 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     store.add_argument("--embeddings", choices=("2d", "3d", "2d+3d"), help="write graph-token representations from these inputs instead")
     add_split_arguments(store)
     add_comparison_argument(parser)
-    add_runner_arguments(parser)
-    parser.set_defaults(workers=None)
+    add_runner_arguments(parser, rows=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,9 +93,11 @@ def run(arguments: argparse.Namespace) -> int:
 def run_predictions(arguments: argparse.Namespace) -> int:
     """Predictions of whatever input, as CSV."""
     from moleblend_fs.predictions.open_model import open_model
+    from moleblend_fs.predictions.resumable import check_name
     from moleblend_fs.predictions.table import PredictionTable
     from moleblend_fs.predictions.writing import write_table
 
+    check_name(arguments.output)
     model = open_model(arguments.model)
     check_output(arguments.output, arguments.model, *filter(None, (arguments.input, arguments.source)))
     opened = (

@@ -13,6 +13,7 @@ from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.data.typed_json import from_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
+from moleblend_fs.onnx_run.layout import INPUT_ARRAYS
 
 KEY = "moleblend"
 """Of the metadata."""
@@ -122,13 +123,15 @@ def open_bytes(content: bytes, path: Path) -> ExportedFile:
         _check(about, session)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise UserError(f"{path}: its description is damaged ({error}); {REMEDY}") from error
     return ExportedFile(path=path, exported=about, session=session)
 
 
 def _check(about: ExportedAbout, session: onnxruntime.InferenceSession) -> None:
     """ValueError where the description is not that of the network."""
+    if strange := {given.name for given in session.get_inputs()} - INPUT_ARRAYS:
+        raise ValueError(f"the network reads {', '.join(sorted(strange))}")
     outputs = {output.name: output.shape for output in session.get_outputs()}
     wanted = {f"tokens_{number}" for number in range(max(1, len(about.members)))} | ({"properties"} if about.members else set())
     if set(outputs) != wanted or outputs["tokens_0"][-1] != about.width:

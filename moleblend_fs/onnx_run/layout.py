@@ -10,6 +10,8 @@ import numpy as np
 STEP = 4
 """Tokens are padded to a multiple of this, so that a molecule's padding depends on its own size alone."""
 OF_ATOMS, OF_PAIRS = ("atom_features", "degree", "coordinates"), ("spd", "path_bonds")
+INPUT_ARRAYS = {"num_atoms", "has_coordinates", *OF_ATOMS, *OF_PAIRS}
+"""All that a network may read."""
 
 
 def padded_atoms(num_atoms: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from moleblend_fs.predictions.combining import combine
 from moleblend_fs.predictions.hydrogens_and_structures import prepare
 from moleblend_fs.predictions.open_model import open_model
 from moleblend_fs.predictions.predictive_model import Computing
-from moleblend_fs.predictions.rows import Made, made_of
+from moleblend_fs.predictions.rows import Made, default_workers, made_of
 from moleblend_fs.predictions.streaming import Per, Window, windows
 from moleblend_fs.predictions.table import LEVEL, Column, PredictionTable, own_columns
 from moleblend_fs.shared_options import Precision, check_precision
@@ -120,7 +120,7 @@ class Reader:
         workers = self._workers
         if workers is None:
             few = not incoming.files() and incoming.count() <= FEW
-            workers = 0 if few else min(8, os.cpu_count() or 1)
+            workers = 0 if few else default_workers()
         return made_of(incoming, workers=workers, row_timeout=self._timeout)
 
     def _windows(

@@ -1,19 +1,23 @@
-"""A table that is whole under its name or not there, and goes on where a run of the same command was stopped.
+"""A table that is whole under its name or not there, and goes on where a run of the same command was stopped; packed as its name says.
 
 OUT.partial       the lines so far
 OUT.partial.json  what was asked for, and how far OUT.partial is good: written after each part
 """
 
+import bz2
 import contextlib
 import csv
 import errno
 import fcntl
+import gzip
 import io
 import json
+import lzma
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,16 @@ from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.data.unfinished_output import LeftBehind, why_begin_anew
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, told, write_atomically
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": partial(gzip.compress, mtime=0), ".xz": lzma.compress, ".bz2": bz2.compress}
+"""Ending of a name -> how a part of the file is packed; all that read these take parts one after the other for one file."""
+OTHER_FORMATS = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".sdf", ".sd", ".npy", ".npz", ".json", ".html", ".zip", ".zst", ".onnx")
+
+
+def check_name(out: Path) -> None:
+    """UserError for the name of a file that is no CSV."""
+    if out.suffix.lower() in OTHER_FORMATS:
+        raise UserError(f"{out}: predictions are written as CSV; choose a name that ends in .csv, or in .csv.gz, .csv.xz, .csv.bz2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +65,7 @@ class ResumableFile:
 
     def __init__(self, out: Path, request: Mapping[str, Any]):
         self.out = resolved(out)
+        self._pack = PACKERS.get(self.out.suffix.lower(), bytes)
         self._shown, self._request = out, json.loads(json.dumps(request))
         self.partial = self.out.with_name(self.out.name + ".partial")
         self._ledger = self.partial.with_name(self.partial.name + ".json")
@@ -106,7 +121,7 @@ class ResumableFile:
     def write(self, text: str, rows: int, counts: Mapping[str, int]) -> None:
         """Add lines, which hold all of the input up to `rows`; they outlive whatever comes after."""
         try:
-            self._stream.write(text.encode("utf-8", "backslashreplace"))
+            self._stream.write(self._pack(text.encode("utf-8", "backslashreplace")))
             self._stream.flush()
             os.fsync(self._stream.fileno())
             self.rows = rows

@@ -1,5 +1,6 @@
 """Rows on their way to predictions: the cells that they go out with, and the molecule that was made of them or why there is none."""
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -16,6 +17,7 @@ from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingRow
 from moleblend_fs.sources.row_results import Results, encode_row
 from moleblend_fs.sources.workers import ROW_TIMEOUT, Chunk, WorkerPool
 
+MOST_WORKERS = 8
 STORE_CHUNK = 256
 """Molecules of a store that are read at a time."""
 
@@ -34,6 +36,12 @@ class Made(NamedTuple):
     record: bytes | None
     reason: str = ""
     notes: tuple[str, ...] = ()
+
+
+def default_workers() -> int:
+    """Processes that make molecules: as many as there are cores that this process may use, at most `MOST_WORKERS`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_WORKERS, cores)
 
 
 def made_of(incoming: Incoming, start: int = 0, *, workers: int, row_timeout: float = ROW_TIMEOUT) -> Iterator[list[Made]]:

@@ -282,6 +282,9 @@ def test_damaged_and_foreign_files_are_told(ensemble, tmp_path, capsys):
     later = onnx.load_from_string(content)
     later.metadata_props[0].value = '{"format": "moleblend-onnx", "version": 2}'
     assert later.metadata_props[0].key == KEY
+    reads = onnx.load_from_string(content)
+    reads.graph.input.append(reads.graph.input[0])
+    reads.graph.input[-1].name = "mood"
     files = {
         "cut.onnx": (content[: len(content) // 2], "not a readable ONNX file"),
         "empty.onnx": (b"", "not a readable ONNX file"),
@@ -289,6 +292,7 @@ def test_damaged_and_foreign_files_are_told(ensemble, tmp_path, capsys):
         "foreign.onnx": (foreign.SerializeToString(), "not one of `moleblend export`"),
         "described.onnx": (described.SerializeToString(), "its description is damaged"),
         "later.onnx": (later.SerializeToString(), "it is of version 2, this one reads 1"),
+        "reads.onnx": (reads.SerializeToString(), "the network reads mood"),
         "renamed": (content[: len(content) // 2], "not a readable ONNX file"),
     }
     for name, (bad, message) in files.items():

@@ -1,8 +1,10 @@
 """`moleblend predict` of tables, lists, SD files and SMILES: a line for each row, the store's numbers, and runs that go on."""
 
+import bz2
 import csv
 import gzip
 import io
+import lzma
 import os
 import signal
 import subprocess
@@ -17,6 +19,8 @@ from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.trained_on import TrainedOn
+from moleblend_fs.predictions import resumable
+from moleblend_fs.sources.molecules_to_predict import open_incoming
 from tests.conftest import preprocessed
 from tests.inference.untrained_models import untrained
 
@@ -228,6 +232,32 @@ def test_a_killed_run_goes_on(model, tmp_path, capsys):
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert not partial.exists()
     assert not ledger.exists()
+
+
+@pytest.mark.parametrize(("ending", "unpack"), [("gz", gzip.decompress), ("xz", lzma.decompress), ("bz2", bz2.decompress)])
+def test_a_packed_table_is_what_its_name_says(model, tmp_path, ending, unpack):
+    """Also where it was stopped in between."""
+    source = write_csv(tmp_path / "in.csv")
+    for name in ("out.csv", f"out.csv.{ending}"):
+        assert main(["predict", str(model), str(source), str(tmp_path / name), "--no-progress", "--workers", "0"]) == 0
+    assert unpack((tmp_path / f"out.csv.{ending}").read_bytes()) == (tmp_path / "out.csv").read_bytes()
+    out = tmp_path / f"parts.csv.{ending}"
+    for text, rows in (("smiles\nCCO\n", 1), ("CCN\n", 2)):
+        file = resumable.ResumableFile(out, {"asked": "the same"})
+        assert file.rows == rows - 1
+        file.write(text, rows, {})
+        file._stream.write(b"half a part")
+        file.close()
+    resumable.ResumableFile(out, {"asked": "the same"}).finish()
+    assert unpack(out.read_bytes()) == b"smiles\nCCO\nCCN\n"
+    assert [row.cells for row in open_incoming(out).incoming()] == [["CCO"], ["CCN"]]
+
+
+def test_a_name_of_another_format_is_refused(model, tmp_path, capsys):
+    source = write_csv(tmp_path / "in.csv")
+    assert main(["predict", str(model), str(source), str(tmp_path / "out.xlsx")]) == 2
+    assert "predictions are written as CSV; choose a name that ends in .csv" in capsys.readouterr().err
+    assert not (tmp_path / "out.xlsx").exists()
 
 
 def test_what_another_command_left_is_kept(model, tmp_path, capsys):
