@@ -17,7 +17,9 @@ import torch
 
 from benchmarks.harness import ROOT, Row, row
 from benchmarks.step import StepProcess, random_batch
-from moleblend_fs.data.sidecar import Sidecar
+from moleblend_fs.checkpoint.read import Checkpoint
+from moleblend_fs.checkpoint.write import save
+from moleblend_fs.data.sidecar import CODES, Sidecar
 from moleblend_fs.data.store import Store
 from moleblend_fs.model.config import PRESETS, ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
@@ -27,6 +29,8 @@ from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE, objectives
 from moleblend_fs.ops.layout import Layout
 
 BATCH, STEPS, SIZE = 64, 5, "small"
+TOKENIZER = "mole_bert_tokenizer"
+"""Makes the sidecar of codes."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +45,8 @@ def main(args: argparse.Namespace) -> list[Row]:
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         names = args.objective.split(",")
         for sidecar in dict.fromkeys(sidecar for name in names for sidecar in new(name).sidecars()):
-            command = [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess-sidecar", sidecar, str(store), "--no-progress"]
+            words = ["tokenize", str(untrained(TOKENIZER, Path(folder)))] if sidecar == CODES else ["preprocess-sidecar", sidecar]
+            command = [sys.executable, "-m", "moleblend_fs.cli.main", *words, str(store), "--no-progress"]
             subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         for name in names:
             rows += beside_blend(store, name)
@@ -62,6 +67,14 @@ def beside_blend(store: Path, name: str) -> list[Row]:
         row("objectives", case, "peak memory of the process", "GiB", [pairs[-1][0].peak]),
         row("objectives", case, "memory, of blend-then-predict's", "x", [pairs[-1][0].peak / pairs[-1][1].peak]),
     ]
+
+
+def untrained(name: str, folder: Path) -> Path:
+    """A checkpoint of an objective's model as it begins: how long a step takes does not depend on what it has learned."""
+    objective = new(name)
+    model = MoleBlend(ModelConfig(**PRESETS["tiny"], heads=objective.heads(), **objective.config_fields()))
+    save(Checkpoint(config=model.config, weights=model.state_dict()), folder / name)
+    return folder / name
 
 
 def new(name: str) -> Objective:

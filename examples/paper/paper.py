@@ -4,14 +4,19 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from grid import QM9, SCRATCH, Cell, Plan, Row
 from grid_runs import PREEMPTED, ROOT, call, each
 from table import write
 
+from moleblend_fs.data.sidecar import CODES
 from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.registry import objectives
+
+TOKENIZER = "mole_bert_tokenizer"
+"""The objective whose model makes the sidecar of codes, with a tenth of a run's updates."""
 
 
 class Runs:
@@ -40,7 +45,7 @@ class Runs:
         if self.plan.pretrained:
             self._preprocess(self.pretraining_store, *self.scale.pretraining)
         for name in dict.fromkeys(name for row in self.plan.pretrained for name in sidecars_of(row)):
-            if not (self.pretraining_store / "sidecars" / name).exists():
+            if name != CODES and not (self.pretraining_store / "sidecars" / name).exists():
                 call(["moleblend", "preprocess-sidecar", name, str(self.pretraining_store), "--no-progress"])
         for cell in {self.store_of(cell.data, cell.inputs): cell for cell in self.plan.cells}.values():
             store = self.store_of(cell.data, cell.inputs)
@@ -60,19 +65,27 @@ class Runs:
             call(["moleblend", "preprocess", source, given, str(store), *options, "--no-progress"])
 
     def pretrain(self, row: Row) -> None:
-        """A model, by the examples' `train`, which goes on where it stopped."""
+        """A model; before it the codes that it learns, if it learns codes."""
+        if CODES in sidecars_of(row) and not (self.pretraining_store / "sidecars" / CODES).exists():
+            self._train(TOKENIZER, max(1, self.scale.updates // 10), (), self.out / "pretrained" / TOKENIZER)
+            tokenizer = self.out / "pretrained" / TOKENIZER / "checkpoint_last.pt"
+            call(["moleblend", "tokenize", str(tokenizer), str(self.pretraining_store), "--no-progress"])
+        self._train(row.objective, self.scale.updates, row.options, self.pretrained(row))
+
+    def _train(self, objective: str, updates: int, options: Sequence[str], folder: Path) -> None:
+        """By the examples' `train`, which goes on where it stopped."""
         scale = self.scale
-        interval = str(max(1, scale.updates // 20))
+        interval = str(max(1, updates // 20))
         words = [
-            *("--task", "moleblend", "--criterion", "pretrain", "--objective", row.objective, "--arch", f"moleblend_{scale.arch}"),
-            *("--batch-size", str(scale.batch), "--max-update", str(scale.updates), "--seed", "1", "--num-workers", "2"),
+            *("--task", "moleblend", "--criterion", "pretrain", "--objective", objective, "--arch", f"moleblend_{scale.arch}"),
+            *("--batch-size", str(scale.batch), "--max-update", str(updates), "--seed", "1", "--num-workers", "2"),
             *("--optimizer", "adam", "--adam-betas", "(0.9, 0.999)", "--clip-norm", "5", "--lr", str(scale.lr)),
-            *("--lr-scheduler", "cosine", "--warmup-updates", str(max(1, scale.updates // 10))),
+            *("--lr-scheduler", "cosine", "--warmup-updates", str(max(1, updates // 10))),
             *("--save-interval-updates", interval, "--validate-interval-updates", interval, "--keep-interval-updates", "1"),
-            *("--log-interval", str(max(1, min(100, scale.updates // 10))), *scale.precision, *row.options),
+            *("--log-interval", str(max(1, min(100, updates // 10))), *scale.precision, *options),
         ]
         script = f'source "{ROOT}/examples/common.sh"; train "$@"'
-        call(["bash", "-c", script, "train", str(self.pretrained(row)), str(self.pretraining_store), *words])
+        call(["bash", "-c", script, "train", str(folder), str(self.pretraining_store), *words])
 
     def pretrained(self, row: Row) -> Path:
         """Folder of a pretrained model."""

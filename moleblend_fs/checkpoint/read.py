@@ -154,6 +154,15 @@ def check_fit(config: ModelConfig, finetuned: FinetunedFor | None, weights: Mapp
             raise ValueError("the mean or standard deviation that outputs are scaled by is no finite number")
 
 
+def identity(checkpoint: Checkpoint) -> str:
+    """A hash of a model's configuration and weights, whatever file they are in."""
+    found = hashlib.sha256(hash_of_json(describe(checkpoint.config, None, None)).encode())
+    for name, value in sorted(checkpoint.weights.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def hash_of_json(content: Mapping[str, Any]) -> str:
     """SHA-256 of a description, whatever the order of its names."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -17,6 +17,7 @@ COMMANDS = {
     "preprocess": "molecules from PCQM4Mv2, QM9, MoleculeNet, MOSES, Uni-Mol or your own files -> store",
     "preprocess-sidecar": "compute descriptors, fragments or contexts of a store's molecules, for objectives that learn them",
     "prototypes": "prototypes of a store's molecules by a pretrained model, for the second stage of --objective graphlog",
+    "tokenize": "codes of a store's atoms by a trained tokenizer, for the second stage of --objective mole_bert",
     "merge": "put shards of a large source, made by preprocess --shard I/N, together to a store",
     "overlap": "count the molecules that stores have in common: the same ones, the same skeletons, near neighbours",
     "train": "fairseq-train with our tasks, models and criterions, from any folder; all of its options",

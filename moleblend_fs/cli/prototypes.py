@@ -14,16 +14,20 @@ from moleblend_fs.cli.common import (
     compare_with_store,
     molecules_of,
     runner,
+    say,
 )
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import is_stream, resolved
 from moleblend_fs.inference.predict import loaders_told
 from moleblend_fs.inference.projections import fill
-from moleblend_fs.objectives.common.prototypes import PROJECTION, Prototypes, find_prototypes
+from moleblend_fs.objectives.common.prototypes import PROJECTION, Prototypes, find_prototypes, members
 from moleblend_fs.objectives.common.views import POOLINGS
 from moleblend_fs.shared_options import seed
 from moleblend_fs.wording import counted
+
+NEARLY_ALL = 0.9
+"""Share of the molecules over which one prototype is told to have nearly all."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         vectors = np.memmap(stream, np.float32, "w+", shape=(len(indices), checkpoint.config.embed_dim))
         fill(vectors, how, checkpoint, store, indices, args.pooling)
         levels, parents = find_prototypes(vectors, args.levels, args.seed)
+        largest = int(members(vectors, levels[0]).max())
     found = Prototypes(
         levels=tuple(tuple(map(tuple, level.tolist())) for level in levels),
         parents=tuple(tuple(parent.tolist()) for parent in parents),
@@ -72,4 +77,11 @@ def run(args: argparse.Namespace) -> int:
     found.save(args.output)
     sizes = ", ".join(str(len(level)) for level in levels)
     print(f"{args.output}: {sizes} prototypes, from the lowest level up, of {counted(len(indices), 'molecule')}")
+    if args.levels[0] > 1 and largest > NEARLY_ALL * len(indices):
+        say(
+            args,
+            f"{largest:,} of {counted(len(indices), 'molecule')} are nearest to one prototype, and {len(levels[0])} of {args.levels[0]} of "
+            "the lowest level are left: the model hardly tells molecules apart, and training with these prototypes would teach it next to "
+            "nothing. Train the first stage longer (--max-epoch, --lr), and find them again",
+        )
     return 0

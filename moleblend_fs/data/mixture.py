@@ -177,6 +177,8 @@ class MixedSidecar(Sidecar):
         self.store, self.parts = store, tuple(Sidecar(part, name) for part in store.parts)
         first, abouts = self.parts[0], [part.manifest for part in self.parts]
         for part, about in zip(self.parts, abouts, strict=True):
+            if about.model_sha256 != abouts[0].model_sha256:
+                raise UserError(f"{part.path}: made by another model than {first.path}; delete one and make it by the other's")
             if (about.kind, about.columns, about.versions) != (abouts[0].kind, abouts[0].columns, abouts[0].versions):
                 raise UserError(
                     f"{part.path}: made with other columns or versions ({_told(about)}) than {first.path} ({_told(abouts[0])}), so that "

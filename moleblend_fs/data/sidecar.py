@@ -28,6 +28,10 @@ NUMBERS, FLAGS, VOCABULARIES, LISTS = "numbers", "flags", "vocabularies", "lists
 """Kinds of sidecars; vocabularies have no values of molecules."""
 VALUES = {NUMBERS: ("values.f4", "<f4"), FLAGS: ("values.u1", "|u1")}
 """File and type of a kind's values."""
+CODES = "codes"
+"""A sidecar that a model makes: the code of every atom."""
+MADE_BY = {CODES: "moleblend tokenize CHECKPOINT {store}"}
+"""Commands of sidecars that `moleblend preprocess-sidecar` does not make."""
 NO_FLAG = 255
 """A flag that is not there."""
 TAIL = 0.005
@@ -76,6 +80,7 @@ class SidecarManifest:
         failures: molecules listed in failures.csv.
         vocabularies: by name, most frequent first, equally frequent ones by name; over all molecules of the store.
         versions: of the libraries that computed it.
+        model_sha256: of the configuration and weights of the model that computed it; "" for what needs none.
     """
 
     name: str
@@ -91,6 +96,7 @@ class SidecarManifest:
     kind: str = NUMBERS
     failures: int = 0
     vocabularies: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
+    model_sha256: str = ""
     format_version: int = FORMAT_VERSION
 
     def save(self, path: Path) -> None:
@@ -110,7 +116,7 @@ class Sidecar:
 
     def __init__(self, store: Store, name: str):
         self.path = folder_of(store, name)
-        make = f"moleblend preprocess-sidecar {name} {store.path}"
+        make = MADE_BY.get(name, f"moleblend preprocess-sidecar {name} {{store}}").format(store=store.path)
         if not self.path.is_dir():
             raise UserError(f"{store.path} has no sidecar {name!r}; make it with `{make}`")
         again = f"delete {self.path} and run `{make}`"

@@ -1,6 +1,6 @@
 """GraphMAE (Hou et al. 2022), as for molecules: hidden atoms' elements by a decoder that sees them only through their neighbours.
 
-Shape legend: A atoms, T tokens, P ordered pairs, H heads.
+Shape legend: A atoms.
 """
 
 import dataclasses
@@ -8,62 +8,32 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import ELEMENTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
-from moleblend_fs.model.encoder import Block, LayerNorm
 from moleblend_fs.model.heads import register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown, show_all
+from moleblend_fs.objectives.common.decoder import SEEN, AtomDecoder, seen_by
 from moleblend_fs.objectives.common.hashed_draws import HIDDEN_ATOM
 from moleblend_fs.objectives.common.subgraphs import check_share, draw_atoms, share_and_one
 from moleblend_fs.objectives.common.views import encode
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
-from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
-from moleblend_fs.ops.residual_norm import residual_norm
 from moleblend_fs.option_fields import option
 
 HEAD = "graph_mae_decoder"
-SEEN = ("all", "neighbours")
-CLOSED = -1e4
-"""Bias of a pair that the decoder does not see: its attention is 0 in every precision."""
 
 
-class Decoder(nn.Module):
-    """PReLU, Linear without bias, hidden atoms set to 0, one Transformer block with the encoder's bias, Linear to the elements."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.heads = config.attention_heads
-        self.slope = nn.Parameter(torch.empty(1))
-        self.enter = Linear(config.embed_dim, config.embed_dim, bias=False)
-        self.norm = LayerNorm(config.embed_dim)
-        self.block = Block(config, 0.0)
-        self.out = Linear(config.embed_dim, ELEMENTS)
-
-    def start(self) -> None:
-        """PReLU's usual slope."""
-        nn.init.constant_(self.slope, 0.25)
-
-    def forward(self, tokens_Td: Tensor, hidden_A: Tensor, bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> Tensor:
-        """(A, 119) of all atoms."""
-        entered = self.enter(F.prelu(tokens_Td, self.slope))
-        hidden = torch.zeros(layout.num_tokens, dtype=torch.bool, device=hidden_A.device).index_copy(0, layout.atom_tokens, hidden_A)
-        entered = torch.where(hidden.unsqueeze(1), 0, entered)
-        bias = prepare_bias(bias_PH, graph_bias_H, layout, tokens_Td.shape[1] // self.heads)
-        x_Td, branch = self.block(entered, None, self.norm, bias, layout)
-        decoded = residual_norm(x_Td, branch, self.block.ffn_norm, layout)
-        return self.out(decoded.index_select(0, layout.atom_tokens))
+def element_decoder(config: ModelConfig) -> AtomDecoder:
+    return AtomDecoder(config, ELEMENTS)
 
 
-register_head(HEAD, Decoder)
+register_head(HEAD, element_decoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +92,7 @@ class GraphMAE(Objective):
     def loss_sums(self, model: MoleBlend, prepared: Prepared) -> Tensor:
         (shown, places), batch, layout = prepared.parts, prepared.batch, prepared.layout
         encoded = encode(model, batch, shown, layout)
-        bias: Tensor = encoded.bias
-        graph_bias: Tensor = model.relations.graph_bias
-        if self.options.graph_mae_decoder == "neighbours":
-            bias, graph_bias = bias.masked_fill((batch.spd > 1).unsqueeze(1), CLOSED), 0 * graph_bias + CLOSED
+        bias, graph_bias = seen_by(self.options.graph_mae_decoder, encoded.bias, model.relations.graph_bias, batch)
         output = model.heads[HEAD](encoded.tokens, shown.hidden, bias, graph_bias, layout)
         chosen = at_least_float32(output.index_select(0, places))
         losses = scaled_cosine_error(chosen, batch.atom_features[places, 0].long(), self.options.graph_mae_alpha)

@@ -1,11 +1,12 @@
 """Sidecars are computed from a store: resumable, by any number of workers, in parts where that is asked for."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import rename_flushed, write_atomically
 from moleblend_fs.sources.sidecar_kinds import Kind
-from moleblend_fs.sources.workers import Chunk, WorkerPool
 
 REQUEST, FAILED = "request.json", "failures.jsonl"
 COPY = 1 << 22
@@ -54,8 +54,8 @@ def make_sidecar(store: Store, kind: Kind, *, workers: int, shard: ShardNumber |
     _write_failed(partial, [failed for failed in _failed_in(partial) if failed.molecule < done])
     with open(partial / kind.file, "ab") as out, open(partial / FAILED, "a", encoding="utf-8") as told:
         bar = tqdm(total=end - begin, initial=done - begin, unit=" molecules", desc=kind.name, disable=not progress, dynamic_ncols=True)
-        with bar, WorkerPool(kind, workers) as pool:
-            for _, results in pool.results(_chunks(store, kind, done, end)):
+        with bar, contextlib.closing(kind.results(store, done, end, workers)) as computed:
+            for results in computed:
                 told.writelines(_line(_Failed(i, r.input, r.reason)) for i, r in results if isinstance(r, Failure))
                 told.flush()  # first: of those that are not yet in the file they are made again
                 out.write(kind.appended([result for _, result in results]))
@@ -113,7 +113,8 @@ def _range(molecules: int, shard: ShardNumber) -> tuple[int, int]:
 def _request(store: Store, kind: Kind, begin: int, end: int) -> dict[str, Any]:
     """What a resumed run must agree in."""
     about = {"name": kind.name, "records_sha256": store.manifest.records_sha256, "molecules": [begin, end]}
-    return about | {"columns": list(kind.columns), "rdkit": rdkit.__version__}
+    about |= {"columns": list(kind.columns), "rdkit": rdkit.__version__}
+    return about | ({"model": kind.model_sha256} if kind.model_sha256 else {})
 
 
 def _begin(place: Path, request: dict[str, Any]) -> Path:
@@ -132,13 +133,8 @@ def _check_request(folder: Path, request: dict[str, Any]) -> None:
     except READING as error:
         raise UserError(f"{folder / REQUEST}: cannot be read ({error}); delete {folder} and run the command again") from error
     if found != request:
-        raise UserError(f"{folder}: begun for another store, or with another version of RDKit; delete it and run the command again")
-
-
-def _chunks(store: Store, kind: Kind, begin: int, end: int) -> Iterator[Chunk]:
-    for start in range(begin, end, kind.chunk_rows):
-        part = range(start, min(end, start + kind.chunk_rows))
-        yield Chunk(list(kind.molecules(store, part)), next_row=part.stop, rows_read=part.stop)
+        other = "by another model" if request.get("model") != found.get("model") else "with another version of RDKit"
+        raise UserError(f"{folder}: begun for another store, or {other}; delete it and run the command again")
 
 
 def _line(failed: _Failed) -> str:
@@ -173,6 +169,7 @@ def _finish(store: Store, kind: Kind, partial: Path) -> None:
         molecules=len(store),
         records_sha256=store.manifest.records_sha256,
         failures=len(failed),
+        model_sha256=kind.model_sha256,
         versions={"moleblend_fs": __version__, "rdkit": rdkit.__version__, "numpy": np.__version__},
         **kind.contents(store, partial),
     )

@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from itertools import chain
 from pathlib import Path
@@ -28,6 +28,8 @@ from moleblend_fs.data.splits import TRAIN, Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.sources.base import Source
+from moleblend_fs.sources.row_results import Results
+from moleblend_fs.sources.workers import Chunk, WorkerPool
 
 MOLECULES_AT_A_TIME = 4096
 
@@ -37,6 +39,7 @@ class Kind(Source):
 
     Attributes:
         file: its name; kind: see `data.sidecar`; columns: names of the values.
+        model_sha256: see `SidecarManifest`.
     """
 
     labels = ()
@@ -45,6 +48,7 @@ class Kind(Source):
     file: str
     kind: str
     columns: tuple[str, ...] = ()
+    model_sha256: str = ""
 
     def files(self) -> list[Path]:
         return []
@@ -58,6 +62,17 @@ class Kind(Source):
     @abstractmethod
     def molecules(self, store: Store, part: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """(index, what workers need) of some of a store's molecules."""
+
+    def results(self, store: Store, begin: int, end: int, workers: int) -> Generator[Results, None, None]:
+        """(index, what is kept) of molecules from `begin` to before `end`, chunk after chunk, in their order."""
+        with WorkerPool(self, workers) as pool:
+            for _, found in pool.results(self._chunks(store, begin, end)):
+                yield found
+
+    def _chunks(self, store: Store, begin: int, end: int) -> Iterator[Chunk]:
+        for start in range(begin, end, self.chunk_rows):
+            part = range(start, min(end, start + self.chunk_rows))
+            yield Chunk(list(self.molecules(store, part)), next_row=part.stop, rows_read=part.stop)
 
     @abstractmethod
     def parse(self, raw: Any) -> EncodedMolecule | Failure:  # type: ignore[override]
@@ -194,8 +209,12 @@ class Counting(Kind):
         return about
 
     def kept(self, folder: Path) -> dict[str, Any]:
-        """Write what is kept of each molecule; what the manifest says of it."""
-        return {}
+        """Write what is kept of each molecule, the lists of all lines; what the manifest says of it. Of vocabularies alone, nothing."""
+        if self.kind != LISTS:
+            return {}
+        without = write_lists(folder, (numbers for line in self.lines(folder) for numbers in line["lists"]))
+        digests = [_digest(folder / name) for name in (LISTS_FILE, STARTS_FILE)]
+        return {"without": without, "values_sha256": hashlib.sha256("".join(digests).encode()).hexdigest()}
 
 
 class Contexts(Counting):
@@ -236,7 +255,7 @@ class Automorphisms(Counting):
         return {"lists": [[len(orders), *chain.from_iterable(orders)] if orders else [] for orders in lists]}
 
     def kept(self, folder: Path) -> dict[str, Any]:
-        return _kept_lists(folder, self.lines(folder)) | {"without": 0}
+        return super().kept(folder) | {"without": 0}
 
 
 class Motifs(Counting):
@@ -254,16 +273,6 @@ class Motifs(Counting):
 
     def line(self, found: Sequence[Any]) -> dict[str, Any]:
         return {"lists": [[] if each is None else as_list(*each) for each in found]}
-
-    def kept(self, folder: Path) -> dict[str, Any]:
-        return _kept_lists(folder, self.lines(folder))
-
-
-def _kept_lists(folder: Path, lines: Iterator[dict[str, Any]]) -> dict[str, Any]:
-    """Write the lists of all lines; what the manifest says of them."""
-    without = write_lists(folder, (numbers for line in lines for numbers in line["lists"]))
-    digests = [_digest(folder / name) for name in (LISTS_FILE, STARTS_FILE)]
-    return {"without": without, "values_sha256": hashlib.sha256("".join(digests).encode()).hexdigest()}
 
 
 def _add(counts: dict[str, Counter[tuple[str, int]]], found: Mapping[str, Any]) -> None:

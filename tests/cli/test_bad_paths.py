@@ -13,6 +13,7 @@ from moleblend_fs.cli.main import COMMANDS, main
 from moleblend_fs.objectives.common.prototypes import PROJECTION
 from tests.fairseq_plugins.conftest import write_labelled
 from tests.inference.untrained_models import pretrained, untrained
+from tests.support.sidecars import tokenizer
 
 COMMAND = str(Path(sys.executable).parent / "moleblend")
 RUNS = {
@@ -32,6 +33,7 @@ RUNS = {
     "explain": ("{model}", "{csv}", "-o", "{out}", "--hydrogens", "none", "--no-progress"),
     "preprocess-sidecar": ("descriptors", "{store}", "--no-progress"),
     "prototypes": ("{projecting}", "{store}", "{out}", "--levels", "2", "1"),
+    "tokenize": ("{tokenizer}", "{store}", "--no-progress"),
     "finetune": ("{table}", "{out}", "--target", "y"),
     "tune": ("{table}", "{out}", "--target", "y", "--trials", "1"),
     "check-golden": ("{golden}",),
@@ -91,7 +93,7 @@ def given(tmp_path_factory) -> dict[str, str]:
     molecules = [("C" * (i + 1), ("train", "valid", "test")[i % 3], [float(i)]) for i in range(9)]
     store = write_labelled(folder / "store", molecules, {"y": "regression"})
     model = untrained(folder / "model")
-    projecting = pretrained(folder / "projecting", (PROJECTION,))
+    projecting, coding = pretrained(folder / "projecting", (PROJECTION,)), tokenizer(folder / "tokenizer")
     (folder / "in.csv").write_text("smiles,y\nCCO,1\nCCN,2\n")
     (folder / "runs").mkdir()
     assert main(["evaluate", str(model), str(store.path), "--json", str(folder / "runs" / "test.json")]) == 0
@@ -107,7 +109,7 @@ def given(tmp_path_factory) -> dict[str, str]:
         "csv": str(folder / "in.csv"),
         "runs": str(folder / "runs"),
     }
-    return {"model": str(model), "projecting": str(projecting), "store": str(store.path), **golden}
+    return {"model": str(model), "projecting": str(projecting), "tokenizer": str(coding), "store": str(store.path), **golden}
 
 
 def run(command: str, places: dict[str, str]) -> int:

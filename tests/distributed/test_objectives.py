@@ -5,12 +5,13 @@ import shutil
 
 import pytest
 
-from moleblend_fs.cli.main import main
+from moleblend_fs.data.sidecar import CODES
 from moleblend_fs.data.store import Store
 from moleblend_fs.objectives.registry import objectives
 from moleblend_fs.sources.sidecar_kinds import kinds
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, checkpoint, differing, identical, run, zero
+from tests.support.sidecars import make_sidecars
 
 pytestmark = pytest.mark.slow
 EVERY = list(objectives())
@@ -23,8 +24,7 @@ def store(qm9_store, tmp_path_factory):
     """A copy of the store, with every sidecar."""
     path = tmp_path_factory.mktemp("with_sidecars") / "qm9"
     shutil.copytree(qm9_store.path, path)
-    for name in kinds():
-        assert main(["preprocess-sidecar", name, str(path), "--workers", "1", "--no-progress"]) == 0
+    make_sidecars(Store(path), (*kinds(), CODES), path.parent)
     return Store(path)
 
 

@@ -153,6 +153,14 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
             "tests/objectives/test_graphlog.py runs both stages", (("OPTION...", "--arch moleblend_tiny"),)
         ),
         "moleblend prototypes": Check("tests/objectives/test_graphlog.py runs it"),
+        **{
+            f"moleblend {command}": Check("tests/objectives/test_mole_bert.py runs both stages", (("OPTION...", "--arch moleblend_tiny"),))
+            for command in (
+                "train STORE --task moleblend --criterion pretrain --objective mole_bert_tokenizer",
+                "train STORE --task moleblend --criterion pretrain --objective mole_bert --save-dir",
+            )
+        },
+        "moleblend tokenize": Check("tests/objectives/test_mole_bert.py runs it"),
     },
     "docs/scaling.md": {
         "python -m benchmarks scaling --measure": Check("ten minutes"),

@@ -14,6 +14,7 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.objectives.registry import objectives
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, SMALL, train
+from tests.support.sidecars import make_sidecars
 
 ON_ETKDG = ("blend_then_predict", "context_pred", "info3d", "uni_mol")
 """Those that are walked on ESOL too: of 2D and 3D, of 2D, of both views, of 3D alone."""
@@ -26,21 +27,14 @@ def esol_store(shared, tmp_path_factory):
     return preprocessed(tmp_path_factory.mktemp("esol") / "store", "moleculenet", source, "--limit", "40", "--conformers", "1")
 
 
-def with_sidecars(store, name):
-    """What an objective needs beside the molecules."""
-    found = objectives()[name]
-    for sidecar in found(found.Options()).sidecars():
-        if not (store.path / "sidecars" / sidecar).exists():
-            assert main(["preprocess-sidecar", sidecar, str(store.path), "--workers", "1", "--no-progress"]) == 0
-
-
 CASES = [*((name, "qm9", "gap") for name in objectives()), *((name, "esol", "logSolubility") for name in ON_ETKDG)]
 
 
 @pytest.mark.parametrize(("name", "data", "target"), CASES, ids=[f"{data}-{name}" for name, data, _ in CASES])
 def test_from_a_store_to_predictions(name, data, target, request, tmp_path):
     store = request.getfixturevalue(f"{data}_store")
-    with_sidecars(store, name)
+    found = objectives()[name]
+    make_sidecars(store, found(found.Options()).sidecars(), tmp_path)
     words = ("--task", "moleblend", "--criterion", "pretrain", "--objective", name, "--arch", "moleblend_tiny", *SIZE, *ADAM)
     pretrained = train(store.path, tmp_path / "pretrained", *words, "--max-update", "2", "--batch-size", "16")
     checkpoint = tmp_path / "pretrained" / "checkpoint_best.pt"

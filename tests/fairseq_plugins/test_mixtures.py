@@ -136,6 +136,9 @@ def test_sidecars_of_other_versions_are_not_mixed(stores, tmp_path):
     place.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"85 columns, .*rdkit 2019\.03\.4"):
         open_sidecar(open_stores(joined(tmp_path)), "fragments")
+    place.write_text(json.dumps(content | {"model_sha256": "ab"}))
+    with pytest.raises(UserError, match=r"b/sidecars/fragments: made by another model than .*a/sidecars/fragments"):
+        open_sidecar(open_stores(joined(tmp_path)), "fragments")
 
 
 def test_one_path_with_a_colon_too_many(stores):

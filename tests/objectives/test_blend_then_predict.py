@@ -16,7 +16,12 @@ from moleblend_fs.ops.layout import Layout
 from tests.model.molecules import batch_of, graph
 from tests.objectives.suite import Case
 
-CASE = Case(still={"noise_scale": 1e-12}, turning=("displacement", "noisy_nodes"), reached={"": 2.5})
+CASE = Case(
+    variants={"hidden distances": {"predict_pairs": "hidden", "geometry_target": "distance"}},
+    still={"noise_scale": 1e-12},
+    turning=("displacement", "noisy_nodes"),
+    reached={"": 2.5},
+)
 
 SIZE = {"layers": 1, "embed_dim": 16, "ffn_dim": 16, "attention_heads": 2, "gaussians": 8, "pair_dim": 4, "hidden_3d": 8}
 NAMES = {"spd": "spd", "edge": "edge", "displacement": "displacement", "distance": "distance", "noise": "noisy_nodes"}

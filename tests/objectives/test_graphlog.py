@@ -13,7 +13,16 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.data.batch import GROUP
 from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.combined_objectives import Combined
-from moleblend_fs.objectives.common.prototypes import PASSES, STEP, find_prototypes, load_prototypes, lowest_level, next_level, unit_rows
+from moleblend_fs.objectives.common.prototypes import (
+    PASSES,
+    STEP,
+    find_prototypes,
+    load_prototypes,
+    lowest_level,
+    members,
+    next_level,
+    unit_rows,
+)
 from moleblend_fs.objectives.graphlog import GraphLoG, GraphLoGOptions, parent_loss, prototype_losses, subgraph_losses
 from moleblend_fs.ops.layout import Layout
 from tests.fairseq_plugins.runs import ADAM, SMALL, train
@@ -138,6 +147,12 @@ def test_the_lowest_level():
     assert only == pytest.approx((1 - STEP) ** PASSES * start + (1 - (1 - STEP) ** PASSES) * np.array([[0.0, 3.0]]))
 
 
+def test_members_of_prototypes():
+    """By cosine, whatever the lengths, over more vectors than a batch has."""
+    vectors = np.array([[3.0, 0.1]] * 700 + [[0.1, 0.01]] * 5 + [[0.1, 2.0]] * 40)
+    assert members(vectors, np.array([[0.2, 0.0], [0.0, 9.0], [-1.0, 0.0]])).tolist() == [705, 40, 0]
+
+
 def test_higher_levels():
     """Every prototype has a parent, every parent a child; two far directions have two parents; the winner and its rival move apart."""
     below = unit_rows(np.concatenate([[1, 0] + 0.05 * np.random.default_rng(0).normal(size=(9, 2)), [[0.0, 1.0]] * 9]))
@@ -184,7 +199,9 @@ def test_both_stages(qm9_store, tmp_path, capsys):
     for checkpoint in (tmp_path / "trained" / "checkpoint_last.pt", first):
         assert main(["prototypes", str(checkpoint), str(qm9_store.path), str(found), "--levels", "20", "10", "5"]) == 0
         made_of = load_prototypes(found)
-        assert f"{', '.join(str(len(level)) for level in made_of.levels)} prototypes" in capsys.readouterr().out
+        said = capsys.readouterr()
+        assert f"{', '.join(str(len(level)) for level in made_of.levels)} prototypes" in said.out
+        assert ("are nearest to one prototype" in said.err) == (checkpoint != first)
         assert made_of.molecules == len(qm9_store.split("train"))
     assert len(made_of.levels[0]) > 1
     with_them = [*words, "--graphlog-prototypes", str(found), "--finetune-from-model", str(first)]
@@ -198,5 +215,7 @@ def test_both_stages(qm9_store, tmp_path, capsys):
         assert number > 0 or float(away) > 0
     resumed = train(qm9_store.path, tmp_path / "second", *with_them, "--max-update", "3")
     assert len(resumed.logged("train_inner")) == 1
+    assert main(["prototypes", str(tmp_path / "trained" / "checkpoint_last.pt"), str(qm9_store.path), str(found), "--levels", "1"]) == 0
+    assert "are nearest to one prototype" not in capsys.readouterr().err, "as was asked for"
     assert main(["prototypes", str(first), str(qm9_store.path), str(found), "--levels", "0"]) == 2
     assert "--levels must be numbers from 1 on" in capsys.readouterr().err

@@ -20,13 +20,13 @@ from tests.objectives.suite import Case, mean_losses, model_of, sums_and_counts,
 
 CASE = Case(
     variants={
-        "whole": {"graphmvp_drop": 0.0, "graphmvp_projection": "mlp", "graphmvp_negatives": 2},
+        "whole": {"graphmvp_drop": 0.0, "graphmvp_projection": "mlp", "graphmvp_negatives": 2, "view_3d_features": "none"},
         "info_nce": {"graphmvp_contrast": "info_nce", "graphmvp_error": "cosine", "graphmvp_target": "attached", "towers": 2},
         "conformers": {"conformers_per_step": 2, "graphmvp_error": "l1", "view_3d_features": "number"},
         "contrast": {"graphmvp_generative_weight": 0.0, "pooling": "mean"},
         "generative": {"graphmvp_contrast_weight": 0.0},
         "G": {"graphmvp_variant": "G", "attr_mask_bonds": True},
-        "C": {"graphmvp_variant": "C", "towers": 2},
+        "C": {"graphmvp_variant": "C", "towers": 2, "context_pred_mode": "skipgram", "context_pred_root": "any"},
     },
     reached={"contrast": 0.06, "generative": 0.6},
     extra=with_structures,

@@ -66,7 +66,7 @@ def flagged(batch):
 
 CASE = Case(
     variants={
-        "unmasked": {"grover_mask": "none", "grover_min_count": 1},
+        "unmasked": {"grover_mask": "none", "grover_min_count": 1, "pooling": "mean"},
         "two": {"grover_branches": "two", "grover_atom_contexts": 9, "grover_bond_contexts": 0},
     },
     reached={"": 0.3},

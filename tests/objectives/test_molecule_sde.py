@@ -30,7 +30,7 @@ ONLY = {
 }
 CASE = Case(
     variants={
-        "vp": {"molecule_sde_noise": "vp", "towers": 2},
+        "vp": {"molecule_sde_noise": "vp", "towers": 2, "view_3d_features": "number"},
         "conformers": {"conformers_per_step": 2, "view_3d_features": "none"},
         **{f"{name} alone": options for name, options in ONLY.items()},
     },

@@ -17,7 +17,11 @@ from tests.objectives.suite import Case, mean_losses, model_of, sums_and_counts
 
 EVERY = {"motif_min_count": 1, "motif_classes": 0}
 CASE = Case(
-    variants={"own": {"motif_mask_read": "own", **EVERY}, "paths": {"motif_mask_hide": "paths", **EVERY}, "few": {"motif_min_count": 30}},
+    variants={
+        "own": {"motif_mask_read": "own", **EVERY},
+        "paths": {"motif_mask_hide": "paths", **EVERY},
+        "few": {"motif_min_count": 30, "motif_mask_hide": "atoms"},
+    },
     reached={"own": 0.02, "few": 0.02},
     sidecars=SIDECARS,
     extra=made_up,

@@ -22,6 +22,7 @@ VIEW_KIND, VIEW_ATOM, VIEW_BOND, VIEW_GROWTH = ((first, first + 1) for first in 
 LATENT_RADIUS, LATENT_ANGLE = range(23, 25)
 HIDDEN_PLACE, GUESS = range(25, 27)
 MOTIF, TIME, OTHER_ATOM, PLACE_RADIUS, PLACE_ANGLE, ELEMENT_RADIUS, ELEMENT_ANGLE, BOND_RADIUS, BOND_ANGLE = range(27, 36)
+LEFT_OUT_CODE = 36
 """Streams: one per kind of draw, so that no two share a number; pairs of them for two views."""
 
 

@@ -94,6 +94,15 @@ def lowest_level(vectors_Nd: np.ndarray, count: int, random: np.random.Generator
     return prototypes[used >= min(LEAST, used.max())]
 
 
+def members(vectors_Nd: np.ndarray, prototypes_Kd: np.ndarray) -> np.ndarray:
+    """(K,) int64, how many vectors each prototype is the nearest one of, by cosine."""
+    counts, directions = np.zeros(len(prototypes_Kd), dtype=np.int64), unit_rows(prototypes_Kd).T
+    for start in range(0, len(vectors_Nd), BATCH):
+        batch = np.asarray(vectors_Nd[start : start + BATCH], dtype=np.float64)
+        counts += np.bincount((unit_rows(batch) @ directions).argmax(axis=1), minlength=len(counts))
+    return counts
+
+
 def next_level(below_Nd: np.ndarray, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(K, d), K <= count, and (N,) the parent of each prototype below, by rival-penalised competition: in each of `SWEEPS`, for one
     prototype below after another, the nearest (by dot product) goes `STEP` of the way towards it, and the second nearest is pushed

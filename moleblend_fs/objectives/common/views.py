@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
@@ -60,7 +61,7 @@ def shared_passes() -> Iterator[None]:
 def encode(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Encoded:
     """One pass of the encoder, or the one that was made before, see `shared_passes`."""
     passes = _passes.get()
-    key = (id(model), id(batch), id(shown))
+    key = (id(model), id(batch), id(shown), int(torch.is_grad_enabled()))  # what was made without gradients is of no use with them
     if passes is not None and key in passes:
         return passes[key][0]
     tokens, bias = model.encode(batch, shown, layout)
