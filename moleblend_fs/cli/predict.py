@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 def run_predictions(arguments: argparse.Namespace) -> int:
     """Predictions of whatever input, as CSV."""
     from moleblend_fs.predictions.open_model import open_model
-    from moleblend_fs.predictions.resumable import check_name
+    from moleblend_fs.predictions.resumable_table import check_name
     from moleblend_fs.predictions.table import PredictionTable
     from moleblend_fs.predictions.writing import write_table
 

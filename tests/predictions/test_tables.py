@@ -19,7 +19,7 @@ from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.trained_on import TrainedOn
-from moleblend_fs.predictions import resumable
+from moleblend_fs.predictions import resumable_table
 from moleblend_fs.sources.molecules_to_predict import open_incoming
 from tests.conftest import preprocessed
 from tests.inference.untrained_models import untrained
@@ -243,12 +243,12 @@ def test_a_packed_table_is_what_its_name_says(model, tmp_path, ending, unpack):
     assert unpack((tmp_path / f"out.csv.{ending}").read_bytes()) == (tmp_path / "out.csv").read_bytes()
     out = tmp_path / f"parts.csv.{ending}"
     for text, rows in (("smiles\nCCO\n", 1), ("CCN\n", 2)):
-        file = resumable.ResumableFile(out, {"asked": "the same"})
+        file = resumable_table.ResumableFile(out, {"asked": "the same"})
         assert file.rows == rows - 1
         file.write(text, rows, {})
         file._stream.write(b"half a part")
         file.close()
-    resumable.ResumableFile(out, {"asked": "the same"}).finish()
+    resumable_table.ResumableFile(out, {"asked": "the same"}).finish()
     assert unpack(out.read_bytes()) == b"smiles\nCCO\nCCN\n"
     assert [row.cells for row in open_incoming(out).incoming()] == [["CCO"], ["CCN"]]
 
