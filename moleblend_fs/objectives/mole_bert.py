@@ -185,10 +185,14 @@ class MoleBert(Objective):
             masked.append(masked_view(batch, layout, hidden, codes))
         every = torch.arange(len(batch), device=codes.device)
         meet, apart = compared(group_of(batch), every, every), counts[0] < counts[1]
-        numbers = [torch.full((), len(found), device=codes.device) for found in (*(v.atoms for v in masked), *(v.types for v in masked))]
-        found = [*(numbers if options.mole_bert_masked_weight else [])]
-        found += [meet.counts.sum()] if options.mole_bert_contrast_weight else []
-        found += [apart.sum()] if options.mole_bert_triplet_weight else []
+        found = []
+        if options.mole_bert_masked_weight:
+            asked = (*(view.atoms for view in masked), *(view.types for view in masked))
+            found += [torch.full((), len(places), device=codes.device) for places in asked]
+        if options.mole_bert_contrast_weight:
+            found.append(meet.counts.sum())
+        if options.mole_bert_triplet_weight:
+            found.append(apart.sum())
         return Prepared(batch, layout, torch.stack(found).double(), Views(masked, full_view(batch, layout, "2d"), meet, apart))
 
     def _codes_of(self, batch: MoleculeBatch, layout: Layout) -> Tensor:
