@@ -14,7 +14,7 @@ from moleblend_fs.objectives.blend_then_predict import BlendConfig, BlendThenPre
 from moleblend_fs.objectives.objective import Read
 from moleblend_fs.ops.layout import Layout
 from tests.model.molecules import batch_of, graph
-from tests.objectives.suite import Case
+from tests.objectives.suite import Case, mean_losses, model_of
 
 CASE = Case(
     variants={"hidden distances": {"predict_pairs": "hidden", "geometry_target": "distance"}},
@@ -69,6 +69,18 @@ def test_terms_counts_and_sums_are_in_one_order(options, batch):
         losses = model(batch, shown, layout, prepared.parts.targets).losses
     assert {NAMES[name]: float(value) for name, value in losses.items()} == dict(zip(expected, sums.tolist(), strict=True))
     assert len(set(sums.tolist())) == len(sums), "no two terms could be exchanged unseen"
+
+
+def test_a_model_that_knows_nothing(batch):
+    """0.1 ln 11 + 0.1 ln 24 + 0.5 + 6 = 7.057595: equal logits, and directions that are none."""
+    objective = BlendThenPredict(BlendConfig())
+    model = model_of(objective)
+    with torch.no_grad():
+        for parameter in model.heads.parameters():
+            parameter.zero_()
+        losses = mean_losses(objective, model, batch)
+    assert losses == pytest.approx({"spd": math.log(11), "edge": math.log(24), "displacement": 1, "noisy_nodes": 1})
+    assert sum(term.weight * losses[term.name] for term in objective.terms()) == pytest.approx(7.057595, abs=1e-6)
 
 
 def test_what_is_logged_beside_the_losses(batch):

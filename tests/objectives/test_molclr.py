@@ -8,6 +8,7 @@ import torch
 
 from moleblend_fs.data.batch import GROUP
 from moleblend_fs.errors import UserError
+from moleblend_fs.objectives.common.contrastive import info_nce, two_views
 from moleblend_fs.objectives.common.subgraphs import bonds_in, bonds_of, paths_over
 from moleblend_fs.objectives.molclr import MolCLR, MolCLROptions
 from moleblend_fs.ops.layout import Layout
@@ -129,6 +130,9 @@ def test_closed_values():
         model.heads["molclr"].out.weight.zero_()
         model.heads["molclr"].out.bias.fill_(1.0)
     assert mean_losses(objective, model, batch) == {"two_views": pytest.approx(1.945910, abs=1e-6)}
+    pairs = torch.eye(4, dtype=torch.float64).repeat(2, 1)
+    losses = info_nce(pairs, pairs, two_views(torch.zeros(4, dtype=torch.long)), temperature=0.1, denominator="all")
+    assert losses.tolist() == pytest.approx([2.723625e-4] * 8, rel=1e-6)
 
 
 def test_against_loops():
