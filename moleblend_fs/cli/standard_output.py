@@ -11,6 +11,7 @@ import logging
 import os
 import runpy
 import sys
+from types import ModuleType
 
 GONE = 141
 """Exit code where the reader of a pipe has gone: as a shell tells of a program that SIGPIPE ended."""
@@ -46,20 +47,22 @@ def given_up() -> OSError | None:
     return None
 
 
-def import_quickly(module: str) -> None:
+def import_quickly(module: str) -> ModuleType:
     """Import a module of fairseq by `postponed_imports`, which is run by its path: the package is fairseq's to import, by `--user-dir`."""
     with runpy.run_path(os.path.join(os.path.dirname(__file__), "postponed_imports.py"))["postponed"]():
-        importlib.import_module(module)
+        return importlib.import_module(module)
 
 
 def train() -> int | str | None:
-    """Run the program that the command line names; its exit code, or what it is where it could not print."""
+    """Run fairseq-train, which the command line names; its exit code, or what it is where it could not print.
+
+    It is not run as a program: this one stays the main program for processes that training starts, which begin like it.
+    """
     sys.argv = sys.argv[1:]
     code: int | str | None = 0
     failed: OSError | None = None
     try:
-        import_quickly("fairseq_cli.train")  # which sets up logging first
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = import_quickly("fairseq_cli.train").cli_main()  # as the program does; it sets up logging before anything else of fairseq
     except SystemExit as end:
         code = end.code
     except CannotPrint as error:
