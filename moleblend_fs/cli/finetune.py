@@ -266,10 +266,10 @@ def show(outcome: Outcome, *, verbose: bool) -> None:
     if metrics["models"]:
         scores = list(next(iter(metrics["models"].values()))["mean"])[:3]
         width = max(map(len, metrics["models"]))
-        print(f"  {'':<{width}}  " + "  ".join(f"{score:>24}" for score in scores))
+        print(f"  {'':<{width}}  " + "  ".join(f"{score:>27}" for score in scores))
         for name, of in metrics["models"].items():
             told = "trained model" if name == MODEL_NAME else name
-            print(f"  {told:<{width}}  " + "  ".join(f"{_cell(of['mean'].get(score)):>24}" for score in scores))
+            print(f"  {told:<{width}}  " + "  ".join(f"{_cell(of['mean'].get(score)):>27}" for score in scores))
     if outcome.failed:
         print(f"  {counted(outcome.failed, 'row')} gave no molecule: the column status of {outcome.out / 'predictions_oof.csv'} says why")
     for note in outcome.notes if verbose else ():
@@ -280,5 +280,5 @@ def show(outcome: Outcome, *, verbose: bool) -> None:
 def _cell(score: dict[str, float | None] | None) -> str:
     if not score or score.get("value") is None:
         return "-"
-    interval = f" ({score['low']:.3f}-{score['high']:.3f})" if score.get("low") is not None else ""
+    interval = f" ({score['low']:.3f} to {score['high']:.3f})" if score.get("low") is not None else ""
     return f"{score['value']:.4f}{interval}"

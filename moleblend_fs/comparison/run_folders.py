@@ -11,6 +11,7 @@ import numpy as np
 
 from moleblend_fs.comparison.score_lines import ScoreLine
 from moleblend_fs.comparison.score_of_predictions import PRIMARY, scores_of
+from moleblend_fs.data.finetune_tables import read_lines
 from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json
@@ -56,14 +57,9 @@ def dataset_of(about: dict[str, Any], targets: dict[str, Any]) -> str:
 def test_predictions(path: Path, targets: Sequence[str]) -> dict[str, list[tuple[str, list[float], list[float]]]]:
     """Fold -> (row, labels, predictions) of each test molecule."""
     found = defaultdict(list)
-    with open(path, newline="", encoding="utf-8") as stream:
-        table = csv.DictReader(stream)
-        ours = {name: f"{name} (moleblend)" if f"{name} (moleblend)" in (table.fieldnames or ()) else name for name in ("row", "fold")}
-        own = [f"{target} (predicted)" for target in targets]
-        own = [f"{name} (moleblend)" if f"{name} (moleblend)" in (table.fieldnames or ()) else name for name in own]
-        for row in table:
-            labels = [_number(row.get(target)) for target in targets]
-            found[row[ours["fold"]]].append((row[ours["row"]], labels, [_number(row[name]) for name in own]))
+    for line in read_lines(path, targets):
+        labels = [_number(line.given.get(target)) for target in targets]
+        found[line.fold].append((line.row, labels, [_number(line.predicted[target]) for target in targets]))
     return found
 
 

@@ -177,7 +177,7 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     from moleblend_fs.report.finetune_page import write_page
 
     pretraining = with_pretraining(data.store, folds, settings.start)
-    write_page(folder, nearest(folder, data.store, folds), overlap(data.store, folds), pretraining)
+    write_page(folder, nearest(folder, data.store, folds, [label.name for label in data.targets]), overlap(data.store, folds), pretraining)
     progress.end()
     failed = sum(1 for line in data.store.failures() if line.row not in set(data.store.source_row.tolist()))
     return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed)

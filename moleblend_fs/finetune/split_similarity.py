@@ -1,7 +1,6 @@
 """How much alike the molecules of a run's splits are: nearest training molecules, molecules that two splits have in common, and those
 that the starting weights were pretrained on."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from rdkit import Chem
 
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.chem.skeleton import LENGTH
+from moleblend_fs.data.finetune_tables import read_lines
 from moleblend_fs.data.splits import TEST, TRAIN, VALID
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.data.trained_on import TrainedOn
@@ -25,7 +25,7 @@ MOST = 20_000
 PAIRS = ((TEST, TRAIN), (TEST, VALID), (VALID, TRAIN))
 
 
-def nearest(folder: Path, data: Store, folds: Mapping[str, Store]) -> list[Nearest] | None:
+def nearest(folder: Path, data: Store, folds: Mapping[str, Store], targets: Sequence[str]) -> list[Nearest] | None:
     """Of each line of predictions_test.csv; None where there are too many molecules."""
     if len(data) > MOST:
         return None
@@ -37,8 +37,8 @@ def nearest(folder: Path, data: Store, folds: Mapping[str, Store]) -> list[Neare
         rows = store.source_row[tested].tolist()
         for row, near, outside in zip(rows, similarity.tolist(), domain.outside(similarity).tolist(), strict=True):
             found[name, str(row)] = Nearest(near, outside)
-    with open(folder / "predictions_test.csv", newline="", encoding="utf-8") as stream:
-        return [found.get((line.get("fold", ""), line.get("row", "")), Nearest(float("nan"), False)) for line in csv.DictReader(stream)]
+    lines = read_lines(folder / "predictions_test.csv", targets)
+    return [found.get((line.fold, line.row), Nearest(float("nan"), False)) for line in lines]
 
 
 def overlap(data: Store, folds: Mapping[str, Store]) -> Sequence[Shared]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moleblend_fs.data.finetune_tables import OF_EVERY_ROW, columns_of_target, own_columns
 from moleblend_fs.data.splits import TEST, VALID
 from moleblend_fs.files import whole_file
 from moleblend_fs.finetune.data import Data
@@ -16,8 +17,6 @@ from moleblend_fs.finetune.predicting import FoldResult, Said
 from moleblend_fs.finetune.scoring import calibrated, half_widths, shown
 from moleblend_fs.sources.molecules_to_predict import open_incoming
 
-OWN = ("row", "fold", "split", "status")
-"""What every table ends with."""
 DIGITS = 7
 """Significant digits of predictions."""
 
@@ -35,13 +34,10 @@ class Tables:
         self.smiles = dict(zip(data.store.source_row.tolist(), smiles_of(data.store), strict=True))
         self.failed = {line.row: line for line in data.store.failures()}
         self.given, self.place = self._given()
-        own: list[str] = []
-        for label in data.targets:
-            own.append(f"{label.name} (predicted)")
-            own += [f"{label.name} (std)"] if members > 1 else []
-            own += [f"{label.name} (low)", f"{label.name} (high)"] if self.kind == "regression" else []
+        several, interval = members > 1, self.kind == "regression"
+        own = [name for label in data.targets for name in columns_of_target(label.name, several=several, interval=interval)]
         self.width = len(own)
-        self.header = [*self.given, *(f"{name} (moleblend)" if name in self.given else name for name in (*own, *OWN))]
+        self.header = [*self.given, *own_columns(self.given, [*own, *OF_EVERY_ROW])]
 
     def _given(self) -> tuple[list[str], int | None]:
         """(columns of the input, which of them is filled with SMILES)."""

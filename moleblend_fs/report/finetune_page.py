@@ -1,6 +1,5 @@
 """report.html of a folder of `moleblend finetune`: scores beside baselines, what predictions are like, where they fail, how it was made."""
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moleblend_fs.data.finetune_tables import Line, read_lines
 from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
@@ -59,8 +59,8 @@ def write_page(
         metrics, model, splits = (read_json(folder / name) for name in ("metrics.json", "model.json", "splits.json"))
     except READING as error:
         raise UserError(f"{folder}: no finished run of `moleblend finetune` ({error})") from error
-    with open(folder / "predictions_test.csv", newline="", encoding="utf-8") as stream:
-        tested = list(csv.DictReader(stream))
+    targets = list(metrics["targets"])
+    tested = list(read_lines(folder / "predictions_test.csv", targets))
     seen = tested_molecules(metrics, tested)
     body = [results(metrics)]
     if metrics["models"]:
@@ -68,7 +68,7 @@ def write_page(
         body += [] if nearest is None else _applicability(seen, nearest)
         body += worst_sections([seen])
     body += _curves(folder, seen) + _leakage(overlap, *pretraining)
-    body += [_run(model, splits, metrics), *_failures(folder)]
+    body += [_run(model, splits, metrics), *_failures(folder, targets)]
     subtitle = " ".join(html.escape(line[:1].upper() + line[1:]) + "." for line in first_lines(metrics))
     write_atomically(folder / "report.html", html.page(f"Finetuned: {', '.join(metrics['targets'])[:120]}", subtitle, body))
 
@@ -119,10 +119,10 @@ def _table(metrics: dict[str, Any], target: str) -> str:
     return html.table(["model", *names], rows, numeric=range(1, len(names) + 1), strong=strong)
 
 
-def tested_molecules(metrics: dict[str, Any], tested: list[dict[str, str]]) -> Evaluation:
+def tested_molecules(metrics: dict[str, Any], tested: list[Line]) -> Evaluation:
     """The test table as an evaluation: labels and predictions of all targets, and the trained model's scores."""
     names = list(metrics["targets"])
-    columns = [[[number(row.get(name, "")) for name in (target, f"{target} (predicted)")] for target in names] for row in tested]
+    columns = [[[number(line.given.get(name, "")), number(line.predicted[name])] for name in names] for line in tested]
     values = np.array(columns, dtype=np.float64).reshape(len(tested), len(names), 2)
     scores: dict[str, Any] = next(iter(metrics["models"].values()), {})
     return Evaluation(
@@ -134,8 +134,8 @@ def tested_molecules(metrics: dict[str, Any], tested: list[dict[str, str]]) -> E
         units={target: about["unit"] for target, about in metrics["targets"].items()},
         target=values[..., 0],
         prediction=values[..., 1],
-        smiles=[drawable_text(smiles_of(row)) for row in tested],
-        rows=[row.get("row", "?") for row in tested],
+        smiles=[drawable_text(smiles_of(line.given)) for line in tested],
+        rows=[line.row for line in tested],
     )
 
 
@@ -251,10 +251,10 @@ def _run(model: dict[str, Any], splits: dict[str, Any], metrics: dict[str, Any])
     )
 
 
-def _failures(folder: Path) -> list[str]:
+def _failures(folder: Path, targets: Sequence[str]) -> list[str]:
     """Rows that gave no molecule."""
-    with open(folder / "predictions_oof.csv", newline="", encoding="utf-8") as stream:
-        bad = [(row["row"], row["status"]) for row in csv.DictReader(stream) if row["status"].startswith("no molecule")]
+    lines = read_lines(folder / "predictions_oof.csv", targets)
+    bad = [(line.row, line.status) for line in lines if line.status.startswith("no molecule")]
     if not bad:
         return []
     more = f'<p class="soft">and {len(bad) - SHOWN_FAILURES} more</p>' if len(bad) > SHOWN_FAILURES else ""

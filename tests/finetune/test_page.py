@@ -69,8 +69,9 @@ def test_what_splits_have_in_common_is_counted(finetuned, tmp_path):
     store = prepare(tmp_path / "leaky.csv", settings, tmp_path / "run", "none", workers=1, progress=False).store
     counted = {pair: numbers for _, pair, *numbers in overlap(store, {"fold0": store})}
     assert counted == {"test, in train": [3, 1, 2], "test, in valid": [3, 0, 0], "valid, in train": [1, 0, 0]}
-    (tmp_path / "predictions_test.csv").write_text("row,fold\n6,fold0\n4,fold0\n9,fold0\n")
-    near = nearest(tmp_path, store, {"fold0": store})
+    lines = "".join(f"1,{row},fold0,test,ok\n" for row in (6, 4, 9))
+    (tmp_path / "predictions_test.csv").write_text(f"y (predicted),row,fold,split,status\n{lines}")
+    near = nearest(tmp_path, store, {"fold0": store}, ["y"])
     assert near is not None
     assert near[1].similarity == 1, "ethanol is among those that were trained on"
     assert 0 < near[0].similarity < 1
