@@ -76,7 +76,7 @@ def crowded(used: Sequence[Entry]) -> list[str]:
         groups.setdefault(entry.name.split()[0], []).append(entry.count)
     return [
         f"{max(counts):,} of {sum(counts):,} atoms of group {group} have one code, which tells nothing about them: train the tokenizer "
-        "longer, or with --tokenizer-code-dropout; then delete the sidecar and run this again"
+        "longer, or with --tokenizer-code-dropout 0.9; then delete the sidecar and run this again"
         for group, counts in groups.items()
         if max(counts) > NEARLY_ALL * sum(counts) and sum(counts) >= MANY
     ]

@@ -308,7 +308,7 @@ def test_groups_of_one_code_are_told():
     used = [Entry(name=name, code=0, count=n) for name, n in (("C 1", 970), ("C 2", 30), ("N 0", 60), ("N 1", 50), ("O 3", 9))]
     (line,) = crowded(used)
     assert line.startswith("970 of 1,000 atoms of group C have one code")
-    assert "--tokenizer-code-dropout" in line
+    assert "--tokenizer-code-dropout 0.9" in line
 
 
 @pytest.mark.slow
