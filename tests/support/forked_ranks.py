@@ -22,7 +22,7 @@ from typing import Any
 from unittest import mock
 
 PRELOADED = ["torch", "fairseq_cli.train", "moleblend_fs.tasks.register", "torch._dynamo"]
-"""What every rank imports, the last when it makes its optimizer."""
+"""What ranks import, the last where DeepSpeed makes their engine."""
 if importlib.util.find_spec("deepspeed") is not None:
     PRELOADED.append("deepspeed.runtime.zero.muon.muon_optimizer")  # which its engine imports, and with it torch's compiler
 
