@@ -257,8 +257,13 @@ class CheckpointTrainer(Trainer):
     def _with_fitting_head(self, found: checkpoint.Checkpoint) -> dict[str, Tensor]:
         """Weights without a property head of another size, which begins at random instead."""
         here, there = self._model_config, found.config
-        if "property" not in here.heads or "property" not in there.heads:
+        if "property" not in here.heads:
             return found.weights
+        if "property" not in there.heads:
+            name, hidden = checkpoint.hidden_of_molecules(found)
+            if name:
+                logger.info("the property head's hidden layer goes on from the checkpoint's head %r", name)
+            return {**found.weights, **hidden}
         was = "" if found.finetuned is None else f" for {shortened(found.finetuned.targets)}"
         if here.tasks == there.tasks:
             logger.info("the property head goes on from the checkpoint's%s", was)

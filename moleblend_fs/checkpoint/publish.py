@@ -1,4 +1,4 @@
-"""Weights to be published: a pretrained encoder in 16 bits, without the heads of pretraining, with its card."""
+"""Weights to be published: a pretrained encoder in 16 bits, with its card, and one hidden layer of its heads."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 
 from moleblend_fs import __version__
 from moleblend_fs.checkpoint.model_card import Facts, ModelCard, PretrainedOn
-from moleblend_fs.checkpoint.read import HALF, Checkpoint, load, read_torch_file
+from moleblend_fs.checkpoint.read import HALF, Checkpoint, hidden_of_molecules, load, read_torch_file
 from moleblend_fs.checkpoint.weights_by_name import located
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.mixture import Mixture, open_stores
@@ -42,6 +42,7 @@ def published(
         raise UserError(f"{path}: --half is for checkpoints (.pt) of pretraining by `moleblend train`; leave --half out")
     facts = Facts(read_torch_file(path), str(path))
     dropped = checkpoint.config.heads
+    kept = kept_weights(checkpoint)
     card = ModelCard(
         objectives=facts.objectives,
         updates=facts.updates,
@@ -60,11 +61,17 @@ def published(
     return replace(
         checkpoint,
         config=replace(checkpoint.config, heads=(), predicted_3d=False, tasks=1, molecule_values=1, sizes={}),
-        weights={name: _half(name, value, path) for name, value in checkpoint.weights.items() if not name.startswith(OTHER)},
+        weights={name: _half(name, value, path) for name, value in kept.items()},
         trained_on=replace(checkpoint.trained_on, labels=()),
         about={"format": "published", "updates": facts.updates},
         card=card,
     )
+
+
+def kept_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The encoder's, and what a property head begins with."""
+    encoder = {name: value for name, value in checkpoint.weights.items() if not name.startswith(OTHER)}
+    return encoder | hidden_of_molecules(checkpoint)[1]
 
 
 def _half(name: str, value: torch.Tensor, path: Path) -> torch.Tensor:

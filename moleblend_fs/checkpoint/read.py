@@ -25,6 +25,7 @@ from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.data.untrusted_torch import VARIABLE, read_torch
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import HEAD_SIZES, SIZE, ModelConfig, architecture_options
+from moleblend_fs.model.heads import MoleculeHead
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shape_only import Unallocated
 from moleblend_fs.objectives.registry import objectives
@@ -113,6 +114,27 @@ def load_weights(model: MoleBlend, weights: Mapping[str, Tensor], *, where: str,
         raise UserError(f"{where}: lacks {counted(len(missing), 'parameter')} of this model, e.g. {missing[0]}")
     model.load_state_dict({name: value for name, value in weights.items() if name in own}, strict=False)
     return missing
+
+
+def hidden_of_molecules(found: Checkpoint) -> tuple[str, dict[str, Tensor]]:
+    """What a property head may begin with, where a checkpoint has none: the hidden layer of the first head that read whole molecules.
+
+    Weights that were published without their heads keep it under the property head's name.
+
+    Returns:
+        (name of the head, "" where there is none; the property head's parameters by their names).
+    """
+    begun = "heads.property.hidden."
+    if "property" not in found.config.heads:
+        if kept := {name: value for name, value in found.weights.items() if name.startswith(begun)}:
+            return "property", kept
+        with Unallocated():
+            heads = made(found.config).heads
+        for name, head in heads.items():
+            if isinstance(head, MoleculeHead):
+                own = f"heads.{name}.hidden."
+                return name, {begun + key.removeprefix(own): value for key, value in found.weights.items() if key.startswith(own)}
+    return "", {}
 
 
 def describe(config: ModelConfig, finetuned: FinetunedFor | None, trained_on: TrainedOn | None) -> dict[str, Any]:

@@ -113,20 +113,34 @@ class NoiseHead(nn.Module):
         return atom_forces(query, key, projected, bias_PH, direction, layout, dropout) + self.axes.bias
 
 
-class PropertyHead(nn.Module):
-    """Linear(d, d), GELU, Linear(d, tasks) on a molecule's readout."""
+class MoleculeHead(nn.Module):
+    """Linear(d, d), GELU, Linear(d, outputs) on a molecule's readout.
+
+    What its hidden layer has learned is of use to others: a property head that a checkpoint lacks begins with it, see `checkpoint.read`.
+    """
+
+    def __init__(self, config: ModelConfig, outputs: int):
+        super().__init__()
+        self.hidden = Linear(config.embed_dim, config.embed_dim)
+        self.out = Linear(config.embed_dim, outputs)
+
+    def forward(self, x_Bd: Tensor) -> Tensor:
+        """(B, outputs)."""
+        return self.out(F.gelu(self.hidden(x_Bd)))
+
+
+class PropertyHead(MoleculeHead):
+    """One output for each target."""
 
     reads = "molecules"
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.hidden = Linear(config.embed_dim, config.embed_dim)
-        self.out = Linear(config.embed_dim, config.tasks)
+        super().__init__(config, config.tasks)
 
     def forward(self, x_Bd: Tensor) -> Tensor:
         """(B, tasks), in float32 where products of float32 are lowered elsewhere: so few of them take no time."""
         with products_in(None):
-            return self.out(F.gelu(self.hidden(x_Bd)))
+            return super().forward(x_Bd)
 
 
 BUILDERS: dict[str, Callable[[ModelConfig], nn.Module]] = {  # state: an objective adds its own head when it is imported

@@ -12,22 +12,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.sidecar import SidecarManifest
 from moleblend_fs.errors import UserError
-from moleblend_fs.model.config import ModelConfig
-from moleblend_fs.model.heads import register_head
+from moleblend_fs.model.heads import MoleculeHead, register_head
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend
 from moleblend_fs.objectives.common.views import encode, full_view
 from moleblend_fs.objectives.objective import Curve, Objective, Prepared, Term
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear
 from moleblend_fs.ops.precision import at_least_float32
 from moleblend_fs.option_fields import option
 
@@ -35,20 +32,7 @@ VIEWS = ("2d", "3d", "2d+3d", "blended")
 SIDECAR = "descriptors"
 
 
-class DescriptorHead(nn.Module):
-    """Linear(d, d), GELU, Linear(d, D) on a molecule's readout."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.hidden = Linear(config.embed_dim, config.embed_dim)
-        self.out = Linear(config.embed_dim, config.molecule_values)
-
-    def forward(self, x_Bd: Tensor) -> Tensor:
-        """(B, D)."""
-        return self.out(F.gelu(self.hidden(x_Bd)))
-
-
-register_head("descriptors", DescriptorHead)
+register_head("descriptors", lambda config: MoleculeHead(config, config.molecule_values))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,22 @@
 """Regression of descriptors: closed values, values that are not there, and training from a sidecar to finetuning and predictions."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from moleblend_fs.checkpoint.publish import kept_weights
+from moleblend_fs.checkpoint.read import hidden_of_molecules, load
+from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.sidecar import ColumnStatistics, Sidecar, SidecarManifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.objectives.descriptors import DescriptorOptions, DescriptorRegression
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, arguments, run_here
+from tests.inference.untrained_models import pretrained, untrained
 from tests.model.molecules import batch_of, graph
 from tests.objectives.suite import Case, mean_losses, model_of, sums_and_counts
 
@@ -85,6 +90,25 @@ def test_in_the_3d_view_molecules_without_structure_count_nothing():
     assert sums_and_counts(objective(descriptors_view="2d+3d"), model, batch)[1].tolist() == [2 * COLUMNS]
 
 
+def test_a_property_head_begins_with_the_hidden_layer(tmp_path):
+    """That of the head that read molecules; published weights keep it, in half, and nothing else of the heads."""
+    found = load(pretrained(tmp_path / "whole", ("noise", "descriptors"), spread=0.3))
+    hidden = {part: found.weights[f"heads.descriptors.hidden.{part}"] for part in ("weight", "bias")}
+    name, begun = hidden_of_molecules(found)
+    assert name == "descriptors"
+    assert begun.keys() == {f"heads.property.hidden.{part}" for part in hidden}
+    assert all(torch.equal(begun[f"heads.property.hidden.{part}"], value) for part, value in hidden.items())
+    kept = kept_weights(found)
+    assert {key for key in kept if key.startswith("heads.")} == begun.keys()
+    found.weights, found.config = kept, replace(found.config, heads=())
+    save(found, tmp_path / "published")
+    name, again = hidden_of_molecules(load(tmp_path / "published"))
+    assert name == "property"
+    assert all(torch.equal(again[key], value) for key, value in begun.items())
+    assert hidden_of_molecules(load(pretrained(tmp_path / "none", ("noise",)))) == ("", {})
+    assert hidden_of_molecules(load(untrained(tmp_path / "finetuned"))) == ("", {})
+
+
 def test_a_view_that_there_is_not():
     with pytest.raises(UserError, match="--descriptors-view must be one of"):
         DescriptorOptions(descriptors_view="4d")
@@ -116,6 +140,7 @@ def test_from_a_sidecar_to_predictions(store, tmp_path):
     tune += ["--finetune-from-model", str(tmp_path / "a/checkpoint_last.pt")]
     tuned = run_here(arguments(store.path, tmp_path / "c", tune), tmp_path / "c")
     assert tuned.code == 0, tuned.output[-3000:]
+    assert "hidden layer goes on from the checkpoint's head 'descriptors'" in tuned.output
     out = tmp_path / "p.csv"
     assert main(["predict", str(tmp_path / "c/checkpoint_last.pt"), str(store.path), str(out)]) == 0
     assert main(["evaluate", str(tmp_path / "c/checkpoint_last.pt"), str(store.path), "--split", "test"]) == 0
