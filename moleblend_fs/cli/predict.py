@@ -97,9 +97,9 @@ def run_predictions(arguments: argparse.Namespace) -> int:
     from moleblend_fs.predictions.table import PredictionTable
     from moleblend_fs.predictions.writing import write_table
 
-    check_name(arguments.output)
     model = open_model(arguments.model)
     check_output(arguments.output, arguments.model, *filter(None, (arguments.input, arguments.source)))
+    check_name(arguments.output)
     opened = (
         open_stored(arguments, model.described, model.about.inputs)
         if arguments.input is not None and is_store(arguments.input)
