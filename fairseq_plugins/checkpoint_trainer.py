@@ -267,6 +267,7 @@ class CheckpointTrainer(Trainer):
         was = "" if found.finetuned is None else f" for {shortened(found.finetuned.targets)}"
         if here.tasks == there.tasks:
             logger.info("the property head goes on from the checkpoint's%s", was)
-            return found.weights
+            factor = there.output_scale / here.output_scale
+            return {name: value * factor if name.startswith("heads.property.out.") else value for name, value in found.weights.items()}
         logger.info("the property head begins at random: it has %d outputs, the checkpoint's has %d%s", here.tasks, there.tasks, was)
         return {name: value for name, value in found.weights.items() if not name.startswith("heads.property.")}

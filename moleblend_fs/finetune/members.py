@@ -26,7 +26,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
 from moleblend_fs.finetune.data import Data
 from moleblend_fs.finetune.run_folder import COMMAND, MEMBERS, SPLITS
-from moleblend_fs.finetune.settings import Recipe, Settings, recipe_for
+from moleblend_fs.finetune.settings import OUTPUT_SCALE, Recipe, Settings, recipe_for
 from moleblend_fs.model.config import HEAD_SIZES, PRESETS, TOKEN, architecture_options
 
 LOG, OUTPUT, DONE = "train.log", "output.log", "finished.json"
@@ -141,6 +141,7 @@ def plan_one(
         *(store_path, "--split-file", splits, "--fold", fold),
         *("--task", "moleblend_finetune", "--criterion", "property_prediction", *architecture.split()),
         *([] if readout == TOKEN else ["--readout", readout]),
+        *(["--output-scale", f"{OUTPUT_SCALE:g}"] if settings.pretrained else []),
         *([] if settings.start is None else [WEIGHTS, os.path.abspath(settings.start)]),
         *("--inputs", settings.inputs, *targets, "--regression-loss", settings.regression_loss),
         *(["--select-by", "loss"] if by_loss else []),

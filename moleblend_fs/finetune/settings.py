@@ -177,6 +177,11 @@ RECIPES = (
 """(most training molecules, recipe): docs/finetune.md has the table, and what it was chosen on."""
 
 
+OUTPUT_SCALE = 10.0
+"""Of a property head on pretrained weights (`ModelConfig.output_scale`): it knows nothing yet, and would learn as slowly as the encoder
+should."""
+
+
 def recipe_for(molecules: int) -> Recipe:
     """The recipe of a number of training molecules."""
     return next(recipe for most, recipe in RECIPES if molecules <= most)

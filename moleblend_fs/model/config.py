@@ -41,6 +41,9 @@ class ModelConfig:
     readout: str = option(
         TOKEN, "what a molecule's values are predicted from: its graph token, the mean of its atoms, or the sum of both", READOUTS
     )
+    output_scale: float = option(
+        1.0, "factor of the property head's outputs; with Adam its last layer learns as many times faster than the encoder"
+    )
     init_std: float = option(0.02, "standard deviation of weights at the start")
     checkpoint_layers: int = option(0, "blocks, from the first, that are recomputed in the backward pass: less memory, more time")
 
@@ -54,8 +57,9 @@ class ModelConfig:
             raise UserError(f"--embed-dim {self.embed_dim} must be a multiple of --attention-heads {self.attention_heads}")
         if self.readout not in READOUTS:
             raise UserError(f"--readout must be one of {', '.join(READOUTS)}, got {self.readout!r}")
-        if not 0 < self.init_std < float("inf"):
-            raise UserError(f"--init-std must be above 0, got {self.init_std}")
+        for name in ("init_std", "output_scale"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(self, name)}")
         for name in ("dropout", "attention_dropout", "activation_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must lie in [0, 1), got {getattr(self, name)}")

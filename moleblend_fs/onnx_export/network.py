@@ -158,4 +158,5 @@ def _read_out(graph: Graph, shared: Inputs, tokens: str, readout: str) -> str:
 def _property(graph: Graph, head: PropertyHead, x: str) -> str:
     """(1, B, tasks)."""
     out = _linear(graph, graph.add("Gelu", _linear(graph, x, head.hidden)), head.out)
+    out = graph.add("Mul", out, graph.constant(head.output_scale)) if head.output_scale != 1 else out
     return graph.add("Unsqueeze", out, graph.integers(0))

@@ -33,9 +33,13 @@ def test_a_head_of_another_size_begins_at_random(qm9_store, tmp_path, before, af
 
 def test_a_head_of_the_same_size_goes_on(qm9_store, tmp_path):
     first = tuned(qm9_store, tmp_path / "first", "gap", "--seed", "5")
-    second = tuned(qm9_store, tmp_path / "second", "mu", "--finetune-from-model", str(first.folder / "checkpoint_last.pt"))
+    source = ("--finetune-from-model", str(first.folder / "checkpoint_last.pt"))
+    second = tuned(qm9_store, tmp_path / "second", "mu", *source)
     assert "the property head goes on from the checkpoint's for gap" in second.output
     assert all(torch.equal(value, first.weights()[name]) for name, value in second.weights().items())
+    scaled = tuned(qm9_store, tmp_path / "scaled", "mu", *source, "--output-scale", "4")
+    for name, value in scaled.weights().items():  # a quarter of the weights, four times what they give
+        assert torch.equal(value * (4 if name.startswith("heads.property.out.") else 1), first.weights()[name]), name
 
 
 @pytest.mark.parametrize("how", ["start", "resume"])

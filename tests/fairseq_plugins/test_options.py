@@ -41,6 +41,7 @@ OTHERS = {
         "activation_dropout": 0.4,
         "drop_path": 0.05,
         "readout": "token+mean",
+        "output_scale": 3.0,
         "init_std": 0.03,
         "checkpoint_layers": 2,
     },

@@ -16,7 +16,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.estimators import MoleBlendRegressor
 from moleblend_fs.finetune.members import starting_checkpoint
 from moleblend_fs.finetune.run import finetune, look
-from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.finetune.settings import OUTPUT_SCALE, Settings
 from moleblend_fs.tuning.run import Wanted, absolute, searchable
 from tests.finetune.conftest import QUICK
 from tests.inference.untrained_models import untrained
@@ -44,7 +44,7 @@ def test_a_run_starts_from_the_default_and_says_so(weights, table, tmp_path, mon
     assert f"--finetune-from-model {weights / 'small'}" in (member / "command.sh").read_text()
     assert f"pretrained weights from {weights / 'small'}" in (member / "output.log").read_text()
     config = load(member / "checkpoint_best.pt").config
-    assert (config.embed_dim, config.readout) == (16, "token+mean")
+    assert (config.embed_dim, config.readout, config.output_scale) == (16, "token+mean", OUTPUT_SCALE)
     look(table, tmp_path / "run", Settings(**ASKED | {"weights": "small"}))  # the same
     with pytest.raises(UserError, match="--weights small there, none here"):
         look(table, tmp_path / "run", Settings(**ASKED | {"weights": "none"}))

@@ -22,6 +22,7 @@ def untrained(
     std: float = 1.0,
     width: int = 16,
     readout: str = TOKEN,
+    output_scale: float = 1.0,
     change: Callable[[MoleBlend], None] | None = None,
 ) -> Path:
     """A tiny property model with random weights, larger than at the start of training, so that molecules differ.
@@ -34,7 +35,7 @@ def untrained(
     size = len(targets)
     config = ModelConfig(
         layers=2, embed_dim=width, ffn_dim=width, attention_heads=2, gaussians=width if width > 16 else 8, heads=("property",), tasks=size,
-        readout=readout,
+        readout=readout, output_scale=output_scale,
     )  # fmt: skip
     model = MoleBlend(config)
     with torch.no_grad():

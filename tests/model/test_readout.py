@@ -45,6 +45,29 @@ def test_explanations_read_what_the_model_reads(readout, tmp_path):
     torch.testing.assert_close(torch.from_numpy(asked.shares("zero", [0]).output), expected[0].detach().double())
 
 
+def test_a_scale_of_the_outputs_is_a_learning_rate_of_the_last_layer():
+    """Outputs begin the same; a step of Adam changes what the last layer gives ten times as much, and all else as ever."""
+    models = []
+    for scale in (1.0, 10.0):
+        torch.manual_seed(0)
+        models.append(MoleBlend(ModelConfig(**SIZE, heads=("property",), tasks=2, output_scale=scale)).double().eval())
+    batch = batch_of([graph(smiles, i) for i, smiles in enumerate(SMILES)])
+    layout = Layout(batch.num_atoms, "cpu")
+    before, changes = [], []
+    for model, scale in zip(models, (1.0, 10.0), strict=True):
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, eps=0)
+        old = {name: value.clone() for name, value in model.heads["property"].state_dict().items()}
+        outputs = model(batch, show_all(batch, layout, "2d"), layout).properties
+        before.append(outputs.detach())
+        outputs.square().sum().backward()
+        optimizer.step()
+        new = model.heads["property"].state_dict()
+        changes.append({name: (new[name] - old[name]) * (scale if name.startswith("out.") else 1) for name in old})
+    torch.testing.assert_close(*before)
+    for name, change in changes[0].items():
+        torch.testing.assert_close(changes[1][name], change * (10 if name.startswith("out.") else 1))
+
+
 def test_weights_begin_as_wide_as_is_asked_for():
     torch.manual_seed(0)
     weights = MoleBlend(ModelConfig(**SIZE | {"embed_dim": 60}, init_std=0.07)).encoder.blocks[0].qkv.weight
@@ -54,5 +77,7 @@ def test_weights_begin_as_wide_as_is_asked_for():
 def test_what_is_no_readout_is_told():
     with pytest.raises(UserError, match="--readout must be one of token, mean, token\\+mean, got 'max'"):
         ModelConfig(readout="max")
+    with pytest.raises(UserError, match="--output-scale must be above 0, got -1"):
+        ModelConfig(output_scale=-1)
     with pytest.raises(UserError, match="--init-std must be above 0, got 0"):
         ModelConfig(init_std=0)

@@ -94,7 +94,18 @@ def test_a_table_of_an_ensemble_is_the_same_but_for_rounding(kind, tmp_path):
 @pytest.mark.parametrize(("inputs", "width", "readout"), [("2d", 64, "mean"), ("3d", 32, "token"), ("2d+3d", 16, "token+mean")])
 def test_smiles_and_structures_give_the_same_numbers(inputs, width, readout, tmp_path):
     """With hydrogens, and conformers made as the model's training made them."""
-    plain = load(untrained(tmp_path / "plain", inputs=inputs, width=width, readout=readout, targets=("a", "b"), mean=3.0, std=2.0))
+    plain = load(
+        untrained(
+            tmp_path / "plain",
+            inputs=inputs,
+            width=width,
+            readout=readout,
+            output_scale=1.0 if readout == "mean" else 2.5,
+            targets=("a", "b"),
+            mean=3.0,
+            std=2.0,
+        )
+    )
     plain.trained_on = STORE
     save(plain, tmp_path / "model")
     out = exported(tmp_path / "model")
