@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from moleblend_fs.errors import UserError
@@ -79,6 +80,7 @@ class Facts:
             accumulated = max(optimization["update_freq"])
             self.molecules_per_update = int(dataset["batch_size"] or 0) * accumulated * processes
             self.settings: dict[str, Any] = {
+                "start": _start(cfg["checkpoint"]["finetune_from_model"]),
                 "seed": cfg["common"]["seed"],
                 "max_update": optimization["max_update"],
                 "clip_norm": optimization["clip_norm"],
@@ -92,6 +94,11 @@ class Facts:
                 f"{where}: not a checkpoint of pretraining by `moleblend train`, whose facts a card is made of (no {error}); "
                 "leave --half out"
             ) from error
+
+
+def _start(path: str | None) -> str:
+    """What the run began with, without the machine's folders."""
+    return "random weights" if not path else "/".join(Path(path).parts[-2:])
 
 
 def _plain(group: Any) -> dict[str, Any]:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moleblend_fs.comparison.analysis import BETTER, SMALL, Comparison, Overall, Pair
+from moleblend_fs.comparison.score_lines import COSTS
 from moleblend_fs.files import whole_file
 from moleblend_fs.wording import counted
 
@@ -54,9 +57,20 @@ def to_reference(comparison: Comparison, reference: str) -> tuple[list[str], lis
             pair = comparison.pair(column, base)
             sign = 1 if pair.first == column else -1
             row += [with_interval(pair, sign), p_value(pair.p), number(None if pair.d is None else sign * pair.d, 2), verdict(pair, column)]
-        rows.append([*row, f"{won}/{len(table.methods) - 1 - won - lost}/{lost}"])
+        costs = ["-" if np.isnan(of[column]) else f"{of[column]:.3g}" for of in table.costs.values()]
+        rows.append([*row, f"{won}/{len(table.methods) - 1 - won - lost}/{lost}", *costs])
     spread = f"mean ± s over {counted(len(table.splits), 'split')}" if len(table.splits) > 1 else "value"
-    header = ["method", spread, "mean rank", "difference (95 %)", "p", "d", "verdict", "wins/open/losses"]
+    header = [
+        "method",
+        spread,
+        "mean rank",
+        "difference (95 %)",
+        "p",
+        "d",
+        "verdict",
+        "wins/open/losses",
+        *(COSTS[name] for name in table.costs),
+    ]
     return header, rows, order.index(base)
 
 

@@ -83,7 +83,9 @@ def section(comparison: Comparison, reference: str) -> str:
     table = comparison.table
     header, rows, base = to_reference(comparison, reference)
     parts = [html.note(line) for line in told_of(comparison)]
-    parts.append(html.table(header, rows, numeric=(1, 2, 3, 4, 5), strong=(base,), name=f"methods on {table.dataset}"))
+    parts.append(
+        html.table(header, rows, numeric=(1, 2, 3, 4, 5, *range(8, len(header))), strong=(base,), name=f"methods on {table.dataset}")
+    )
     if comparison.omnibus is not None:
         parts += [html.charts(_pictures(comparison)), _all_pairs(comparison)]
     return html.section(table.dataset, *parts)

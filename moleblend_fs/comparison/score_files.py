@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moleblend_fs.comparison.score_lines import ScoreLine, named
+from moleblend_fs.comparison.score_lines import COSTS, ScoreLine, named
 from moleblend_fs.comparison.score_of_predictions import PRIMARY, kind_of, scores_of
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json
@@ -29,6 +29,8 @@ COLUMNS = {
     "train": ("train", "n_train"),
     "test": ("test", "n_test"),
     "split_hash": ("split_hash",),
+    "seconds": ("seconds", "train_seconds"),
+    **{name: (name,) for name in COSTS if name != "seconds"},
     "molecule": ("id", "row", "molecule", "inchikey", "smiles"),
     "label": ("label", "true", "y_true", "measured", "y"),
     "prediction": ("prediction", "predicted", "y_pred"),
@@ -106,6 +108,20 @@ def _count(path: Path, row: Row, column: str) -> int:
     return int(text or 0)
 
 
+def _costs(path: Path, row: Row) -> dict[str, float]:
+    """What the run cost, where that is said."""
+    found = {}
+    for name in COSTS:
+        if text := row[1].get(name, ""):
+            try:
+                found[name] = float(text)
+            except ValueError:
+                found[name] = math.nan
+            if not 0 <= found[name] < math.inf:
+                raise UserError(f"{path}, line {row[0]}: {name} {text!r} is no cost: give a number from 0 on, or leave the cell empty")
+    return found
+
+
 def _filled(path: Path, row: Row, *columns: str) -> None:
     for column in columns:
         if not row[1][column]:
@@ -138,6 +154,7 @@ def _score(path: Path, row: Row) -> ScoreLine:
         train=_count(path, row, "train"),
         test=_count(path, row, "test"),
         split_into=cells.get("split_hash", ""),
+        costs=_costs(path, row),
         where=f"{path}, line {row[0]}",
     )
 

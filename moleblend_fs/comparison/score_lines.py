@@ -1,6 +1,6 @@
 """One score of one method on one split, as all readers give it, and the names and directions of scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moleblend_fs.errors import UserError
 
@@ -9,6 +9,8 @@ HIGHER = ("roc_auc", "pr_auc", "r2", "balanced_accuracy", "accuracy", "f1", "mcc
 """Scores whose better direction is known, in the order in which one is chosen where none is asked for."""
 PREFERRED = ("rmse", "roc_auc")
 """Taken first where a file has several."""
+COSTS = {"seconds": "training, s", "molecules_per_second": "molecules/s", "memory_mb": "memory, MB", "install_mb": "installed, MB"}
+"""What a run costs -> the name of its column beside the scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,7 @@ class ScoreLine:
         seed: of several runs on one split, which are averaged.
         train, test: molecules of either, 0 where that is not known.
         tested, split_into: hashes of the test molecules with their labels, and of all molecules' parts; "" where not known.
+        costs: of `COSTS`, those that are known.
         where: the file, and the row in it, for messages.
     """
 
@@ -36,6 +39,7 @@ class ScoreLine:
     test: int = 0
     tested: str = ""
     split_into: str = ""
+    costs: dict[str, float] = field(default_factory=dict)
     where: str = ""
 
 

@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from moleblend_fs.comparison.score_lines import PREFERRED, ScoreLine, is_higher_better
+from moleblend_fs.comparison.score_lines import COSTS, PREFERRED, ScoreLine, is_higher_better
 from moleblend_fs.errors import UserError
 from moleblend_fs.wording import counted
 
@@ -23,6 +23,7 @@ class ScoreTable:
         values: (splits, methods), means over seeds.
         seeds: the largest number of runs of a method on a split.
         test_over_train: mean over splits of test molecules / training molecules; None where these are not known.
+        costs: name of `COSTS` -> what a run of each method costs on average, NaN where that is not known.
     """
 
     dataset: str
@@ -34,6 +35,7 @@ class ScoreTable:
     values: np.ndarray
     seeds: int = 1
     test_over_train: float | None = None
+    costs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def tables(
@@ -112,7 +114,17 @@ def _table(dataset: str, metric: str, lines: Sequence[ScoreLine], methods: list[
         values=np.array(values),
         seeds=max(map(len, cells.values())),
         test_over_train=float(np.mean(ratios)) if len(ratios) == len(lines) else None,
+        costs=_costs(lines, methods),
     )
+
+
+def _costs(lines: Sequence[ScoreLine], methods: Sequence[str]) -> dict[str, np.ndarray]:
+    """Of each kind that some line tells: (methods,) means over runs."""
+    kinds = [name for name in COSTS if any(name in line.costs for line in lines)]
+    said = {
+        name: [[line.costs[name] for line in lines if line.method == method and name in line.costs] for method in methods] for name in kinds
+    }
+    return {name: np.array([np.mean(values) if values else np.nan for values in of_methods]) for name, of_methods in said.items()}
 
 
 def _check_same(name: str, lines: Iterable[ScoreLine], what: str, of: Callable[[ScoreLine], str], told: str) -> None:

@@ -72,6 +72,25 @@ def test_sizes_widen_the_intervals(tmp_path, capsys):
     assert "Intervals allow for splits that overlap (test molecules / training molecules = 0.25)" in capsys.readouterr().out
 
 
+def test_costs_stand_beside_the_scores(tmp_path, capsys):
+    """Means over the runs that tell them; a method that tells none has a dash, and without any there is no column."""
+    lines = ["method,split,metric,value,seconds,memory_mb"]
+    lines += [f"{method},{split},rmse,{split + off},{cost}" for split in range(3) for method, off, cost in
+              (("a", 0.0, f"{10 * split},"), ("b", 0.1, f"{'' if split else 7.5},"), ("c", 0.3, ","))]  # fmt: skip
+    path = tmp_path / "scores.csv"
+    path.write_text("\n".join(lines) + "\n")
+    [table], _ = tables(read([str(path)]))
+    assert list(table.costs) == ["seconds"]
+    assert table.costs["seconds"].tolist() == pytest.approx([10.0, 7.5, float("nan")], nan_ok=True)
+    assert main(["compare", str(path), "--html", str(tmp_path / "x.html")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "±" in line][1:]
+    assert [(row[0], row[-1]) for row in rows] == [("a", "10"), ("b", "7.5"), ("c", "-")]
+    assert "training, s" in (tmp_path / "x.html").read_text()
+    path.write_text(path.read_text().replace("a,2,rmse,2.0,20", "a,2,rmse,2.0,-1"))
+    with pytest.raises(UserError, match="line 8: seconds '-1' is no cost: give a number from 0 on"):
+        read([str(path)])
+
+
 def test_predictions_are_scored(tmp_path):
     """RMSE of each split by hand; seeds are averaged, targets too."""
     lines = ["model;fold;seed;id;target;y_true;y_pred"]

@@ -218,6 +218,11 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "./examples/pretrain_pcqm4mv2/run.sh": Check(WHOLE, (("./examples", "GPUS=1 ./examples"),)),
         "BATCH=256 GPUS=8": Check(HOSTS),
     },
+    "examples/pretrain_box/README.md": {
+        "pip install --no-deps molsets": Skip("the network"),
+        "DATA=data/moleculenet ./examples/pretrain_box/run.sh": Skip("days"),
+        "DATA=data/moleculenet SCALE=tiny ./examples/pretrain_box/run.sh": Skip("tests/scripts/test_pretrain_box.py runs it"),
+    },
     "examples/pretrain_qm9/README.md": {
         "pip install -c constraints.txt": Check("the network"),
         "./examples/pretrain_qm9/run.sh": Check(WHOLE),

@@ -1,0 +1,58 @@
+"""The weights in the box, made by the script from a corpus of a few molecules: twice the same bits, nothing of the excluded sets."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moleblend_fs.checkpoint.read import load
+from moleblend_fs.data.store import Store
+from moleblend_fs.finetune.folds import smiles_of
+
+ROOT = Path(__file__).parents[2]
+RINGS = ["c1ccccc1", "c1ccncc1", "C1CCCCC1", "c1ccsc1", "C1CCNCC1", "c1ccc2ccccc2c1", "c1ccoc1", "C1CCOC1"]
+MOLECULES = [f"{start}{a}CC{b}" for i, a in enumerate(RINGS) for b in RINGS[i:] for start in ("C", "CC", "O")]
+EXCLUDED = MOLECULES[:3]
+
+
+def made(data: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    settings = {"DATA": str(data), "MOSES": str(data / "moses.csv"), "EXCLUDE": str(data / "held_out.csv"), "OUT": str(out)}
+    settings |= {"SCALE": "tiny", "CORPUS": "tox21 moses", "WORKERS": "1", "OMP_NUM_THREADS": "1"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = ROOT / "examples" / "pretrain_box" / "run.sh"
+    return subprocess.run([script], env=os.environ | settings | {"PATH": path}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_the_weights_are_made_twice_with_the_same_bits(tmp_path):
+    data = tmp_path / "the data"
+    data.mkdir()
+    (data / "moses.csv").write_text("SMILES\n" + "".join(f"{text}\n" for text in MOLECULES[::2]))
+    (data / "tox21.csv").write_text("NR-AR,mol_id,smiles\n" + "".join(f"{i % 2},{i},{text}\n" for i, text in enumerate(MOLECULES)))
+    (data / "held_out.csv").write_text("smiles\n" + "".join(f"{text}\n" for text in EXCLUDED))
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for out in folders:
+        done = made(data, out)
+        assert done.returncode == 0, done.stdout + done.stderr
+    first, second = ((out / "weights" / "small" / "model.safetensors").read_bytes() for out in folders)
+    assert first == second
+    card = load(folders[0] / "weights" / "small").card
+    assert [store.source for store in card.stores] == ["moleculenet", "moses"]
+    assert all(store.options["exclude"]["sets"] == ["held_out.csv"] for store in card.stores)
+    assert (card.updates, card.objectives[0]["name"], card.dropped) == (2, "descriptors", ("descriptors",))
+    assert "checkpoint_last.pt" in card.settings["start"]
+    for name in ("tox21", "moses"):
+        learned = set(smiles_of(Store(folders[0] / "data" / name)))
+        assert len(learned) > 30
+        assert not learned & set(EXCLUDED)
+    rows = list(csv.DictReader((folders[0] / "probes.csv").open()))
+    assert {row["store"] for row in rows} == {"qm9", "tox21"}
+    assert any(row["checkpoint"] == "cooldown/checkpoint_last.pt" for row in rows)
+    before = (folders[0] / "probes.csv").read_bytes()
+    again = made(data, folders[0])
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 2
+    assert (folders[0] / "probes.csv").read_bytes() == before
