@@ -99,7 +99,7 @@ if [ "$COOLDOWN" != 0 ]; then
 fi
 
 echo "== 4/5  frozen probes on development sets -> $OUT/probes.csv"
-preprocess "$OUT/data/qm9" qm9 "$ROOT/examples/quickstart/qm9_sample.csv.xz" --hydrogens none --sample "$PROBED" \
+preprocess "$OUT/data/qm9" qm9 "$ROOT/examples/quickstart/qm9_sample.csv.xz" --hydrogens none --limit "$PROBED" \
     --workers "$WORKERS" --no-progress
 probed=("$OUT/data/qm9")
 for name in $CORPUS; do
