@@ -10,7 +10,8 @@
 #   MOSES_SAMPLE=60000  MUV_SAMPLE=50000    molecules of the large ones, chosen by a hash
 #   OUT=runs/pretrain_box     stores, runs, probes.csv, and weights/NAME
 #   OBJECTIVE=descriptors     and the SIDECARS that it needs (default: descriptors)
-#   UPDATES=100000  COOLDOWN=10000    at a constant learning rate, then while it falls to 0; COOLDOWN=0: none
+#   UPDATES=100000  COOLDOWN=10000    at a constant learning rate, then from 0 to it and to 0 again; COOLDOWN=0: none
+#   READOUT=token+mean  INIT_STD=0.035      with which descriptors are learned faster than with the graph token alone and 0.02
 #   BATCH=64  LR=8e-4  WARMUP=300  SEED=1  ARCH=small  NAME=small  WORKERS=2
 #
 # More options are passed on to both trainings: run.sh --bf16. What is finished is not done again; a training that was stopped goes on.
@@ -18,7 +19,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 SCALE="${SCALE:-small}"
 case "$SCALE" in
 small) defaults=(100000 10000 64 300 small 60000 50000 1000 4000) ;;
-tiny) defaults=(6 2 8 2 tiny 40 40 3 60) ;;
+tiny) defaults=(6 4 8 2 tiny 40 40 3 60) ;;
 *)
     echo "SCALE must be small or tiny, got \"$SCALE\"" >&2
     exit 2
@@ -83,7 +84,7 @@ pretrain() {
     local run="$1" updates="$2"
     shift 2
     train "$run" "$stores" --task moleblend --criterion pretrain --objective "$OBJECTIVE" --arch "moleblend_$ARCH" \
-        --dropout 0 --attention-dropout 0 --activation-dropout 0 --drop-path 0 \
+        --readout "${READOUT:-token+mean}" --init-std "${INIT_STD:-0.035}" --dropout 0 --attention-dropout 0 --activation-dropout 0 --drop-path 0 \
         --optimizer adam --adam-betas '(0.9, 0.99)' --clip-norm 5 --lr "${LR:-8e-4}" --max-update "$updates" --batch-size "$BATCH" \
         --seed "${SEED:-1}" --num-workers 1 --log-interval 100 \
         --validate-interval-updates "$INTERVAL" --save-interval-updates "$INTERVAL" --keep-interval-updates 10 "$@"
@@ -93,8 +94,9 @@ echo "== 2/5  $UPDATES updates at a constant learning rate -> $OUT/pretrain"
 pretrain "$OUT/pretrain" "$UPDATES" --lr-scheduler fixed --warmup-updates "$WARMUP" "$@"
 final="$OUT/pretrain"
 if [ "$COOLDOWN" != 0 ]; then
+    # Adam begins anew: at once at the whole learning rate, its first steps would undo what was learned.
     echo "== 3/5  $COOLDOWN updates while it falls to 0 -> $OUT/cooldown"
-    pretrain "$OUT/cooldown" "$COOLDOWN" --lr-scheduler cosine --warmup-updates 0 --finetune-from-model "$OUT/pretrain/checkpoint_last.pt" "$@"
+    pretrain "$OUT/cooldown" "$COOLDOWN" --lr-scheduler cosine --warmup-updates "$WARMUP" --finetune-from-model "$OUT/pretrain/checkpoint_last.pt" "$@"
     final="$OUT/cooldown"
 fi
 

@@ -42,7 +42,7 @@ def test_the_weights_are_made_twice_with_the_same_bits(tmp_path):
     card = load(folders[0] / "weights" / "small").card
     assert [store.source for store in card.stores] == ["moleculenet", "moses"]
     assert all(store.options["exclude"]["sets"] == ["held_out.csv"] for store in card.stores)
-    assert (card.updates, card.objectives[0]["name"], card.dropped) == (2, "descriptors", ("descriptors",))
+    assert (card.updates, card.objectives[0]["name"], card.dropped) == (4, "descriptors", ("descriptors",))
     assert "checkpoint_last.pt" in card.settings["start"]
     for name in ("tox21", "moses"):
         learned = set(smiles_of(Store(folders[0] / "data" / name)))
