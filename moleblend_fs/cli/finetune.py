@@ -86,6 +86,13 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
     model.add_argument("--hydrogens", choices=("explicit", "none"), default="", help="default: those of the weights, otherwise none")
     model.add_argument("--arch", choices=ARCHITECTURES, default="", help="size of a model that starts from random weights")
     model.add_argument("--readout", choices=READOUTS, default="", help="what stands for a molecule (default: as --weights, or token)")
+    model.add_argument(
+        "--output-scale",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="steps of the last layer, of the encoder's (default: 10, without weights 1)",
+    )
     model.add_argument("--ensemble", type=int, default=default.ensemble, metavar="N", help="models of each fold (default %(default)s)")
     model.add_argument("--epochs", type=int, default=0, metavar="N", help="passes over the training molecules")
     model.add_argument("--batch-size", type=int, default=0, metavar="N", help="molecules in an update")
@@ -146,6 +153,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         hydrogens=arguments.hydrogens,
         arch=arguments.arch,
         readout=arguments.readout,
+        output_scale=arguments.output_scale,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         lr=arguments.lr,

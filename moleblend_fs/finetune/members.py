@@ -134,6 +134,7 @@ def plan_one(
     seed = settings.seed + number
     by_loss = not both_classes(data, store) if by_loss is None else by_loss
     architecture = f"--arch moleblend_{recipe.arch}" if start is None else architecture_options(start.config)
+    scale = settings.output_scale or (OUTPUT_SCALE if settings.pretrained else 1.0)
     readout = settings.readout or (TOKEN if start is None else start.config.readout)
     all_of_store = len(data.targets) == len(store.manifest.labels)
     targets = [] if all_of_store else ["--targets", ",".join(label.name for label in data.targets)]
@@ -141,7 +142,7 @@ def plan_one(
         *(store_path, "--split-file", splits, "--fold", fold),
         *("--task", "moleblend_finetune", "--criterion", "property_prediction", *architecture.split()),
         *([] if readout == TOKEN else ["--readout", readout]),
-        *(["--output-scale", f"{OUTPUT_SCALE:g}"] if settings.pretrained else []),
+        *([] if scale == 1 else ["--output-scale", f"{scale:g}"]),
         *([] if settings.start is None else [WEIGHTS, os.path.abspath(settings.start)]),
         *("--inputs", settings.inputs, *targets, "--regression-loss", settings.regression_loss),
         *(["--select-by", "loss"] if by_loss else []),

@@ -35,6 +35,7 @@ class Settings:
         hydrogens: "explicit", "none"; "" for those of the weights, heavy atoms without.
         arch: size of the model, "" for that of the weights or of the table.
         readout: what the property head reads, see `model.readout`; "" for that of the weights, or the graph token.
+        output_scale: of the property head, see `ModelConfig`; 0 for `OUTPUT_SCALE` from weights, and 1 without.
         epochs, batch_size: 0 for the table's. lr: 0 for the table's.
         weight_decay: decoupled, as Adam of fairseq has it.
         dropout, attention_dropout: of the model; None for its own (0 and 0.1).
@@ -60,6 +61,7 @@ class Settings:
     hydrogens: str = ""
     arch: str = ""
     readout: str = ""
+    output_scale: float = 0.0
     epochs: int = 0
     batch_size: int = 0
     lr: float = 0.0
@@ -77,7 +79,7 @@ class Settings:
         for name in ("folds", "repeats", "ensemble", "conformers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("epochs", "batch_size", "lr", "max_atoms", "weight_decay"):
+        for name in ("epochs", "batch_size", "lr", "max_atoms", "weight_decay", "output_scale"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{flag(name)} must be above 0, got {getattr(self, name)}")
         for name in ("dropout", "attention_dropout"):

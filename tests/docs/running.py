@@ -72,8 +72,9 @@ def check(command: str, folder: Path) -> int:
     settings = [word.partition("=")[0] for word in words if re.match(r"[A-Z_]+=", word)]
     script = next((word for word in words if word.startswith("./")), None)
     if script is None:
-        assert not settings, command
-        parse(words, folder)
+        read = "".join(file.read_text() for file in (ROOT / "moleblend_fs").rglob("*.py")) if settings else ""
+        assert all(f'"{name}"' in read for name in settings), f"{command}: variables that nothing of ours reads"
+        parse(words[len(settings) :], folder)
         return 1
     check_settings(settings, script)
     if script == "./scripts/test.sh":

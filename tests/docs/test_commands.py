@@ -366,7 +366,13 @@ def test_commands_that_are_not_run_would_be_understood(page, unused):
 
 
 @pytest.mark.parametrize(
-    "command", ["moleblend inspect x --no-such", f"./scripts/launch.sh S {PRETRAIN} --no-such 1", "UPDATE=3 ./examples/pretrain_qm9/run.sh"]
+    "command",
+    [
+        "moleblend inspect x --no-such",
+        "MOLEBLEND_NO_SUCH=1 moleblend inspect x",
+        f"./scripts/launch.sh S {PRETRAIN} --no-such 1",
+        "UPDATE=3 ./examples/pretrain_qm9/run.sh",
+    ],
 )
 def test_a_wrong_option_or_setting_is_noticed(command, unused):
     with pytest.raises((AssertionError, SystemExit)):
