@@ -30,7 +30,7 @@ from moleblend_fs.inference.checkpoint_fit import Purpose, compare, shortened
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.predicted_distances import DISTANCE_HEAD
 from moleblend_fs.runtime import watchdog
-from moleblend_fs.runtime.preemption import unmark
+from moleblend_fs.runtime.stop_signals import unmark
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
-from moleblend_fs.runtime.preemption import check_marker
+from moleblend_fs.runtime.stop_signals import check_marker
 
 
 def check_output_paths(cfg: DictConfig) -> None:

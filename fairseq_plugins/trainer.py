@@ -27,7 +27,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.ops.precision import bfloat16_instructions
 from moleblend_fs.runtime import watchdog
 from moleblend_fs.runtime.molecules_seen import Recorder
-from moleblend_fs.runtime.preemption import mark, preemption
+from moleblend_fs.runtime.stop_signals import mark, preemption
 
 logger = logging.getLogger(__name__)
 

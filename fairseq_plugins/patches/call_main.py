@@ -24,7 +24,7 @@ from fairseq_plugins.patches.loader_processes import allow_many_files, check_ope
 from moleblend_fs.checkpoint.write import SharedError
 from moleblend_fs.errors import UserError
 from moleblend_fs.runtime import watchdog
-from moleblend_fs.runtime.preemption import preemption
+from moleblend_fs.runtime.stop_signals import preemption
 
 PINS = {
     "fairseq.distributed.utils.call_main": "7e1e783c5fb2",

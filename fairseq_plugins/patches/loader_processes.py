@@ -17,7 +17,7 @@ from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
 from moleblend_fs.inference.predict import LOADER_TIMEOUT
-from moleblend_fs.runtime.preemption import obey_only_parent, signals_blocked
+from moleblend_fs.runtime.stop_signals import obey_only_parent, signals_blocked
 
 PINS = {
     "torch.utils.data.dataloader.DataLoader._get_iterator": "7d99464767c8",

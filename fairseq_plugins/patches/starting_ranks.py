@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from torch.distributed.constants import default_pg_timeout
 
 from fairseq_plugins.options import on_cpu
-from moleblend_fs.runtime.preemption import SIGNALS, pass_signals_to
+from moleblend_fs.runtime.stop_signals import SIGNALS, pass_signals_to
 
 PINS = {
     "fairseq.distributed.utils.infer_init_method": "dc3a9f23530d",

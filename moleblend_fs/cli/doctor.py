@@ -13,7 +13,7 @@ import moleblend_fs
 from moleblend_fs import __version__
 from moleblend_fs.ops import dispatch
 from moleblend_fs.ops.precision import bfloat16_instructions
-from moleblend_fs.runtime.preemption import EXIT_VARIABLE
+from moleblend_fs.runtime.stop_signals import EXIT_VARIABLE
 from moleblend_fs.runtime.watchdog import DEFAULT_TIMEOUT
 
 PACKAGES = {

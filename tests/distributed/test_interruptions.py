@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moleblend_fs.runtime.molecules_seen import VARIABLE, read, seen_by_epoch
-from moleblend_fs.runtime.preemption import EXIT_VARIABLE
+from moleblend_fs.runtime.stop_signals import EXIT_VARIABLE
 from moleblend_fs.runtime.watchdog import EXIT_HUNG
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, BASE, QUIET, checkpoint, identical, launch, run, zero

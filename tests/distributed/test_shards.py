@@ -10,7 +10,7 @@ from moleblend_fs.checkpoint import write, zero_moments
 from moleblend_fs.checkpoint.adam_state import MOMENTS
 from moleblend_fs.checkpoint.zero_moments import FOLDER, Piece
 from moleblend_fs.errors import UserError
-from moleblend_fs.runtime import preemption
+from moleblend_fs.runtime import stop_signals
 from tests.distributed.conftest import needs_deepspeed
 from tests.distributed.training import ADAM, launch, run, zero
 
@@ -172,16 +172,16 @@ def test_only_our_own_unfinished_files_are_removed(tmp_path, caplog):
 
 
 def test_a_file_named_as_the_word_of_a_stop_is_not_touched(tmp_path):
-    preemption.mark(str(tmp_path), 3)
-    preemption.check_marker(str(tmp_path))
-    preemption.unmark(str(tmp_path))
-    users = tmp_path / preemption.MARKER
+    stop_signals.mark(str(tmp_path), 3)
+    stop_signals.check_marker(str(tmp_path))
+    stop_signals.unmark(str(tmp_path))
+    users = tmp_path / stop_signals.MARKER
     assert not users.exists()
     users.write_text("my list of those who were preempted")
-    preemption.unmark(str(tmp_path))
+    stop_signals.unmark(str(tmp_path))
     assert users.exists()
     with pytest.raises(UserError, match="preempted was not left by training"):
-        preemption.check_marker(str(tmp_path))
+        stop_signals.check_marker(str(tmp_path))
 
 
 def test_one_process_writes_for_itself(tmp_path):

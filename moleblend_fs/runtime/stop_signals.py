@@ -1,4 +1,4 @@
-"""Stopping at a signal: SIGTERM or SIGUSR1 is noted, the current update is finished, a checkpoint saved, and the process ends.
+"""Stopping at a signal: SIGTERM or SIGUSR1 is noted here; `fairseq_plugins.trainer` then finishes the current update, saves and ends.
 
 Exit code: 0, or what MOLEBLEND_PREEMPTED_EXIT says (a batch script that requeues itself on 85, say). Beside the checkpoint a
 file `preempted` is left, for launchers that hide the exit codes of what they start; the next start removes it.
