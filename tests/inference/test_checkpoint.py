@@ -124,14 +124,14 @@ def test_one_changed_byte_of_a_folder_is_told(tmp_path, monkeypatch):
     weights, config = saved(tmp_path / "m") / "model.safetensors", tmp_path / "m" / "config.json"
     whole, text = weights.read_bytes(), config.read_text()
     weights.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
-    with pytest.raises(UserError, match=r"m: .*damaged: model\.safetensors is not as it was written \(its SHA-256 is another\); copy it again"):
+    with pytest.raises(UserError, match=r"damaged: model\.safetensors is not as it was written \(its SHA-256 is another\); copy it again"):
         load(tmp_path / "m")
     monkeypatch.setenv("MOLEBLEND_VERIFY", "0")
     load(tmp_path / "m")
     monkeypatch.delenv("MOLEBLEND_VERIFY")
     weights.write_bytes(whole)
     config.write_text(text.replace("1.5", "1.6"))
-    with pytest.raises(UserError, match=r"m: .*damaged: config\.json is not as it was written \(its SHA-256 is another\); copy it again"):
+    with pytest.raises(UserError, match=r"damaged: config\.json is not as it was written \(its SHA-256 is another\); copy it again"):
         load(tmp_path / "m")
     content = json.loads(text)
     del content["sha256"]
