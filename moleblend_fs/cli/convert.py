@@ -3,10 +3,11 @@
 import argparse
 import dataclasses
 import os
+import shlex
 from pathlib import Path
 
 from moleblend_fs.checkpoint.publish import LICENCE, published
-from moleblend_fs.checkpoint.read import Checkpoint, load
+from moleblend_fs.checkpoint.read import Checkpoint, hidden_of_molecules, load
 from moleblend_fs.checkpoint.weights_by_name import CONFIG, WEIGHTS
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.errors import UserError
@@ -26,15 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Write a checkpoint as a folder of safetensors weights and a JSON description.\n"
-        "With --half, as published weights: in 16 bits, without the heads of pretraining, with a card (moleblend inspect OUT) that is\n"
-        "made from the checkpoint and the stores that it was trained on. The folder's name is what --weights calls them by, where it\n"
-        "lies in a folder that MOLEBLEND_WEIGHTS names."
+        "With --half, as published weights: in 16 bits, without the heads of pretraining but for the hidden layer of one that read\n"
+        "whole molecules, with a card (moleblend inspect OUT) that is made from the checkpoint and the stores that it was trained on.\n"
+        "The folder's name is what --weights calls them by, where it lies in a folder that MOLEBLEND_WEIGHTS names."
     )
     parser.epilog = EPILOG
     parser.add_argument("checkpoint", help="checkpoint of the reference release (.pt), or of fairseq-train with our plugins")
     parser.add_argument("output", type=Path, help="folder to write; must not exist")
     card = parser.add_argument_group("published weights")
-    card.add_argument("--half", action="store_true", help="16 bits, encoder alone, with a card; for checkpoints of pretraining")
+    card.add_argument(
+        "--half", action="store_true", help="16 bits, the encoder and a hidden layer, with a card; for checkpoints of pretraining"
+    )
     card.add_argument("--data", default="", metavar="A:B", help="stores that it was trained on (default: where training found them)")
     card.add_argument("--licence", default=LICENCE, help="of the weights (default: %(default)s)")
     card.add_argument("--limit", action="append", default=[], metavar="TEXT", help="what they are not for; may be given several times")
@@ -72,9 +75,11 @@ def show(arguments: argparse.Namespace, checkpoint: Checkpoint) -> None:
     if card is None:
         print(f"  heads: {', '.join(config.heads) or 'none'}; {numbers:,} numbers")
         return
+    kept = ", but for a hidden layer" if hidden_of_molecules(checkpoint)[0] else ""
     size = sum((arguments.output / name).stat().st_size for name in (WEIGHTS, CONFIG))
-    print(f"  {numbers:,} numbers in {card.precision}, {size / 1e6:.2f} MB; left out: heads {', '.join(card.dropped) or 'none'}")
+    print(f"  {numbers:,} numbers in {card.precision}, {size / 1e6:.2f} MB; left out: heads {', '.join(card.dropped) or 'none'}{kept}")
     if size > LARGEST:
         print(f"  more than the {LARGEST / 1e6:g} MB that may come with the package; a folder of MOLEBLEND_WEIGHTS takes any")
     place = resolved(arguments.output)
-    print(f"  MOLEBLEND_WEIGHTS={place.parent} moleblend finetune DATA --weights {place.name} starts from it")
+    folder, name = shlex.quote(str(place.parent)), shlex.quote(place.name)
+    print(f"  MOLEBLEND_WEIGHTS={folder} moleblend finetune DATA --weights {name} starts from it")

@@ -122,7 +122,7 @@ def store(qm9_sample, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_from_a_sidecar_to_predictions(store, tmp_path):
+def test_from_a_sidecar_to_predictions(store, tmp_path, capsys):
     """Alone and added to another; the task standardises with the training split's statistics; finetuning begins from the checkpoint."""
     options = [*PRETRAIN, "--criterion", "pretrain", *SMALL, *ADAM, "--batch-size", "20", "--max-update", "4", "--readout", "token+mean"]
     alone = run_here(arguments(store.path, tmp_path / "a", [*options, "--objective", "descriptors"]), tmp_path / "a")
@@ -141,6 +141,10 @@ def test_from_a_sidecar_to_predictions(store, tmp_path):
     tuned = run_here(arguments(store.path, tmp_path / "c", tune), tmp_path / "c")
     assert tuned.code == 0, tuned.output[-3000:]
     assert "hidden layer goes on from the checkpoint's head 'descriptors'" in tuned.output
+    assert main(["convert", str(tmp_path / "a/checkpoint_last.pt"), str(tmp_path / "my weights/small"), "--half"]) == 0
+    said = capsys.readouterr().out
+    assert "left out: heads descriptors, but for a hidden layer" in said
+    assert f"MOLEBLEND_WEIGHTS='{tmp_path}/my weights' moleblend finetune DATA --weights small" in said
     out = tmp_path / "p.csv"
     assert main(["predict", str(tmp_path / "c/checkpoint_last.pt"), str(store.path), str(out)]) == 0
     assert main(["evaluate", str(tmp_path / "c/checkpoint_last.pt"), str(store.path), "--split", "test"]) == 0

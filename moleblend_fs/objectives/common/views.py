@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.model.config import MEAN, TOKEN
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.readout import mean_of_atoms
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.ops.layout import Layout
 
-POOLINGS = ("token", "mean")
+POOLINGS = (TOKEN, MEAN)
 """What stands for a molecule: its graph token, or the mean of its atoms."""
 FULL_VIEWS = "full_views"
 """Where a layout keeps them."""
@@ -34,7 +35,7 @@ class Encoded(NamedTuple):
 
     def pooled(self, layout: Layout, pooling: str) -> Tensor:
         """(B, d), one of `POOLINGS`."""
-        return self.graphs if pooling == "token" else mean_of_atoms(self.atoms, layout)
+        return self.graphs if pooling == TOKEN else mean_of_atoms(self.atoms, layout)
 
 
 def full_view(batch: MoleculeBatch, layout: Layout, modality: str) -> Shown:
