@@ -11,7 +11,7 @@
 #   OUT=runs/pretrain_box     stores, runs, probes.csv, and weights/NAME
 #   OBJECTIVE=descriptors     and the SIDECARS that it needs (default: descriptors)
 #   UPDATES=100000  COOLDOWN=10000    at a constant learning rate, then from 0 to it and to 0 again; COOLDOWN=0: none
-#   READOUT=token+mean  INIT_STD=0.035      with which descriptors are learned faster than with the graph token alone and 0.02
+#   READOUT=token+mean  INIT_STD=0.035      what the descriptors are predicted from, and the spread of the first weights
 #   BATCH=64  LR=8e-4  WARMUP=300  SEED=1  ARCH=small  NAME=small  WORKERS=2
 #
 # More options are passed on to both trainings: run.sh --bf16. What is finished is not done again; a training that was stopped goes on.
