@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Starts fairseq-train with several processes, on one host or many: by torchrun, by the deepspeed launcher, or as a rank that srun started.
+# Starts `moleblend train` with several processes, on one host or many: by torchrun, by the deepspeed launcher, or as a rank that srun started.
 #
 #   launch.sh [--dry-run | --help] STORE OPTION...        OPTIONs are fairseq-train's; --user-dir is added
 #
 #   LAUNCHER=torchrun    torchrun: run the same command on every host; they find each other at MASTER
 #                        deepspeed: run it once, hosts are reached by pdsh over ssh, in HOSTFILE's order; or on every host with NODE_RANK set
-#                        srun: this process is one rank of a Slurm step and replaces itself by fairseq-train
+#                        srun: this process is one rank of a Slurm step and replaces itself by the training
 #   PROCS                processes on each host (default: its GPUs; 1 where there are none)
 #   NODES=1              hosts; MIN:MAX lets torchrun begin with fewer and take up more after a restart
 #   MASTER               HOST[:PORT] of the first host, as all hosts can reach it (port 29500); needed with NODES over 1
@@ -52,7 +52,7 @@ by_torchrun() {
         [[ "$NODES" != *:* ]] || SETTINGS+=("TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1")
         [ -z "${LOCAL_ADDR:-}" ] || COMMAND+=(--local-addr "$LOCAL_ADDR")
     fi
-    COMMAND+=(--no-python fairseq-train)
+    COMMAND+=(--no-python moleblend train)
 }
 
 by_deepspeed() {
@@ -81,17 +81,17 @@ by_deepspeed() {
         fi
     fi
     COMMAND+=(--no_python --no_local_rank)
-    [ "${#HOSTS[@]}" != 0 ] || COMMAND+=(fairseq-train)
+    [ "${#HOSTS[@]}" != 0 ] || COMMAND+=(moleblend train)
 }
 
-# on_hosts: makes of fairseq-train's words in WORDS what pdsh is to start. deepspeed passes on variables of NCCL and Python; our own come
+# on_hosts: makes of the training's words in WORDS what pdsh is to start. deepspeed passes on variables of NCCL and Python; our own come
 # along here, and a name by which `tell` finds the processes again.
 on_hosts() {
-    local train variable word
-    train="$(PATH="$WITH_VENV" command -v fairseq-train || echo fairseq-train)"
+    local ours variable word
+    ours="$(PATH="$WITH_VENV" command -v moleblend || echo moleblend)"
     while read -r variable; do SETTINGS+=("$variable=${!variable}"); done < <(compgen -e | grep '^MOLEBLEND_')
     COMMAND+=(env)
-    for word in "MOLEBLEND_LAUNCH=$LAUNCH" "${SETTINGS[@]}" "$train" "${WORDS[@]}"; do
+    for word in "MOLEBLEND_LAUNCH=$LAUNCH" "${SETTINGS[@]}" "$ours" train "${WORDS[@]}"; do
         word="${word//%/%%}" # pdsh puts the host's name and number for %h and %n
         # deepspeed itself puts quotation marks around a word with a blank, and nothing around others.
         if [[ "$word" == *" "* ]]; then word="$(sed 's/[\\$`]/\\&/g' <<<"$word")"; else word="$(printf %q "$word")"; fi
@@ -187,7 +187,7 @@ torchrun) by_torchrun ;;
 deepspeed) by_deepspeed ;;
 srun)
     [ -n "${SLURM_PROCID:-}" ] || [ -n "$dry" ] || fail "LAUNCHER=srun is for processes that srun started; see scripts/slurm/pretrain.sbatch"
-    COMMAND=(fairseq-train)
+    COMMAND=(moleblend train)
     ;;
 *) fail "LAUNCHER must be torchrun, deepspeed or srun, got \"$LAUNCHER\"" ;;
 esac

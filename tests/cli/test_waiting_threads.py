@@ -29,9 +29,9 @@ def test_torch_is_not_loaded_before():
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
 def test_the_launcher_passes_it_on(tmp_path, given, expected):
-    """A fairseq-train of our own tells what it was given."""
+    """A `moleblend` of the test tells what it was given."""
     (tmp_path / "bin").mkdir()
-    fake = tmp_path / "bin" / "fairseq-train"
+    fake = tmp_path / "bin" / "moleblend"
     fake.write_text(f'#!/bin/sh\necho "{VARIABLE} is ${VARIABLE}"\n')
     fake.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != VARIABLE}

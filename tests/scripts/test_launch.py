@@ -57,7 +57,7 @@ def test_help(script):
 def test_one_host():
     words = planned("a store", "--lr", "1", CUDA_VISIBLE_DEVICES="0,1,2")
     assert follow(words, "torchrun", "--nproc-per-node", "3")
-    assert follow(words, "--standalone", "--no-python", "fairseq-train", "a store", "--lr", "1", "--user-dir", f"{ROOT}/moleblend_fs")
+    assert follow(words, "--standalone", "--no-python", "moleblend", "train", "a store", "--lr", "1", "--user-dir", f"{ROOT}/moleblend_fs")
     # Without this setting SIGUSR1 would end torchrun and leave its processes behind.
     assert any(word.startswith("PET_SIGNALS_TO_HANDLE=") and "SIGUSR1" in word for word in words)
     assert follow(planned("s", PROCS=5), "--nproc-per-node", "5")
@@ -78,7 +78,7 @@ def test_deepspeed_launcher(tmp_path):
     words = planned("s", LAUNCHER="deepspeed", PROCS=2)
     assert Path(words[words.index("--num_gpus") - 1]).name == "deepspeed"
     assert follow(words, "--num_gpus", "2")
-    assert follow(words, "--no_python", "--no_local_rank", "fairseq-train", "s")
+    assert follow(words, "--no_python", "--no_local_rank", "moleblend", "train", "s")
     assert "DS_ACCELERATOR=cpu" in words
     hostfile = tmp_path / "hosts"
     hostfile.write_text("a slots=2\nb slots=2\n")
@@ -90,7 +90,7 @@ def test_deepspeed_launcher(tmp_path):
     words = planned("s", "(1,2)", "(1, $2)", "%h", cwd=tmp_path, LAUNCHER="deepspeed", MOLEBLEND_X="y", **hosts)
     assert follow(words, "--no_ssh_check", "--no_python", "--no_local_rank", "env")
     assert {"DS_ACCELERATOR=cpu", "OMP_NUM_THREADS=1", "MOLEBLEND_X=y"} <= set(words)
-    assert follow(words, f"{Path(sys.executable).parent}/fairseq-train", "s", r"\(1\,2\)", r"(1, \$2)", "%%h", "--user-dir")
+    assert follow(words, f"{Path(sys.executable).parent}/moleblend", "train", "s", r"\(1\,2\)", r"(1, \$2)", "%%h", "--user-dir")
 
 
 def test_deepspeed_in_an_environment_whose_path_has_a_blank(tmp_path):
@@ -102,11 +102,11 @@ def test_deepspeed_in_an_environment_whose_path_has_a_blank(tmp_path):
     (commands / "deepspeed").chmod(0o755)
     done = call(LAUNCH, "s", cwd=tmp_path, LAUNCHER="deepspeed", PROCS=2, VENV=commands.parent)
     assert done.returncode == 0, done.stderr
-    assert "['--num_gpus', '2', '--master_port', '29500', '--no_python', '--no_local_rank', 'fairseq-train', 's'" in done.stdout
+    assert "['--num_gpus', '2', '--master_port', '29500', '--no_python', '--no_local_rank', 'moleblend', 'train', 's'" in done.stdout
 
 
 def test_rank_of_a_slurm_step():
-    assert follow(planned("s", LAUNCHER="srun", SLURM_CPUS_PER_TASK="6"), "OMP_NUM_THREADS=6", "fairseq-train", "s")
+    assert follow(planned("s", LAUNCHER="srun", SLURM_CPUS_PER_TASK="6"), "OMP_NUM_THREADS=6", "moleblend", "train", "s")
 
 
 @pytest.mark.parametrize(
