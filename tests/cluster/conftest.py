@@ -35,6 +35,20 @@ def pytest_terminal_summary(terminalreporter):
         )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Skips before anything is made for the whole session, which takes longer."""
+    needs = {"cluster": slurm_or_apt(), "hosts": ("ip", "unshare"), "disk": ("mount", "umount")}
+    for name in item.fixturenames:
+        if name in needs:
+            need_root(*needs[name])
+
+
+def slurm_or_apt():
+    """Commands that a Slurm is brought up with."""
+    return ("unshare", *(() if shutil.which("slurmctld") else ("apt-get",)))
+
+
 def need_root(*commands):
     """Skip where the tests cannot have what they need."""
     if os.geteuid() != 0:
@@ -112,7 +126,6 @@ def expected(qm9_store, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    need_root("unshare", *(() if shutil.which("slurmctld") else ("apt-get",)))
     lab = tmp_path_factory.mktemp("slurm")
     up = subprocess.run([CLUSTER / "slurm_up.sh", lab], capture_output=True, text=True)
     if up.returncode != 0 and not shutil.which("slurmctld"):
@@ -127,7 +140,6 @@ def cluster(tmp_path_factory):
 @pytest.fixture
 def hosts():
     """The name of a pair of network namespaces, for scripts/cluster/netns_*.sh."""
-    need_root("ip", "unshare")
     name = f"mb{os.getpid()}h"
     up = subprocess.run([CLUSTER / "netns_up.sh", name], capture_output=True, text=True)
     if up.returncode != 0:

@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-from tests.cluster.conftest import need_root
 from tests.distributed.training import ADAM, QUIET, checkpoint, zero
 from tests.fairseq_plugins.runs import arguments
 from tests.support import forked_ranks
@@ -15,7 +14,6 @@ from tests.support import forked_ranks
 @pytest.fixture
 def disk(tmp_path):
     """An empty file system of 12 MiB."""
-    need_root("mount", "umount")
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], capture_output=True, text=True)
