@@ -20,4 +20,6 @@ else
 fi
 # Small models, often two processes at a time: more threads than cores would only wait for each other.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Some hundred processes are started: where Python is kept from storing what it compiles, each compiles all of our modules again.
+unset PYTHONDONTWRITEBYTECODE
 exec python -m pytest "$@" </dev/null
