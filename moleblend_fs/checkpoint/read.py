@@ -34,6 +34,7 @@ from moleblend_fs.wording import counted
 HALF, HALVES = torch.float16, (torch.float16, torch.bfloat16)
 """Of weights that are published; docs/finetune.md says why not bfloat16."""
 CHECKSUMS = "sha256"
+AGAIN = "install the package again (pip install --force-reinstall --no-deps, from where it was installed), or give --weights none"
 FAIRSEQ_PREFIX = "model."
 """What our parameters' names begin with inside a fairseq checkpoint."""
 
@@ -247,6 +248,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
 
 
 def _load_folder(folder: Path) -> Checkpoint:
+    again = "" if folder.parent == PACKAGED else "; copy it again"
     try:
         content = from_json(dict[str, Any], read_json(folder / CONFIG))
         checksums = from_json(dict[str, str], content.pop(CHECKSUMS, {}))
@@ -257,14 +259,15 @@ def _load_folder(folder: Path) -> Checkpoint:
         if checksums and ("card" in content or os.environ.get(VARIABLE) != "0"):  # folders of earlier versions have none
             for name, found in ((CONFIG, hash_of_json(content)), (WEIGHTS, hash_of_file(folder / WEIGHTS))):
                 if checksums.get(name) != found:
-                    again = "copy it again" if folder.parent != PACKAGED else "install the package again"
-                    raise ValueError(f"damaged: {name} is not as it was written (its SHA-256 is another); {again}")
+                    raise ValueError(f"damaged: {name} is not as it was written (its SHA-256 is another){again}")
         weights = {name: value.float() if value.dtype in HALVES else value for name, value in load_file(folder / WEIGHTS).items()}
         config, finetuned, trained_on = describe_from_json(content)
         check_fit(config, finetuned, weights)
         about = from_json(dict[str, Any], content["about"])
         card = from_json(ModelCard, content["card"], "card") if "card" in content else None
     except (*READING, KeyError, SafetensorError) as error:
+        if folder.parent == PACKAGED:
+            raise UserError(f"{folder}: the weights of the package are not whole ({error}); {AGAIN}") from error
         raise UserError(f"{folder}: not a checkpoint folder ({CONFIG} and {WEIGHTS} are needed): {error}") from error
     about = {**about, "file": str(folder)}
     return Checkpoint(config=config, weights=weights, finetuned=finetuned, trained_on=trained_on, about=about, card=card)

@@ -17,6 +17,7 @@ FOLDERS = "MOLEBLEND_WEIGHTS"
 PACKAGED = Path(__file__).parents[1] / "weights"
 NONE, DEFAULT = "none", "small"
 """The word for random weights; and the name of those that finetuning starts from where nothing is said and they fit."""
+WITH_HYDROGENS = {"none": "without hydrogens as atoms", "explicit": "with hydrogens as atoms"}
 NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 
@@ -26,13 +27,18 @@ def folders() -> list[Path]:
 
 
 def names() -> dict[str, Path]:
-    """Name -> folder of all weights that there are."""
+    """Name -> folder of all weights that there are, whole or not."""
     found: dict[str, Path] = {}
     for folder in folders():
-        for place in sorted(folder.glob(f"*/{CONFIG}")):
-            if NAME.fullmatch(place.parent.name):
-                found.setdefault(place.parent.name, place.parent)
+        for place in sorted({path.parent for file in (CONFIG, WEIGHTS) for path in folder.glob(f"*/{file}")}):
+            if is_name(place.name):
+                found.setdefault(place.name, place)
     return found
+
+
+def is_name(given: str) -> bool:
+    """Whether this may be the name of weights: a word, where a path has a slash or an ending."""
+    return NAME.fullmatch(given) is not None
 
 
 def located(given: str | os.PathLike) -> Path:
@@ -41,7 +47,7 @@ def located(given: str | os.PathLike) -> Path:
     Raises:
         UserError: a word that is neither a name nor a path, or both.
     """
-    if not isinstance(given, str) or not NAME.fullmatch(given):
+    if not isinstance(given, str) or not is_name(given):
         return Path(given)
     place, here = names().get(given), os.path.lexists(given)
     if place is not None and here:
@@ -59,8 +65,8 @@ def told() -> str:
     return f"names that there are: {there} (in the package{more})"
 
 
-def default_weights(*, arch: str, hydrogens: str, inputs: str) -> str:
-    """`DEFAULT`, where there are weights of that name and they fit what is asked for; else `NONE`.
+def default_weights(*, arch: str, hydrogens: str, inputs: str) -> tuple[str, str]:
+    """(`DEFAULT`, where there are weights of that name and they fit what is asked for, else `NONE`; why they do not fit, "" otherwise).
 
     Args:
         arch: of `PRESETS`, hydrogens: "explicit" or "none"; "" where nothing is asked for.
@@ -68,13 +74,16 @@ def default_weights(*, arch: str, hydrogens: str, inputs: str) -> str:
     """
     place = names().get(DEFAULT)
     if place is None:
-        return NONE
+        return NONE, ""
     try:
         about: dict[str, Any] = read_json(place / CONFIG)
         size, trained_on = about["config"], about["trained_on"]
-        fits = not arch or all(size[name] == value for name, value in PRESETS[arch].items() if name not in HEAD_SIZES)
-        fits = fits and hydrogens in ("", trained_on["hydrogens"])
-        fits = fits and (not reads_structures(inputs) or trained_on["molecules_with_3d"] > 0)
+        if arch and any(size[name] != value for name, value in PRESETS[arch].items() if name not in HEAD_SIZES):
+            return NONE, f"{DEFAULT} is of another size than --arch {arch}"
+        if hydrogens not in ("", trained_on["hydrogens"]):
+            return NONE, f"{DEFAULT} was pretrained {WITH_HYDROGENS.get(trained_on['hydrogens'], 'otherwise')}"
+        if reads_structures(inputs) and trained_on["molecules_with_3d"] == 0:
+            return NONE, f"{DEFAULT} was never shown a structure, which --inputs {inputs} reads"
     except (*READING, KeyError, TypeError):
-        return DEFAULT  # reading them says what is wrong
-    return DEFAULT if fits else NONE
+        pass  # reading them says what is wrong
+    return DEFAULT, ""

@@ -83,6 +83,7 @@ def save(checkpoint: Checkpoint, path: str | os.PathLike) -> None:
     with whole_folder(path) as folder:
         try:
             save_file({name: value.contiguous() for name, value in checkpoint.weights.items()}, folder / WEIGHTS)
+            (folder / WEIGHTS).chmod(0o644)  # as all files are; safetensors lets only the owner read it
         except SafetensorError as error:  # of the system's error only the text is left
             number = re.search(r"os error (\d+)", str(error))
             raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error  # noqa: B904

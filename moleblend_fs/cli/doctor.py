@@ -11,6 +11,9 @@ import torch
 
 import moleblend_fs
 from moleblend_fs import __version__
+from moleblend_fs.checkpoint.read import load
+from moleblend_fs.checkpoint.weights_by_name import FOLDERS, names
+from moleblend_fs.errors import UserError
 from moleblend_fs.ops import dispatch
 from moleblend_fs.ops.precision import bfloat16_instructions
 from moleblend_fs.runtime.stop_signals import EXIT_VARIABLE
@@ -56,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{'user dir':16} {Path(moleblend_fs.__file__).parent}   (fairseq-train --user-dir)")
     compiled = importlib.util.find_spec("moleblend_fs.chem._paths") is not None
     print(f"{'shortest paths':16} {'compiled' if compiled else 'not compiled: run `pip install -e .` again (needs a C compiler)'}")
+    for name, value in describe_weights():
+        print(f"{name:16} {value}")
     print(f"{'processors':16} {os.cpu_count()}, torch uses {torch.get_num_threads()}")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -75,6 +80,20 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in describe_distributed():
         print(f"{name:16} {value}")
     return 1 if missing else 0
+
+
+def describe_weights() -> list[tuple[str, str]]:
+    """The weights that --weights takes by name, each read whole and compared with the sums that were written with it."""
+    found = []
+    for name, place in names().items():
+        try:
+            load(place)
+            size = sum(path.stat().st_size for path in place.iterdir())
+            said = f"{name}: {size / 1e6:.1f} MB, as they were written, in {place}"
+        except UserError as error:
+            said = f"{name}: {error}"
+        found.append(("weights", said))
+    return found or [("weights", f"none that come with the package or lie in a folder of {FOLDERS}: finetuning begins with random ones")]
 
 
 def describe_distributed() -> list[tuple[str, str]]:

@@ -278,6 +278,7 @@ def show(outcome: Outcome, *, verbose: bool) -> None:
         for name, of in metrics["models"].items():
             told = "trained model" if name == MODEL_NAME else name
             print(f"  {told:<{width}}  " + "  ".join(f"{_cell(of['mean'].get(score)):>27}" for score in scores))
+    print(f"  {outcome.began}")
     if outcome.failed:
         print(f"  {counted(outcome.failed, 'row')} gave no molecule: the column status of {outcome.out / 'predictions_oof.csv'} says why")
     for note in outcome.notes if verbose else ():

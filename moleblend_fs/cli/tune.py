@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SPACE",
         help=f"what to search: NAME=LOW..HIGH or NAME=VALUE,VALUE, given several times, NAME one of "
         f"{', '.join(name.replace('_', '-') for name in PARAMETERS)}; or a named space, {', '.join(SPACES)}, which NAME=... changes "
-        "(default: the paper's Table 9 with --weights, otherwise around what `moleblend finetune` would choose)",
+        "(default: the paper's Table 9 from a checkpoint's --weights, otherwise around what `moleblend finetune` would choose)",
     )
     search.add_argument(
         "--validation-folds",

@@ -13,7 +13,6 @@ from moleblend_fs import __version__
 from moleblend_fs.data.split_file import all_labels, open_store
 from moleblend_fs.data.splits import TEST, TRAIN, VALID
 from moleblend_fs.data.store import Store
-from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
 from moleblend_fs.finetune import baselines, members
@@ -24,6 +23,7 @@ from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run_folder import COMMAND, SPLITS, STORE, Asked, at_work, claim, leave
 from moleblend_fs.finetune.scoring import HIGHER_IS_BETTER, INTERVALS, calibrate, coverage, half_widths, score_folds
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.finetune.starting_point import StartingPoint, starting_point
 from moleblend_fs.finetune.store_cache import cache_folder, link_or_copy
 from moleblend_fs.finetune.tables import write_tables
 from moleblend_fs.inference.predict import Runner
@@ -42,6 +42,7 @@ class Outcome:
     Attributes:
         out: its folder. metrics: content of metrics.json. notes: what the user should be told of the input.
         molecules, failed: stored and unreadable rows.
+        began: what the models began with, in words.
     """
 
     out: Path
@@ -49,6 +50,7 @@ class Outcome:
     notes: tuple[str, ...]
     molecules: int
     failed: int
+    began: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class Begun:
     Attributes:
         given: DATA. folder: the run's. settings: what is asked for. data: the molecules.
         store_path: as members' commands name the store, seen from the folder. folds: name -> the store split so.
+        start: what models begin with.
     """
 
     given: Path
@@ -66,6 +69,7 @@ class Begun:
     data: Data
     store_path: str
     folds: dict[str, Store]
+    start: StartingPoint
 
     def members(self) -> list[members.Member]:
         """All that are to be trained."""
@@ -98,7 +102,7 @@ def finetune(
     with at_work(Path(given), resolved(out)) as lock:
         begun = begin(given, out, settings, jobs=jobs, progress=progress, command=command, store=store, cache=cache)
         planned = begun.members()
-        progress.stage("training")
+        progress.stage(f"training from {begun.start.name}")
         members.Training(begun.folder, planned, jobs or members.default_jobs(len(planned)), progress.updates, kept=[lock]).run()
         return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
 
@@ -127,7 +131,8 @@ def begin(
 ) -> Begun:
     """Claim the folder, read the molecules and split them; as in `finetune`. `asked`: by whom, and what for besides the settings."""
     given, folder = Path(given), resolved(out)
-    settings, hydrogens = _chosen(given, settings)
+    start = starting_point(given, settings)
+    settings = start.settings
     was_there = folder.exists()
     claim(given, folder, settings, asked or Asked())
     if command:
@@ -137,7 +142,7 @@ def begin(
         shutil.copytree(store, folder / STORE, copy_function=link_or_copy)
     stores, workers = cache_folder() if cache else None, jobs or len(os.sched_getaffinity(0))
     try:
-        data = prepare(given, settings, folder, hydrogens, workers=workers, progress=progress.verbose, cache=stores)
+        data = prepare(given, settings, folder, start.hydrogens, workers=workers, progress=progress.verbose, cache=stores)
     except UserError:
         leave(folder, was_there)
         raise
@@ -145,18 +150,19 @@ def begin(
     if not (folder / SPLITS).is_file():
         make_folds(data.store, settings).save(folder / SPLITS)
     store_path = STORE if not is_store(given) else str(resolved(given))
-    return Begun(given=given, folder=folder, settings=settings, data=data, store_path=store_path, folds=_folds(data, folder))
+    folds = _folds(data, folder)
+    return Begun(given=given, folder=folder, settings=settings, data=data, store_path=store_path, folds=folds, start=start)
 
 
 def look(given: str | os.PathLike, out: str | os.PathLike, settings: Settings, asked: Asked | None = None) -> None:
     """Claim the folder and find the user's mistakes in DATA and settings, before any molecule is made; as in `begin`."""
     given, folder = Path(given), resolved(out)
-    settings, hydrogens = _chosen(given, settings)
+    start = starting_point(given, settings)
     was_there = folder.exists()
-    claim(given, folder, settings, asked or Asked())
+    claim(given, folder, start.settings, asked or Asked())
     try:
         if not is_store(given):
-            opened(given, settings, folder, hydrogens)
+            opened(given, start.settings, folder, start.hydrogens)
     except UserError:
         leave(folder, was_there)
         raise
@@ -180,17 +186,8 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     write_page(folder, nearest(folder, data.store, folds, [label.name for label in data.targets]), overlap(data.store, folds), pretraining)
     progress.end()
     failed = sum(1 for line in data.store.failures() if line.row not in set(data.store.source_row.tolist()))
-    return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed)
-
-
-def _chosen(given: Path, settings: Settings) -> tuple[Settings, str]:
-    """Settings with weights chosen; the hydrogens that are asked for, or of the weights, or none."""
-    stored = TrainedOn.of(Store(given).manifest).hydrogens if is_store(given) and not settings.weights else ""
-    settings = settings.with_weights(stored)
-    start = members.starting_checkpoint(settings)
-    if settings.hydrogens or start is None:
-        return settings, settings.hydrogens or "none"
-    return settings, "explicit" if start.trained_on is not None and start.trained_on.hydrogens == "explicit" else "none"
+    began = begun.start.told
+    return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed, began=began)
 
 
 def _folds(data: Data, folder: Path) -> dict[str, Store]:

@@ -124,7 +124,11 @@ class Settings:
         """
         if self.weights:
             return self
-        return replace(self, weights=default_weights(arch=self.arch, hydrogens=self.hydrogens or hydrogens, inputs=self.inputs))
+        return replace(self, weights=self.default_weights(hydrogens)[0])
+
+    def default_weights(self, hydrogens: str = "") -> tuple[str, str]:
+        """(the weights that it begins with where nothing is said of them, why they are not the published ones); as in `with_weights`."""
+        return default_weights(arch=self.arch, hydrogens=self.hydrogens or hydrogens, inputs=self.inputs)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

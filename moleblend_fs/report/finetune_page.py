@@ -239,6 +239,7 @@ def _run(model: dict[str, Any], splits: dict[str, Any], metrics: dict[str, Any])
     about = [
         ("data", ", ".join(f"{name} ({html.short_hash(digest)})" for name, digest in model["data"].items())),
         ("inputs", model["inputs"]),
+        ("weights to begin with", model.get("weights") or "none"),
         ("hydrogens", str(model["hydrogens"])),
         ("split", ", ".join(f"{name} {value}" for name, value in splits["about"].items())),
         ("rows of the splits", f"hash {html.short_hash(digest)}"),

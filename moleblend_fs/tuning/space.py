@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from moleblend_fs.checkpoint.weights_by_name import is_name
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.settings import ARCHITECTURES, Settings, flag, recipe_for
 
@@ -127,7 +128,7 @@ def chosen(settings: Settings) -> set[str]:
 
 
 def space_of(asked: Sequence[str], settings: Settings, molecules: int) -> list[Dimension]:
-    """The space: what is asked for, on top of a named one; of the table's row by default, with pretrained weights the paper's.
+    """The space: what is asked for, on top of a named one; of the table's row by default, with a checkpoint's weights the paper's.
 
     Args:
         asked: names of spaces and NAME=VALUES. settings: options that are given leave the space. molecules: that a model trains on.
@@ -137,7 +138,7 @@ def space_of(asked: Sequence[str], settings: Settings, molecules: int) -> list[D
     if named is None and own:
         return own
     if named is None:
-        named = AROUND if not settings.pretrained else paper_space(molecules)
+        named = paper_space(molecules) if settings.pretrained and not is_name(settings.weights) else AROUND
     texts = TABLE9[named] if named in TABLE9 else around(settings, molecules)
     taken = chosen(settings) | {each.name for each in own}
     result = [each for each in map(parse_dimension, texts) if each.name not in taken] + own

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def weights(written, monkeypatch) -> Path:
 
 def test_the_encoder_is_kept_in_half_and_read_in_float32(pretrained, weights):
     whole, found, kept = load(pretrained), load("small"), load_file(weights / "small" / "model.safetensors")
+    assert {path.stat().st_mode & 0o777 for path in (weights / "small").iterdir()} == {0o644}, "others may read them"
     assert {value.dtype for value in kept.values()} == {torch.float16}
     assert {name for name in whole.weights if not name.startswith("heads.")} == set(kept) == set(found.weights)
     for name, value in found.weights.items():
@@ -98,6 +100,15 @@ def test_inspect_shows_the_card(weights, tmp_path, capsys):
     assert main(["inspect", "small", "--molecules", "2"]) == 2
 
 
+def test_doctor_lists_them(weights, monkeypatch, capsys):
+    assert main(["doctor"]) == 0
+    size = sum(path.stat().st_size for path in (weights / "small").iterdir())
+    assert f"weights          small: {size / 1e6:.1f} MB, as they were written, in {weights / 'small'}" in capsys.readouterr().out
+    monkeypatch.delenv("MOLEBLEND_WEIGHTS")
+    assert main(["doctor"]) == 0
+    assert "weights          none that come with the package or lie in a folder of MOLEBLEND_WEIGHTS" in capsys.readouterr().out
+
+
 def test_an_unknown_name_lists_those_that_there_are(weights, capsys):
     for words in (["embed", "huge", "out.npy", "--smiles", "CCO"], ["predict", "huge", "--smiles", "CCO"]):
         assert main(words) == 2
@@ -139,13 +150,21 @@ def test_weights_that_are_not_as_they_were_written_are_refused(weights, tmp_path
     assert "damaged: model.safetensors is not as it was written (its SHA-256 is another); copy it again" in told
     monkeypatch.setattr(weights_by_name, "PACKAGED", tmp_path)
     monkeypatch.setattr("moleblend_fs.checkpoint.read.PACKAGED", tmp_path)
-    with pytest.raises(UserError, match="install the package again"):
+    again = r"; install the package again \(pip install .*\), or give --weights none$"
+    with pytest.raises(UserError, match=r"of the package are not whole \(damaged: model.safetensors is .* is another\)\)" + again) as error:
         load("small")
+    main(["doctor"])
+    assert f"weights          small: {error.value}" in capsys.readouterr().out
     config = json.loads((tmp_path / "small" / "config.json").read_text())
     del config["sha256"]
     (tmp_path / "small" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="published weights without their sums"):
+    with pytest.raises(UserError, match="published weights without their sums.*" + again):
         load("small")
+    for name in ("model.safetensors", "config.json"):
+        shutil.copytree(weights / "small", tmp_path / "small", dirs_exist_ok=True)
+        (tmp_path / "small" / name).unlink()
+        with pytest.raises(UserError, match=f"not whole .*No such file or directory: .*{name}.*" + again):
+            load("small")
 
 
 def test_what_cannot_be_published_is_refused(pretrained, written, tmp_path, capsys):
@@ -169,23 +188,26 @@ def test_what_cannot_be_published_is_refused(pretrained, written, tmp_path, caps
 def test_the_default_is_what_fits(weights, tmp_path, monkeypatch):
     """No weights, weights of another size or hydrogens, or that were never shown what is to be read: none."""
     asked = {"arch": "", "hydrogens": "", "inputs": "2d"}
-    assert default_weights(**asked) == "small"
-    assert default_weights(**asked | {"hydrogens": "explicit", "inputs": "2d+3d"}) == "small"
-    assert default_weights(**asked | {"arch": "small"}) == "none", "they are called so, but are of the size of tests"
-    assert default_weights(**asked | {"hydrogens": "none"}) == "none"
+    assert default_weights(**asked) == ("small", "")
+    assert default_weights(**asked | {"hydrogens": "explicit", "inputs": "2d+3d"}) == ("small", "")
+    # They are called so, but are of the size of tests.
+    assert default_weights(**asked | {"arch": "small"}) == ("none", "small is of another size than --arch small")
+    assert default_weights(**asked | {"hydrogens": "none"}) == ("none", "small was pretrained with hydrogens as atoms")
     config = json.loads((weights / "small" / "config.json").read_text())
     config["trained_on"]["molecules_with_3d"] = 0
     config["config"] |= {"layers": 3, "embed_dim": 64, "ffn_dim": 64, "attention_heads": 4, "gaussians": 32}
     monkeypatch.setenv("MOLEBLEND_WEIGHTS", str(tmp_path))
     (tmp_path / "small").mkdir()
     (tmp_path / "small" / "config.json").write_text(json.dumps(config))
-    assert default_weights(**asked | {"arch": "tiny"}) == "small"
-    assert default_weights(**asked | {"arch": "small"}) == "none"
-    assert default_weights(**asked | {"inputs": "3d"}) == "none"
+    assert default_weights(**asked | {"arch": "tiny"}) == ("small", "")
+    assert default_weights(**asked | {"arch": "small"})[0] == "none"
+    assert default_weights(**asked | {"inputs": "3d"}) == ("none", "small was never shown a structure, which --inputs 3d reads")
     (tmp_path / "small" / "config.json").write_text("{")
-    assert default_weights(**asked) == "small", "and reading them says what is wrong with them"
+    assert default_weights(**asked) == ("small", ""), "and reading them says what is wrong with them"
+    (tmp_path / "small" / "config.json").rename(tmp_path / "small" / "model.safetensors")
+    assert default_weights(**asked) == ("small", ""), "here too"
     monkeypatch.delenv("MOLEBLEND_WEIGHTS")
-    assert default_weights(**asked) == "none"
+    assert default_weights(**asked) == ("none", "")
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in weights_by_name.PACKAGED.glob("*/config.json")))

@@ -18,7 +18,7 @@ from tests.finetune.conftest import ESOL
 
 SMILES, VALUES = zip(*(line.rsplit(",", 1) for line in ESOL.strip().splitlines()), strict=True)
 Y = np.array([float(value) for value in VALUES])
-QUICK = {"epochs": 1, "batch_size": 8}
+QUICK = {"epochs": 1, "batch_size": 8, "weights": "none"}
 CHECKS = (
     "check_get_params_invariance",
     "check_set_params",

@@ -15,8 +15,10 @@ from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.estimators import MoleBlendRegressor
 from moleblend_fs.finetune.members import starting_checkpoint
+from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import finetune, look
 from moleblend_fs.finetune.settings import OUTPUT_SCALE, Settings
+from moleblend_fs.finetune.starting_point import starting_point
 from moleblend_fs.tuning.run import Wanted, absolute, searchable
 from tests.finetune.conftest import QUICK
 from tests.inference.untrained_models import untrained
@@ -37,12 +39,15 @@ def weights(finetuned, tmp_path, monkeypatch) -> Path:
     return tmp_path / "weights"
 
 
-def test_a_run_starts_from_the_default_and_says_so(weights, table, tmp_path, monkeypatch):
-    finetune(table, tmp_path / "run", Settings(**ASKED))
+def test_a_run_starts_from_the_default_and_says_so(weights, table, tmp_path, monkeypatch, capsys):
+    outcome = finetune(table, tmp_path / "run", Settings(**ASKED), progress=Progress())
+    assert "moleblend finetune: training from small\n" in capsys.readouterr().err
+    assert outcome.began == "began with the weights small"
     assert json.loads((tmp_path / "run" / "model.json").read_text())["weights"] == "small"
     member = tmp_path / "run" / "members" / "fold0-member0"
     assert f"--finetune-from-model {weights / 'small'}" in (member / "command.sh").read_text()
     assert f"pretrained weights from {weights / 'small'}" in (member / "output.log").read_text()
+    assert "<td>weights to begin with</td><td>small</td>" in (tmp_path / "run" / "report.html").read_text()
     config = load(member / "checkpoint_best.pt").config
     assert (config.embed_dim, config.readout, config.output_scale) == (16, "token+mean", OUTPUT_SCALE)
     look(table, tmp_path / "run", Settings(**ASKED | {"weights": "small"}))  # the same
@@ -68,9 +73,17 @@ def test_what_is_said_is_what_is_taken(weights, finetuned, table):
     assert plain.with_weights().weights == "small"
     assert plain.with_weights().start == weights / "small"
     assert not plain.pretrained
-    for changes in ({"weights": "none"}, {"arch": "tiny"}, {"hydrogens": "explicit"}, {"inputs": "2d+3d"}):
+    for why, changes in {
+        "": {"weights": "none"},
+        ": small is of another size than --arch tiny": {"arch": "tiny"},
+        ": small was pretrained without hydrogens as atoms": {"hydrogens": "explicit"},
+        ": small was never shown a structure, which --inputs 2d+3d reads": {"inputs": "2d+3d"},
+    }.items():
         chosen = replace(plain, **changes).with_weights()
         assert (chosen.weights, chosen.start, starting_checkpoint(chosen)) == ("none", None, None), changes
+        found = starting_point(table, replace(plain, **changes))
+        assert (found.settings, found.name, found.told) == (chosen, "random weights", f"began with random weights{why}")
+        assert found.hydrogens == changes.get("hydrogens", "none")
     assert plain.with_weights("explicit").weights == "none", "as the molecules of a store are"
     path = str(weights / "small")
     assert replace(plain, weights=path).with_weights().weights == path
@@ -79,6 +92,19 @@ def test_what_is_said_is_what_is_taken(weights, finetuned, table):
     with pytest.raises(UserError, match="no weights of that name; names that there are: small"):
         look(table, finetuned.out.parent / "never", replace(plain, weights="large"))
     assert not (finetuned.out.parent / "never").exists()
+
+
+def test_with_nothing_said_it_is_what_comes_with_the_package(table, monkeypatch):
+    """Random weights where nothing does; what the package's are told to be is their card's."""
+    monkeypatch.delenv("MOLEBLEND_WEIGHTS", raising=False)
+    found = starting_point(table, Settings())
+    if not (weights_by_name.PACKAGED / "small").exists():
+        assert (found.name, found.told) == ("random weights", "began with random weights")
+        return
+    card = load("small").card
+    molecules, objective = sum(store.molecules for store in card.stores), card.objectives[0]["name"]
+    assert (found.name, found.settings.weights, found.hydrogens) == ("small", "small", "none")
+    assert found.told == f"began with the weights small (moleblend inspect small), pretrained on {molecules:,} molecules by {objective}"
 
 
 def test_options_say_the_same_again(weights):

@@ -23,8 +23,11 @@ def test_the_papers_spaces():
     assert shown((), PRETRAINED, 93_087) == [*common, "batch-size=128,256", "epochs=20,40"]
 
 
-def test_around_the_table_without_weights():
-    assert shown((), PLAIN, 800) == ["lr=0.0002..0.005", "weight-decay=1e-07..0.001", "batch-size=16,32,64", "epochs=30,60,120"]
+def test_around_the_table_without_a_checkpoint():
+    """Published weights, which may be chosen by themselves, have a column of the table."""
+    others = ["weight-decay=1e-07..0.001", "batch-size=16,32,64", "epochs=30,60,120"]
+    assert shown((), PLAIN, 800) == ["lr=0.0002..0.005", *others]
+    assert shown((), Settings(weights="small"), 800) == ["lr=4e-05..0.001", *others]
 
 
 def test_a_named_space_is_changed_and_what_is_given_leaves_it():
