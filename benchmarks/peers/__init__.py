@@ -13,10 +13,9 @@ import os
 from pathlib import Path
 
 from benchmarks.harness import ROOT, Row
+from benchmarks.peer_environments import FOLDER
 from benchmarks.peers.measurement import Measured
 from benchmarks.peers.programs import PROGRAMS
-
-FOLDER = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "moleblend_fs" / "peers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import hashlib
 import json
 import math
 import os
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -24,6 +22,7 @@ from rdkit import Chem, RDLogger
 
 from benchmarks.harness import Row, commit, row
 from benchmarks.light_installation import built, install, size
+from benchmarks.peer_environments import environment, install_pinned, place_of, requirements
 from benchmarks.peers.programs import CHEMPROP_SPLIT, HERE, OURS, Program
 from benchmarks.peers.serving import DONE, SMILES, SPLIT, VALUE, read
 from benchmarks.predict import untrained
@@ -58,7 +57,7 @@ class Measured:
         def measure() -> list[Row]:
             program, place = self.programs[name], self._environment(name)
             if program.requirements:
-                install_pinned(place, HERE / program.requirements)
+                install_pinned(place, requirements(program.requirements))
             else:
                 with tempfile.TemporaryDirectory() as folder:
                     install(place, built(Path(folder)), "chem,report")
@@ -159,7 +158,7 @@ class Measured:
         return row("peers", f"{self.programs[name].title}, {self._case}", metric, unit, values, target=target)
 
     def _environment(self, name: str) -> Path:
-        return self._folder / "environments" / (self.programs[name].requirements.removesuffix(".txt") or OURS)
+        return place_of(self._folder, self.programs[name].requirements or OURS)
 
     def _out(self, name: str) -> Path:
         return self._work / "models" / name
@@ -173,10 +172,7 @@ class Measured:
 
     def _started_on_cores(self) -> dict[str, Any]:
         """How programs are started: on the chosen cores, a thread on each, away from this repository."""
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(self._cores)))
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MOLEBLEND"))}
-        environment |= {**threads, "TQDM_DISABLE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return {"cwd": self._work, "env": environment, "preexec_fn": partial(os.sched_setaffinity, 0, self._cores)}
+        return {"cwd": self._work, "env": environment(len(self._cores)), "preexec_fn": partial(os.sched_setaffinity, 0, self._cores)}
 
     def _run(self, name: str, command: Sequence[str], said: str = "") -> tuple[float, float, float]:
         """Seconds of the clock and of the processor, and the largest process's GiB, of a command."""
@@ -231,16 +227,6 @@ def peak_of(pid: int) -> float:
     """GiB that a process had at most."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
-
-
-def install_pinned(place: Path, requirements: Path) -> None:
-    """An environment with exactly these packages; made anew where the file has changed, or an earlier installation was stopped."""
-    stamp, wanted = place / "installed", hashlib.sha256(requirements.read_bytes()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return
-    venv.create(place, with_pip=True, clear=True)
-    subprocess.run([place / "bin" / "python", "-m", "pip", "install", "--quiet", "--requirement", requirements], check=True)
-    stamp.write_text(wanted)
 
 
 def split_table(source: Path, path: Path) -> None:

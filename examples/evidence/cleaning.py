@@ -1,29 +1,25 @@
-"""MoleculeNet files as tables of molecules, cleaned in the open, and their splits."""
+"""Files of data sets as tables of molecules, cleaned in the open."""
 
 import csv
 import hashlib
-import json
 import math
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from plan import Cell, Plan
 from rdkit import Chem
 
 from moleblend_fs.chem.identity import molecule_key
 from moleblend_fs.chem.parse import parse_smiles, silence_rdkit
 from moleblend_fs.data.graph import Failure
-from moleblend_fs.data.split_file import SplitFile
-from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import as_json, whole_file, write_atomically
-from moleblend_fs.finetune.folds import balanced, carved, dealt, groups_of
+from moleblend_fs.files import whole_file
 from moleblend_fs.sources.moleculenet import SETS, SMILES_COLUMNS
 from moleblend_fs.sources.text import TextFile
 
-FRACTIONS = (0.8, 0.1, 0.1)
 AGREE = 0.1
 """Values of one molecule agree where they lie within so much of the labels' standard deviation; their mean is taken."""
 
@@ -47,8 +43,20 @@ class Cleaning:
     kept: int = 0
 
 
-def read_set(data: Path, name: str) -> tuple[list[str], list[tuple[str, list[float]]]]:
-    """(labels, rows of (SMILES, values, NaN where missing)) of a MoleculeNet file in a folder."""
+class Molecule(NamedTuple):
+    """A molecule of a table: its (first) row in the file, its SMILES, and its labels, NaN where missing."""
+
+    row: int
+    smiles: str
+    values: list[float]
+
+
+Rows = list[tuple[str, list[float]]]
+"""SMILES and labels, as a file has them."""
+
+
+def read_set(data: Path, name: str) -> tuple[list[str], Rows]:
+    """(names of labels, rows) of a MoleculeNet file in a folder."""
     path = next((path for path in (data / f"{name}.csv", data / f"{name}.csv.gz") if path.is_file()), None)
     if path is None:
         raise UserError(f"no {data}/{name}.csv or {name}.csv.gz; say where the MoleculeNet files are: DATA=FOLDER")
@@ -66,20 +74,16 @@ def _value(text: str | None) -> float:
     return float(text) if text and text.strip() else math.nan
 
 
-def clean(
-    rows: list[tuple[str, list[float]]], kind: str, molecules: int
-) -> tuple[Cleaning, list[tuple[str, list[float]]], list[tuple[str, list[float]]]]:
-    """(what became of the rows, the cleaned ones, all that are molecules).
+def clean(rows: Rows, kind: str, picked: Sequence[int]) -> tuple[Cleaning, list[Molecule], list[Molecule]]:
+    """(what became of the rows, the cleaned molecules, all rows that are molecules), in the order of what is picked.
 
     Rows of one molecule (the same isomeric SMILES of RDKit) become one where their labels agree: the same classes, or values within `AGREE`
     standard deviations; otherwise all of them are left out.
     """
     silence_rdkit()
-    found = Cleaning(rows=len(rows))
-    picked = sampled(rows, molecules)
-    found.sampled = len(rows) - len(picked)
+    found = Cleaning(rows=len(rows), sampled=len(rows) - len(picked))
     spread = np.nanstd(np.array([values for _, values in rows]), axis=0)
-    groups: dict[str, list[tuple[str, list[float]]]] = defaultdict(list)
+    groups: dict[str, list[Molecule]] = defaultdict(list)
     original = []
     for number in picked:
         smiles, values = rows[number]
@@ -89,11 +93,11 @@ def clean(
         elif all(map(math.isnan, values)):
             found.unlabelled += 1
         else:
-            original.append((Chem.MolToSmiles(molecule), values))
+            original.append(Molecule(number, Chem.MolToSmiles(molecule), values))
             groups[molecule_key(molecule)].append(original[-1])
     kept = []
     for group in groups.values():
-        labels = np.array([values for _, values in group])
+        labels = np.array([each.values for each in group])
         allowed = 0.0 if kind == "classification" else AGREE * spread
         apart = np.nanmax(labels, axis=0, initial=-math.inf) - np.nanmin(labels, axis=0, initial=math.inf)
         if (apart > allowed).any():
@@ -103,67 +107,38 @@ def clean(
         present = ~np.isnan(labels).all(axis=0)
         mean = np.full(labels.shape[1], math.nan)
         mean[present] = np.nanmean(labels[:, present], axis=0)
-        kept.append((group[0][0], mean.tolist()))
+        kept.append(group[0]._replace(values=mean.tolist()))
     found.kept = len(kept)
     return found, kept, original
 
 
-def sampled(rows: list[tuple[str, list[float]]], molecules: int) -> list[int]:
+def by_hash(smiles: Sequence[str]) -> list[int]:
+    """Rows in an order that nothing but their SMILES decides."""
+    digests = [hashlib.sha256(text.encode()).digest() for text in smiles]
+    return sorted(range(len(smiles)), key=lambda i: (digests[i], i))
+
+
+def sampled(rows: Rows, molecules: int) -> list[int]:
     """Rows with the smallest hashes, in their order; all where `molecules` is 0."""
-    if not molecules:
-        return list(range(len(rows)))
-    digests = [hashlib.sha256(smiles.encode()).digest() for smiles, _ in rows]
-    return sorted(sorted(range(len(rows)), key=lambda i: (digests[i], i))[:molecules])
+    return sorted(by_hash([smiles for smiles, _ in rows])[: molecules or None])
 
 
-def prepare(plan: Plan, data: Path, out: Path) -> None:
-    """Tables and splits of all data sets; those that are there are left alone."""
-    for name in plan.scale.data:
-        cells = [next((c for c in plan.cells if (c.data, c.version) == (name, version)), None) for version in plan.scale.versions]
-        if all(cell is None or (out / "splits" / "B" / f"{name}-{cell.version}" / "done").is_file() for cell in cells):
-            continue
-        labels, rows = read_set(data, name)
-        found, kept, original = clean(rows, SETS[name].kind, plan.scale.molecules)
-        write_atomically(out / "data" / f"{name}-cleaning.json", json.dumps(asdict(found), indent=1) + "\n")
-        for version in plan.scale.versions:
-            table = kept if version == "cleaned" else original
-            path = out / "data" / f"{name}-{version}.csv"
-            with whole_file(path) as stream:
-                lines = csv.writer(stream, lineterminator="\n")
-                lines.writerow(["smiles", *labels])
-                lines.writerows([smiles, *("" if math.isnan(value) else f"{value:.10g}" for value in values)] for smiles, values in table)
-            split(plan, out, name, version, [smiles for smiles, _ in table])
+def write_table(path: Path, labels: Sequence[str], molecules: Sequence[Molecule]) -> None:
+    """A column `smiles` and one for each label, empty where a molecule lacks it."""
+    with whole_file(path) as stream:
+        lines = csv.writer(stream, lineterminator="\n")
+        lines.writerow(["smiles", *labels])
+        lines.writerows([each.smiles, *("" if math.isnan(value) else f"{value:.10g}" for value in each.values)] for each in molecules)
 
 
-def split(plan: Plan, out: Path, name: str, version: str, smiles: list[str]) -> None:
-    """Protocol A: scaffolds with stereochemistry, largest first. B: whole scaffolds at random, a fold at a time or anew each time."""
-    groups = groups_of(smiles, "scaffold")
-    rows = np.arange(len(smiles))
-    scaffold = Splitter(kind="scaffold", fractions=FRACTIONS)(rows=rows, prescribed=[None] * len(rows), scaffolds=groups, keys=groups)
-    folds = {("A", "scaffold"): scaffold}
-    scale = plan.scale
-    for repeat in range(scale.repeats):
-        if scale.folds == 1:
-            folds["B", f"repeat{repeat}"] = balanced(groups, FRACTIONS, repeat)
-            continue
-        parts = dealt(groups, scale.folds, repeat)
-        for k, test in enumerate(parts):
-            rest = np.sort(np.concatenate([part for i, part in enumerate(parts) if i != k]))
-            train, valid = carved(rest, groups, round(FRACTIONS[1] * len(rows)), repeat + 1)
-            folds["B", f"repeat{repeat}-fold{k}"] = {"train": train, "valid": valid, "test": test}
-    for (protocol, fold), parts_ in folds.items():
-        if empty := [part for part, rows_ in parts_.items() if not len(rows_)]:
-            raise UserError(f"{name}, {version}, protocol {protocol}, {fold}: no molecules for {empty[0]}; there are too few scaffolds")
-        cell = Cell(protocol=protocol, data=name, version=version, split=fold, seed=0, method="")
-        SplitFile(folds={"fold0": parts_}, about={"kind": "scaffold" if protocol == "A" else "scaffold-balanced"}).save(cell.splits(out))
-    (out / "splits" / "B" / f"{name}-{version}" / "done").touch()
+def read_table(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
+    """(SMILES, labels (molecules, targets), names of the targets)."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        header, *rows = csv.reader(stream)
+    labels = [[float(text) if text else math.nan for text in row[1:]] for row in rows]
+    return [row[0] for row in rows], np.array(labels, dtype=np.float64).reshape(len(rows), len(header) - 1), header[1:]
 
 
 def hash_of(path: Path) -> str:
     """Of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def split_hash(path: Path) -> str:
-    """Of the rows of a file of splits, however it is written."""
-    return hashlib.sha256(as_json(json.loads(path.read_text())["folds"]).encode()).hexdigest()

@@ -1,165 +1,139 @@
-"""The rows as one table, compared by the functions of `moleblend compare`: runs.csv, evidence.html, evidence.md."""
+"""The rows as one table, and what should be known of them: runs.csv and about.json, from which the pages are made."""
 
 import csv
 import json
-import statistics
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from plan import METHODS, Cell, Plan
+from methods import DATA_SETS, METHODS
+from plan import HERE, Cell, Plan, digest_of
 
-from moleblend_fs.comparison.analysis import Choices, Comparison, compare, overall
-from moleblend_fs.comparison.output import number, ranks_over_sets, to_reference, told_of, told_overall, write_pairs
-from moleblend_fs.comparison.page import build
+from moleblend_fs.comparison.analysis import Choices, Comparison, compare
 from moleblend_fs.comparison.score_files import lines_of_file
 from moleblend_fs.comparison.tables import tables
-from moleblend_fs.files import whole_file, write_atomically
+from moleblend_fs.data.typed_json import READING, read_json
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import as_json, whole_file, write_atomically
 from moleblend_fs.wording import counted
 
 HEADER = (
-    *(
-        "method",
-        "dataset",
-        "split",
-        "seed",
-        "metric",
-        "value",
-        "unit",
-        "valid",
-        "n_train",
-        "n_valid",
-        "n_test",
-        "trial",
-        "trials",
-        "settings",
-    ),
-    *("seconds", "predict_seconds", "memory_mb", "commit", "split_hash", "data_hash", "protocol", "data", "version"),
+    *("method", "dataset", "split", "seed", "metric", "value", "unit", "valid", "n_train", "n_valid", "n_test", "trial", "trials"),
+    *("settings", "seconds", "cpu_seconds", "others_busy", "molecules_per_second", "memory_mb", "install_mb", "software", "commit"),
+    *("split_hash", "data_hash", "weights_hash", "protocol", "data", "version", "key", "weights"),
 )
-"""Of runs.csv, which `moleblend compare` reads."""
-FOREST, OURS = METHODS["ecfp_forest"], "ours"
+"""Of runs.csv, which `moleblend compare` reads. `key` is the method as scales.toml has it."""
+RESULTS = HERE / "results"
+"""The committed table."""
+SHAPES = ("molecules", "trials", "ours", "network_trials", "members", "chemprop", "folds", "repeats")
+"""Of a scale, what rows of one table must have in common."""
+Row = dict[str, str]
 
 
-def write(plan: Plan, out: Path) -> bool:
-    """All files of what there is; whether all runs of the grid are."""
-    rows, undone = [], []
-    for cell in plan.cells:
-        if cell.row(out).is_file():
-            row = json.loads(cell.row(out).read_text())
-            rows.append(row | {"method": METHODS[cell.method]})
-        else:
-            undone.append(cell)
+def agree(plan: Plan, out: Path) -> None:
+    """Note what the rows in the folder are made with; UserError where earlier ones were made with something else."""
+    path = out / "asked.json"
+    asked = {name: json.loads(json.dumps(getattr(plan.scale, name))) for name in SHAPES}
+    asked |= {f"weights {name}": digest_of(place) for name, place in plan.weights.items()}
+    try:
+        there = read_json(path) if path.is_file() else {}
+    except READING as error:
+        raise UserError(f"{path}: damaged ({error}); take another OUT") from error
+    if other := next((name for name in asked if name in there and there[name] != asked[name]), None):
+        raise UserError(f"{out}: its rows are of {other} {there[other]}, now it is {asked[other]}; take another OUT, or another name")
+    write_atomically(path, json.dumps(there | asked, indent=1) + "\n")
+
+
+def collect(plan: Plan, out: Path, failed: dict[str, str]) -> int:
+    """Write runs.csv and about.json of all rows that are there; how many runs of the plan are not.
+
+    Args:
+        failed: program -> why it could not be installed.
+    """
+    whole = replace(plan, protocols=(), methods=(), data=())
+    order = {cell.row(out): number for number, cell in enumerate(whole.cells)}
+    found = sorted((out / "rows").rglob("*.json"), key=lambda path: (order.get(path, len(order)), str(path)))
+    rows = [json.loads(path.read_text()) for path in found]
     with whole_file(out / "runs.csv") as stream:
         table = csv.DictWriter(stream, HEADER, lineterminator="\n", extrasaction="ignore")
         table.writeheader()
-        table.writerows(rows)
-    found, notes = tables(whole_methods(rows, out / "runs.csv", plan))
-    compared = [compare(each, Choices()) for each in found]
-    of_b = [each for each in compared if each.table.dataset.endswith("protocol B") and ", cleaned," in each.table.dataset]
-    ranks = overall(of_b)
-    notes += [f"without a result: {counted(len(undone), 'run')}, the first: {_named(undone[0])}"] if undone else []
-    notes += [f"left out, since there are no weights: {METHODS[name]}" for name in plan.missing]
-    write_pairs(out / "pairs.csv", compared)
-    page = build(compared, ranks, "", notes, f"When pretraining helps: the evidence, scale {plan.scale_name}")
-    write_atomically(out / "evidence.html", page)
-    text = markdown(plan, compared, of_b, rows, notes, out)
-    write_atomically(out / "evidence.md", text)
-    print(f"written: {', '.join(str(out / name) for name in ('runs.csv', 'pairs.csv', 'evidence.html', 'evidence.md'))}")
-    return not undone
+        table.writerows(row | {"key": row["method"], "method": row["title"]} for row in rows)
+    undone = [cell for cell in whole.cells if not cell.row(out).is_file() and METHODS[cell.method].program not in failed]
+    about = {
+        "scale": plan.scale_name,
+        **{name: getattr(plan.scale, name) for name in ("trials", "network_trials", "members", "ours", "chemprop")},
+        "expected": expected(whole, rows),
+        "cleaning": {name: read_json(path) for name in plan.scale.data if (path := out / "data" / f"{name}-cleaning.json").is_file()},
+        "weights": {name: card_of(path) | {"sha256": digest_of(path)} for name, path in plan.weights.items()},
+        "left_out": left_out(plan, failed),
+        "undone": undone_told(undone),
+    }
+    write_atomically(out / "about.json", as_json(about, indent=1) + "\n")
+    own = {cell.row(out) for cell in plan.cells}
+    return sum(cell.row(out) in own for cell in undone)
 
 
-def whole_methods(rows: Sequence[dict[str, Any]], path: Path, plan: Plan) -> list[Any]:
-    """Score lines of the methods that have all runs of a data set and protocol; others are told, not compared."""
-    done: dict[tuple[str, str], int] = defaultdict(int)
-    wanted: dict[tuple[str, str], int] = defaultdict(int)
-    for row in rows:
-        done[row["method"], row["dataset"]] += 1
-    for cell in plan.cells:
-        wanted[METHODS[cell.method], cell.dataset] += 1
-    return [line for line in lines_of_file(path) if done[line.method, line.dataset] == wanted[line.method, line.dataset]]
+def expected(plan: Plan, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Set, version and protocol of the rows -> runs that a method has there when it is complete."""
+    of = {row["dataset"]: row for row in rows}
+    return {
+        name: len(plan.splits(row["data"], row["protocol"])) * (len(plan.scale.seeds) if row["protocol"] == "A" else 1)
+        for name, row in of.items()
+    }
 
 
-def _named(cell: Cell) -> str:
-    return f"{METHODS[cell.method]} on {cell.dataset}, {cell.split}, seed {cell.seed}"
+def left_out(plan: Plan, failed: dict[str, str]) -> dict[str, str]:
+    """Method -> why none of its runs could be done."""
+    found = {METHODS[name].title: "WEIGHTS names no weights" for name in plan.missing}
+    return found | {METHODS[name].title: failed[program] for name in plan.scale.methods if (program := METHODS[name].program) in failed}
 
 
-def markdown(
-    plan: Plan, compared: Sequence[Comparison], of_b: Sequence[Comparison], rows: Sequence[dict[str, Any]], notes: Sequence[str], out: Path
-) -> str:
-    """The page for docs/evidence.md."""
-    parts = [f"# Evidence, scale {plan.scale_name}", first_paragraph(of_b)]
-    if (ranks := overall(of_b)) is not None:
-        parts += ["## Over all data sets (protocol B, cleaned)", told_overall(ranks) + ".", _table(*ranks_over_sets(of_b, ranks))]
-    for each in compared:
-        header, lines, _ = to_reference(each, "")
-        parts += [f"## {each.table.dataset}", " ".join(told_of(each)), _table(header, lines)]
-    parts += ["## What it costs", costs(rows), "## Data", cleaned(plan, out)]
-    if notes:
-        parts += ["## Left out", "\n".join(f"* {note}" for note in notes)]
-    return "\n\n".join(parts) + "\n"
+def undone_told(undone: Sequence[Cell]) -> list[str]:
+    """Runs that are not done, a line for each method and protocol."""
+    count = Counter((cell.title, cell.protocol) for cell in undone)
+    return [f"{title}, protocol {protocol}: {counted(number, 'run')} not done" for (title, protocol), number in count.items()]
 
 
-def first_paragraph(compared: Sequence[Comparison]) -> str:
-    """In plain words, of protocol B: on how many data sets ours, ECFP with a forest, or neither is better."""
-    ahead: dict[str, list[str]] = {"ours": [], "forest": [], "neither": []}
-    for each in compared:
-        names = each.table.methods
-        mine = [column for column in each.best_first() if names[column].startswith(OURS)]
-        if FOREST not in names or not mine:
-            continue
-        forest = names.index(FOREST)
-        pair = each.pair(mine[0], forest)
-        decided = pair.winner if pair.verdict == "better" else None
-        ahead["neither" if decided is None else "forest" if decided == forest else "ours"].append(each.table.dataset.partition(",")[0])
-    if not any(ahead.values()):
-        return "No data set has both ours and ECFP + random forest: this says nothing about when to take which."
-    told = [
-        f"{what} on {len(sets)} ({', '.join(sets) or 'none'})"
-        for what, sets in zip(("ours is better", "the forest is better", "neither is told to be better"), ahead.values(), strict=True)
+def card_of(weights: Path) -> dict[str, Any]:
+    """What published weights say of themselves: objectives, updates, and the stores with what was left out; empty for others."""
+    path = weights / "config.json"
+    if not path.is_file():
+        return {}
+    card = read_json(path).get("card") or {}
+    stores = [
+        {
+            "source": store["source"],
+            "molecules": store["molecules"],
+            "exclude": store["options"].get("exclude"),
+            "left_out": store["left_out"],
+        }
+        for store in card.get("stores", ())
     ]
-    return (
-        f"Of {counted(sum(map(len, ahead.values())), 'data set')}, the best of ours against ECFP + random forest: {'; '.join(told)}. "
-        "Where neither is told to be better, take the forest: it costs seconds. The best of several of ours is chosen by its test scores "
-        "here, which favours it."
-    )
+    return {"objectives": [each.get("name", "") for each in card.get("objectives", ())], "updates": card.get("updates"), "stores": stores}
 
 
-def costs(rows: Sequence[dict[str, Any]]) -> str:
-    """Seconds of training with tuning, and memory, of each method: medians over runs."""
-    of_method: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        of_method[row["method"]].append(row)
-    lines = []
-    for method, here in of_method.items():
-        speeds = [row["n_test"] / row["predict_seconds"] for row in here if row["predict_seconds"]]
-        lines.append(
-            [
-                method,
-                str(len(here)),
-                number(statistics.median(row["seconds"] for row in here), 3),
-                number(statistics.median(speeds) if speeds else None, 3),
-                number(statistics.median(row["memory_mb"] for row in here), 3),
-            ]
-        )
-    return _table(["method", "runs", "seconds of a run with its trials", "molecules/s, features not counted", "peak memory, MB"], lines)
+def rows_of(folder: Path) -> list[Row]:
+    """All of runs.csv."""
+    with (folder / "runs.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
-def cleaned(plan: Plan, out: Path) -> str:
-    """What became of each file's rows."""
-    names = ("rows", "sampled", "unlabelled", "merged", "conflicting", "kept")
-    lines = []
-    for name in plan.scale.data:
-        path = out / "data" / f"{name}-cleaning.json"
-        if path.is_file():
-            found = json.loads(path.read_text())
-            lines.append(
-                [name, *(str(found[each]) for each in names[:2]), str(len(found["invalid"])), *(str(found[each]) for each in names[2:])]
-            )
-    header = ["set", "rows", "not sampled", "invalid", "without labels", "merged duplicates", "of conflicting duplicates", "kept"]
-    return _table(header, lines)
+def comparisons(folder: Path, rows: Sequence[Row], about: dict[str, Any]) -> tuple[list[Comparison], list[str]]:
+    """(what each set and protocol comes to, notes): of the methods that have all of its runs."""
+    done = Counter((row["method"], row["dataset"]) for row in rows)
+    complete = [
+        replace(line, costs={})
+        for line in lines_of_file(folder / "runs.csv")
+        if done[line.method, line.dataset] == about["expected"][line.dataset]
+    ]
+    if not complete:
+        return [], ["no method has all runs of any set and protocol"]
+    found, notes = tables(complete)
+    return [compare(each, Choices()) for each in found], notes
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def dataset_name(data: str, version: str, protocol: str) -> str:
+    """As the rows' column `dataset` has it."""
+    return f"{DATA_SETS[data].title}, {version}, protocol {protocol}"

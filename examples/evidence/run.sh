@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # When pretraining helps: methods on the same splits of MoleculeNet sets, tuned by one rule, compared with intervals.
 #
-#   run.sh [--scale ci|cpu|full] [OPTION...]
+#   run.sh [--scale ci|box|night|full] [OPTION...]
 #
 #   --list             print the runs and do nothing
-#   --only STEP        stores (tables and splits), run, run:N or table; N as --list has it
+#   --only STEP        stores (tables, splits, other programs' environments), run, run:N, table or publish; N as --list has it
+#   --protocol A|B     --methods NAME,...     --data NAME,...      those alone; the table is of all that is there
 #   --jobs N           runs at a time (default: one for each core), with one thread each
 #   --slurm            submit the runs as a job array, see scripts/slurm/grid_array.sbatch; with --dry-run only print what would be submitted
 #
 #   DATA=data/moleculenet     folder with the MoleculeNet files
-#   WEIGHTS=                  checkpoint that ours starts from; without one there is ours from scratch alone
+#   WEIGHTS=small             what ours starts from: names, or NAME=PATH of checkpoints, as "small mine=runs/pretrain/checkpoint_best.pt";
+#                             "none": ours from scratch alone, which is the default where the package has no weights called small
+#   PEERS=                    folder of other programs' environments, as `python -m benchmarks peers` has it; "none": without them
 #   OUT=runs/evidence/SCALE   tables, splits, a row for each run, runs.csv, pairs.csv, evidence.html and evidence.md
 #
-# What is finished is not run again. Sizes are in scales.toml.
+# What is finished is not run again. Sizes are in scales.toml. `--only publish` writes docs/evidence.md and the table that is committed.
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 case "${1:-}" in
 -h | --help)
@@ -34,4 +37,4 @@ if [ -n "$slurm" ]; then
     exec "$ROOT/scripts/slurm/grid_array.sbatch" "${dry[@]}" "${words[@]}"
 fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-PYTHONPATH="$ROOT/examples:$ROOT/examples/evidence${PYTHONPATH:+:$PYTHONPATH}" exec python "$ROOT/examples/evidence/evidence.py" "${words[@]}"
+PYTHONPATH="$ROOT/examples:$ROOT/examples/evidence:$ROOT${PYTHONPATH:+:$PYTHONPATH}" exec python "$ROOT/examples/evidence/evidence.py" "${words[@]}"

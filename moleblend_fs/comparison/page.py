@@ -59,22 +59,23 @@ def _summary(comparisons: Sequence[Comparison]) -> str:
     return html.section("Wins and losses", told, html.table(header, rows, name="wins and losses of each method on each data set"))
 
 
-def _ranks(comparisons: Sequence[Comparison], overall: Overall) -> str:
-    """Mean ranks over data sets with Nemenyi's critical difference."""
+def picture_over_sets(overall: Overall) -> str:
+    """Mean ranks over data sets with Nemenyi's critical difference, as SVG."""
     order = overall.mean_ranks.argsort(kind="stable").tolist()
     rank = overall.mean_ranks[order]
     apart = np.abs(rank[:, None] - rank) >= overall.distance
-    points = [
-        RowPoint(name=overall.methods[i], value=float(overall.mean_ranks[i]), half=overall.distance / 2, differs=bool(apart[0, row]))
-        for row, i in enumerate(order)
-    ]
+    points = _points(overall.methods, overall.mean_ranks, order, overall.distance / 2, apart)
     name = (
         f"mean ranks of {len(order)} methods over {counted(len(overall.datasets), 'data set')}, critical difference {overall.distance:.3g}"
     )
-    picture = rows_with_intervals(points, joined(apart), axis="mean rank, 1 is best", name=name)
+    return rows_with_intervals(points, joined(apart), axis="mean rank, 1 is best", name=name)
+
+
+def _ranks(comparisons: Sequence[Comparison], overall: Overall) -> str:
+    """Mean ranks over data sets."""
     caption = "Intervals are as wide as the critical difference; bars at the right join methods that are not told apart."
     header, rows = ranks_over_sets(comparisons, overall)
-    figure = html.charts([html.figure(picture, "Critical difference", caption)])
+    figure = html.charts([html.figure(picture_over_sets(overall), "Critical difference", caption)])
     return html.section("Over all data sets", html.note(told_overall(overall) + "."), figure, html.table(header, rows, numeric=(1, 2, 3)))
 
 
@@ -103,26 +104,33 @@ def _apart(comparison: Comparison, order: Sequence[int]) -> np.ndarray:
 
 def _pictures(comparison: Comparison) -> list[str]:
     """Means with simultaneous intervals where ANOVA was the test, and mean ranks with their critical difference."""
-    table, figures = comparison.table, []
-    by_ranks = np.argsort(comparison.mean_ranks, kind="stable").tolist()
-    margin = comparison.margin or 0.0
-    if comparison.post_hoc.startswith("Tukey"):
-        order, mean = comparison.best_first(), table.values.mean(axis=0)
-        apart = _apart(comparison, order)
-        points = _points(table.methods, mean, order, margin / 2, apart)
-        picture = rows_with_intervals(
-            points, (), axis=table.metric, name=f"means of {table.metric} of {len(order)} methods with simultaneous intervals"
-        )
+    figures = []
+    if (means := picture_of_means(comparison)) is not None:
         caption = "Simultaneous 95 % intervals (Tukey): two methods are told apart where theirs do not overlap."
-        figures.append(html.figure(picture, "Means", caption))
-        margin = 0.0
-    apart = _apart(comparison, by_ranks)
-    points = _points(table.methods, comparison.mean_ranks, by_ranks, margin, apart)
-    name = f"mean ranks of {len(by_ranks)} methods over {counted(len(table.splits), 'split')}"
-    picture = rows_with_intervals(points, joined(apart), axis="mean rank, 1 is best", name=name)
+        figures.append(html.figure(means, "Means", caption))
     caption = f"Bars at the right join methods that are not told apart by {comparison.post_hoc}."
-    caption += " Intervals are as wide as Nemenyi's critical difference." if margin else ""
-    return [*figures, html.figure(picture, "Ranks over splits", html.escape(caption))]
+    caption += " Intervals are as wide as Nemenyi's critical difference." if means is None and comparison.margin else ""
+    return [*figures, html.figure(picture_of_ranks(comparison), "Ranks over splits", html.escape(caption))]
+
+
+def picture_of_means(comparison: Comparison) -> str | None:
+    """Means with Tukey's simultaneous intervals, as SVG; None where ranks were tested."""
+    if not comparison.post_hoc.startswith("Tukey"):
+        return None
+    table, order = comparison.table, comparison.best_first()
+    points = _points(table.methods, table.values.mean(axis=0), order, (comparison.margin or 0.0) / 2, _apart(comparison, order))
+    name = f"means of {table.metric} of {len(order)} methods with simultaneous intervals"
+    return rows_with_intervals(points, (), axis=table.metric, name=name)
+
+
+def picture_of_ranks(comparison: Comparison) -> str:
+    """Mean ranks over splits, with bars that join what is not told apart, as SVG; with intervals where ranks were tested."""
+    order = np.argsort(comparison.mean_ranks, kind="stable").tolist()
+    margin = 0.0 if comparison.post_hoc.startswith("Tukey") else comparison.margin or 0.0
+    apart = _apart(comparison, order)
+    points = _points(comparison.table.methods, comparison.mean_ranks, order, margin, apart)
+    name = f"mean ranks of {len(order)} methods over {counted(len(comparison.table.splits), 'split')}"
+    return rows_with_intervals(points, joined(apart), axis="mean rank, 1 is best", name=name)
 
 
 def _points(methods: Sequence[str], values: np.ndarray, order: Sequence[int], half: float, apart: np.ndarray) -> list[RowPoint]:

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import gzip
+import hashlib
 import json
 import math
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.harness import row
+from benchmarks.peer_environments import environment, install_pinned, is_installed, place_of, requirements
 from benchmarks.peers import measurement
 from benchmarks.peers.measurement import Measured, answer_of, ask, readable, split_table
 from benchmarks.peers.programs import CHEMPROP_SPLIT, FINETUNE, HERE, OURS, PREDICT, PROGRAMS
@@ -56,7 +58,7 @@ def test_commands_name_what_there_is():
         commands = [program.train, program.start, program.serve]
         assert program.serve
         assert bool(program.train) == bool(program.scored)
-        assert not program.requirements or all("==" in line for line in (HERE / program.requirements).read_text().split())
+        assert not program.requirements or all("==" in line for line in requirements(program.requirements).read_text().split())
         for word in (word for command in commands for word in command):
             assert {name for _, name, _, _ in Formatter().parse(word) if name} <= {"bin", "here", "table", "one", "out"}
             if word.endswith(".py"):
@@ -157,3 +159,22 @@ def test_the_pages_rows_are_those_of_programs():
     with open(ROOT / "benchmarks" / "results.csv", newline="") as stream:
         cases = {line["case"].rsplit(", ", 1)[0] for line in csv.DictReader(stream) if line["benchmark"] == "peers"}
     assert cases <= {program.title for program in PROGRAMS.values()}
+
+
+def test_an_environment_is_made_of_pins_and_is_there_only_when_all_of_it_is(tmp_path, monkeypatch):
+    pins = tmp_path / "pins.txt"
+    pins.write_text("no-such-package-of-anybody==1\n")
+    place = place_of(tmp_path, "some")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        install_pinned(place, pins)
+    assert "no-such-package-of-anybody" in caught.value.stderr
+    assert (place / "bin" / "python").exists()
+    assert not is_installed(place, pins), "it was not finished"
+    (place / "installed").write_text(hashlib.sha256(pins.read_bytes()).hexdigest())
+    assert is_installed(place, pins)
+    install_pinned(place, pins)  # asks pip for nothing: that would fail
+    pins.write_text("another==1\n")
+    assert not is_installed(place, pins), "pinned otherwise today"
+    monkeypatch.setenv("PYTHONPATH", "/of/ours")
+    assert "PYTHONPATH" not in environment(2)
+    assert environment(2)["OMP_NUM_THREADS"] == "2"

@@ -191,7 +191,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     "docs/start/cluster.md": {"pip install -c constraints.txt": Skip("the network")},
     "examples/evidence/README.md": {
         "DATA=data/moleculenet ./examples/evidence/run.sh --scale ci": Skip("tests/scripts/test_evidence.py runs it"),
-        "DATA=data/moleculenet WEIGHTS=": Run((("WEIGHTS=runs/pretrain/checkpoint_best.pt", "WEIGHTS=mine.csv"),)),
+        "DATA=data/moleculenet WEIGHTS=": Run((("small mine=runs/pretrain/checkpoint_best.pt", "mine=mine.csv"),)),
         "DATA=data/moleculenet OUT=runs/evidence/full": Run(),
         "moleblend compare runs/evidence": Check("docs/compare.md's, which is run"),
     },
