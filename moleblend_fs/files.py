@@ -33,6 +33,7 @@ NOT_OF_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 """Errors that come up while a file is being written, but say nothing of it."""
 MAX_LINKS = 40
 _DESCRIPTOR = re.compile(r"/proc/(?:self|\d+)/fd/(\d+)")
+_TABS = re.compile(r"\.(?:tsv|tab)(?:\.(?:gz|xz|bz2))?$", re.IGNORECASE)
 
 
 def told(error: OSError) -> str:
@@ -177,6 +178,11 @@ def rename_flushed(folder: Path, target: Path) -> None:
     flush_names(folder)
     os.rename(folder, target)
     flush_names(target.parent)
+
+
+def delimiter_of(path: str | os.PathLike) -> str:
+    """What is to stand between the cells of a table with this name: tabs where it ends in .tsv or .tab, perhaps packed, else commas."""
+    return "\t" if _TABS.search(os.fspath(path)) else ","
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:

@@ -140,6 +140,15 @@ def check_output(output: Path | None, *inputs: str | Path) -> None:
             raise UserError(f"{output} would overwrite what is read from {given}; choose another name for the output")
 
 
+def check_told_apart(*outputs: Path | None) -> None:
+    """UserError where two outputs are the same file, of which one would be lost."""
+    seen: set[Path] = set()
+    for output in filter(None, outputs):
+        if not is_stream(output) and resolved(output) in seen:
+            raise UserError(f"{output} is to be written twice; give each output a name of its own")
+        seen.add(resolved(output))
+
+
 def named_rows(rows: np.ndarray) -> str:
     """Some source rows, for a message: "row 3", "rows 1, 4, 5 and 7 more"."""
     named = ", ".join(map(str, rows[:ROWS_NAMED].tolist()))

@@ -5,7 +5,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from moleblend_fs.cli.common import check_output, say
+from moleblend_fs.cli.common import check_output, check_told_apart, say
 from moleblend_fs.comparison.analysis import Choices, compare, overall, parse_thresholds
 from moleblend_fs.comparison.output import as_text, write_pairs
 from moleblend_fs.comparison.read import read
@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the tables, and write what is asked for."""
     for output in (arguments.html, arguments.csv):
         check_output(output, *(word.partition("=")[2] or word for word in arguments.runs), *arguments.runs)
+    check_told_apart(arguments.html, arguments.csv)
     higher, lower = (tuple(map(named, words)) for words in (arguments.higher, arguments.lower))
     if both := set(higher) & set(lower):
         raise UserError(f"{', '.join(sorted(both))}: --higher and --lower; say one of them")

@@ -5,7 +5,7 @@ import contextlib
 import csv
 import importlib.util
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,11 +24,12 @@ from moleblend_fs.cli.common import (
 from moleblend_fs.cli.given_molecules import check_given, named_input, open_given
 from moleblend_fs.data.model_description import INPUTS
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import whole_file
+from moleblend_fs.files import delimiter_of, whole_file
 from moleblend_fs.inference.checkpoint_fit import parse_allowed
 from moleblend_fs.wording import counted
 
-ENDINGS = (".npy", ".npz", ".csv", ".parquet")
+ENDINGS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
+TEXT = (".csv", ".tsv")
 ROW_GROUP = 1024
 """Lines that go into a Parquet file at a time."""
 EPILOG = """examples:
@@ -45,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Write representations of molecules: the graph token's, the mean of the atoms', or each atom's. Every row of the input has its\n"
         "row; where it gives no molecule, numbers are NaN (.npy, .npz) or empty, and the status of all but .npy says why.\n"
         "Files: .npy, an array (rows, width), float32. .npz, arrays values, smiles, status, and of atoms starts: row i's atoms are\n"
-        "values[starts[i]:starts[i + 1]], in the order of its SMILES or record, hydrogens that were added last. .csv, the input's columns\n"
-        "and e0, e1, ...; of atoms a line for each atom. .parquet, the same columns, numbers as float32 (needs pyarrow)."
+        "values[starts[i]:starts[i + 1]], in the order of its SMILES or record, hydrogens that were added last. .csv or .tsv, the input's\n"
+        "columns and e0, e1, ...; of atoms a line for each atom. .parquet, the same columns, numbers as float32 (needs pyarrow)."
     )
     parser.epilog = EPILOG
     parser.add_argument(
@@ -116,10 +117,12 @@ def write(arguments: argparse.Namespace, ending: str) -> int:
     total = incoming.count()
     with embedder, contextlib.ExitStack() as stack:
         rows = embedded_rows(embedder, incoming, arguments.level, total, progress=not arguments.no_progress)
-        stream = stack.enter_context(whole_file(arguments.output, "w" if ending == ".csv" else "wb"))
-        if ending in (".csv", ".parquet"):
-            write = write_csv if ending == ".csv" else write_parquet
-            failed = write(stream, rows, incoming.columns, width_of(embedder, arguments.level), arguments.level)
+        stream = stack.enter_context(whole_file(arguments.output, "w" if ending in TEXT else "wb"))
+        if ending in TEXT:
+            table = csv.writer(stream, delimiter=delimiter_of(arguments.output), lineterminator="\n")
+            failed = write_text(table.writerow, rows, incoming.columns, width_of(embedder, arguments.level), arguments.level)
+        elif ending == ".parquet":
+            failed = write_parquet(stream, rows, incoming.columns, width_of(embedder, arguments.level), arguments.level)
         elif ending == ".npy":
             failed = write_npy(stream, rows, (total, embedder.width))
         else:
@@ -212,9 +215,10 @@ def lines_of(values: np.ndarray | None, width: int, level: str) -> Iterator[tupl
         yield where.get(level, []), numbers
 
 
-def write_csv(stream: IO[str], rows: Iterator[tuple[Any, Any, str]], columns: Any, width: int, level: str) -> int:
+def write_text(
+    write_row: Callable[[Iterable[Any]], object], rows: Iterator[tuple[Any, Any, str]], columns: Any, width: int, level: str
+) -> int:
     """The input's cells, numbers and a status; of atoms and pairs a line each. Returns how many rows have no numbers."""
-    write_row = csv.writer(stream, lineterminator="\n").writerow
     given, places, names = columns_of(columns, width, level)
     write_row([*given, *places, *names, "status"])
     failed = 0

@@ -3,17 +3,27 @@
 import argparse
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from moleblend_fs.cli.common import add_comparison_argument, add_rows_arguments, add_runner_arguments, check_output, runner, say
+from moleblend_fs.cli.common import (
+    add_comparison_argument,
+    add_rows_arguments,
+    add_runner_arguments,
+    check_output,
+    check_told_apart,
+    runner,
+    say,
+)
 from moleblend_fs.cli.given_molecules import STDOUT, named_input, open_given
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import whole_file, write_atomically
+from moleblend_fs.files import delimiter_of, whole_file
 from moleblend_fs.inference.checkpoint_fit import parse_allowed
 from moleblend_fs.wording import counted, verb
 
-ENDINGS = (".html", ".svg", ".csv")
+TABLES = (".csv", ".tsv")
+ENDINGS = (".html", ".svg", *TABLES)
 HEADER = ("row", "smiles", "status", "target", "unit", "prediction", "baseline", "atom", "element", "attribution", "to", "to_element")
 RELATIONS = ("spd", "edge", "distance")
 EPILOG = """examples:
@@ -43,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=[],
         metavar="OUT",
-        help="file to write: .html, a page; .csv, the table; .svg, the picture of a single molecule. May be given several times "
+        help="file to write: .html, a page; .csv or .tsv, the table; .svg, the picture of a single molecule. May be given several times "
         "(default: the table, to standard output)",
     )
     parser.add_argument("--target", action="append", metavar="NAME", help="which to explain; may be given several times (default: all)")
@@ -67,7 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise UserError(f"{out}: the name must end in {', '.join(ENDINGS)}, which says what is written")
     if not arguments.row_timeout > 0:
         raise UserError(f"--row-timeout must be above 0 seconds, got {arguments.row_timeout}")
+    check_told_apart(*arguments.output)
     first = arguments.molecules[0]
+    if len(arguments.molecules) > 1 and (files := [word for word in arguments.molecules if Path(word).suffix and Path(word).is_file()]):
+        raise UserError(f"{files[0]} is a file, but not all that is given; give one file, or SMILES, and what is to be written with -o")
     is_file = len(arguments.molecules) == 1 and (first == "-" or Path(first).exists())
     outs, arguments.output = arguments.output, STDOUT  # which `named_input` would choose otherwise
     arguments.input, arguments.smiles = (first, None) if is_file else (None, arguments.molecules)
@@ -97,22 +110,34 @@ def explain(arguments: argparse.Namespace, outs: Sequence[Path]) -> int:
         row_timeout=arguments.row_timeout,
         tell=lambda line: say(arguments, line),
     )
-    found = list(explained(explainer, open_given(arguments), progress=not arguments.no_progress))
-    if not any(each.elements for each in found):
-        told = f"{arguments.molecules[0]}: {found[0].status}" if found else f"{arguments.molecules[0]} holds no molecule"
-        raise UserError(f"nothing can be explained: {told}; give SMILES, or a file with a column of SMILES")
-    pages = [(out, page_of(out, arguments.model, found)) for out in outs if out.suffix.lower() != ".csv"]
-    for out in outs or [STDOUT]:
-        if out.suffix.lower() == ".csv" or out == STDOUT:
-            with whole_file(out) as stream:
-                csv.writer(stream, lineterminator="\n").writerows(lines(found))
-    for out, page in pages:
-        write_atomically(out, page)
+    with ExitStack() as stack:  # before they are computed: what cannot be written should be told first
+        streams = [(out, stack.enter_context(whole_file(out))) for out in outs or [STDOUT]]
+        found = all_explained(arguments, explainer)
+        pages = {out: page_of(out, arguments.model, found) for out, _ in streams if not is_table(out)}
+        for out, stream in streams:
+            if out in pages:
+                stream.write(pages[out])
+            else:
+                csv.writer(stream, delimiter=delimiter_of(out), lineterminator="\n").writerows(lines(found))
     failed = sum(not each.prediction.size for each in found)
     if failed:
         told = f"{failed} of {counted(len(found), 'molecule')} {verb(failed, 'is', 'are')} not explained"
         say(arguments, f"{told}; the column status of the table says why")
     return 0
+
+
+def is_table(out: Path) -> bool:
+    """Whether a name is a table's; what has none goes to standard output as one."""
+    return out.suffix.lower() in TABLES or out == STDOUT
+
+
+def all_explained(arguments: argparse.Namespace, explainer: Any) -> list[Any]:
+    """All molecules; UserError where none can be explained."""
+    found = list(explained(explainer, open_given(arguments), progress=not arguments.no_progress))
+    if not any(each.elements for each in found):
+        told = f"{arguments.molecules[0]}: {found[0].status}" if found else f"{arguments.molecules[0]} holds no molecule"
+        raise UserError(f"nothing can be explained: {told}; give SMILES, or a file with a column of SMILES")
+    return found
 
 
 def explained(explainer: Any, incoming: Any, *, progress: bool) -> Iterator[Any]:

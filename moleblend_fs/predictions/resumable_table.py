@@ -34,7 +34,7 @@ OTHER_FORMATS = (".xlsx", ".xls", ".ods", ".parquet", ".feather", ".sdf", ".sd",
 def check_name(out: Path) -> None:
     """UserError for the name of a file that is no CSV."""
     if out.suffix.lower() in OTHER_FORMATS:
-        raise UserError(f"{out}: predictions are written as CSV; choose a name that ends in .csv, or in .csv.gz, .csv.xz, .csv.bz2")
+        raise UserError(f"{out}: predictions are written as CSV; choose a name that ends in .csv or .tsv, or .csv.gz, .csv.xz, .csv.bz2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +153,8 @@ class ResumableFile:
             self._stream.close()
 
 
-def lines_to_text(lines: Sequence[Sequence[str]]) -> str:
-    """CSV, with line feeds."""
+def lines_to_text(lines: Sequence[Sequence[str]], delimiter: str = ",") -> str:
+    """Lines of a table, with line feeds."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(lines)
+    csv.writer(stream, delimiter=delimiter, lineterminator="\n").writerows(lines)
     return stream.getvalue()

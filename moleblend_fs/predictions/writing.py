@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import is_stream, whole_file
+from moleblend_fs.files import delimiter_of, is_stream, whole_file
 from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.progress import RowProgress
 from moleblend_fs.predictions.resumable_table import ResumableFile, lines_to_text
@@ -44,8 +44,8 @@ def write_table(
     if is_stream(out):
         with whole_file(out) as stream:
             stream.write(lines_to_text([table.header]))
-            for text, _ in _parts(begin(0), table, forward, 0, total, progress, window):
-                stream.write(text)
+            for lines, _ in _parts(begin(0), table, forward, 0, total, progress, window):
+                stream.write(lines_to_text(lines))
                 stream.flush()
         return
     file = ResumableFile(out, request)
@@ -53,15 +53,15 @@ def write_table(
         if file.note:
             tell(file.note)
         table.counts.update(file.counts)
-        heading = "" if file.rows else lines_to_text([table.header])
-        for text, rows in _parts(begin(file.rows), table, forward, file.rows, total, progress, window):
-            file.write(heading + text, rows, table.counts)
-            heading = ""
+        heading, delimiter = [] if file.rows else [table.header], delimiter_of(out)
+        for lines, rows in _parts(begin(file.rows), table, forward, file.rows, total, progress, window):
+            file.write(lines_to_text([*heading, *lines], delimiter), rows, table.counts)
+            heading = []
         if table.nothing_finite:
             file.close(drop=True)
             raise nothing_finite(table.molecules)
         if heading:
-            file.write(heading, 0, table.counts)
+            file.write(lines_to_text(heading, delimiter), 0, table.counts)
         file.finish()
     finally:
         file.close()
@@ -74,10 +74,10 @@ def nothing_finite(molecules: int) -> UserError:
 
 def _parts(
     made: Iterator[list[Made]], table: PredictionTable, forward: Computing, rows: int, total: int | None, progress: bool, window: int
-) -> Iterator[tuple[str, int]]:
+) -> Iterator[tuple[list[list[str]], int]]:
     """(lines, rows of the input with them) of each window."""
     with RowProgress(total, rows, shown=progress) as line:
         for part in windows(made, forward, window=window):
             rows += len(part.rows)
-            yield lines_to_text(list(table.lines(part))), rows
+            yield list(table.lines(part)), rows
             line.add(len(part.rows))

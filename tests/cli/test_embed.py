@@ -36,7 +36,7 @@ def embedded(model: Path, level: str = "graph"):
 def test_files_of_molecules(model, tmp_path, level, capsys):
     (tmp_path / "in.csv").write_text("id,smiles\n" + "".join(f"X{i},{text}\n" for i, text in enumerate(SMILES)))
     expected = embedded(model, level)
-    for ending in ("npy", "npz", "csv"):
+    for ending in ("npy", "npz", "csv", "tsv"):
         words = [str(tmp_path / "in.csv"), str(tmp_path / f"out.{ending}"), "--level", level, "--no-progress"]
         assert main(["embed", str(model), *words]) == 0
     assert "no representation of 1 of 4 rows\n" in capsys.readouterr().err
@@ -48,6 +48,8 @@ def test_files_of_molecules(model, tmp_path, level, capsys):
     with open(tmp_path / "out.csv", newline="") as stream:
         lines = list(csv.DictReader(stream, strict=True))
     assert list(lines[0]) == ["id", "smiles", *(f"e{i}" for i in range(64)), "status"]
+    with open(tmp_path / "out.tsv", newline="") as stream:
+        assert list(csv.DictReader(stream, delimiter="\t", strict=True)) == lines
     assert lines[1]["e0"] == ""
     np.testing.assert_allclose([float(lines[2][f"e{i}"]) for i in range(64)], expected[2], rtol=1e-6)
 

@@ -60,6 +60,25 @@ def test_page_picture_and_table_of_a_file(model, tmp_path, capsys):
     assert [title.split(":")[0] for title in titles[1:]] == ["C0", "C1", "O2"]
 
 
+def test_outputs_take_the_place_of_earlier_ones_when_all_is_computed(model, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("smiles\nCC#N\n")
+    out, page, blocked = tmp_path / "x.tsv", tmp_path / "x.html", tmp_path / "folder.html"
+    words = ["explain", model, str(tmp_path / "mine.csv"), "--no-progress", "--no-relations"]
+    assert main([*words, "-o", str(out), "-o", str(page)]) == 0
+    first = out.read_text()
+    with open(out, newline="") as stream:
+        assert [line["element"] for line in csv.DictReader(stream, delimiter="\t", strict=True)] == ["C", "C", "N"]
+    assert main([*words, "-o", str(out)]) == 0
+    assert out.read_text() == first
+    blocked.mkdir()
+    (tmp_path / "mine.csv").write_text("smiles\nCCO\n")
+    for wrong in (["-o", str(blocked)], ["-o", str(tmp_path / "x.svg"), "--target", "no such"], [str(tmp_path / "other.csv")]):
+        assert main([*words, "-o", str(out), *wrong]) == 2
+    assert out.read_text() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.html", "mine.csv", "x.html", "x.tsv"]
+    assert f"{tmp_path / 'mine.csv'} is a file, but not all that is given" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (apt-get install chromium)")
 def test_the_page_in_a_browser(model, tmp_path):
     long = "C" * 40 + "(=O)N[C@@H](C)c1ccc(Br)cc1"
@@ -75,8 +94,9 @@ def test_the_page_in_a_browser(model, tmp_path):
     ("words", "message"),
     [
         (["nothing.csv"], "nothing can be explained: nothing.csv: no molecule"),
-        (["CCO", "-o", "x.txt"], "must end in .html, .svg, .csv"),
+        (["CCO", "-o", "x.txt"], "must end in .html, .svg, .csv, .tsv"),
         (["CCO", "CCN", "-o", "x.svg"], "a picture is of one molecule and target, there are 2"),
+        (["CCO", "-o", "x.csv", "-o", "./x.csv"], "x.csv is to be written twice"),
         (["CCO", "--target", "z"], "no target 'z'; there are: y"),
         (["CCO", "--row-timeout", "0"], "--row-timeout must be above 0"),
         (["{tmp}"], "is a folder; give SMILES"),

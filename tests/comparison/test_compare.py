@@ -179,6 +179,16 @@ def test_ranks_over_data_sets(tmp_path):
     assert ranks.distance == pytest.approx(significance.nemenyi_distance(4, 3))
 
 
+def test_pairs_with_tabs_and_outputs_of_one_name(tmp_path, capsys):
+    path = scores_csv(tmp_path / "s.csv", repeats=1, folds=2)
+    assert main(["compare", str(path), "--csv", str(tmp_path / "pairs.tsv")]) == 0
+    with (tmp_path / "pairs.tsv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream, delimiter="\t", strict=True))) == 3 * 6
+    assert main(["compare", str(path), "--csv", str(tmp_path / "x"), "--html", f"{tmp_path}/./x"]) == 2
+    assert "is to be written twice" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
 def test_one_split_gives_no_interval(tmp_path, capsys):
     path = scores_csv(tmp_path / "s.csv", repeats=1, folds=1)
     assert main(["compare", str(path), "--csv", str(tmp_path / "pairs.csv"), "--html", str(tmp_path / "x.html")]) == 0

@@ -253,6 +253,19 @@ def test_a_packed_table_is_what_its_name_says(model, tmp_path, ending, unpack):
     assert [row.cells for row in open_incoming(out).incoming()] == [["CCO"], ["CCN"]]
 
 
+@pytest.mark.parametrize("name", ["out.tsv", "out.TSV.gz", "out.tab"])
+def test_cells_are_separated_as_the_name_says(model, tmp_path, name):
+    source = write_csv(tmp_path / "in.csv")
+    for out in (name, "out.csv"):
+        assert main(["predict", str(model), str(source), str(tmp_path / out), "--no-progress", "--workers", "0"]) == 0
+    content = (tmp_path / name).read_bytes()
+    lines = (gzip.decompress(content) if name.endswith(".gz") else content).decode().splitlines()
+    with open(tmp_path / "out.csv", newline="") as stream:
+        assert list(csv.reader(lines, delimiter="\t", strict=True)) == list(csv.reader(stream, strict=True))
+    incoming = open_incoming(tmp_path / name)
+    assert [row.cells[2] for row in incoming.incoming()] == [f"a, {i}" for i in range(len(SMILES))]
+
+
 def test_a_name_of_another_format_is_refused(model, tmp_path, capsys):
     source = write_csv(tmp_path / "in.csv")
     assert main(["predict", str(model), str(source), str(tmp_path / "out.xlsx")]) == 2
