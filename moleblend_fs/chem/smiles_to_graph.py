@@ -1,11 +1,13 @@
 """SMILES -> graph in one step, with what a source may ask for: hydrogens, scaffold, conformers."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from rdkit import Chem
 
-from moleblend_fs.chem.conformers import ConformerOptions, Embedded, embed
+from moleblend_fs.chem.conformer_cache import embed_once
+from moleblend_fs.chem.conformers import ConformerOptions, Embedded
 from moleblend_fs.chem.mol_to_graph import MAX_ATOMS, graph_from_mol, size_failure
 from moleblend_fs.chem.parse import parse_smiles
 from moleblend_fs.chem.scaffold import murcko_scaffold
@@ -23,12 +25,14 @@ class BuildOptions:
         scaffold: Bemis-Murcko scaffold to keep for a scaffold split: None, "plain", or "chiral" (with stereochemistry).
         conformers: structures to make.
         max_atoms: molecules of more atoms, as they would be stored, are failures.
+        conformer_cache: folder of structures that earlier runs made, which changes no result; None for none.
     """
 
     hydrogens: bool = False
     scaffold: str | None = None
     conformers: ConformerOptions = NO_CONFORMERS
     max_atoms: int = MAX_ATOMS
+    conformer_cache: Path | None = None
 
 
 def scaffold_of(mol: Chem.Mol, options: BuildOptions) -> str | None:
@@ -52,7 +56,7 @@ def graph_from_smiles(smiles: str, *, labels: np.ndarray, options: BuildOptions,
         full = Chem.AddHs(mol)
         kept = full if options.hydrogens else mol
     if options.conformers.count and mol.GetNumAtoms():
-        embedded = embed(full, smiles, options.conformers)
+        embedded = embed_once(full, smiles, options.conformers, options.conformer_cache)
         if isinstance(embedded, str):
             note = f"no conformer: {embedded}"
         else:

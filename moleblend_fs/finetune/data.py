@@ -16,8 +16,9 @@ from moleblend_fs.data.model_description import reads_structures
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import resolved
 from moleblend_fs.finetune.settings import Settings
-from moleblend_fs.finetune.store_cache import obtain_store
+from moleblend_fs.finetune.store_cache import CONFORMERS, obtain_store
 from moleblend_fs.sources import csv_and_smiles, sdf
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.delimited import Table
@@ -111,11 +112,14 @@ def told_as_target() -> Iterator[None]:
         raise UserError(str(error).replace("--label ", "--target ")) from error
 
 
-def open_source(path: Path, settings: Settings, hydrogens: str) -> Source:
+def open_source(path: Path, settings: Settings, hydrogens: str, cache: Path | None = None) -> Source:
     """The file as a source whose labels are the targets, split as a column says or not at all."""
     count = settings.conformers if reads_structures(settings.inputs) and ending(path) not in SDF else 0
     build = BuildOptions(
-        hydrogens=hydrogens == "explicit", conformers=ConformerOptions(count=count), max_atoms=settings.max_atoms or MAX_ATOMS
+        hydrogens=hydrogens == "explicit",
+        conformers=ConformerOptions(count=count),
+        max_atoms=settings.max_atoms or MAX_ATOMS,
+        conformer_cache=None if cache is None else resolved(cache / CONFORMERS),
     )
     splitter = Splitter(kind="prescribed" if settings.split == "column" else "none")
     column = settings.split_column or None
@@ -139,7 +143,7 @@ def prepare(
     """The store of DATA: itself where it is one, otherwise made in `folder`, once.
 
     Args:
-        cache: folder of stores that earlier runs made, see `store_cache`; None for none.
+        cache: folder of stores and conformers that earlier runs made, see `store_cache`; None for none.
 
     Raises:
         UserError: DATA or a target cannot be read, or is ambiguous.
@@ -150,7 +154,7 @@ def prepare(
     if (folder / "store" / MANIFEST).is_file():
         table, note = as_text(path, folder / COPY)
     else:
-        source, table, note = opened(path, settings, folder, hydrogens)
+        source, table, note = opened(path, settings, folder, hydrogens, cache)
         make = partial(preprocess, source, folder / "store", workers=workers, progress=progress)
         with named(table, path):
             told = obtain_store(source, folder / "store", make, folder=cache)
@@ -159,7 +163,7 @@ def prepare(
     return Data(store=store, targets=store.manifest.labels, table=table, notes=notes)
 
 
-def opened(path: Path, settings: Settings, folder: Path, hydrogens: str) -> tuple[Source, Path, str]:
+def opened(path: Path, settings: Settings, folder: Path, hydrogens: str, cache: Path | None = None) -> tuple[Source, Path, str]:
     """(DATA that is no store as a source, the text that is read, what is to be said of it); the table is read through, but for molecules.
 
     Raises:
@@ -169,7 +173,7 @@ def opened(path: Path, settings: Settings, folder: Path, hydrogens: str) -> tupl
         raise UserError(f"{path}: no such file")
     table, note = as_text(path, folder / COPY)
     with named(table, path):
-        source = open_source(table, settings, hydrogens)
+        source = open_source(table, settings, hydrogens, cache)
         _one_kind(source.labels)
     return source, table, note
 

@@ -2,6 +2,7 @@
 
 CACHE/stores/KEY/   the store's files, and `ENTRY`; KEY is the hash of all that shapes a store: content of the input, options, versions
 CACHE/stores/KEY.lock
+CACHE/conformers/    structures of single molecules, for stores of other targets or tables: see `chem.conformer_cache`
 
 A run's folder has the store as its own: the same files under other names where both lie in one file system, otherwise copies. So the
 cache may be deleted at any time, as may any run.
@@ -29,7 +30,7 @@ from moleblend_fs.sources.base import Source, content_hash, identify
 from moleblend_fs.sources.run import versions
 
 VARIABLE, OFF = "MOLEBLEND_CACHE", "off"
-STORES, ENTRY = "stores", "entry.json"
+STORES, ENTRY, CONFORMERS = "stores", "entry.json", "conformers"
 LIMIT = 10_000_000_000
 """Bytes that nothing but the cache holds, at most; stores that were not used for longest go first."""
 

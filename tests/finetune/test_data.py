@@ -4,12 +4,17 @@ import bz2
 import gzip
 import lzma
 import re
+import sqlite3
 import zipfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rdkit import Chem
 
+from moleblend_fs.chem import conformer_cache
+from moleblend_fs.data.record import decode
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.data import prepare, targets_of, unit_of
 from moleblend_fs.finetune.folds import smiles_of
@@ -109,6 +114,30 @@ def test_conformers_are_made_where_inputs_need_them(tmp_path):
         for inputs in ("2d", "2d+3d")
     ]
     assert [store.manifest.molecules_with_3d for store in with_3d] == [0, 3]
+
+
+def test_another_target_takes_the_conformers_of_an_earlier_run(tmp_path):
+    """The cache is changed between the runs, which shows that the second one read it."""
+    path, cache = tmp_path / "data.csv", tmp_path / "cache"
+    path.write_text("smiles,logS,other\nCCO,1.5,2.5\nCCN,2.5,3.5\n")
+
+    def coordinates(target: str, out: str, cache: Path | None) -> list[np.ndarray]:
+        settings = Settings(targets=(target,), inputs="2d+3d")
+        store = prepare(path, settings, tmp_path / out, "none", workers=1, progress=False, cache=cache).store
+        return [decode(record)[1].coordinates for record in store.records(range(len(store)))]
+
+    alone, first = coordinates("logS", "alone", None), coordinates("logS", "first", cache)
+    assert all(map(np.array_equal, alone, first))
+    with sqlite3.connect(cache / "conformers" / conformer_cache.FILE) as file:
+        lines = file.execute("SELECT key, converged, coordinates FROM made").fetchall()
+        assert len(lines) == 2
+        for key, converged, content in lines:
+            moved = (np.frombuffer(content, np.float32) + 1).tobytes()
+            checksum = zlib.crc32(f" {converged} ".encode() + moved)
+            file.execute("UPDATE made SET coordinates = ?, checksum = ? WHERE key = ?", (moved, checksum, key))
+    second = coordinates("other", "second", cache)
+    assert all(np.array_equal(taken, made + 1) for taken, made in zip(second, first, strict=True))
+    assert all(map(np.array_equal, coordinates("other", "third", None), alone))
 
 
 def test_targets_are_columns_lists_or_patterns(tmp_path):
