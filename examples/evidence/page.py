@@ -11,7 +11,7 @@ from typing import Any
 
 from conclusions import SIX, first_paragraph, goals
 from grid_runs import ROOT
-from methods import DATA_SETS
+from methods import DATA_SETS, METHODS
 from results import RESULTS, Row, comparisons, dataset_name, rows_of
 
 from moleblend_fs.comparison.analysis import Comparison, Overall, overall
@@ -142,7 +142,7 @@ def markdown(
         parts += [table(*ranks_over_sets(of_b, ranks))]
     for each in compared:
         header, lines, _ = to_reference(each, "")
-        parts += [f"## {each.table.dataset}", " ".join(told_of(each)), table(header, lines)]
+        parts += [f"## {each.table.dataset}", " ".join([*told_of(each), *floor(rows, each)]), table(header, lines)]
         parts += [
             image(figures, name, f"{what} of methods on {each.table.dataset}")
             for what in ("means", "ranks")
@@ -155,6 +155,13 @@ def markdown(
     told = [*notes, *about["undone"], *(f"{name}: {why}" for name, why in about["left_out"].items())]
     parts += ["## Left out", "\n".join(f"* {note}" for note in told)] if told else []
     return "\n\n".join(parts) + "\n"
+
+
+def floor(rows: Sequence[Row], each: Comparison) -> list[str]:
+    """What saying always the same gives there."""
+    title = METHODS["constant"].title
+    values = [float(row["value"]) for row in rows if row["method"] == title and row["dataset"] == each.table.dataset]
+    return [f"The {title} of the training molecules, which takes no part in tests: {statistics.fmean(values):.4g}."] if values else []
 
 
 def circumstances(rows: Sequence[Row], about: dict[str, Any]) -> str:

@@ -121,12 +121,15 @@ def rows_of(folder: Path) -> list[Row]:
 
 
 def comparisons(folder: Path, rows: Sequence[Row], about: dict[str, Any]) -> tuple[list[Comparison], list[str]]:
-    """(what each set and protocol comes to, notes): of the methods that have all of its runs."""
+    """(what each set and protocol comes to, notes): of the methods that have all of its runs, but the mean or majority.
+
+    That is no competitor: its ROC-AUC is the same on all splits, and its errors would be most of what a pooled variance holds.
+    """
     done = Counter((row["method"], row["dataset"]) for row in rows)
     complete = [
         replace(line, costs={})
         for line in lines_of_file(folder / "runs.csv")
-        if done[line.method, line.dataset] == about["expected"][line.dataset]
+        if done[line.method, line.dataset] == about["expected"][line.dataset] and line.method != METHODS["constant"].title
     ]
     if not complete:
         return [], ["no method has all runs of any set and protocol"]

@@ -73,12 +73,16 @@ def residuals(values_SM: np.ndarray) -> np.ndarray:
 def assumptions(values_SM: np.ndarray) -> tuple[float, float]:
     """(p of Shapiro and Wilk's test that residuals are normal, largest over smallest variance of the methods); NaN where undefined.
 
+    The ratio is infinite where one method's score is the same on all splits and another's is not.
+
     Of two methods it is the differences that are to be normal; their residuals are these twice, with either sign.
     """
     residual = residuals(values_SM).ravel() if values_SM.shape[1] > 2 else values_SM[:, 0] - values_SM[:, 1]
     normal = float(stats.shapiro(residual).pvalue) if len(residual) >= 3 and np.ptp(residual) > 0 else math.nan
     spread = values_SM.var(axis=0, ddof=1)
-    return normal, float(spread.max() / spread.min()) if spread.min() > 0 else math.nan
+    if spread.max() == 0:
+        return normal, math.nan
+    return normal, float(spread.max() / spread.min()) if spread.min() > 0 else math.inf
 
 
 def repeated_anova(values_SM: np.ndarray, overlap: float = 0.0) -> Omnibus:

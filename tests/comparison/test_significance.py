@@ -147,4 +147,8 @@ def test_assumptions():
     assert ratio == pytest.approx(spread.max() / spread.min())
     assert tests.assumptions(SLEEP)[0] == pytest.approx(stats.shapiro(SLEEP[:, 0] - SLEEP[:, 1]).pvalue)
     assert np.isnan(tests.assumptions(SLEEP[:2])[0]), "two differences tell nothing of their distribution"
+    steady = SCORES.copy()
+    steady[:, 0] = 0.5  # as the majority's ROC-AUC
+    assert tests.assumptions(steady)[1] == np.inf
+    assert np.isnan(tests.assumptions(np.zeros((4, 3)) + np.arange(3))[1])
     assert tests.assumptions(ROUNDING)[0] == pytest.approx(0.013558046483129138)
