@@ -132,12 +132,12 @@ def training(name: str, tolerance: float, *options: str) -> Callable[[Place], in
 
         from moleblend_fs.cli.main import main
 
-        updates = 4 if place.rehearsal else CURVE
+        updates = 2 if place.rehearsal else CURVE
         size = "--arch moleblend_small --batch-size 256"
         if place.rehearsal:
             size = "--arch moleblend_tiny --layers 1 --embed-dim 16 --attention-heads 2 --gaussians 8 --pair-dim 8 --batch-size 4"
         with tempfile.TemporaryDirectory() as folder:
-            store, limit = Path(folder) / "store", ["--limit", "48", "--workers", "1"] if place.rehearsal else []
+            store, limit = Path(folder) / "store", ["--limit", "48", "--workers", "1", "--hydrogens", "none"] if place.rehearsal else []
             sample = str(ROOT / "examples" / "quickstart" / "qm9_sample.csv.xz")
             if code := main(["preprocess", "qm9", sample, str(store), "--no-progress", *limit]):
                 return code
