@@ -286,9 +286,14 @@ def stop(processes: Iterable[subprocess.Popen]) -> None:
 
 def wait_for_one(processes: Iterable[subprocess.Popen], seconds: float) -> None:
     """Return when one of some processes has ended, or after some time."""
-    descriptors = [os.pidfd_open(process.pid) for process in processes if process.poll() is None]
+    descriptors: list[int] = []
     try:
+        for process in processes:
+            if process.poll() is None:
+                descriptors.append(os.pidfd_open(process.pid))
         select.select(descriptors, [], [], seconds if descriptors else 0)
+    except ProcessLookupError:
+        pass  # one has ended since, and another than us has waited for it
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

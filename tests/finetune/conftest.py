@@ -7,6 +7,7 @@ import pytest
 
 from moleblend_fs.finetune.run import Outcome, finetune
 from moleblend_fs.finetune.settings import Settings
+from tests.support.forked_members import forked_members
 
 ESOL = """OCC3OC(OCC2OC(OC(C#N)c1ccccc1)C(O)C(O)C2O)C(O)C(O)C3O,-0.77
 Cc1occc1C(=O)Nc2ccccc2,-3.3
@@ -54,6 +55,13 @@ def one_thread():
     os.environ["OMP_NUM_THREADS"] = "1"
     yield
     os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_members():
+    """Members of runs in this process are forked; those of commands that tests start are real."""
+    with forked_members():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -125,8 +125,12 @@ def start_command(words: Sequence[str], log: Path, entry: Callable[[list[str]], 
 
 
 def _forked(entry: Callable[[list[str]], None], words: Sequence[str], log: Path, environment: Mapping[str, str]) -> BaseProcess:
-    arguments = (entry, list(words), str(log), {"OMP_NUM_THREADS": "1", **environment})
-    process = multiprocessing.get_context("forkserver").Process(target=_run, args=arguments)
+    return fork(_run, (entry, list(words), str(log), {"OMP_NUM_THREADS": "1", **environment}))
+
+
+def fork(target: Callable[..., None], arguments: Sequence[Any]) -> BaseProcess:
+    """A process forked from the server, which runs a function of a module with these arguments."""
+    process = multiprocessing.get_context("forkserver").Process(target=target, args=tuple(arguments))
     with mock.patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
         process.start()
     return process
