@@ -131,7 +131,14 @@ def check(known: argparse.Namespace, rest: Sequence[str]) -> None:
 def _schedule(known: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     needed = SCHEDULES.get(known.lr_scheduler, ())
     given = {word.split("=")[0] for word in rest}
-    if not needed or given & set(needed) or (needed[0] == "--max-update" and known.max_update > 0):
+    if known.lr_scheduler == "cosine" and not given & set(needed) and known.max_update > 0:
+        reader = argparse.ArgumentParser(add_help=False)
+        reader.add_argument("--warmup-updates", type=int, default=0)
+        warm_up = reader.parse_known_args(list(rest))[0].warmup_updates
+        if warm_up != known.max_update:  # where it is longer, the run ends before any cosine
+            return []
+        return [f"--warmup-updates {warm_up} leaves no update of --max-update {warm_up} to --lr-scheduler cosine; give one fewer"]
+    if not needed or given & set(needed):
         return []
     example = {"cosine": ": the number of updates of the whole run, over which the learning rate falls to its end"}
     return [f"--lr-scheduler {known.lr_scheduler} needs {' or '.join(needed)}{example.get(known.lr_scheduler, '')}"]

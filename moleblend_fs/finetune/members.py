@@ -131,6 +131,7 @@ def plan_one(
     molecules = store.manifest.splits[TRAIN].molecules
     recipe = chosen_recipe(settings, molecules)
     updates = recipe.epochs * math.ceil(molecules / recipe.batch_size)
+    warm_up = min(max(1, round(WARM_UP * updates)), updates - 1)  # the cosine needs an update of its own
     seed = settings.seed + number
     by_loss = not both_classes(data, store) if by_loss is None else by_loss
     architecture = f"--arch moleblend_{recipe.arch}" if start is None else architecture_options(start.config)
@@ -147,7 +148,7 @@ def plan_one(
         *("--inputs", settings.inputs, *targets, "--regression-loss", settings.regression_loss),
         *(["--select-by", "loss"] if by_loss else []),
         *("--optimizer", "adam", "--lr", f"{recipe.lr:g}", "--lr-scheduler", "cosine"),
-        *("--warmup-updates", str(max(1, round(WARM_UP * updates))), "--max-epoch", str(recipe.epochs), "--max-update", str(updates)),
+        *("--warmup-updates", str(warm_up), "--max-epoch", str(recipe.epochs), "--max-update", str(updates)),
         *(["--weight-decay", f"{settings.weight_decay:g}"] if settings.weight_decay else []),
         *([] if settings.dropout is None else ["--dropout", f"{settings.dropout:g}"]),
         *([] if settings.attention_dropout is None else ["--attention-dropout", f"{settings.attention_dropout:g}"]),

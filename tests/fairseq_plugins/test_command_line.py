@@ -22,6 +22,7 @@ WRONG = {
     "finetuning's criterion": (("--task", "moleblend", *ARCH, *CRITERION), ["--criterion blend_then_predict, not property_prediction"]),
     "neither": (TASK, ["--arch is needed", "--criterion property_prediction"]),
     "no end of cosine": ((*TASK, *ARCH, *CRITERION, *COSINE), ["--lr-scheduler cosine needs --max-update"]),
+    "nothing but warm-up": ((*ALL, *COSINE, "--warmup-updates", "1"), ["--warmup-updates 1 leaves no update of --max-update 1"]),
     "no end of a polynomial": ((*ALL, "--lr-scheduler", "polynomial_decay"), ["polynomial_decay needs --total-num-update"]),
     "no top of a triangle": ((*ALL, "--lr-scheduler", "triangular"), ["triangular needs --max-lr"]),
     "no stages": ((*ALL, "--lr-scheduler", "tri_stage"), ["tri_stage needs --phase-ratio"]),
@@ -41,7 +42,13 @@ def test_what_is_missing(qm9_store, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "schedule", [(*COSINE,), (*COSINE, "--max-update", "0", "--lr-period-updates=5"), ("--lr-scheduler", "inverse_sqrt")]
+    "schedule",
+    [
+        (*COSINE,),
+        (*COSINE, "--warmup-updates=2"),
+        (*COSINE, "--max-update", "0", "--lr-period-updates=5"),
+        ("--lr-scheduler", "inverse_sqrt"),
+    ],
 )
 def test_what_is_there(qm9_store, tmp_path, schedule):
     assert train(qm9_store.path, tmp_path, *STEP, *ALL, *schedule).code == 0

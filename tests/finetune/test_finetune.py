@@ -164,6 +164,12 @@ def test_a_stopped_member_goes_on(finetuned, table, tmp_path):
     assert (out / "members" / "fold0-member1" / "checkpoint_best.pt").stat().st_mtime_ns == kept
 
 
+def test_all_training_molecules_in_a_single_update(table, tmp_path):
+    settings = Settings(**QUICK | {"epochs": 1, "batch_size": 100}, targets=("logS",), split="random")
+    out = finetune(table, tmp_path / "run", settings).out
+    assert load(out / "members" / "fold0-member0" / "checkpoint_best.pt").about["updates"] == 1
+
+
 def test_what_is_ambiguous_is_asked_for(tmp_path, capsys):
     path = tmp_path / "active.csv"
     path.write_text("smiles,active\n" + "".join(f"{'C' * (i + 1)},{i % 2}\n" for i in range(12)))
