@@ -8,7 +8,9 @@
 #   SCALE=small               small: days of one core; tiny: a minute, which shows that everything runs
 #   CORPUS="hiv tox21 toxcast muv moses"    the stores, in this order
 #   MOSES_SAMPLE=60000  MUV_SAMPLE=50000    molecules of the large ones, chosen by a hash
-#   OUT=runs/pretrain_box     stores, runs, probes.csv, and weights/NAME
+#   CONFORMERS=0              structures of each molecule, for objectives that need them; they take more time than all else
+#   OUT=runs/pretrain_box     runs, probes.csv, and weights/NAME
+#   STORES=OUT/data           the corpus; several OUT may share one
 #   OBJECTIVE=descriptors     and the SIDECARS that it needs (default: descriptors)
 #   UPDATES=100000  COOLDOWN=10000    at a constant learning rate, then from 0 to it and to 0 again; COOLDOWN=0: none
 #   READOUT=token+mean  INIT_STD=0.035      what the descriptors are predicted from, and the spread of the first weights
@@ -29,9 +31,11 @@ UPDATES="${UPDATES:-${defaults[0]}}" COOLDOWN="${COOLDOWN:-${defaults[1]}}" BATC
 ARCH="${ARCH:-${defaults[4]}}" MOSES_SAMPLE="${MOSES_SAMPLE:-${defaults[5]}}" MUV_SAMPLE="${MUV_SAMPLE:-${defaults[6]}}" INTERVAL="${defaults[7]}" PROBED="${defaults[8]}"
 DATA="${DATA:-data/moleculenet}" MOSES="${MOSES:-molsets}" CORPUS="${CORPUS:-hiv tox21 toxcast muv moses}" NAME="${NAME:-small}"
 OUT="${OUT:-runs/pretrain_box}" OBJECTIVE="${OBJECTIVE:-descriptors}" SIDECARS="${SIDECARS-descriptors}" WORKERS="${WORKERS:-2}"
+STORES="${STORES:-$OUT/data}" CONFORMERS="${CONFORMERS:-0}"
 whole UPDATES BATCH WARMUP MOSES_SAMPLE MUV_SAMPLE WORKERS
 [ "$COOLDOWN" = 0 ] || whole COOLDOWN
-paths DATA MOSES OUT
+[ "$CONFORMERS" = 0 ] || whole CONFORMERS
+paths DATA MOSES OUT STORES
 
 # set_file NAME: a MoleculeNet file.
 set_file() {
@@ -57,11 +61,12 @@ else
     done
 fi
 common=(--split random --split-fractions 0.96,0.02,0.02 --exclude "${excluded[@]}" --workers "$WORKERS" --no-progress)
+[ "$CONFORMERS" = 0 ] || common+=(--conformers "$CONFORMERS")
 
-echo "== 1/5  the corpus without the molecules of ${#excluded[@]} evaluation sets -> $OUT/data"
+echo "== 1/5  the corpus without the molecules of ${#excluded[@]} evaluation sets -> $STORES"
 stores=''
 for name in $CORPUS; do
-    store="$OUT/data/$name"
+    store="$STORES/$name"
     case "$name" in
     moses) preprocess "$store" moses "$MOSES" --sample "$MOSES_SAMPLE" "${common[@]}" ;;
     muv)
@@ -101,12 +106,12 @@ if [ "$COOLDOWN" != 0 ]; then
 fi
 
 echo "== 4/5  frozen probes on development sets -> $OUT/probes.csv"
-preprocess "$OUT/data/qm9" qm9 "$ROOT/examples/quickstart/qm9_sample.csv.xz" --hydrogens none --limit "$PROBED" \
+preprocess "$STORES/qm9" qm9 "$ROOT/examples/quickstart/qm9_sample.csv.xz" --hydrogens none --limit "$PROBED" \
     --workers "$WORKERS" --no-progress
-probed=("$OUT/data/qm9")
+probed=("$STORES/qm9")
 for name in $CORPUS; do
     case "$name" in
-    hiv | tox21) probed+=("$OUT/data/$name") ;;
+    hiv | tox21) probed+=("$STORES/$name") ;;
     esac
 done
 python "$ROOT/examples/pretrain_box/probe.py" "$OUT/probes.csv" --stores "${probed[@]}" \
