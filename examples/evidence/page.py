@@ -252,17 +252,22 @@ def contamination(about: dict[str, Any]) -> str:
     """What the weights' cards say of their corpus."""
     if not about["weights"]:
         return "Nothing here starts from weights."
-    parts = []
-    for name, card in about["weights"].items():
-        if not card.get("stores"):
-            parts.append(f"* `{name}` (SHA-256 {card['sha256'][:12]}): without a card, so that nothing is known of what it has seen.")
-            continue
-        told = f"* `{name}` (SHA-256 {card['sha256'][:12]}): {', '.join(card['objectives'])}, {counted(card['updates'], 'update')}, on"
-        stores = []
-        for store in card["stores"]:
-            sets = (store["exclude"] or {}).get("sets", [])
-            out = store["left_out"].get("excluded", 0)
-            said = f"without the skeletons of {', '.join(sets)} ({counted(out, 'molecule')} left out)" if sets else "**nothing excluded**"
-            stores.append(f"{counted(store['molecules'], 'molecule')} of {store['source']}, {said}")
-        parts.append(f"{told} {'; '.join(stores)}.")
-    return "\n".join(parts)
+    return "\n".join(f"* `{name}` (SHA-256 {card['sha256'][:12]}): {seen_by(card)}" for name, card in about["weights"].items())
+
+
+def seen_by(card: dict[str, Any]) -> str:
+    """What a card says of the corpus: its parts, and the sets whose molecules are in none of them."""
+    if not card.get("stores"):
+        return "without a card, so that nothing is known of what it has seen."
+    parts = [
+        f"{counted(store['molecules'], 'molecule')} of {', '.join(store['inputs']) or store['source']} "
+        f"({store['left_out'].get('excluded', 0):,} left out)"
+        for store in card["stores"]
+    ]
+    everywhere = set.intersection(*(set(store["exclude"]) for store in card["stores"]))
+    kept_out = (
+        f"Left out of all of these were molecules whose skeleton (the first part of the InChIKey) is in {', '.join(sorted(everywhere))}."
+        if everywhere
+        else "**No set's molecules were left out of all of these**: what is tested here may have been seen."
+    )
+    return f"{', '.join(card['objectives'])}, {counted(card['updates'], 'update')}, on {'; '.join(parts)}. {kept_out}"

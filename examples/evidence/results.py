@@ -105,9 +105,10 @@ def card_of(weights: Path) -> dict[str, Any]:
     stores = [
         {
             "source": store["source"],
+            "inputs": list(store["inputs"]),
             "molecules": store["molecules"],
-            "exclude": store["options"].get("exclude"),
             "left_out": store["left_out"],
+            "exclude": (store["options"].get("exclude") or {}).get("sets", []),
         }
         for store in card.get("stores", ())
     ]

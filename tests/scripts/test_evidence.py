@@ -317,8 +317,12 @@ SCORES = {"ecfp_forest": (1.0, 0.75), "constant": (2.0, 0.5), "finetuned": (0.7,
 
 def filled(out: Path, *, protocols=("A", "B"), scores=SCORES, commit="abc1234", leave=()) -> plans.Plan:
     """A folder of rows of the six sets, whose splits differ by more than methods do; runs.csv and about.json of them."""
-    card = {"objectives": [{"name": "descriptors"}], "updates": 9, "stores": [
-        {"source": "hiv", "molecules": 100, "options": {"exclude": {"sets": ["esol", "bace"]}}, "left_out": {"excluded": 7}}]}  # fmt: skip
+    excluded = {"exclude": {"sets": ["esol.csv", "bace.csv"]}}
+    stores = [
+        {"source": "moleculenet", "inputs": {"hiv.csv": "x"}, "molecules": 100, "options": excluded, "left_out": {"excluded": 7}},
+        {"source": "moses", "inputs": {"moses.csv": "y"}, "molecules": 1, "options": excluded, "left_out": {}},
+    ]
+    card = {"objectives": [{"name": "descriptors"}], "updates": 9, "stores": stores}
     (out / "small").mkdir(parents=True)
     (out / "small" / "config.json").write_text(json.dumps({"card": card}))
     plan = plans.Plan("night", {"small": out / "small"}, data=tuple(conclusions.SIX), methods=tuple(scores))
@@ -352,7 +356,16 @@ def test_the_page_says_what_the_rows_say(tmp_path):
     assert text.count("The mean or majority of the training molecules, which takes no part in tests: ") == 12
     assert "| mean or majority |" not in text.partition("## What it costs")[0]
     assert "Commits: abc1234. Meanwhile other programs kept 0.5 cores busy" in text
-    assert "hiv, without the skeletons of esol, bace (7 molecules left out)" in text
+    seen = "descriptors, 9 updates, on 100 molecules of hiv.csv (7 left out); 1 molecule of moses.csv (0 left out). Left out of all"
+    assert f"): {seen}" in text
+    assert "InChIKey) is in bace.csv, esol.csv." in text
+    one = {
+        "objectives": [],
+        "updates": 1,
+        "stores": [{**dict.fromkeys(("source", "molecules"), 0), "inputs": [], "left_out": {}, "exclude": []}],
+    }
+    assert "may have been seen" in page.seen_by(one)
+    assert "nothing is known" in page.seen_by({})
     goals = [line.split(" | ") for line in text.splitlines() if "| at least" in line or "| at most" in line or "| ours is first" in line]
     assert len(goals) == 7
     found = {line[0].split(",")[0].strip("| "): line[3].strip(" |") for line in goals}
