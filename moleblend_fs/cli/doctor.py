@@ -11,7 +11,6 @@ import torch
 
 import moleblend_fs
 from moleblend_fs import __version__
-from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.weights_by_name import FOLDERS, names
 from moleblend_fs.errors import UserError
 from moleblend_fs.ops import dispatch
@@ -87,10 +86,12 @@ def describe_weights() -> list[tuple[str, str]]:
     found = []
     for name, place in names().items():
         try:
+            from moleblend_fs.checkpoint.read import load  # here: without safetensors, the line above that it is missing is to be read
+
             load(place)
             size = sum(path.stat().st_size for path in place.iterdir())
             said = f"{name}: {size / 1e6:.1f} MB, as they were written, in {place}"
-        except UserError as error:
+        except (UserError, ModuleNotFoundError) as error:
             said = f"{name}: {error}"
         found.append(("weights", said))
     return found or [("weights", f"none that come with the package or lie in a folder of {FOLDERS}: finetuning begins with random ones")]

@@ -1,5 +1,6 @@
 """A package that is not installed is named, with the extra that brings it."""
 
+import os
 import subprocess
 import sys
 
@@ -29,6 +30,23 @@ def test_the_extra_is_named_and_nothing_is_written(package, words, tmp_path):
     wanted = f"moleblend {words[0]}: needs the package {package}, which is not installed: pip install 'moleblend-fs[{EXTRA_OF[package]}]'"
     assert done.stderr.strip() == wanted
     assert [path.name for path in tmp_path.iterdir()] == ["mine.csv"]
+
+
+def test_doctor_goes_on_without_a_package_that_reading_weights_needs(tmp_path):
+    """It is the command that tells of packages."""
+    (tmp_path / "weights" / "mine").mkdir(parents=True)
+    (tmp_path / "weights" / "mine" / "config.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format("safetensors"), "doctor"],
+        env=os.environ | {"MOLEBLEND_WEIGHTS": str(tmp_path / "weights")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "weights          mine: import of safetensors halted" in done.stdout
+    assert "op attention" in done.stdout
+    assert done.stderr == ""
 
 
 def test_explaining_from_python_names_it_too(monkeypatch):
