@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "alone, and `moleblend embed` the same representations. Its outputs are compared with the model's before it is written."
     )
     parser.epilog = EPILOG
-    parser.add_argument("model", metavar="MODEL", help="checkpoint, pretrained or finetuned, or a folder of `moleblend finetune`")
+    parser.add_argument(
+        "model", metavar="MODEL", help="checkpoint, pretrained or finetuned, name of published weights, or a folder of `moleblend finetune`"
+    )
     parser.add_argument("output", metavar="OUT.onnx", type=Path, help="file to write")
     parser.add_argument("--inputs", choices=("2d", "3d", "2d+3d"), help="what a pretrained model is to read (default: 2d)")
     parser.add_argument(

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from rdkit import Chem
 
+from moleblend_fs.checkpoint.model_card import ModelCard
 from moleblend_fs.checkpoint.read import load
+from moleblend_fs.checkpoint.weights_by_name import PACKAGED
 from moleblend_fs.chem.skeleton import LENGTH
 from moleblend_fs.data.finetune_tables import read_lines
 from moleblend_fs.data.splits import TEST, TRAIN, VALID
@@ -62,15 +64,16 @@ def with_pretraining(data: Store, folds: Mapping[str, Store], weights: Path | No
     """
     if weights is None:
         return "The models began with random weights: nothing was seen in pretraining.", ()
-    trained_on = load(weights).trained_on
+    found = load(weights)
+    trained_on = found.trained_on
     if trained_on is None:
         return "The starting weights do not say what they were trained on; molecules of the pretraining are not compared.", ()
     what = f"{trained_on.source}, {counted(trained_on.molecules, 'molecule')}"
-    store = pretraining_store(weights, trained_on)
+    store = None if weights.parent == PACKAGED else pretraining_store(weights, trained_on)  # beside it lie all other packages
     if store is None:
         return (
             f"The store that the starting weights were trained on ({what}) is not near them; molecules of the pretraining are not compared "
-            "(moleblend overlap compares stores).",
+            f"(moleblend overlap compares stores).{_excluded(found.card)}",
             (),
         )
     if max(len(store), len(data)) > MOST:
@@ -84,6 +87,13 @@ def with_pretraining(data: Store, folds: Mapping[str, Store], weights: Path | No
         for split in (TEST, VALID, TRAIN)
     ]
     return f"Pretraining: {counted(len(seen), 'molecule')} of {store.path} that the starting weights were trained on.", rows
+
+
+def _excluded(card: ModelCard | None) -> str:
+    """The sets whose molecules no store of the pretraining has, as its card says."""
+    of_stores = [set((store.options.get("exclude") or {}).get("sets", ())) for store in card.stores] if card is not None else []
+    names = sorted(set.intersection(*of_stores)) if of_stores else []
+    return f" It has no molecule of {', '.join(names)}, whatever its stereochemistry." if names else ""
 
 
 def pretraining_store(weights: Path, trained_on: TrainedOn) -> Store | None:

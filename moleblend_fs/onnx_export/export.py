@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from moleblend_fs import __version__
 from moleblend_fs.checkpoint.read import Checkpoint
+from moleblend_fs.checkpoint.weights_by_name import located
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.smiles_to_graph import NO_CONFORMERS, BuildOptions
 from moleblend_fs.data.graph import FEATURISATION_VERSION
@@ -51,7 +52,7 @@ class ToExport:
 
 
 def to_export(path: str | os.PathLike, *, inputs: str | None = None, training_molecules: bool = True) -> ToExport:
-    """A checkpoint, pretrained or finetuned, or a folder of `moleblend finetune`.
+    """A checkpoint, pretrained or finetuned, the name of published weights, or a folder of `moleblend finetune`.
 
     Args:
         inputs: what a pretrained model is to read; "2d" by default. A finetuned one reads what it was finetuned with.
@@ -60,7 +61,7 @@ def to_export(path: str | os.PathLike, *, inputs: str | None = None, training_mo
     Raises:
         UserError: it cannot be read, or needs molecules that cannot be made without torch.
     """
-    path = Path(path)
+    path = located(path)
     if not (path / ABOUT).is_file() and (checkpoint := checkpoint_of(path)).finetuned is None:
         return _pretrained(path, checkpoint, inputs or "2d")
     model = open_predictive(path)

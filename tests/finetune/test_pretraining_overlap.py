@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from moleblend_fs.checkpoint.model_card import ModelCard, PretrainedOn
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
@@ -65,3 +66,22 @@ def test_a_store_that_is_elsewhere_or_another_is_not_taken(finetuned, pretrained
     assert rows == ()
     assert "is not near them" in said
     assert with_pretraining(Store(finetuned.out / "store"), {}, None)[1] == ()
+
+
+def test_of_the_packages_weights_the_card_is_told(finetuned, pretrained, tmp_path, monkeypatch):
+    """Nothing is looked for beside them: in an installed package all others lie there. What one store did not leave out is not told."""
+    weights, store = pretrained
+    options = [{"exclude": {"sets": sets}} for sets in (["esol.csv", "bbbp.csv", "other.csv"], ["bbbp.csv", "esol.csv"])]
+    manifest = Store(store).manifest
+    about = {"source": "csv", "molecules": 2, "records_sha256": manifest.records_sha256, "inputs": {}, "left_out": {}}
+    found = load(weights)
+    found.card = ModelCard(
+        **{"objectives": (), "updates": 1, "molecules_per_update": 2, "seconds": 1.0, "learning_rate": 1e-3, "settings": {}},
+        **{"licence": "x", "limits": (), "notes": (), "dropped": (), "precision": "float32", "version": "0"},
+        stores=tuple(PretrainedOn(**about, options=each) for each in options),
+    )
+    save(found, tmp_path / "runs" / "data" / "weights" / "small")
+    monkeypatch.setattr("moleblend_fs.finetune.split_similarity.PACKAGED", tmp_path / "runs" / "data" / "weights")
+    said, rows = with_pretraining(Store(finetuned.out / "store"), {}, tmp_path / "runs" / "data" / "weights" / "small")
+    assert rows == ()
+    assert said.endswith("It has no molecule of bbbp.csv, esol.csv, whatever its stereochemistry.")

@@ -89,6 +89,10 @@ def test_what_is_said_is_what_is_taken(weights, finetuned, table):
     assert replace(plain, weights=path).with_weights().weights == path
     with pytest.raises(UserError, match=r"--arch tiny, but --weights small are of --arch moleblend_base --layers 2 .* --weights none"):
         look(table, finetuned.out.parent / "never", replace(plain, weights="small", arch="tiny"))
+    with pytest.raises(UserError, match=r"--hydrogens explicit, but --weights small were trained without .* out, or give --weights none"):
+        look(table, finetuned.out.parent / "never", replace(plain, weights="small", hydrogens="explicit"))
+    with pytest.raises(UserError, match=r"--inputs 2d\+predicted3d, but --weights small have no head .* or other inputs"):
+        look(table, finetuned.out.parent / "never", replace(plain, weights="small", inputs="2d+predicted3d"))
     with pytest.raises(UserError, match="no weights of that name; names that there are: small"):
         look(table, finetuned.out.parent / "never", replace(plain, weights="large"))
     assert not (finetuned.out.parent / "never").exists()

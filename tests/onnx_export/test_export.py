@@ -175,10 +175,12 @@ def test_padded_widths_are_those_of_the_multiples():
     assert padded_atoms(np.array([1, 3, 4, 7, 8])).tolist() == [3, 3, 7, 7, 11]
 
 
-def test_an_encoder_gives_its_representations(tmp_path):
+def test_an_encoder_gives_its_representations(tmp_path, monkeypatch):
     model = load(untrained(tmp_path / "finetuned", width=64))
     model.finetuned = None
     save(model, tmp_path / "encoder")
+    monkeypatch.setenv("MOLEBLEND_WEIGHTS", str(tmp_path))
+    assert exporting.to_export("encoder").about == exporting.to_export(tmp_path / "encoder").about, "by name"
     out = exported(tmp_path / "encoder", "--inputs", "2d")
     with Embedder(tmp_path / "encoder") as before, Embedder(out) as after:
         for level in ("graph", "mean"):
