@@ -15,6 +15,7 @@ from moleblend_fs.cli.common import (
     check_told_apart,
     runner,
     say,
+    say_written,
 )
 from moleblend_fs.cli.given_molecules import STDOUT, named_input, open_given
 from moleblend_fs.errors import UserError
@@ -123,6 +124,8 @@ def explain(arguments: argparse.Namespace, outs: Sequence[Path]) -> int:
     if failed:
         told = f"{failed} of {counted(len(found), 'molecule')} {verb(failed, 'is', 'are')} not explained"
         say(arguments, f"{told}; the column status of the table says why")
+    for out in outs:
+        say_written(out, len(found) - failed, "molecule")
     return 0
 
 

@@ -17,6 +17,7 @@ from moleblend_fs.inference.checkpoint_fit import parse_allowed
 
 ROW, SMILES, STATUS = "row", "smiles", "status"
 STDOUT = Path("/dev/stdout")
+PIPED = "standard input"
 
 
 class OpenedInput(NamedTuple):
@@ -73,7 +74,12 @@ def named_input(arguments: argparse.Namespace) -> Iterator[None]:
             arguments.output = STDOUT if given in (None, "-") else default_output(arguments.input)
         elif arguments.output == Path("-"):
             arguments.output = STDOUT
-        yield
+        try:
+            yield
+        except UserError as error:
+            if arguments.piped:
+                raise UserError(str(error).replace(str(arguments.input), PIPED)) from error
+            raise
 
 
 def default_output(given: Path) -> Path:
@@ -98,7 +104,10 @@ def open_given(arguments: argparse.Namespace) -> Any:
 
     if arguments.smiles is not None:
         return IncomingSmiles(arguments.smiles)
-    return open_incoming(arguments.input, smiles_column=arguments.smiles_column, kind=arguments.format)
+    incoming = open_incoming(arguments.input, smiles_column=arguments.smiles_column, kind=arguments.format)
+    if arguments.piped:
+        incoming.notes, incoming.called = tuple(note.replace(incoming.called, PIPED) for note in incoming.notes), PIPED
+    return incoming
 
 
 def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str) -> OpenedInput:
@@ -113,9 +122,10 @@ def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str)
     incoming = open_given(arguments)
     for note in incoming.notes:
         say(arguments, note)
-    name = "the molecules" if arguments.smiles is not None else "standard input" if arguments.piped else str(arguments.input)
     allowed = parse_allowed(arguments.allow_differences)
-    for line in prepare(incoming, checkpoint, purpose="predict", inputs=inputs, hydrogens=arguments.hydrogens, allowed=allowed, name=name):
+    for line in prepare(
+        incoming, checkpoint, purpose="predict", inputs=inputs, hydrogens=arguments.hydrogens, allowed=allowed, name=incoming.called
+    ):
         say(arguments, line)
     workers = arguments.workers if arguments.workers is not None else (0 if arguments.smiles else default_workers())
 

@@ -131,7 +131,8 @@ def run_predictions(arguments: argparse.Namespace) -> int:
         for why, count in opened.left_out().items()
         if count
     ]
-    for line in [*table.said(str(arguments.output)), *left_out]:
+    where = "the table" if is_stream(arguments.output) else str(arguments.output)
+    for line in [*table.said(where), *left_out]:
         say(arguments, line)
     say_written(arguments.output, table.molecules, "molecule")
     return 0

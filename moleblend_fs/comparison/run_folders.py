@@ -11,7 +11,7 @@ import numpy as np
 
 from moleblend_fs.comparison.score_lines import ScoreLine
 from moleblend_fs.comparison.score_of_predictions import PRIMARY, scores_of
-from moleblend_fs.data.finetune_tables import read_lines
+from moleblend_fs.data.finetune_tables import number, read_lines
 from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json
@@ -58,17 +58,9 @@ def test_predictions(path: Path, targets: Sequence[str]) -> dict[str, list[tuple
     """Fold -> (row, labels, predictions) of each test molecule."""
     found = defaultdict(list)
     for line in read_lines(path, targets):
-        labels = [_number(line.given.get(target)) for target in targets]
-        found[line.fold].append((line.row, labels, [_number(line.predicted[target]) for target in targets]))
+        labels = [number(line.given.get(target, "")) for target in targets]
+        found[line.fold].append((line.row, labels, [number(line.predicted[target]) for target in targets]))
     return found
-
-
-def _number(text: str | None) -> float:
-    """A cell, with a point or a comma; NaN for none."""
-    try:
-        return float((text or "").replace(",", "."))
-    except ValueError:
-        return float("nan")
 
 
 def _of_fold(

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from moleblend_fs.data.class_words import FALSE, TRUE
+
 OF_EVERY_ROW = ("row", "fold", "split", "status")
 """What every line ends with."""
 MARK = " (moleblend)"
@@ -52,6 +54,17 @@ def read_lines(path: Path, targets: Sequence[str]) -> Iterator[Line]:
                 raise ValueError(f"{path}: a line of {len(cells)} cells, the header has {len(header)}")
             given = dict(zip(header[: places[0]], cells, strict=False))
             yield Line(given, {t: cells[place] for t, place in zip(targets, places, strict=True)}, *cells[-len(OF_EVERY_ROW) :])
+
+
+def number(text: str) -> float:
+    """What a cell of a label or prediction says: a number with a point or a comma, or the word for a class; NaN for anything else."""
+    word = text.strip().lower()
+    if word in TRUE or word in FALSE:
+        return float(word in TRUE)
+    try:
+        return float(word.replace(",", "."))
+    except ValueError:
+        return float("nan")
 
 
 def _places(header: Sequence[str], targets: Sequence[str]) -> list[int] | None:

@@ -112,8 +112,9 @@ class Reader:
 
     def _rows(self, incoming: Incoming, described: Described, inputs: str, purpose: Literal["predict", "embed"]) -> Iterator[list[Made]]:
         """All rows with their molecules, made as for the model's training."""
-        name = str(incoming.files()[0]) if incoming.files() else "the molecules"
-        said = prepare(incoming, described, purpose=purpose, inputs=inputs, name=name, hydrogens=self._hydrogens, allowed=self._allowed)
+        said = prepare(
+            incoming, described, purpose=purpose, inputs=inputs, name=incoming.called, hydrogens=self._hydrogens, allowed=self._allowed
+        )
         for line in [line for line in [*incoming.notes, *said] if line not in self._told]:
             self._told.add(line)
             self._tell(line)

@@ -2,11 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from moleblend_fs.predictions.calibration import TargetCalibration
 from moleblend_fs.predictions.combining import Combined, combine
 from moleblend_fs.predictions.domain import Domain
 from moleblend_fs.predictions.predictive_model import Predictive
@@ -18,6 +19,8 @@ DIGITS = 7
 """Digits of the spread of a target's values that are written."""
 LEVEL = 0.9
 """Share of values that intervals are to hold."""
+NAMED = 3
+"""Targets that a message names, at most."""
 
 
 def digits_of(mean: float, std: float) -> int:
@@ -92,6 +95,13 @@ class PredictionTable:
         self.header = [*columns, *(column.name for column in own)]
         self._digits = [digits_of(mean, std) for mean, std in zip(about.mean, about.std, strict=True)]
         self.counts: Counter[str] = Counter()
+        self._no_intervals = [] if model.calibration is None else self._not_calibrated(model.calibration.targets)
+
+    def _not_calibrated(self, targets: Mapping[str, TargetCalibration]) -> list[str]:
+        """Quantities whose intervals would need more residuals than there are."""
+        members, std = len(self._model.abouts), np.zeros(1)
+        names = [name for name, kind in zip(self._model.about.targets, self._model.about.kinds, strict=True) if kind == "regression"]
+        return [name for name in names if name not in targets or targets[name].half_width(std, self._level, members=members) is None]
 
     def lines(self, window: Window) -> Iterator[list[str]]:
         """A line for each row."""
@@ -178,7 +188,15 @@ class PredictionTable:
             if count := self.counts[kind]:
                 words = {"has": verb(count, "has", "have"), "is": verb(count, "is", "are"), "it": verb(count, "it", "them")}
                 said.append(f"{counted(count, thing)} {text.format(**words)}" + ("" if kind == "outside" else f"; {see}"))
-        return said
+        return said + ([self._without_intervals()] if self._no_intervals and self.molecules else [])
+
+    def _without_intervals(self) -> str:
+        names = ", ".join(self._no_intervals[:NAMED]) + (", ..." if len(self._no_intervals) > NAMED else "")
+        wanted = math.ceil(self._level / (1 - self._level) - 1e-9)
+        return (
+            f"no intervals for {names} (low and high are empty): for {100 * self._level:g} % the model would have to be calibrated with at "
+            f"least {counted(wanted, 'label')} that it did not learn from"
+        )
 
     @property
     def molecules(self) -> int:

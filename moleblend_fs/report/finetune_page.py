@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moleblend_fs.data.finetune_tables import Line, read_lines
+from moleblend_fs.data.finetune_tables import Line, number, read_lines
+from moleblend_fs.data.store import MANIFEST, Store
+from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
@@ -61,7 +63,7 @@ def write_page(
         raise UserError(f"{folder}: no finished run of `moleblend finetune` ({error})") from error
     targets = list(metrics["targets"])
     tested = list(read_lines(folder / "predictions_test.csv", targets))
-    seen = tested_molecules(metrics, tested)
+    seen = tested_molecules(metrics, tested, tested_smiles(folder, tested))
     body = [results(metrics)]
     if metrics["models"]:
         body += picture_sections([seen]) + _intervals(metrics)
@@ -119,7 +121,7 @@ def _table(metrics: dict[str, Any], target: str) -> str:
     return html.table(["model", *names], rows, numeric=range(1, len(names) + 1), strong=strong)
 
 
-def tested_molecules(metrics: dict[str, Any], tested: list[Line]) -> Evaluation:
+def tested_molecules(metrics: dict[str, Any], tested: list[Line], smiles: list[str]) -> Evaluation:
     """The test table as an evaluation: labels and predictions of all targets, and the trained model's scores."""
     names = list(metrics["targets"])
     columns = [[[number(line.given.get(name, "")), number(line.predicted[name])] for name in names] for line in tested]
@@ -134,22 +136,20 @@ def tested_molecules(metrics: dict[str, Any], tested: list[Line]) -> Evaluation:
         units={target: about["unit"] for target, about in metrics["targets"].items()},
         target=values[..., 0],
         prediction=values[..., 1],
-        smiles=[drawable_text(smiles_of(line.given)) for line in tested],
+        smiles=[drawable_text(text) for text in smiles],
         rows=[line.row for line in tested],
     )
 
 
-def smiles_of(row: dict[str, str]) -> str:
-    """The cell of the column of SMILES, where a column is called so; else ""."""
-    return next((text for name, text in row.items() if name and name.strip().lower() == "smiles"), "") or ""
-
-
-def number(text: str) -> float:
-    """A cell's number, with a point or a comma; NaN for none."""
-    try:
-        return float(text.replace(",", "."))
-    except (ValueError, AttributeError):
-        return float("nan")
+def tested_smiles(folder: Path, tested: list[Line]) -> list[str]:
+    """SMILES of the test molecules: from the run's store, whatever the table calls its column; of a run on a store from its table."""
+    if not (folder / "store" / MANIFEST).is_file():
+        return [line.given.get("smiles", "") for line in tested]
+    store = Store(folder / "store")
+    rows = {line.row for line in tested}
+    places = [place for place, row in enumerate(store.source_row.tolist()) if str(row) in rows]
+    found = {str(store.source_row[place]): smiles for place, smiles in smiles_of_store(store, places)}
+    return [found.get(line.row, "") for line in tested]
 
 
 def _intervals(metrics: dict[str, Any]) -> list[str]:

@@ -113,6 +113,13 @@ class Table:
                 cells = self._closed(line, waiting, lines)
             yield Row(cells) if not isinstance(cells, str) else Row([line.rstrip("\r\n")], problem=cells)
 
+    def full_width(self, cells: list[str]) -> list[str]:
+        """Cells that a row lacks are empty, and those that it has too many stand in the last one, as the file has them."""
+        width = len(self.header)
+        if len(cells) > width:
+            cells = [*cells[: width - 1], self._delimiter.join(cells[width - 1 :])]
+        return [*cells, *[""] * (width - len(cells))]
+
     def _closed(self, first: str, waiting: deque[str], lines: Iterator[str]) -> list[str] | str:
         """All cells of a row whose quote is closed on a later line; `UNCLOSED`, and all later lines waiting, where it is stray."""
         taken: list[str] = []
@@ -157,13 +164,6 @@ def decimal_commas(table: Table, columns: Sequence[int]) -> list[bool]:
                 commas[i] = commas[i] or (COMMA_NUMBER.fullmatch(cell) is not None and not THOUSANDS.fullmatch(cell))
                 points[i] = points[i] or "." in cell.strip(".")
     return [comma and not point for comma, point in zip(commas, points, strict=True)]
-
-
-def full_width(cells: list[str], width: int) -> list[str]:
-    """Cells that a row lacks are empty, and those that it has too many stand in the last one."""
-    if len(cells) > width:
-        cells = [*cells[: width - 1], ",".join(cells[width - 1 :])]
-    return [*cells, *[""] * (width - len(cells))]
 
 
 def full_rows(table: Table) -> Iterator[list[str] | None]:

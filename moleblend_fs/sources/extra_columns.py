@@ -7,7 +7,7 @@ from moleblend_fs.chem.parse import EXTENSION
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import identify
-from moleblend_fs.sources.delimited import Table, full_width
+from moleblend_fs.sources.delimited import Table
 from moleblend_fs.sources.excel_parquet import TextCopy, named
 from moleblend_fs.sources.sdf_records import sdf_records
 from moleblend_fs.sources.text import TextFile
@@ -49,7 +49,7 @@ def _of_table(table: Table, copy: TextCopy) -> Cells:
         copy: that the table is read of, which is there as long as it is held.
     """
     for row, line in enumerate(line for line in table.rows() if line.cells):
-        yield row, full_width(line.cells, len(table.header))
+        yield row, table.full_width(line.cells)
 
 
 def _of_list(path: Path) -> Cells:

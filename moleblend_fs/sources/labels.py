@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from moleblend_fs.data.class_words import FALSE, TRUE
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.errors import UserError
 from moleblend_fs.wording import counted
@@ -20,8 +21,6 @@ DASHES = ("-", "--", "\u2013", "\u2014")
 WORDS = "na n/a n.a. #n/a #na <na> nan -nan +nan null none nil missing nd n.d."
 MISSING = frozenset(("", *DASHES, "?", ".", *WORDS.split(" ")))
 """Texts, in lower case, of cells without a value."""
-TRUE, FALSE = frozenset(("true", "yes", "t", "y")), frozenset(("false", "no", "f", "n"))
-"""Texts, in lower case, of classes 1 and 0."""
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 """A decimal number in ASCII. Python's own reading would take `1_5` for 15, and digits of any script."""
 

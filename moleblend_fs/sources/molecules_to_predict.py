@@ -16,7 +16,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source, build_options
 from moleblend_fs.sources.compressed import SUFFIXES, read_blocks
 from moleblend_fs.sources.csv_and_smiles import ROWS_WITH_CONFORMERS, SmilesRow
-from moleblend_fs.sources.delimited import Row, Table, column_indices, full_width
+from moleblend_fs.sources.delimited import Row, Table, column_indices
 from moleblend_fs.sources.excel_parquet import TextCopy, named
 from moleblend_fs.sources.sdf import SdfRow, graph_of_mol, graph_of_record
 from moleblend_fs.sources.sdf_records import detected, item_names, sdf_items, sdf_records
@@ -46,7 +46,7 @@ class Incoming(Source):
         columns: names of the cells of each row.
         smiles_place: which of the cells is to be filled with the SMILES that was made of the row; None for none.
         has_structures: whether the file may hold structures.
-        given: the file as it was named; None where there is none.
+        given: the file as it was named; None where there is none. called: what messages call it.
     """
 
     name = "incoming"
@@ -56,6 +56,7 @@ class Incoming(Source):
     smiles_place: int | None = None
     has_structures = False
     given: Path | None = None
+    called: str = "the molecules"
     copy: TextCopy | None = None
 
     build = BuildOptions()
@@ -113,7 +114,7 @@ class IncomingTable(Incoming):
         self._blank = 0
         for row in self._table.rows():
             if row.cells:
-                yield IncomingRow(full_width(row.cells, len(self.columns)), self._raw(row))
+                yield IncomingRow(self._table.full_width(row.cells), self._raw(row))
             else:
                 self._blank += 1
 
@@ -228,7 +229,7 @@ def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | N
     copy = TextCopy(path)
     with named(copy.path, path):
         incoming = _open_text(copy.path, smiles_column, kind)
-    incoming.given, incoming.copy = path, copy
+    incoming.given, incoming.copy, incoming.called = path, copy, str(path)
     incoming.notes = tuple(line for line in (copy.note, *incoming.notes) if line)
     return incoming
 

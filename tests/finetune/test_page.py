@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from moleblend_fs.comparison.run_folders import test_predictions as predictions_of
 from moleblend_fs.data.split_file import open_store
 from moleblend_fs.finetune.data import prepare
 from moleblend_fs.finetune.settings import Settings
@@ -30,8 +31,8 @@ def test_the_page_has_all_sections(finetuned):
     assert "{&#x27;" not in page, "no dicts of Python"
 
 
-def classes(folder, count: int = 60):
-    """Files of a run of classes, without its members."""
+def classes(folder, count: int = 60, column: str = "smiles", words: tuple[str, str] = ("0", "1")):
+    """Files of a run of classes, without its members; `words` are the labels of classes 0 and 1. Labels and probabilities."""
     rng = np.random.default_rng(0)
     truth = (rng.random(count) < 0.4).astype(int)
     said = np.clip(0.3 * truth + 0.6 * rng.random(count), 0, 1)
@@ -42,10 +43,31 @@ def classes(folder, count: int = 60):
     model = {"data": {"a.csv": "sha256:" + "f" * 64}, "inputs": "2d", "hydrogens": "none", "members": [], "version_of_moleblend_fs": "0"}
     for name, content in (("metrics", metrics), ("model", model), ("splits", {"folds": {}, "about": {"kind": "random", "seed": 0}})):
         (folder / f"{name}.json").write_text(json.dumps(content))
-    lines = [f"{'C' * (i % 40 + 1)}N,{t},{p:.4f},{i},fold0,test,ok" for i, (t, p) in enumerate(zip(truth, said, strict=True))]
-    text = f"smiles,{LONG},{LONG} (predicted),row,fold,split,status\n" + "\n".join(lines) + "\n"
+    lines = [f"{'C' * (i % 40 + 1)}N,{words[t]},{p:.4f},{i},fold0,test,ok" for i, (t, p) in enumerate(zip(truth, said, strict=True))]
+    text = f"{column},{LONG},{LONG} (predicted),row,fold,split,status\n" + "\n".join(lines) + "\n"
     for name in ("test", "oof"):
         (folder / f"predictions_{name}.csv").write_text(text)
+    return truth, said.round(4)
+
+
+def test_labels_that_are_words_and_a_column_of_smiles_of_any_name(tmp_path):
+    """They are in the pictures, and compared, like labels of 0 and 1."""
+    truth, said = classes(tmp_path, 30, column="what it is", words=("No", "yes"))
+    table = [line.rsplit(",", 5)[0] for line in (tmp_path / "predictions_test.csv").read_text().splitlines()]
+    (tmp_path / "mine.csv").write_text("\n".join(table) + "\n")
+    settings = Settings(targets=(LONG,), kind="classification", smiles_column="what it is")
+    prepare(tmp_path / "mine.csv", settings, tmp_path, "none", workers=1, progress=False)
+    write_page(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert headings(page)[:3] == ["Results", "ROC, precision and calibration", "Ten worst molecules"]
+    assert page.count("class='molecule'") + page.count('class="molecule"') == 10
+    assert "no picture of it" not in page
+    worst = int(np.argmax(-np.log(np.where(truth, said, 1 - said).clip(1e-12))))
+    assert f"{'C' * (worst % 40 + 1)}N (row {worst})" in page
+    [(rows, labels, predicted)] = [zip(*lines, strict=True) for lines in predictions_of(tmp_path / "predictions_test.csv", [LONG]).values()]
+    assert [*map(int, rows)] == [*range(30)]
+    assert np.array_equal(np.ravel(labels), truth)
+    assert np.array_equal(np.ravel(predicted), said)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (apt-get install chromium)")

@@ -43,6 +43,18 @@ def test_mean_deviation_and_interval_of_members(tmp_path):
     assert math.isclose(float(narrow[0]["y_high"]) - float(narrow[0]["y"]), 0.5 * (float(narrow[0]["y_std"]) + 0.25), rel_tol=1e-4)
 
 
+def test_intervals_that_too_few_molecules_calibrate_are_said_to_lack(tmp_path, capsys):
+    residuals = tuple(i / 10 for i in range(8))
+    few = Calibration(targets={"y": TargetCalibration(kind="regression", absolute_residuals=residuals)})
+    folder = run_folder(tmp_path / "run", members=1, calibration=few)
+    lines = predicted(folder, tmp_path / "out.csv")
+    assert (lines[0]["y_low"], lines[0]["y_high"]) == ("", "")
+    assert "no intervals for y (low and high are empty): for 90 % the model" in (said := capsys.readouterr().err)
+    assert "with at least 9 labels that" in said
+    assert predicted(folder, tmp_path / "out.csv", "--interval", "0.8")[0]["y_low"]
+    assert "no intervals" not in capsys.readouterr().err
+
+
 def test_probabilities_are_calibrated(tmp_path):
     folder = run_folder(tmp_path / "run", kind="classification")
     lines = predicted(folder, tmp_path / "out.csv", "--no-similarity")

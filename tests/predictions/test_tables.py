@@ -115,6 +115,21 @@ def test_rows_that_are_no_rows_have_their_lines(model, tmp_path):
     assert "the row has 2 columns, the header 3" in lines[1]["status (predicted)"]
 
 
+def test_cells_beyond_the_header_stand_as_the_file_has_them(tmp_path):
+    (tmp_path / "in.csv").write_text("smiles;y;z\nCC;1,5;2,5;3,5\nCCC;1,5\n")
+    cells = [row.cells for row in open_incoming(tmp_path / "in.csv").incoming()]
+    assert cells == [["CC", "1,5", "2,5;3,5"], ["CCC", "1,5", ""]]
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "said"), [(b"", 2, ": the file is empty\n"), (b"smiles\tx\nC\n", 0, ": read as separated by tabs\n")]
+)
+def test_messages_call_standard_input_so(model, monkeypatch, capfd, content, code, said):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert main(["predict", str(model), "-", "--workers", "0"]) == code
+    assert f"moleblend predict: standard input{said}" in capfd.readouterr().err
+
+
 def test_an_sd_file_keeps_titles_and_items(tmp_path, capsys):
     """With structures for a model that was trained on a file's, without where the model reads none."""
     path = tmp_path / "in.sdf"
