@@ -103,9 +103,8 @@ def starting_checkpoint(settings: Settings) -> Checkpoint | None:
 
 def chosen_recipe(settings: Settings, molecules: int) -> Recipe:
     """The table's recipe with what was asked for in its place."""
-    recipe = recipe_for(molecules)
-    lr = settings.lr or (recipe.lr_pretrained if settings.pretrained else recipe.lr)
-    return Recipe(settings.arch or recipe.arch, settings.epochs or recipe.epochs, settings.batch_size or recipe.batch_size, lr, lr)
+    found = recipe_for(molecules, settings.pretrained)
+    return Recipe(*(getattr(settings, name) or value for name, value in found._asdict().items()))
 
 
 def plan_one(

@@ -161,26 +161,26 @@ class Recipe(NamedTuple):
 
     Attributes:
         arch: size of a model that starts from random weights.
-        epochs: passes over the training molecules. batch_size: molecules in an update.
-        lr: of a model from random weights. lr_pretrained: of one that starts from other weights.
+        batch_size: molecules in an update. epochs: passes over the training molecules.
+        lr: the learning rate.
     """
 
     arch: str
-    epochs: int
     batch_size: int
+    epochs: int
     lr: float
-    lr_pretrained: float
 
 
 RECIPES = (
-    (300, Recipe("tiny", 120, 16, 1e-3, 2e-4)),
-    (1_000, Recipe("tiny", 60, 16, 1e-3, 2e-4)),
-    (3_000, Recipe("tiny", 40, 32, 1e-3, 2e-4)),
-    (10_000, Recipe("tiny", 30, 32, 1e-3, 1e-4)),
-    (100_000, Recipe("small", 20, 64, 5e-4, 1e-4)),
-    (float("inf"), Recipe("small", 10, 128, 5e-4, 1e-4)),
+    (300, "tiny", 16, (120, 1e-3), (40, 2e-4)),
+    (1_000, "tiny", 16, (60, 1e-3), (20, 2e-4)),
+    (3_000, "tiny", 32, (40, 1e-3), (20, 2e-4)),
+    (10_000, "tiny", 32, (30, 1e-3), (15, 1e-4)),
+    (100_000, "small", 64, (20, 5e-4), (15, 1e-4)),
+    (float("inf"), "small", 128, (10, 5e-4), (10, 1e-4)),
 )
-"""(most training molecules, recipe): docs/finetune.md has the table, and what it was chosen on."""
+"""(most training molecules, size, molecules of an update, (epochs, learning rate) from random weights, and from others):
+docs/finetune.md has the table, and what it was chosen on."""
 
 
 OUTPUT_SCALE = 10.0
@@ -188,6 +188,7 @@ OUTPUT_SCALE = 10.0
 should."""
 
 
-def recipe_for(molecules: int) -> Recipe:
+def recipe_for(molecules: int, pretrained: bool) -> Recipe:
     """The recipe of a number of training molecules."""
-    return next(recipe for most, recipe in RECIPES if molecules <= most)
+    _, arch, batch_size, random, others = next(row for row in RECIPES if molecules <= row[0])
+    return Recipe(arch, batch_size, *(others if pretrained else random))

@@ -154,10 +154,9 @@ def paper_space(molecules: int) -> str:
 
 def around(settings: Settings, molecules: int) -> tuple[str, ...]:
     """A space around the row of the table that `moleblend finetune` would take."""
-    recipe = recipe_for(molecules)
-    lr = recipe.lr_pretrained if settings.pretrained else recipe.lr
+    recipe = recipe_for(molecules, settings.pretrained)
     return (
-        f"lr={lr / 5:.1g}..{lr * 5:.1g}",
+        f"lr={recipe.lr / 5:.1g}..{recipe.lr * 5:.1g}",
         "weight-decay=1e-7..1e-3",
         f"batch-size={recipe.batch_size},{2 * recipe.batch_size},{4 * recipe.batch_size}",
         f"epochs={recipe.epochs // 2},{recipe.epochs},{2 * recipe.epochs}",
