@@ -47,13 +47,13 @@ def contents(store):
 @pytest.fixture(scope="module")
 def reference(qm9_sample, tmp_path_factory):
     out = tmp_path_factory.mktemp("reference") / "store"
-    preprocess(open_qm9(str(qm9_sample)), out, limit=4000, progress=False)
+    preprocess(open_qm9(str(qm9_sample)), out, limit=2000, progress=False)
     return Store(out)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_make_no_difference(reference, qm9_sample, tmp_path, workers):
-    preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", limit=4000, workers=workers, progress=False)
+    preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", limit=2000, workers=workers, progress=False)
     assert contents(Store(tmp_path / "s")) == contents(reference)
 
 
@@ -72,11 +72,12 @@ def next_row(partial):
         return int(t.get(b"next_row") or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "kind"), [(1, signal.SIGKILL), (2, signal.SIGKILL), (2, signal.SIGINT)])
 def test_killed_and_resumed_equals_uninterrupted(reference, qm9_sample, tmp_path, workers, kind):
     """Killed three times in mid-run; each time it goes on where it stopped, and the end is the same to the byte."""
     out = tmp_path / "s"
-    command = [*MOLEBLEND, "preprocess", "qm9", str(qm9_sample), str(out), "--limit", "4000", "--workers", str(workers), "--no-progress"]
+    command = [*MOLEBLEND, "preprocess", "qm9", str(qm9_sample), str(out), "--limit", "2000", "--workers", str(workers), "--no-progress"]
     reached = 0
     for _ in range(3):
         # Shells start background jobs with Ctrl-C ignored, and children inherit that.
@@ -275,7 +276,7 @@ def test_a_folder_of_the_users_is_not_taken_for_a_half_made_store(tmp_path):
 
 def test_full_disk_is_reported_and_mended(reference, qm9_sample, tmp_path):
     """A limit on file sizes stands for a full disk: a message, exit code 2, and afterwards the same store as ever."""
-    command = [*MOLEBLEND, "preprocess", "qm9", str(qm9_sample), str(tmp_path / "s"), "--limit", "4000", "--workers", "1", "--no-progress"]
+    command = [*MOLEBLEND, "preprocess", "qm9", str(qm9_sample), str(tmp_path / "s"), "--limit", "2000", "--workers", "1", "--no-progress"]
     limit = 1_000_000
     full = subprocess.run(
         command,
