@@ -21,6 +21,7 @@ CASE = Case(
         "two negatives": {"context_pred_negatives": 2, "context_pred_hops": 3, "context_pred_width": 1},
     },
     reached={"": 0.25},
+    updates=100,
 )
 CHAIN, RING = "C" * 10, "c1ccccc1"
 

@@ -47,6 +47,7 @@ CASE = Case(
     variants={view: {"descriptors_view": view} for view in ("3d", "2d+3d", "blended")},
     still={"descriptors_view": "3d"},
     reached={"": 0.02},
+    updates=100,
     sidecars={"descriptors": ABOUT},
     extra=described,
 )

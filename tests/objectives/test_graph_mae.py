@@ -14,6 +14,7 @@ from tests.objectives.suite import Case, model_of
 CASE = Case(
     variants={"squared": {"graph_mae_alpha": 2.0}, "neighbours": {"graph_mae_decoder": "neighbours"}},
     reached={"": 0.05},
+    updates=200,
 )
 
 
