@@ -40,10 +40,11 @@ def first_paragraph(of_b: Sequence[Comparison], rows: Sequence[Row]) -> str:
             "Ours has not all of its runs under protocol B: nothing is said here, with an interval, on when to take it. Where nothing else "
             f"is known, take {FOREST}, which costs seconds. {single_split(rows, mine)}"
         ).strip()
+    both = [each for each in of_b if mine in each.table.methods and len(set(there) & set(each.table.methods)) > 1]
     told = [
         advice(of_kind, there, what)
         for kind, what in KINDS.items()
-        if (of_kind := [each for each in of_b if each.table.higher_is_better == (kind == "classification")])
+        if (of_kind := [each for each in both if each.table.higher_is_better == (kind == "classification")])
     ]
     compared = [pair_told(of_b, mine, other) for other in there if other != mine]
     lacks = [name for name in (FOREST, CHEMPROP) if name not in there]

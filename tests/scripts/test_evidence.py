@@ -491,6 +491,8 @@ def test_scale_ci_from_end_to_end(data, tmp_path):
     assert {float(row["value"]) for row in rows if row["metric"] == "roc_auc" and row["key"] == "constant"} == {0.5}
     text = (tmp_path / "out" / "evidence.md").read_text()
     assert "By protocol B, ours, from scratch is " in text
+    assert "For quantities (ESOL) take " in text
+    assert "For classes" not in text, "ours was run on ESOL alone"
     assert "* MiniMol + best of four learners: PEERS=none" in text
     assert "| ESOL | 108 |" in text
     assert (tmp_path / "out" / "evidence.html").read_text().count("<svg") >= 2
