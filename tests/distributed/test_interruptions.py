@@ -174,7 +174,7 @@ def test_torchrun_brings_a_rank_back(store, tmp_path, number, patience):
     start = (str(BIN / "torchrun"), "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "--no-python", *note_pid)
     variables = {**environment(), VARIABLE: str(tmp_path / "ledger"), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": patience}
     with (tmp_path / "log").open("w") as log:
-        torchrun = subprocess.Popen([*start, str(BIN / "fairseq-train"), *words], stdout=log, stderr=log, env=variables)
+        torchrun = subprocess.Popen([*start, str(BIN / "moleblend"), "train", *words], stdout=log, stderr=log, env=variables)
     try:
         until(lambda: len(read(tmp_path / "ledger")) >= 3, runs=lambda: torchrun.poll() is None, said=(tmp_path / "log").read_text)
         first = (tmp_path / "pid-1").read_text()
