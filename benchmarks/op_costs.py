@@ -25,6 +25,16 @@ RATES: dict[torch.dtype | str, float] = {
     "tf32x3": 0.65 * 495e12 / 3,
 }
 """Operations/s of products: about two thirds of the same sheet's dense rates. "tf32x3" are three products of TF32 for each of float32."""
+SCALAR_RATE = 0.65 * 67e12 / 2
+"""Instructions/s beside products: a multiplication and addition count as two operations on the sheet."""
+GAUSSIAN, GELU, GELU_SLOPE, CUBIC, SUM_WEIGHT = 8, 35, 45, 12, 16
+"""Instructions, about: of a Gaussian, of GELU, with its derivative, of a cubic of a table, of a pair's weight at one of its points."""
+NODES = 64
+"""Points that a tile of pairs is summed at (`relation_bias.kernels_points`)."""
+SHOWN = 0.6
+"""Share of pairs that show a distance, with the default --blend-ratio."""
+SECTOR = 32
+"""Bytes that a GPU reads where one number of them is wanted."""
 LAUNCH_ON_DEVICE = 2e-6
 """Seconds that the smallest kernel takes."""
 # fmt: off
@@ -75,8 +85,8 @@ class Cost:
     gbytes: float = 0.0
     device_ms: float = 0.0
 
-    def add(self, launches: int, flop: float, size: float, rate: float) -> None:
-        seconds = max(size / BANDWIDTH, flop / rate, launches * LAUNCH_ON_DEVICE)
+    def add(self, launches: int, flop: float, size: float, rate: float, scalars: float = 0.0) -> None:
+        seconds = max(size / BANDWIDTH, flop / rate, scalars / SCALAR_RATE, launches * LAUNCH_ON_DEVICE)
         self.launches += launches
         self.gflop += flop / 1e9
         self.gbytes += size / 1e9
@@ -126,7 +136,12 @@ class Count(TorchDispatchMode):
         halves = [x.dtype for x in _tensors(args) if x.dtype in (torch.bfloat16, torch.float16)]
         products = [x for x in args if isinstance(x, str)]  # what an op calls its products' precision, where that is not its inputs' type
         kind = [*products, *halves, torch.float32][0]
-        self.costs[self.phase, stage].add(len(counted), kernel_operations(name, args, self.sizes), size, RATES[kind])
+        scalars = 0.0
+        if name.startswith("relation_bias"):
+            kind = "tf32x3" if points_of(name, args) else kind
+            scalars, gathered = relation_bias_besides(name, args, self.sizes)
+            size += gathered
+        self.costs[self.phase, stage].add(len(counted), kernel_operations(name, args, self.sizes), size, RATES[kind], scalars)
 
 
 def of_lists(name: str, args: Sequence[Any]) -> tuple[int, float]:
@@ -180,12 +195,33 @@ def kernel_operations(name: str, args: Sequence[Any], sizes: np.ndarray) -> floa
     if name.startswith("relation_bias"):
         weights = args[6] if name == "relation_bias" else args[8]
         heads, gaussians = weights[0].shape[1], len(weights[4])
-        shown = 0.6 * pairs  # of the default --blend-ratio
-        return (1 if name == "relation_bias" else 3) * 2 * shown * gaussians * (gaussians + heads)
+        points = points_of(name, args)
+        layers = (1 if name == "relation_bias" else 3) * 2 * (points or SHOWN * pairs) * gaussians * (gaussians + heads)
+        return layers + (2 * 2 * SHOWN * pairs * NODES * heads if points and name != "relation_bias" else 0)
     if not name.startswith("pair"):
         return 0.0
     outputs, width, _ = args[2].shape
     return (3 if args[-1] else 1) * 2 * outputs * (atoms * width * width + pairs * width)
+
+
+def points_of(name: str, args: Sequence[Any]) -> int:
+    """Points of the relation bias' table; 0 where each pair is computed."""
+    if name == "relation_bias":
+        return int(args[11]) if len(args) > 11 else 0  # the dispatcher leaves out what is at its default
+    table = args[15]
+    return int(table[3].shape[1]) if table else 0
+
+
+def relation_bias_besides(name: str, args: Sequence[Any], sizes: np.ndarray) -> tuple[float, float]:
+    """Instructions beside the products, of Gaussians, GELU and a table; and bytes of d_bias that are read in the order of the distances."""
+    weights = args[6] if name == "relation_bias" else args[8]
+    heads, gaussians, points = weights[0].shape[1], len(weights[4]), points_of(name, args)
+    shown = SHOWN * float((sizes**2).sum())
+    evaluated = (points or shown) * gaussians
+    if name == "relation_bias":  # the Gaussians twice, for each half of the hidden units
+        return evaluated * (2 * GAUSSIAN + GELU) + (shown * heads * CUBIC if points else 0), 0.0
+    scalars = evaluated * (9 * GAUSSIAN + 2 * GELU_SLOPE)
+    return (scalars + shown * NODES * SUM_WEIGHT, shown * heads * SECTOR) if points else (scalars, 0.0)
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -8,6 +8,8 @@ from moleblend_fs.option_fields import option
 TOKEN, MEAN, TOKEN_AND_MEAN = "token", "mean", "token+mean"
 READOUTS = (TOKEN, MEAN, TOKEN_AND_MEAN)
 """What stands for a molecule: its graph token, the mean of its atoms, or the sum of both; see `model.readout`."""
+FEWEST_POINTS, MOST_POINTS = 16, 2**20
+"""Of the table of the distance encoding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,10 @@ class ModelConfig:
         1.0, "factor of the property head's outputs; with Adam its last layer learns as many times faster than the encoder"
     )
     init_std: float = option(0.02, "standard deviation of weights at the start")
+    distance_table: int = option(
+        16384,
+        "points of the table that the distance encoding is read from in half precision on a GPU; 0: computed for every pair, as elsewhere",
+    )
     checkpoint_layers: int = option(0, "blocks, from the first, that are recomputed in the backward pass: less memory, more time")
 
     def __post_init__(self) -> None:
@@ -53,6 +59,8 @@ class ModelConfig:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.checkpoint_layers <= self.layers:
             raise UserError(f"--checkpoint-layers must lie in [0, {self.layers}], the number of layers, got {self.checkpoint_layers}")
+        if self.distance_table and not FEWEST_POINTS <= self.distance_table <= MOST_POINTS:
+            raise UserError(f"--distance-table must be 0 or lie in [{FEWEST_POINTS}, {MOST_POINTS}], got {self.distance_table}")
         if self.embed_dim % self.attention_heads:
             raise UserError(f"--embed-dim {self.embed_dim} must be a multiple of --attention-heads {self.attention_heads}")
         if self.readout not in READOUTS:

@@ -74,6 +74,7 @@ class RelationEncoder(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         h, k = config.attention_heads, config.gaussians
+        self.distance_table = config.distance_table
         self.spd_table = nn.Embedding(TABLE_ROWS, h, padding_idx=0)
         self.bond_table = nn.Embedding(BOND_FEATURES * TABLE_ROWS + 1, h, padding_idx=0)
         self.hop_matrices = nn.Parameter(torch.empty(MAX_HOPS, h, h))
@@ -125,4 +126,5 @@ class RelationEncoder(nn.Module):
                 layout,
                 None if distances_P is None else distances_P.to(weights.spd_table.dtype),
                 model=self.distance_hidden.weight.dtype,
+                table=self.distance_table,
             )

@@ -43,6 +43,7 @@ OTHERS = {
         "readout": "token+mean",
         "output_scale": 3.0,
         "init_std": 0.03,
+        "distance_table": 4096,
         "checkpoint_layers": 2,
     },
 }

@@ -14,6 +14,8 @@ from moleblend_fs.ops.relation_bias.weights import SHOW_DISTANCE, SHOW_EDGE, SHO
 
 __all__ = ["SHOW_DISTANCE", "SHOW_EDGE", "SHOW_SPD", "DistanceWeights", "RelationWeights", "relation_bias"]
 
+HALVES = (torch.bfloat16, torch.float16)
+
 
 def relation_bias(
     shown_P: Tensor,
@@ -26,6 +28,7 @@ def relation_bias(
     layout: Layout,
     distances_P: Tensor | None = None,
     model: torch.dtype = torch.float32,
+    table: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The bias of every pair, (P, H): the sum of the encodings that it shows; and the atoms' Gaussian sums, (A, K).
 
@@ -37,6 +40,8 @@ def relation_bias(
         element_A: the atomic-number feature.
         distances_P: Angstrom, in place of those between the coordinates; plain torch encodes them, on GPUs too.
         model: what the model's own products are computed in: in half precision the kernels' are in TF32. Bias and weights are float32.
+        table: points of the table that the kernels read the distance encoding from in half precision, where there are more pairs than
+            points and the table is good enough (`relation_bias.table`); 0 computes every pair.
     """
     if distances_P is not None:
         nowhere = atom_distance_A & ~atom_distance_A
@@ -47,6 +52,7 @@ def relation_bias(
     if uses_triton("relation_bias", shown_P.device, dtype, (weights.spd_table.shape[1], len(weights.means))):
         from moleblend_fs.ops.relation_bias import autograd
 
-        return autograd.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout, model)
+        points = table if dtype in HALVES and len(shown_P) > table else 0
+        return autograd.relation_bias(shown_P, spd_P, path_P5, atom_distance_A, coordinates_A3, element_A, weights, layout, model, points)
     bias = LookedUpBias.apply(shown_P, spd_P, path_P5, weights.spd_table, weights.hop_table)
     return distance_bias(bias, shown_P, atom_distance_A, coordinates_A3, element_A, weights.distance, layout)

@@ -1,9 +1,9 @@
 """relation_bias by Triton kernels; the same as `reference`.
 
 Forward: `look_up` writes the SPD and edge part of every pair's bias; `list_distances` lists the pairs that show a distance, on the
-device; `add_distance_bias` works through that list; `sum_gaussians` gives the atoms' sums. Backward recomputes the Gaussians and the
-hidden layer: per pair, only its place in the list and its x are kept. All sums over pairs are made in an order that is fixed by the
-batch and the device, without atomics.
+device; `add_distance_bias` works through that list, or `add_from_table` does with a table of few points (`table`); `sum_gaussians` gives
+the atoms' sums. Backward recomputes the Gaussians and the hidden layer: per pair, only its place in the list and its x are kept. All sums
+over pairs are made in an order that is fixed by the batch and the device, without atomics.
 
 Shape legend: A atoms, P ordered pairs, H heads, K Gaussians, M the pairs that show a distance.
 """
@@ -44,6 +44,7 @@ def relation_bias(
     weights: Sequence[Tensor],
     layout: Layout,
     model: torch.dtype = torch.float32,
+    points: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Attention bias of what each pair shows, and the sums of Gaussians of the atoms that want them.
 
@@ -55,6 +56,7 @@ def relation_bias(
         weights: spd_table (512, H), hop_table (5, classes, H), mul and shift (3 * 512,), means and stds (K,), weight1 (K, K), bias1,
             weight2 (H, K), bias2; half precision is converted to float32.
         model: what the model's own products are computed in, see `precision`.
+        points: of the table that the distance encoding is read from where that is good enough, see `table`; 0 computes every pair.
 
     Returns:
         The bias (P, H), a view of (H, P), and the sums (A, K); float32.
@@ -67,6 +69,7 @@ def relation_bias(
         raise ValueError(f"{obstacle}; --ops relation_bias=reference runs plain torch instead")
     result: tuple[Tensor, Tensor] = RelationBias.apply(
         precision(model),
+        points,
         shown_P.contiguous(),
         spd_P.contiguous(),
         path_P5.contiguous(),
@@ -104,9 +107,9 @@ class RelationBias(torch.autograd.Function):
     """Autograd around the two custom ops; tensors: see `in_groups`."""
 
     @staticmethod
-    def forward(ctx: Any, products: str, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, products: str, points: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         inputs, places, weights, _ = in_groups(tensors)
-        bias_HP, sums_AK, *listed = relation_bias_forward(*inputs, weights, *places, products)
+        bias_HP, sums_AK, *listed = relation_bias_forward(*inputs, weights, *places, products, points)
         ctx.save_for_backward(*tensors, *listed)
         ctx.products = products
         ctx.set_materialize_grads(False)
@@ -118,5 +121,6 @@ class RelationBias(torch.autograd.Function):
         inputs, places, weights, listed = in_groups(ctx.saved_tensors)
         d_bias_HP = None if d_bias_PH is None else d_bias_PH.t().float().contiguous()
         d_sums_AK = None if d_sums_AK is None else d_sums_AK.float().contiguous()
-        gradients = relation_bias_backward(d_bias_HP, d_sums_AK, *inputs, weights, *places, *listed, ctx.products)
-        return *[None] * 10, *gradients
+        pair_M, x_M, count, *table = listed
+        gradients = relation_bias_backward(d_bias_HP, d_sums_AK, *inputs, weights, *places, pair_M, x_M, count, table, ctx.products)
+        return *[None] * 11, *gradients

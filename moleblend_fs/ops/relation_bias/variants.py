@@ -2,15 +2,17 @@
 
 from moleblend_fs.data.graph import NUM_BOND_CLASSES
 from moleblend_fs.ops.kernel_common import Variant
-from moleblend_fs.ops.relation_bias.launch import NUM_STAGES, launches
+from moleblend_fs.ops.relation_bias.launches import NUM_STAGES, launches
 
 SHIPPED = ((4, 32), (8, 64), (32, 128), (64, 128))
 """Heads and Gaussians of the shipped presets."""
 TYPES = {
     **dict.fromkeys(("shown_P", "spd_P", "path_P5", "wants_A", "element_A"), "*u8"),
     **dict.fromkeys(("cu_atoms", "cu_pairs", "atom_molecule"), "*i64"),
-    **dict.fromkeys(("counts", "ends", "count", "pair_M"), "*i32"),
-    **dict.fromkeys(("num_pairs", "num_atoms", "num_molecules", "search_steps"), "i32"),
+    **dict.fromkeys(("counts", "ends", "count", "pair_M", "number_N", "read", "computed", "used", "starts"), "*i32"),
+    **dict.fromkeys(("num_pairs", "num_atoms", "num_molecules", "search_steps", "number", "programs", "blocks"), "i32"),
+    "order_M": "*i64",
+    "block_M": "*i16",
 }
 """Types of the kernels' arguments; the others are float32 tensors."""
 

@@ -15,6 +15,7 @@ from benchmarks.kernel_resources import kernel_modules
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the order is anything already")
 CPU = torch.device("cpu")
+OTHER_KERNELS_IN_HALF_PRECISION = {"relation_bias": (2, 16)}
 ORDERS = {"reversed": lambda number: -number, "shuffled": lambda number: number * 2654435761 % 2**32}
 
 
@@ -49,7 +50,10 @@ def poisoned_memory():
 @pytest.mark.parametrize("op", kernel_modules())
 def test_numbers_are_right_in_any_order(op, order, run_in, poisoned_memory):
     run_in(order)
-    importlib.import_module(f"moleblend_fs.ops.{op}.selftest").self_test(CPU)
+    self_test = importlib.import_module(f"moleblend_fs.ops.{op}.selftest").self_test
+    self_test(CPU)
+    if op in OTHER_KERNELS_IN_HALF_PRECISION:
+        self_test(CPU, torch.bfloat16, OTHER_KERNELS_IN_HALF_PRECISION[op])
 
 
 @triton.jit
