@@ -29,6 +29,8 @@ PANEL = (3.75, 2.9)
 """Width and height of a panel, inches: 360 pixels, and its text is read on a phone as it is."""
 MOST_POINTS = 1500
 """Points that are drawn; of more a sample."""
+MOST_DIGITS = 16
+"""Behind the point, of a tick's label."""
 ROOM = 44
 """Letters that have room along a panel's lower edge."""
 POINTS = "points"
@@ -107,13 +109,15 @@ def set_ticks(axis: Axes) -> None:
 
 
 def tick_labels(places: Sequence[float]) -> list[str]:
-    """Numbers with as few digits as tell them apart."""
+    """Numbers with as few digits as say where they are, to a hundredth of the step between them."""
     largest = max(map(abs, places), default=0.0)
     step = min((b - a for a, b in pairwise(places)), default=largest)
-    digits = min(15, max(1, math.ceil(math.log10(largest / step)) + 1)) if step > 0 and largest > 0 else 1
-    if 1e-3 <= largest < 1e7:
-        return [f"{place:.{max(0, digits - 1 - math.floor(math.log10(largest)))}f}" for place in places]
-    return [f"{place:.{max(0, digits - 1)}e}" if abs(place) > step / 2 else "0" for place in places]
+    plain, labels = 1e-3 <= largest < 1e7, list[str]()
+    for digits in range(MOST_DIGITS):
+        labels = [f"{place:z.{digits}f}" if plain else f"{place:.{digits}e}" if abs(place) > step / 2 else "0" for place in places]
+        if all(abs(float(label) - place) <= step / 100 for label, place in zip(labels, places, strict=True)):
+            break
+    return labels
 
 
 def with_titles(svg: str, titles: Sequence[str]) -> str:
