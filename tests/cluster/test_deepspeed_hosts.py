@@ -38,7 +38,7 @@ def test_zero_2_on_two_hosts_has_the_losses_of_one_process(hosts, lab, qm9_store
     folder = tmp_path / 'out "$HOME" %h (1)'
     folder.mkdir()
     process = by_deepspeed(hosts, lab, folder, qm9_store.path, *words(folder, *ZERO))
-    assert process.wait(120) == 0, said(folder, 1)[-3000:]
+    assert process.wait(300) == 0, said(folder, 1)[-3000:]
     for number in (1, 2):
         assert f"host{number}: " in said(folder, 1)
     assert losses_in(folder) == expected
