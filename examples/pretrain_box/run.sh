@@ -5,14 +5,14 @@
 #   MOSES=molsets             the installed package (pip install --no-deps molsets), or its table
 #   EXCLUDE=                  sets whose molecules must not be in the corpus, separated by colons (default: esol, freesolv, lipo, bbbp, bace,
 #                             clintox and sider in DATA)
-#   SCALE=small               small: days of one core; tiny: a minute, which shows that everything runs
+#   SCALE=small               small: hours of one core; tiny: a minute, which shows that everything runs
 #   CORPUS="hiv tox21 toxcast muv moses"    the stores, in this order
 #   MOSES_SAMPLE=60000  MUV_SAMPLE=50000    molecules of the large ones, chosen by a hash
 #   CONFORMERS=0              structures of each molecule, for objectives that need them; they take more time than all else
 #   OUT=runs/pretrain_box     runs, probes.csv, and weights/NAME
 #   STORES=OUT/data           the corpus; several OUT may share one
 #   OBJECTIVE=descriptors     and the SIDECARS that it needs (default: descriptors)
-#   UPDATES=100000  COOLDOWN=10000    at a constant learning rate, then from 0 to it and to 0 again; COOLDOWN=0: none
+#   UPDATES=9000  COOLDOWN=2500    at a constant learning rate, then from 0 to it and to 0 again; COOLDOWN=0: none
 #   READOUT=token+mean  INIT_STD=0.035      what the descriptors are predicted from, and the spread of the first weights
 #   BATCH=64  LR=8e-4  WARMUP=300  SEED=1  ARCH=small  NAME=small  WORKERS=2
 #
@@ -20,7 +20,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 SCALE="${SCALE:-small}"
 case "$SCALE" in
-small) defaults=(100000 10000 64 300 small 60000 50000 1000 4000) ;;
+small) defaults=(9000 2500 64 300 small 60000 50000 1000 4000) ;;
 tiny) defaults=(6 4 8 2 tiny 40 40 3 60) ;;
 *)
     echo "SCALE must be small or tiny, got \"$SCALE\"" >&2

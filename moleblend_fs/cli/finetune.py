@@ -74,8 +74,8 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
         "--weights",
         default="",
         metavar="NAME",
-        help="to start from: a name of published weights, the path of a checkpoint, or none for random ones (default: small, where there "
-        "are weights of that name and they fit --arch, --hydrogens and --inputs; else none)",
+        help="to start from: a name of published weights, the path of a checkpoint, or none for random ones (default: small, which "
+        "comes with the package, where it fits --arch, --hydrogens and --inputs; else none)",
     )
     model.add_argument(
         "--inputs",

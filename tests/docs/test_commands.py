@@ -174,6 +174,10 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
     "docs/tune.md": {
         "moleblend tune mine.csv": Check("tests/tuning runs it"),
     },
+    "docs/weights.md": {
+        "moleblend inspect small": Run(),
+        "moleblend embed small": Run(),
+    },
     "docs/training.md": {
         "moleblend preprocess-sidecar": Check("tests/objectives/test_descriptors.py runs it"),
         "moleblend train STORE": Check("tests/objectives/test_descriptors.py runs it"),
