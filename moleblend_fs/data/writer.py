@@ -59,6 +59,10 @@ class StoreWriter(PartialStore):
             UserError: there is no molecule, or rows are missing.
         """
         if self.molecules == 0:
+            if self.failures == 0:
+                raise UserError(
+                    f"{', '.join(inputs)}: there is no row to make a molecule of: there is none besides a header, or all were left out"
+                )
             raise UserError(f"no molecule could be read ({self.failures} failures); see the reasons in {self._write_failures()}")
         about = self._about()
         groups = find_groups([a.structure for a in about], [a.split for a in about])

@@ -152,7 +152,7 @@ REFUSED = {
     "a,b\nCCO,1\n": "no column 'smiles'",
     "smiles,x\nCCO,1\n": "no column 'y'",
     "": "",
-    "smiles,y\n": "",
+    "smiles,y\n": "there is no row to make a molecule of",
     "smiles,y\n" + "".join(f"CCO,{i % 2}\n" for i in range(9)): "y:classification",
     "smiles,y\n" + "nonsense,1.5\n" * 3: "no molecule could be read (3 failures)",
 }
