@@ -152,6 +152,10 @@ class _Storages:
         return self._known[key]
 
 
+BEGINNINGS = (b"PK", b"\x80")
+"""Of an archive, and of a pickle of protocol 2 or later: what `torch.save` has ever written."""
+
+
 def read_torch(path: Path) -> Any:
     """The content of a file of `torch.save`. Tensors stay on the disk until they are used.
 
@@ -162,6 +166,13 @@ def read_torch(path: Path) -> Any:
     """
     if not path.is_file():
         raise UserError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
+    try:
+        with path.open("rb") as stream:
+            begins = stream.read(12)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if not begins.startswith(BEGINNINGS):
+        raise UserError(f"{path}: not a readable torch checkpoint: it begins with {begins!r}; give a .pt file, or a run's folder")
     try:
         zipped = zipfile.is_zipfile(path)
         _check_archive(path) if zipped else _check_legacy(path)

@@ -128,7 +128,7 @@ def test_distances_of_a_model_that_predicts_them(tmp_path):
 
 def test_what_cannot_be_written_is_told(model, tmp_path, capsys):
     cases = {
-        "the name must end in .npy, .npz, .csv, .parquet": ["out.feather", "--smiles", "C"],
+        "the name must end in .npy, .npz, .csv, .tsv, .parquet": ["out.feather", "--smiles", "C"],
         "gives as many numbers as a molecule has atoms": ["out.npy", "--smiles", "C", "--level", "atom"],
         "give OUT": ["--smiles", "C"],
         "give an INPUT": [],
