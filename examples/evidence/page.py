@@ -55,7 +55,8 @@ def write(folder: Path, page: Path, figures: Path) -> None:
         folder: of runs.csv and about.json. figures: folder of SVG files.
     """
     rows, about = rows_of(folder), json.loads((folder / "about.json").read_text())
-    compared, notes = comparisons(folder, rows, about)
+    compared, told_of_tables = comparisons(folder, rows, about)
+    notes = [note.replace(f"{folder}/", "") for note in told_of_tables]
     ranks = overall(six_of_b(compared))
     write_pairs(folder / "pairs.csv", compared)
     pictures = draw(compared, ranks)
@@ -270,4 +271,5 @@ def seen_by(card: dict[str, Any]) -> str:
         if everywhere
         else "**No set's molecules were left out of all of these**: what is tested here may have been seen."
     )
-    return f"{', '.join(card['objectives'])}, {counted(card['updates'], 'update')}, on {'; '.join(parts)}. {kept_out}"
+    last = f", the last {counted(card['updates'], 'update')}" if card.get("stages") else f", {counted(card['updates'], 'update')}"
+    return f"{', '.join(card['objectives'])}{last}, on {'; '.join(parts)}. {' '.join([*card.get('notes', ()), kept_out])}"

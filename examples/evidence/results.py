@@ -112,7 +112,13 @@ def card_of(weights: Path) -> dict[str, Any]:
         }
         for store in card.get("stores", ())
     ]
-    return {"objectives": [each.get("name", "") for each in card.get("objectives", ())], "updates": card.get("updates"), "stores": stores}
+    return {
+        "objectives": [each.get("name", "") for each in card.get("objectives", ())],
+        "updates": card.get("updates"),
+        "stages": bool(card.get("settings", {}).get("start")),
+        "notes": list(card.get("notes", ())),
+        "stores": stores,
+    }
 
 
 def rows_of(folder: Path) -> list[Row]:
