@@ -75,7 +75,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         self._progress = context.RawArray("d", [_BETWEEN_ROWS, 0.0])
         self.process = context.Process(target=_serve, args=(theirs, source, self._progress), daemon=True)
-        with _interrupts_held_back(), _main_module_hidden(source):
+        with _interrupts_held_back(), _main_module_hidden(source), _folder_not_searched():
             self.process.start()
         theirs.close()
 
@@ -226,6 +226,20 @@ def _interrupts_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _folder_not_searched() -> Iterator[None]:
+    """The server does not look for modules in the folder where the command is called: a clone there would hide the package in it."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from itertools import islice
+from pathlib import Path
 
 import lmdb
 import numpy as np
@@ -366,3 +367,14 @@ def test_source_is_small_when_pickled(qm9_sample, shared):
         graph = pickle.loads(pickle.dumps(source)).parse(next(source.rows(0))[1])
         assert isinstance(graph, MolecularGraph)
         assert np.isfinite(graph.coordinates).all()
+
+
+def test_called_in_the_folder_that_holds_a_clone(tmp_path):
+    """A folder of the package's name, as a clone is, would be found as a package without content."""
+    (tmp_path / "moleblend_fs" / "docs").mkdir(parents=True)
+    (tmp_path / "mine.csv").write_text("smiles,y\nCCO,1\nCC,2\n")
+    command = [str(Path(sys.executable).parent / "moleblend"), "preprocess", "csv", "mine.csv", "store", "--label", "y"]
+    done = subprocess.run([*command, "--split", "random"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "2 rows read = 2 stored" in done.stdout
