@@ -26,12 +26,11 @@ PAPER = "blend_then_predict"
 
 
 class Way(NamedTuple):
-    """Of pretraining: options of `moleblend train`, the sidecars of its stores, and the objectives whose time a step of it takes."""
+    """Of pretraining: its objective as `moleblend train` has it, the sidecars of its stores, and the objectives whose time a step takes."""
 
     objective: str
     sidecars: str
     steps: tuple[str, ...]
-    options: tuple[str, ...] = ()
 
 
 WAYS = {
@@ -122,7 +121,7 @@ def pretrained(way: Way, run: Path, updates: int, seed: int, args: argparse.Name
     }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     script = ROOT / "examples" / "pretrain_box" / "run.sh"
-    subprocess.run([script, *way.options], env=os.environ | settings | {"PATH": path}, stdin=subprocess.DEVNULL, check=True)
+    subprocess.run([script], env=os.environ | settings | {"PATH": path}, stdin=subprocess.DEVNULL, check=True)
     return run / "weights" / "small"
 
 

@@ -37,8 +37,8 @@ def first_paragraph(of_b: Sequence[Comparison], rows: Sequence[Row]) -> str:
     there = [name for name in (FOREST, CHEMPROP, mine) if name and any(name in each.table.methods for each in of_b)]
     if mine not in there:
         return (
-            "Ours has not all of its runs under protocol B: nothing is said here, with an interval, on when to take it. Where nothing else "
-            f"is known, take {FOREST}, which costs seconds. {single_split(rows, mine)}"
+            "Ours has not all of its runs under protocol B: nothing is said here, with an interval, on when to take it. "
+            f"{single_split(rows, mine)}"
         ).strip()
     both = [each for each in of_b if mine in each.table.methods and len(set(there) & set(each.table.methods)) > 1]
     told = [
