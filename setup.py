@@ -44,6 +44,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    # With this, an editable installation is a line in a .pth file; otherwise a finder, which is asked after the folder of the call: a clone
+    # in there, whose folder has the package's name, would be taken for a package without content.
+    package_dir={"": "."},
     packages=find_packages(include=["moleblend_fs", "moleblend_fs.*", "fairseq_plugins", "fairseq_plugins.*"]),
     package_data={"moleblend_fs": ["weights/*/*"]},  # weights that --weights takes by name
     ext_modules=[Extension("moleblend_fs.chem._paths", ["moleblend_fs/chem/_paths.c"], extra_compile_args=["-O3"])],

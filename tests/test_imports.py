@@ -253,3 +253,14 @@ def test_rooms_make_no_circle():
         done |= set(free)
         waiting = {room: allowed for room, allowed in waiting.items() if room not in free}
     assert not waiting, f"in a circle: {', '.join(waiting)}"
+
+
+def test_a_clone_in_the_folder_of_the_call_does_not_hide_the_package(tmp_path):
+    """Its folder has the package's name and no `__init__.py`; Python looks into the folder of the call first."""
+    for name in ("moleblend_fs", "fairseq_plugins"):
+        (tmp_path / "a folder" / name / "docs").mkdir(parents=True)
+    script = "import moleblend_fs, fairseq_plugins; print(moleblend_fs.Predictor.__name__, fairseq_plugins.__file__)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path / "a folder", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["Predictor", fairseq_plugins.__file__]
