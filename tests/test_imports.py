@@ -259,8 +259,10 @@ def test_a_clone_in_the_folder_of_the_call_does_not_hide_the_package(tmp_path):
     """Its folder has the package's name and no `__init__.py`; Python looks into the folder of the call first."""
     for name in ("moleblend_fs", "fairseq_plugins"):
         (tmp_path / "a folder" / name / "docs").mkdir(parents=True)
-    script = "import moleblend_fs, fairseq_plugins; print(moleblend_fs.Predictor.__name__, fairseq_plugins.__file__)"
+    script = (
+        "from importlib.util import find_spec; print(*(find_spec(name).origin for name in ('moleblend_fs', 'fairseq_plugins')), sep='\\n')"
+    )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path / "a folder", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["Predictor", fairseq_plugins.__file__]
+    assert done.stdout.splitlines() == [moleblend_fs.__file__, fairseq_plugins.__file__]
