@@ -1,6 +1,8 @@
 """Runs a table of the paper: see run.sh."""
 
 import argparse
+import csv
+import gzip
 import os
 import subprocess
 import sys
@@ -17,6 +19,13 @@ from moleblend_fs.objectives.registry import objectives
 
 TOKENIZER = "mole_bert_tokenizer"
 """The objective whose model makes the sidecar of codes, with a tenth of a run's updates."""
+
+
+def sample_of(table: Path, most: int) -> list[str]:
+    """Options that take at most so many rows of a CSV file (or .csv.gz); 0, or a file that has no more: all of them."""
+    with gzip.open(table, "rt", newline="") if table.suffix == ".gz" else table.open(newline="") as lines:
+        rows = sum(1 for _ in csv.reader(lines)) - 1
+    return ["--sample", str(most)] if 0 < most < rows else []
 
 
 class Runs:
@@ -55,7 +64,7 @@ class Runs:
             found = [path for name in (f"{cell.data}.csv", f"{cell.data}.csv.gz") if (path := self.data / name).is_file()]
             if not found and not (store / "manifest.json").is_file():
                 raise UserError(f"no {self.data}/{cell.data}.csv or {cell.data}.csv.gz; say where the files are: DATA=FOLDER")
-            sample = ["--sample", str(self.scale.molecules)] if self.scale.molecules else []
+            sample = sample_of(found[0], self.scale.molecules) if found else []
             conformers = ["--conformers", "1"] if self._conformers(cell.inputs) else []
             self._preprocess(store, "moleculenet", *map(str, found[:1]), "--name", cell.data, *sample, *conformers)
 

@@ -1,6 +1,7 @@
 """The paper's tables as grids of runs: what they ask for exists, validation alone chooses, and one runs from end to end."""
 
 import csv
+import gzip
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ TABLES = sorted(path.stem for path in (HERE / "grids").glob("*.toml"))
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import grid  # noqa: E402
+import paper  # noqa: E402
 import table  # noqa: E402
 
 
@@ -63,6 +65,14 @@ def test_what_is_not_there_is_named():
         grid.Plan("table8", "tiny")
     with pytest.raises(UserError, match="--scale must be one of tiny, cpu, paper"):
         grid.Plan("table1", "huge").scale
+
+
+@pytest.mark.parametrize(("most", "options"), [(0, []), (2, ["--sample", "2"]), (3, []), (4, [])])
+def test_a_set_smaller_than_the_scale_is_taken_whole(tmp_path, most, options):
+    rows = 'smiles,name\nC,"methane,\ngas"\nCC,ethane\nCCC,propane\n'
+    (tmp_path / "set.csv").write_text(rows)
+    (tmp_path / "set.csv.gz").write_bytes(gzip.compress(rows.encode()))
+    assert paper.sample_of(tmp_path / "set.csv", most) == paper.sample_of(tmp_path / "set.csv.gz", most) == options
 
 
 def result(path, error, seed):
