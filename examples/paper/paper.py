@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grid import QM9, SCRATCH, Cell, Plan, Row
-from grid_runs import PREEMPTED, ROOT, call, each
-from table import write
+from grid_runs import PREEMPTED, ROOT, call, commit, each
+from publish import publish
+from table import COMMIT, write
 
 from moleblend_fs.data.sidecar import CODES
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import write_atomically
 from moleblend_fs.objectives.registry import objectives
 
 TOKENIZER = "mole_bert_tokenizer"
@@ -124,6 +126,8 @@ class Runs:
         if not (run / "valid.json").is_file():
             words = ["moleblend", "evaluate", str(run / "checkpoint_best.pt"), str(store), "--split", "valid"]
             call([*words, "--json", str(run / "valid.json")])
+        if not (run / COMMIT).is_file():
+            write_atomically(run / COMMIT, commit() + "\n")
 
 
 def sidecars_of(row: Row) -> tuple[str, ...]:
@@ -150,6 +154,8 @@ def run(plan: Plan, runs: Runs, step: str, jobs: int) -> int:
     if kind in ("all", "table") and code != PREEMPTED:
         complete = write(plan, runs.out)
         code = code or (0 if complete or kind == "table" else 1)
+    if kind == "publish":
+        publish(plan, runs.out)
     return code
 
 
@@ -157,7 +163,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="run.sh", description="A table of the paper.")
     parser.add_argument("table", help="table1, table2, ...")
     parser.add_argument("--scale", default="tiny", help="tiny, cpu or paper (default: %(default)s)")
-    parser.add_argument("--only", default="all", metavar="STEP", help="stores, pretrain[:N], finetune[:N] or table")
+    parser.add_argument("--only", default="all", metavar="STEP", help="stores, pretrain[:N], finetune[:N], table or publish")
     parser.add_argument("--list", action="store_true", help="print the runs and do nothing")
     parser.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="runs at a time (default: one for each core)"

@@ -4,7 +4,8 @@
 #   run.sh table1|table2|table3|table4|table5|table6|table7|table11 [--scale tiny|cpu|paper] [OPTION...]
 #
 #   --list             print the runs and do nothing
-#   --only STEP        stores, pretrain, pretrain:N, finetune, finetune:N or table; N as --list has it
+#   --only STEP        stores, pretrain, pretrain:N, finetune, finetune:N or table; N as --list has it. publish: OUT/TABLE.csv becomes
+#                      results/SCALE/TABLE.csv here, and docs/paper_tables.md is made again
 #   --jobs N           runs at a time (default: one for each core), with one thread each
 #   --slurm            submit the runs as job arrays, see scripts/slurm/grid_array.sbatch; with --dry-run only print what would be submitted
 #

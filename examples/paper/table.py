@@ -19,9 +19,11 @@ from moleblend_fs.report.statistics import draws, interval
 from moleblend_fs.wording import counted
 
 PUBLISHED, CITED, OURS, ABSENT = "published, also run here", "published, cited", "run here", "not available here"
+COMMIT = "commit.txt"
+"""In the folder of a run: the commit of the code that made it."""
 HIGHER_IS_BETTER = ("ROC-AUC %",)
 NAMES = {"ROC-AUC %": ("roc_auc", ""), "RMSE": ("rmse", "")}
-HEADER = ("table", "method", "source", "data", "metric", "value", "std", "low", "high", "seeds", "trial", "validation")
+HEADER = ("table", "method", "source", "data", "metric", "value", "std", "low", "high", "seeds", "trial", "validation", "commit", "date")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class Entry:
     Attributes:
         value: mean over the seeds. std: over them. low, high: 95 % by bootstrap over test molecules, drawn alike for all seeds.
         trial: that validation chose. validation: its mean there.
+        commit: of the code that ran it, several with blanks between. date: of the last run.
     """
 
     method: str
@@ -44,6 +47,8 @@ class Entry:
     seeds: int | None = None
     trial: int | None = None
     validation: float | None = None
+    commit: str = ""
+    date: str = ""
 
     def shown(self) -> str:
         """As a cell of the page."""
@@ -92,11 +97,13 @@ def mean_over_targets(result: Evaluation, metric: str) -> float | None:
 
 
 def resampled(result: Evaluation, metric: str) -> np.ndarray:
-    """(resamples,) the same average for resamples of the test molecules."""
+    """(resamples,) the same average for resamples of the test molecules, each over the targets of which it holds both classes."""
     name, times = score(result, metric)
     drawn = dict(zip(result.metrics, draws(result.prediction, result.target, seed=0), strict=True))
-    defined = [target for target, scores in result.metrics.items() if scores.get(name) is not None]
-    return times * np.mean([drawn[target][name] for target in defined], axis=0)
+    values = np.stack([drawn[target][name] for target, scores in result.metrics.items() if scores.get(name) is not None])
+    known = np.isfinite(values)
+    total, number = np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)
+    return times * np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
 
 
 def read(cell: Cell, out: Path, split: str) -> Evaluation | None:
@@ -120,7 +127,8 @@ def ours(plan: Plan, out: Path, row: Row, data: str) -> Entry | None:
         if values:
             found[trial] = statistics.mean(values)
     trial = max(found, key=lambda number: sign * found[number]) if found else 0
-    tests = [result for cell in cells if cell.trial == trial and (result := read(cell, out, "test")) is not None]
+    chosen = [cell for cell in cells if cell.trial == trial]
+    tests = [result for cell in chosen if (result := read(cell, out, "test")) is not None]
     scored = [(result, value) for result in tests if (value := mean_over_targets(result, metric)) is not None]
     if not scored:
         return None
@@ -138,7 +146,15 @@ def ours(plan: Plan, out: Path, row: Row, data: str) -> Entry | None:
         seeds=len(values),
         trial=trial,
         validation=found.get(trial),
+        commit=" ".join(sorted({commit for cell in chosen if (commit := run_by(cell.folder(out)))})),
+        date=f"{datetime.date.fromtimestamp(max((cell.folder(out) / 'test.json').stat().st_mtime for cell in chosen))}",
     )
+
+
+def run_by(run: Path) -> str:
+    """The commit whose code made a run, as the run wrote it down; "" where it did not."""
+    path = run / COMMIT
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def write(plan: Plan, out: Path) -> bool:
@@ -158,17 +174,20 @@ def write(plan: Plan, out: Path) -> bool:
     return not undone
 
 
-def page(plan: Plan, entries: list[Entry], undone: list[str]) -> str:
-    """The table as a page."""
+def cells_of(plan: Plan, entries: list[Entry]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table, a column for each data set."""
     data = [name.removeprefix(QM9) for name in plan.grid.data]
     metrics = [metric_of(name, plan) for name in plan.grid.data]
-    lines = {}
+    lines: dict[tuple[str, str], dict[str, str]] = {}
     for entry in entries:
         lines.setdefault((entry.method, entry.source), {})[entry.data] = entry.shown()
     rows = [[method, source, *(cells.get(name, "") for name in data)] for (method, source), cells in lines.items()]
     rows += [[row.published, ABSENT, *[""] * len(data)] for row in plan.missing]
-    strong = [number for number, row in enumerate(rows) if row[1] == OURS]
-    header = ["method", "source", *(f"{name}, {metric}" for name, metric in zip(data, metrics, strict=True))]
+    return ["method", "source", *(f"{name}, {metric}" for name, metric in zip(data, metrics, strict=True))], rows
+
+
+def notes_of(plan: Plan) -> list[str]:
+    """What a reader must know of the figures."""
     scale = plan.scale
     seeds, trials = counted(len(scale.seeds), "seed"), counted(len(scale.trials), "trial")
     notes = [
@@ -180,7 +199,14 @@ def page(plan: Plan, entries: list[Entry], undone: list[str]) -> str:
     ]
     if scale.molecules:
         notes.append(f"At most {scale.molecules:,} molecules of each MoleculeNet set: not comparable with the published figures.")
-    notes += [f"Without a result: {'; '.join(undone)}"] if undone else []
+    return notes
+
+
+def page(plan: Plan, entries: list[Entry], undone: list[str]) -> str:
+    """The table as a page."""
+    header, rows = cells_of(plan, entries)
+    strong = [number for number, row in enumerate(rows) if row[1] == OURS]
+    notes = [*notes_of(plan), *([f"Without a result: {'; '.join(undone)}"] if undone else [])]
     body = [html.section(plan.grid.about, html.table(header, rows, strong=strong, name=plan.table)), *map(html.note, notes)]
     made = f"{datetime.datetime.now():%Y-%m-%d %H:%M}, commit {commit()}"
     return html.page(f"Table {plan.table.removeprefix('table')} of the paper", html.escape(made), body)

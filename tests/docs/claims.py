@@ -41,8 +41,9 @@ ALIASES = {"minutes": "min", "minute": "min", "seconds": "s", "second": "s", "ti
 
 
 def pages() -> list[Path]:
-    """All that makes claims; CHANGELOG.md tells of the past, and docs/evidence.md is drawn from rows (tests/scripts/test_evidence.py)."""
-    docs = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page != ROOT / "docs" / "evidence.md"]
+    """All that makes claims; CHANGELOG.md tells of the past, and what is drawn from rows has tests of its own (test_evidence.py,
+    test_paper_tables.py in tests/scripts)."""
+    docs = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name not in ("evidence.md", "paper_tables.md")]
     return [ROOT / "README.md", *docs, *sorted((ROOT / "examples").glob("*/*.md"))]
 
 

@@ -21,6 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import grid  # noqa: E402
 import paper  # noqa: E402
+import publish  # noqa: E402
 import table  # noqa: E402
 
 
@@ -109,6 +110,59 @@ def test_validation_alone_chooses(tmp_path):
         told = [line for line in csv.DictReader(stream) if line["source"] == table.OURS]
     assert [(line["method"], line["data"]) for line in told] == [("MOLEBLEND", "esol")]
     assert float(told[0]["value"]) == pytest.approx(entry.value, rel=1e-5)
+
+
+def test_intervals_where_a_resample_lacks_a_class(tmp_path):
+    """Of two targets one has a single positive, which a third of the resamples lack: they are averaged over the other."""
+    target = np.array([[i % 2, i == 0] for i in range(40)], float)
+    prediction = np.linspace(0.2, 0.8, 80).reshape(40, 2)
+    lines = [
+        {"id": i, "smiles": "C", "target": list(t), "prediction": list(p)} for i, (t, p) in enumerate(zip(target, prediction, strict=True))
+    ]
+    metrics = {"a": {"roc_auc": 0.5}, "b": {"roc_auc": 0.0}}
+    content = {"store": "s", "split": "test", "kind": "classification", "metrics": metrics, "predictions": lines}
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    found = table.resampled(table.read_evaluation(tmp_path / "test.json", tmp_path), "ROC-AUC %")
+    assert np.isfinite(found).all()
+    drawn = table.draws(prediction, target, seed=0)
+    alone = ~np.isfinite(drawn[1]["roc_auc"])
+    assert 0.2 < alone.mean() < 0.5
+    np.testing.assert_allclose(found[alone], 100 * drawn[0]["roc_auc"][alone])
+    np.testing.assert_allclose(found[~alone], 50 * (drawn[0]["roc_auc"] + drawn[1]["roc_auc"])[~alone])
+
+
+def test_a_published_table_says_what_its_file_says(tmp_path, monkeypatch):
+    """The page's figures, their commit and their date are those of TABLE.csv; the page in docs/ is the one that the files give."""
+    monkeypatch.setattr(publish, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(publish, "PAGE", tmp_path / "paper_tables.md")
+    plan = grid.Plan("table6", "cpu")
+    with pytest.raises(UserError, match="make it first"):
+        publish.publish(plan, tmp_path)
+    for cell in plan.cells:
+        result(cell.folder(tmp_path) / "valid.json", 0.5, cell.seed)
+        result(cell.folder(tmp_path) / "test.json", 0.25, cell.seed)
+        (cell.folder(tmp_path) / table.COMMIT).write_text("abc1234\n")
+    assert table.write(plan, tmp_path)
+    publish.publish(plan, tmp_path)
+    page = (tmp_path / "paper_tables.md").read_text()
+    entry = table.ours(plan, tmp_path, plan.grid.rows[-1], "esol")
+    assert f"**{entry.shown()}**" in page
+    assert "commit abc1234;" in page
+    assert f"Run {entry.date}" in page
+    assert publish.entries_of(tmp_path / "results" / "cpu" / "table6.csv")[0].source == table.PUBLISHED
+
+
+def test_rows_are_apart_where_their_intervals_are():
+    def row(data, low, high):
+        return table.Entry(method="m", source=table.OURS, data=data, metric="RMSE", value=low, low=low, high=high)
+
+    same = [row("a", 1, 2), row("a", 2, 3), table.Entry(method="m", source=table.OURS, data="a", metric="RMSE", value=9)]
+    assert publish.told_apart(same).endswith("overlap on every data set: this size does not tell them apart.")
+    assert publish.told_apart([*same, row("b", 1, 2), row("b", 2.1, 3)]).endswith("overlap but for b.")
+
+
+def test_the_page_in_docs_is_that_of_the_files():
+    assert publish.PAGE.read_text(encoding="utf-8") == publish.page(publish.RESULTS)
 
 
 def test_arrays_have_a_task_for_each_run(tmp_path):
