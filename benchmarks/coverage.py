@@ -3,8 +3,8 @@ domain tells where errors are large.
 
     python -m benchmarks coverage --table ESOL esol.csv.gz logSolubility --table Lipophilicity lipo.csv.gz exp --folder runs/coverage
 
-All is as `moleblend finetune TABLE OUT --target TARGET --split random --repeats R` does it; intervals are calibrated on validation
-molecules. What the folder has already is not trained again.
+All is as `moleblend finetune TABLE OUT --target TARGET --split random --repeats R` does it, from the weights that it takes; intervals are
+calibrated on validation molecules. What the folder has already is not trained again.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> list[Row]:
     rows = []
     for name, path, target in args.table:
-        settings = Settings(targets=(target,), split=args.split, repeats=args.repeats, weights="none")
+        settings = Settings(targets=(target,), split=args.split, repeats=args.repeats)
         out = args.folder / f"{name}-{args.split}"
         if not (out / "report.html").is_file():
             finetune(path, out, settings, jobs=args.jobs, progress=Progress())
