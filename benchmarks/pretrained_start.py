@@ -23,11 +23,15 @@ ENCODER, WHOLE = "encoder", "whole"
 """Weights without any head, and with the hidden layer that a property head goes on from."""
 WAYS = {
     "from random weights": {"weights": "none"},
+    "from random weights, of the same size": {"weights": "none", "arch": "small", "lr": 5e-4},
     "from weights, head at random, all at the encoder's steps": {"weights": ENCODER, "output_scale": 1.0},
     "from weights, hidden layer goes on, all at the encoder's steps": {"weights": WHOLE, "output_scale": 1.0},
     "from weights, head at random, last layer ten times as fast": {"weights": ENCODER},
     "from weights, hidden layer goes on, last layer ten times as fast": {"weights": WHOLE},
     "the same with five times the learning rate of all": {"weights": WHOLE, "lr": 1e-3},
+    "the same with three times the epochs": {"weights": WHOLE, "epochs": 30},
+    "head at random on the graph token, last layer ten times as fast": {"weights": ENCODER, "readout": "token"},
+    "head at random on the mean of the atoms, last layer ten times as fast": {"weights": ENCODER, "readout": "mean"},
 }
 """What is said of a way -> its settings. The learning rate is that of the table in docs/finetune.md where none is given."""
 BASELINES = ("ECFP + random forest", "ECFP + logistic regression", "ECFP + ridge regression")
