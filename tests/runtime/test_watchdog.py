@@ -9,8 +9,7 @@ from moleblend_fs.runtime.watchdog import EXIT_HUNG, Watchdog
 
 def test_the_rank_that_hangs_is_told_from_those_that_wait():
     store = torch.distributed.HashStore()
-    ended, hung = [], threading.Event()
-    dogs = [Watchdog(store, rank, 3, timeout=0.4, end=lambda code: (ended.append(code), hung.set())) for rank in range(3)]
+    dogs = [Watchdog(store, rank, 3, timeout=400) for rank in range(3)]
     for rank, dog in enumerate(dogs):
         dog.step("update 1")
         if rank != 1:
@@ -25,9 +24,14 @@ def test_the_rank_that_hangs_is_told_from_those_that_wait():
         dog.exchange()
     dogs[0].exchange()
     assert "All 3 ranks stand at the same place (update 2)" in dogs[0].verdict()
-    dogs[0].thread.start()
+
+
+def test_a_run_that_stands_still_is_ended():
+    ended, hung = [], threading.Event()
+    dog = Watchdog(torch.distributed.HashStore(), 0, 1, timeout=0.4, end=lambda code: (ended.append(code), hung.set()))
+    dog.thread.start()
     assert hung.wait(60)
-    dogs[0].stop()
+    dog.stop()
     assert set(ended) == {EXIT_HUNG}
 
 

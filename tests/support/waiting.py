@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-LOOK_AGAIN = 0.01
-"""Seconds between two looks at something that tells nobody when it happens: a file, a table of processes."""
+LOOK_AGAIN = 0.01, 0.5
+"""Seconds at least and at most between two looks at something that tells nobody when it happens: a file, a table of processes."""
+REST = 20
+"""So many times as long as a look takes passes before the next one: asking Slurm starts a program, which others would wait for."""
 
 
 def until(
@@ -25,8 +27,11 @@ def until(
     end = time.monotonic() + seconds
     while True:
         running = runs()  # before the look, since it may happen as the last thing
+        begun = time.monotonic()
         if value := happens():
             return value
+        looked = time.monotonic()
         assert running, f"it ended before\n{said()[-3000:]}"
-        assert time.monotonic() < end, f"not within {seconds:g} s\n{said()[-3000:]}"
-        time.sleep(LOOK_AGAIN)
+        assert looked < end, f"not within {seconds:g} s\n{said()[-3000:]}"
+        shortest, longest = LOOK_AGAIN
+        time.sleep(min(max(shortest, REST * (looked - begun)), longest))
