@@ -41,6 +41,17 @@ EXTENSION = re.compile(r"\|[^|]*\|")
 """What CXSMILES adds after a blank: labels, coordinates, radicals, enhanced stereochemistry."""
 
 
+OTHER_NOTATIONS = {
+    "an InChI": re.compile(r"InChI=.*"),
+    "an InChIKey": re.compile(r"[A-Z]{14}-[A-Z]{10}-[A-Z]"),
+    "a CAS number": re.compile(r"[0-9]{2,7}-[0-9]{2}-[0-9]"),
+    "a reaction": re.compile(r"[^>]*>[^>]*>[^>]*"),
+    "SELFIES": re.compile(r"(?=.*\[C\])(\[[A-Z][a-z]?\]){2,}|(?=.*\[([=#]?(Branch|Ring)|[=#/\\]+[A-Z]))(\[[^\[\]]+\])+"),
+}
+"""What stands in columns of SMILES by mistake -> its form. Of SELFIES the first form is one of SMILES, too, of bare atoms, as no molecule
+has them."""
+
+
 def parse_smiles(smiles: str) -> Chem.Mol | Failure:
     """A sanitised molecule, atoms in the order of the SMILES, hydrogens implicit.
 
@@ -52,6 +63,9 @@ def parse_smiles(smiles: str) -> Chem.Mol | Failure:
         return Failure(input=smiles, reason=f"Trailing text after the SMILES: {text!r}; a molecule must be one SMILES without blanks")
     if not head:
         return Failure(input=smiles, reason="no SMILES")
+    for notation, form in OTHER_NOTATIONS.items():
+        if (head[0] == "[" or not rest) and form.fullmatch(head):
+            return Failure(input=smiles, reason=f"{notation}, not a SMILES")
     return _parse(Chem.MolFromSmiles, smiles, shown=smiles)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -80,9 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--row-timeout must be above 0 seconds, got {arguments.row_timeout}")
     check_told_apart(*arguments.output)
     first = arguments.molecules[0]
-    if len(arguments.molecules) > 1 and (files := [word for word in arguments.molecules if Path(word).suffix and Path(word).is_file()]):
+    from moleblend_fs.predictions.in_memory import is_path
+
+    if len(arguments.molecules) > 1 and (files := [word for word in arguments.molecules if Path(word).suffix and os.path.isfile(word)]):
         raise UserError(f"{files[0]} is a file, but not all that is given; give one file, or SMILES, and what is to be written with -o")
-    is_file = len(arguments.molecules) == 1 and (first == "-" or Path(first).exists())
+    is_file = len(arguments.molecules) == 1 and (first == "-" or is_path(first) or os.path.isdir(first))
     outs, arguments.output = arguments.output, STDOUT  # which `named_input` would choose otherwise
     arguments.input, arguments.smiles = (first, None) if is_file else (None, arguments.molecules)
     with named_input(arguments):

@@ -48,8 +48,12 @@ def check_given(arguments: argparse.Namespace, inputs: str) -> None:
         UserError: neither or both of INPUT and --smiles are given, or a time limit that no row can keep.
     """
     if arguments.smiles is not None:
+        from moleblend_fs.predictions.in_memory import FILE_ENDINGS
+
         if arguments.output is not None:
             raise UserError("give either an INPUT or --smiles, not both (one more name is OUT)")
+        if names := [text for text in arguments.smiles if text.lower().endswith(FILE_ENDINGS)]:
+            raise UserError(f"--smiles takes all that follows it, and {names[0]} is no SMILES; files stand before it")
         arguments.input, arguments.output = None, None if arguments.input is None else Path(arguments.input)
     elif arguments.input is None:
         raise UserError(f"give an INPUT ({inputs}), or molecules with --smiles")

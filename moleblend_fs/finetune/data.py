@@ -21,13 +21,13 @@ from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.store_cache import CONFORMERS, obtain_store
 from moleblend_fs.sources import csv_and_smiles, sdf
 from moleblend_fs.sources.base import Source
-from moleblend_fs.sources.delimited import Table
+from moleblend_fs.sources.delimited import Table, alike
 from moleblend_fs.sources.excel_parquet import as_text, named
 from moleblend_fs.sources.labels import UNSAID, parse_label
 from moleblend_fs.sources.molecules_to_predict import LIST_SUFFIXES
 from moleblend_fs.sources.run import preprocess
 from moleblend_fs.sources.sdf_records import item_names
-from moleblend_fs.sources.smiles_column import find_smiles_column
+from moleblend_fs.sources.smiles_column import find_smiles_column, spellings
 
 PACKED = (".gz", ".xz", ".bz2", ".zip")
 SDF = (".sdf", ".sd", ".mol")
@@ -90,10 +90,11 @@ def targets_of(asked: tuple[str, ...], kind: str, columns: list[str], path: Path
     if not names:
         shown = ", ".join(columns[:20]) + (f", ... ({len(columns)} in all)" if len(columns) > 20 else "")
         raise UserError(f"{path}: which column is to be learned? Name it with --target; there are: {shown}")
-    labels = [parse_label(name, columns) for name in names]
+    labels = [parse_label(name, columns) for name in dict.fromkeys(names)]
     missing = [label.name for label in labels if label.name not in columns]
     if missing:
-        raise UserError(f"{path}: --target: no column {', '.join(map(repr, missing))}; there are: {', '.join(columns[:40])}")
+        there = f"{', '.join(columns[:40])}{alike(missing, columns)}"
+        raise UserError(f"{path}: --target: no column {', '.join(map(repr, missing))}; there are: {there}")
     return [replace(label, kind=label.kind or kind, unit=label.unit or unit_of(label.name)) for label in labels]
 
 
@@ -123,14 +124,18 @@ def open_source(path: Path, settings: Settings, hydrogens: str, cache: Path | No
     )
     splitter = Splitter(kind="prescribed" if settings.split == "column" else "none")
     column = settings.split_column or None
+    if column in settings.targets:
+        raise UserError(f"{path}: {column!r} is given as --target and as --split-column; a column can be one of them")
     with told_as_target():
         if ending(path) in SDF:
             labels = targets_of(settings.targets, settings.kind, list(item_names(path)), path)
             return sdf.SdfSource(path, labels=labels, build=build, splitter=splitter, split_item=column)
-        header = Table(path, [[settings.smiles_column] if settings.smiles_column else []]).header
+        header = Table(path, [[settings.smiles_column] if settings.smiles_column else spellings()]).header
         if ending(path) in LIST_SUFFIXES and not settings.smiles_column and find_smiles_column(header) is None:
             raise UserError(f"{path}: a list of SMILES has no values to learn from; give a table with a header, SMILES and values")
         smiles = smiles_column(path, header, settings.smiles_column)
+        if smiles == column:
+            raise UserError(f"{path}: --split-column {column}: that is the column of SMILES")
         table = Table(path, [[smiles]])
         others = [name for name in table.header if name not in (smiles, column)]
         labels = targets_of(settings.targets, settings.kind, others, path)

@@ -1,6 +1,5 @@
 """Finetuning from Python: `Finetuner` for a folder with everything, and two estimators for scikit-learn."""
 
-import csv
 import os
 import tempfile
 import warnings
@@ -10,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rdkit import Chem
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from moleblend_fs.data.model_description import reads_structures
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import whole_file
+from moleblend_fs.finetune.data_in_memory import written
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import Outcome, finetune
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.predictions.api import Predictions, Predictor
+from moleblend_fs.predictions.in_memory import is_missing, only_column
 from moleblend_fs.wording import counted, verb
 
-TARGET, SMILES = "y", "smiles"
+TARGET = "y"
 KEPT = ("model.json", "calibration.json", "training_molecules.csv")
 """Files of a run that prediction needs, besides the members' checkpoints."""
 
@@ -47,6 +47,8 @@ class Finetuner:
 
     def __init__(self, target: str | Sequence[str] = TARGET, *, out: str | os.PathLike | None = None, jobs: int = 0, verbose: bool = False,
                  cache: bool = True, **settings: Any):  # fmt: skip
+        if jobs < 0:
+            raise UserError(f"jobs must not be negative, got {jobs}")
         self.targets = (target,) if isinstance(target, str) else tuple(target)
         known = [field.name for field in fields(Settings) if field.name not in ("targets", "smiles_column")]
         if unknown := [name for name in settings if name not in known]:
@@ -59,20 +61,24 @@ class Finetuner:
 
     @property
     def metrics_(self) -> dict[str, Any]:
-        """Content of metrics.json."""
+        """Content of metrics.json; AttributeError before `fit`."""
         return self.outcome_.metrics
 
     def fit(self, molecules: Any, y: Any = None) -> "Finetuner":
         """Train.
 
         Args:
-            molecules: path of a table, a DataFrame with a column of SMILES, or a sequence of SMILES or RDKit molecules, whose conformers
-                are taken with their coordinates where `inputs` has 3D.
-            y: (n,) or (n, targets) values, NaN where missing; None where the table has them.
+            molecules: path of a table, a table with a column of SMILES or RDKit molecules (pandas, polars, Arrow, or a dict of columns), or
+                a sequence of either. Conformers of RDKit molecules are taken with their coordinates where `inputs` has 3D.
+            y: (n,) or (n, targets) values, missing ones as NaN or None, in the molecules' order; of a table the columns that the targets
+                name. None where the molecules' table has them.
         """
         progress = Progress(quiet=not self.verbose)
         with tempfile.TemporaryDirectory(prefix="moleblend-data-") as folder:
-            given = molecules if isinstance(molecules, str | os.PathLike) and y is None else self._written(molecules, y, Path(folder))
+            given = molecules
+            if y is not None or not isinstance(molecules, str | os.PathLike):
+                structures = reads_structures(self.settings.inputs)
+                given = written(molecules, y, self.targets, Path(folder), structures=structures)
             self.outcome_ = finetune(given, self.out, self.settings, jobs=self.jobs, progress=progress, cache=self.cache)
         self._predictor = None
         return self
@@ -80,79 +86,10 @@ class Finetuner:
     def predict(self, molecules: Any) -> Predictions:
         """Values, spread, intervals and status of each molecule; see `Predictor.predict`."""
         if self._predictor is None:
+            if not self.out.exists():
+                raise NotFittedError("this Finetuner has not learned anything: call fit first")
             self._predictor = Predictor(self.out, precision=self.settings.precision)
         return self._predictor.predict(molecules)
-
-    def _written(self, molecules: Any, y: Any, folder: Path) -> Path:
-        """A file of what was given in memory."""
-        names, columns = _columns(molecules)
-        values = None if y is None else np.asarray(y, dtype=object).reshape(len(columns[0]), -1)
-        if values is not None and values.shape[1] != len(self.targets):
-            raise UserError(
-                f"y has {counted(values.shape[1], 'column')}, and {counted(len(self.targets), 'target is', 'targets are')} "
-                f"named: {', '.join(self.targets)}"
-            )
-        labels = [] if values is None else [[_cell(value) for value in column] for column in values.T]
-        if values is not None:
-            kept = [i for i, name in enumerate(names) if name not in self.targets]
-            names, columns = [names[i] for i in kept] + list(self.targets), [columns[i] for i in kept] + labels
-        if reads_structures(self.settings.inputs) and (mols := _with_structures(molecules)):
-            return _write_sdf(folder / "molecules.sdf", mols, self.targets, labels)
-        with whole_file(folder / "molecules.csv") as stream:
-            table = csv.writer(stream, lineterminator="\n")
-            table.writerow(names)
-            table.writerows(zip(*columns, strict=True))
-        return folder / "molecules.csv"
-
-
-def _cell(value: Any) -> str:
-    """A value as the text of a table: empty for None and NaN."""
-    return "" if value is None or value != value else repr(float(value)) if isinstance(value, float | np.floating) else str(value)
-
-
-def _columns(molecules: Any) -> tuple[list[str], list[list[str]]]:
-    """(names, columns as texts) of a DataFrame, or the SMILES of a sequence."""
-    if hasattr(molecules, "columns") and hasattr(molecules, "iloc"):
-        names = [str(name) for name in molecules.columns]
-        return names, [[_cell(value) for value in molecules.iloc[:, i].tolist()] for i in range(len(names))]
-    return [SMILES], [[_smiles(each) for each in as_list(molecules)]]
-
-
-def as_list(molecules: Any) -> list[Any]:
-    """Molecules of a list, a Series, or an array of one column; UserError for more columns."""
-    if isinstance(molecules, str) or not hasattr(molecules, "__len__"):
-        raise UserError("give a sequence of SMILES or RDKit molecules, a DataFrame, or the path of a table")
-    if hasattr(molecules, "iloc") and hasattr(molecules, "columns"):
-        if molecules.shape[1] == 1:
-            return molecules.iloc[:, 0].tolist()
-        raise UserError(f"a DataFrame of one column of SMILES is needed, this has {molecules.shape[1]}")
-    if isinstance(molecules, np.ndarray) and molecules.ndim > 1:
-        if molecules.shape[1:] != (1,):
-            raise UserError(f"an array of one column of SMILES is needed, this has the shape {molecules.shape}")
-        return molecules[:, 0].tolist()
-    return list(molecules)
-
-
-def _smiles(molecule: Any) -> str:
-    return Chem.MolToSmiles(molecule) if isinstance(molecule, Chem.Mol) else "" if molecule is None else str(molecule)
-
-
-def _with_structures(molecules: Any) -> list[Chem.Mol]:
-    """The molecules where all are RDKit's and some have a 3D conformer; else none."""
-    if hasattr(molecules, "iloc") or not isinstance(molecules, Sequence | np.ndarray):
-        return []
-    mols = as_list(molecules)
-    every = all(isinstance(mol, Chem.Mol) for mol in mols)
-    return mols if every and any(mol.GetNumConformers() and mol.GetConformer().Is3D() for mol in mols) else []
-
-
-def _write_sdf(path: Path, mols: Sequence[Chem.Mol], targets: Sequence[str], labels: Sequence[Sequence[str]]) -> Path:
-    """Molecules with their structures and labels."""
-    with whole_file(path) as stream:
-        for i, mol in enumerate(mols):
-            items = "".join(f">  <{name}>\n{column[i]}\n\n" for name, column in zip(targets, labels, strict=True))
-            stream.write(f"{Chem.MolToMolBlock(mol)}{items}$$$$\n")
-    return path
 
 
 class _MoleBlendEstimator(BaseEstimator):
@@ -188,7 +125,11 @@ class _MoleBlendEstimator(BaseEstimator):
     def _fit(self, X: Any, y: np.ndarray) -> None:
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
-        mols = as_list(X)
+        mols = only_column(X)
+        if y.ndim not in (1, 2):
+            raise ValueError(f"y must be (n,) or (n, targets), got the shape {y.shape}")
+        if np.isinf(y).any():
+            raise ValueError(f"y is infinite for molecule {np.argwhere(np.isinf(y))[0][0]}, counted from 0")
         if len(mols) != len(y):
             raise ValueError(f"X has {counted(len(mols), 'molecule')} and y {counted(len(y), 'value')}")
         names = ("epochs", "batch_size", "lr", "arch", "weights", "inputs", "ensemble", "split", "seed", "jobs")
@@ -217,7 +158,7 @@ class _MoleBlendEstimator(BaseEstimator):
                     path.write_bytes(content)
                 self._loaded = Predictor(folder, similarity=False)
         assert self._loaded is not None
-        found = self._loaded.predict(as_list(X))
+        found = self._loaded.predict(only_column(X))
         if bad := [status for status in found.status if status.startswith("no ")]:
             warnings.warn(f"{counted(len(bad), 'molecule has', 'molecules have')} no prediction; why, of the first: {bad[0]}", stacklevel=3)
         return found
@@ -257,6 +198,8 @@ class MoleBlendClassifier(ClassifierMixin, _MoleBlendEstimator):
 
     def fit(self, X: Any, y: Any) -> "MoleBlendClassifier":
         """Train on molecules and their classes, of any two names."""
+        if missing := [i for i, value in enumerate(y) if is_missing(value)]:
+            raise ValueError(f"y has no class for molecule {missing[0]}, counted from 0; leave such molecules out")
         y = np.asarray(y)
         check_classification_targets(y)
         self.classes_ = np.unique(y)

@@ -185,7 +185,8 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     pretraining = with_pretraining(data.store, folds, settings.start)
     write_page(folder, nearest(folder, data.store, folds, [label.name for label in data.targets]), overlap(data.store, folds), pretraining)
     progress.end()
-    failed = sum(1 for line in data.store.failures() if line.row not in set(data.store.source_row.tolist()))
+    made = set(data.store.source_row.tolist())
+    failed = sum(1 for line in data.store.failures() if line.row not in made)
     began = begun.start.told
     return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed, began=began)
 

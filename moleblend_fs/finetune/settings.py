@@ -1,6 +1,8 @@
 """What `moleblend finetune` is asked for, and what it chooses by itself."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +12,23 @@ from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, READOUTS
 from moleblend_fs.shared_options import PRECISIONS, Precision, check_precision
+from moleblend_fs.sources.labels import KINDS
 
 SPLITS = ("scaffold", "random", "scaffold-balanced", "butina", "column", "file", "store")
 ARCHITECTURES = tuple(PRESETS)
+CHOICES: dict[str, tuple[str, ...]] = {
+    "kind": ("", *KINDS),
+    "split": ("", *SPLITS),
+    "inputs": INPUTS,
+    "hydrogens": ("", "explicit", "none"),
+    "arch": ("", *ARCHITECTURES),
+    "readout": ("", *READOUTS),
+    "regression_loss": ("mse", "mae"),
+}
+"""Settings that are one of some words."""
+WHOLE = ("folds", "repeats", "ensemble", "conformers", "seed", "epochs", "batch_size", "max_atoms")
+REAL = ("lr", "weight_decay", "output_scale", "level", "dropout", "attention_dropout")
+"""Settings that are numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +91,7 @@ class Settings:
     precision: Precision = PRECISIONS[0]
 
     def __post_init__(self) -> None:
+        self._check_types()
         check_precision(self.precision)
         for name in ("folds", "repeats", "ensemble", "conformers"):
             if getattr(self, name) < 1:
@@ -87,10 +104,6 @@ class Settings:
                 raise UserError(f"{flag(name)} must lie in [0, 1), got {getattr(self, name)}")
         if not 0 < self.level < 1:
             raise UserError(f"--level must lie between 0 and 1, got {self.level}")
-        if self.readout not in ("", *READOUTS):
-            raise UserError(f"--readout must be one of {', '.join(READOUTS)}, got {self.readout!r}")
-        if self.inputs not in INPUTS:
-            raise UserError(f"--inputs must be one of {', '.join(INPUTS)}, got {self.inputs!r}")
         if self.inputs == PREDICTED and not self.pretrained:
             raise UserError(
                 f"--inputs {PREDICTED} needs --weights, pretrained with --geometry-target distance: that model predicts the distances"
@@ -105,6 +118,26 @@ class Settings:
             object.__setattr__(self, "split", "scaffold-balanced")
         if min(self.fractions[:2]) <= 0 or self.fractions[2] < 0 or abs(sum(self.fractions) - 1) > 1e-6:
             raise UserError(f"--split-fractions must be three shares that sum to 1, of train and valid above 0, got {self.fractions}")
+
+    def _check_types(self) -> None:
+        """Numbers and words as the options of the command have them; from Python they may be anything. NumPy's numbers become Python's."""
+        convert: Callable[[Any], int | float]
+        for names, kind, convert, what in ((WHOLE, Integral, int, "a whole number"), (REAL, Real, float, "a number")):
+            for name in names:
+                value: Any = getattr(self, name)
+                if value is None and name in ("dropout", "attention_dropout"):
+                    continue
+                right = isinstance(value, kind) and not isinstance(value, bool)
+                if not right:
+                    raise UserError(f"{flag(name)} must be {what}, got {value!r}")
+                object.__setattr__(self, name, convert(value))
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise UserError(f"{flag(name)} must be one of {', '.join(filter(None, choices))}, got {value!r}")
+        if not 0 <= self.seed < 1 << 63:
+            raise UserError(f"--seed must be a whole number from 0 on, got {self.seed}")
+        object.__setattr__(self, "targets", tuple(self.targets))
+        object.__setattr__(self, "fractions", tuple(self.fractions))
 
     @property
     def pretrained(self) -> bool:

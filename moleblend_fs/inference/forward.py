@@ -1,5 +1,6 @@
 """Models run over batches, in threads. On a CPU a molecule's numbers do not depend, in any bit, on what it is computed with."""
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,6 +62,7 @@ class Forward:
         self._on_cpu = self.device.type == "cpu"
         self.threads = torch.get_num_threads() if self._on_cpu else 1
         self._pool: ThreadPoolExecutor | None = None
+        self._pool_of = 0
         self._lower = LOWER[precision]
         with products_in(self._lower):
             self.apart = apart or (self._on_cpu and not all(map(_batches_alike, self.models)))
@@ -72,17 +74,19 @@ class Forward:
         self.close()
 
     def close(self) -> None:
-        """Give up what was not begun, and end the threads."""
-        if self._pool is not None:
+        """Give up what was not begun, and end the threads; others begin with the next batch, if there is one."""
+        if self._pool is not None and self._pool_of == os.getpid():
             self._pool.shutdown(cancel_futures=True)
+        self._pool = None
 
     def _started(self) -> ThreadPoolExecutor:
-        """The threads, which begin with the first batch: processes that load batches are forked before.
+        """The threads of this process, which begin with the first batch: processes that load batches are forked before. A process that was
+        forked from one with threads has none of them, and would wait for them for good.
 
         torch's own threads are told to be one within each of these, and stay as many as before elsewhere.
         """
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.threads)
+        if self._pool is None or self._pool_of != os.getpid():
+            self._pool, self._pool_of = ThreadPoolExecutor(self.threads), os.getpid()
             if self._on_cpu:
                 ready = threading.Barrier(self.threads)
 

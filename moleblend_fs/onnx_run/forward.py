@@ -63,7 +63,8 @@ class OnnxForward:
         self._session, self.inputs, self.tokens = file.session, file.exported.inputs, tokens
         self._output, self._read_off = output, read_off
         self._names = [given.name for given in file.session.get_inputs()]
-        self._pool = ThreadPoolExecutor(threads or default_threads())
+        self._threads = threads or default_threads()
+        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> "OnnxForward":
         return self
@@ -72,8 +73,10 @@ class OnnxForward:
         self.close()
 
     def close(self) -> None:
-        """Give up what was not begun, and end the threads."""
-        self._pool.shutdown(cancel_futures=True)
+        """Give up what was not begun, and end the threads; others begin with the next batch, if there is one."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
 
     def batches(self, num_atoms: np.ndarray) -> list[np.ndarray]:
         """Places of molecules that are padded to the same size; each place once."""
@@ -87,6 +90,8 @@ class OnnxForward:
 
     def submit_records(self, records: Sequence[bytes]) -> "Future[np.ndarray]":
         """Begin to compute a batch; (members, molecules or atoms, k) float64 when it is done."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads)
         return self._pool.submit(self._run, records)
 
     def _run(self, records: Sequence[bytes]) -> np.ndarray:

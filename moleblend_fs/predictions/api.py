@@ -1,35 +1,33 @@
-"""Predictions from Python: `from moleblend_fs import Predictor`; and how molecules are taken there."""
+"""Predictions from Python: `from moleblend_fs import Predictor`."""
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from rdkit import Chem
 
 from moleblend_fs.data.model_description import Described
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.checkpoint_fit import parse_allowed
 from moleblend_fs.predictions.combining import combine
-from moleblend_fs.predictions.hydrogens_and_structures import prepare
+from moleblend_fs.predictions.hydrogens_and_structures import HYDROGENS, prepare
+from moleblend_fs.predictions.in_memory import taken
 from moleblend_fs.predictions.open_model import open_model
 from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.rows import Made, default_workers, made_of
 from moleblend_fs.predictions.streaming import Per, Window, windows
 from moleblend_fs.predictions.table import LEVEL, Column, PredictionTable, own_columns
 from moleblend_fs.shared_options import Precision, check_precision
-from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingMols, IncomingSmiles, open_incoming
-from moleblend_fs.sources.smiles_column import find_smiles_column
+from moleblend_fs.sources.molecules_to_predict import Incoming
 
 FEW = 256
 """Molecules up to which this process makes them itself: starting others takes longer."""
 TOKENS = 16_384
 Molecules = Any
-"""A SMILES or an RDKit molecule, a sequence of either, a DataFrame with a column of SMILES, or the path of a file."""
+"""What `in_memory.taken` takes: a SMILES or an RDKit molecule, a sequence of either, a table with a column of them, the path of a file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +43,8 @@ class Predictions:
         low, high: (n, targets) conformal intervals; NaN for classes. None where nothing was calibrated.
         similarity: (n,) to the nearest training molecule, NaN for what is none. outside: (n,) objects: True where that is too low, False,
             or None for what is no molecule. Both are None where training molecules are not known.
-        columns: of the input: name -> a cell for each row.
+        columns: of the input: name -> a cell for each row; of a table in memory the values that it has.
+        index: of a DataFrame or Series of pandas that was given; None otherwise.
     """
 
     targets: tuple[str, ...]
@@ -59,7 +58,8 @@ class Predictions:
     high: np.ndarray | None = None
     similarity: np.ndarray | None = None
     outside: np.ndarray | None = None
-    columns: dict[str, list[str]] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    index: Any = None
 
     def __len__(self) -> int:
         return len(self.status)
@@ -79,10 +79,10 @@ class Predictions:
         return result
 
     def to_pandas(self) -> Any:
-        """A DataFrame of `to_dict`; what is not known is missing there, too."""
+        """A DataFrame of `to_dict`, with the index of what was given; what is not known is missing there, too."""
         import pandas
 
-        result = pandas.DataFrame(self.to_dict())
+        result = pandas.DataFrame(self.to_dict(), index=self.index)
         for column in self._own():
             if column.holds == "outside":
                 result[column.name] = result[column.name].astype("boolean")
@@ -95,7 +95,17 @@ class Predictions:
 
 
 class Reader:
-    """What both classes share: how molecules are taken."""
+    """What Predictor, Embedder and Explainer share: how molecules are taken, and that other processes open the same model anew."""
+
+    _made_with: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        made = super().__new__(cls)
+        made._made_with = arguments, named
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened_again, (type(self), *self._made_with)
 
     def __init__(
         self,
@@ -105,6 +115,12 @@ class Reader:
         row_timeout: float,
         tell: Callable[[str], None] | None,
     ):
+        if workers is not None and workers < 0:
+            raise UserError(f"workers must not be negative, got {workers}")
+        if not row_timeout > 0:
+            raise UserError(f"row_timeout must be above 0 seconds, got {row_timeout}")
+        if hydrogens not in (None, *HYDROGENS):
+            raise UserError(f"hydrogens must be one of {', '.join(HYDROGENS)}, got {hydrogens!r}")
         self._workers, self._hydrogens, self._timeout = workers, hydrogens, row_timeout
         self._allowed = parse_allowed(",".join(allow_differences))
         self._told: set[str] = set()
@@ -192,9 +208,9 @@ class Predictor(Reader):
         """Predictions of molecules; all are held in memory, `moleblend predict` streams.
 
         Args:
-            molecules: a SMILES or an RDKit molecule, a sequence of either, a DataFrame with a column of SMILES, or the path of a file
-                (a `Path`, or a str that names a file that is there). Conformers of RDKit molecules are taken with their coordinates where
-                the model reads structures.
+            molecules: a SMILES or an RDKit molecule; a list, Series or array of either, in which some may be missing; a table with a column
+                of them (pandas, polars, Arrow, or a dict of columns), whose other columns go along; or the path of a file (a `Path`, or a
+                str that names a file). Conformers of RDKit molecules are taken with their coordinates where the model reads structures.
 
         Raises:
             UserError: the molecules do not fit the model. Single ones that cannot be read have their reason in `status`.
@@ -225,9 +241,14 @@ class Predictor(Reader):
             status=statuses,
             similarity=similarity,
             outside=outside,
-            columns={name: [row[i] for row in cells] for i, name in enumerate(_told_apart(incoming.columns))},
+            columns=incoming.frame or {name: [row[i] for row in cells] for i, name in enumerate(_told_apart(incoming.columns))},
+            index=incoming.index,
             **arrays,
         )
+
+
+def _opened_again(kind: type[Reader], arguments: tuple[Any, ...], named: dict[str, Any]) -> Reader:
+    return kind(*arguments, **named)
 
 
 def _told_apart(names: Sequence[str]) -> list[str]:
@@ -240,26 +261,3 @@ def _told_apart(names: Sequence[str]) -> list[str]:
             told = f"{name} ({number})"
         result.append(told)
     return result
-
-
-def taken(molecules: Molecules) -> Incoming:
-    """What was given, as rows."""
-    if isinstance(molecules, Incoming):
-        return molecules
-    if isinstance(molecules, Path) or (isinstance(molecules, str) and Path(molecules).is_file()):
-        return open_incoming(Path(molecules))
-    if isinstance(molecules, str):
-        return IncomingSmiles([molecules])
-    if isinstance(molecules, Chem.Mol):
-        return IncomingMols([molecules])
-    if hasattr(molecules, "columns") and hasattr(molecules, "iloc"):  # pandas, which is not imported for it
-        column = find_smiles_column([str(name) for name in molecules.columns])
-        if column is None:
-            raise UserError(f"the DataFrame has no column called smiles; it has: {', '.join(map(str, molecules.columns))}")
-        molecules = ["" if text is None or text != text else str(text) for text in molecules[column].tolist()]
-    given = list(molecules)
-    if all(isinstance(each, str) for each in given):
-        return IncomingSmiles(given)
-    if all(each is None or isinstance(each, Chem.Mol) for each in given):
-        return IncomingMols(given)
-    raise UserError("molecules must all be SMILES, or all be RDKit molecules")

@@ -9,7 +9,8 @@ import numpy as np
 from moleblend_fs.data.model_description import INPUTS, Described
 from moleblend_fs.data.onnx_detection import is_exported
 from moleblend_fs.errors import UserError
-from moleblend_fs.predictions.api import TOKENS, Molecules, Reader, taken
+from moleblend_fs.predictions.api import TOKENS, Molecules, Reader
+from moleblend_fs.predictions.in_memory import taken
 from moleblend_fs.predictions.open_model import not_installed
 from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.streaming import Per, Window

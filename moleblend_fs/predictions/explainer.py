@@ -11,9 +11,10 @@ from moleblend_fs.data.graph import MolecularGraph
 from moleblend_fs.data.record import decode
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.attribution import AtomShares, Baseline, Molecule, captum
-from moleblend_fs.predictions.api import TOKENS, Molecules, Reader, taken
+from moleblend_fs.predictions.api import TOKENS, Molecules, Reader
 from moleblend_fs.predictions.calibration import TargetCalibration
 from moleblend_fs.predictions.checkpoint_model import open_predictive
+from moleblend_fs.predictions.in_memory import taken
 from moleblend_fs.predictions.rows import Made
 from moleblend_fs.predictions.streaming import SHORT_OF_MEMORY
 

@@ -3,6 +3,7 @@
 import csv
 import re
 import sys
+import unicodedata
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -188,9 +189,7 @@ def column_indices(path: Path, header: Sequence[str], wanted: Sequence[str]) -> 
     missing = [name for name in wanted if name.strip() not in header]
     if missing:
         shown = ", ".join(header[:20]) + (f", ... ({len(header)} in all)" if len(header) > 20 else "")
-        other = [name for name in header if name.lower() in {each.lower() for each in missing}]
-        hint = f"; names are case-sensitive: {', '.join(map(repr, other))}?" if other else ""
-        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; the file has: {shown}{hint}")
+        raise UserError(f"{path}: no column {', '.join(map(repr, missing))}; the file has: {shown}{alike(missing, header)}")
     for name in wanted:
         if (count := header.count(name.strip())) > 1:
             places = [str(place) for place, found in enumerate(header, 1) if found == name.strip()]
@@ -198,3 +197,16 @@ def column_indices(path: Path, header: Sequence[str], wanted: Sequence[str]) -> 
                 f"{path}: {count} columns are named {name!r} (columns {', '.join(places)}); give all but the wanted one another name"
             )
     return [header.index(name.strip()) for name in wanted]
+
+
+def alike(missing: Sequence[str], header: Sequence[str]) -> str:
+    """What to say of columns called nearly as those that are missing: in another case, or in characters that only look the same."""
+    plain = {_plain(name) for name in missing}
+    other = [name for name in header if _plain(name) in plain]
+    if any(name.lower() in {each.lower() for each in missing} for name in other):
+        return f"; names are case-sensitive: {', '.join(map(repr, other))}?"
+    return f"; {', '.join(map(ascii, other))} is written with other characters that look alike: copy it from the file" if other else ""
+
+
+def _plain(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())

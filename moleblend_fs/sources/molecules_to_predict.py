@@ -1,7 +1,7 @@
 """Molecules in whatever file they come, row by row, with all that the file says of them: for predictions, without a store."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ class Incoming(Source):
         smiles_place: which of the cells is to be filled with the SMILES that was made of the row; None for none.
         has_structures: whether the file may hold structures.
         given: the file as it was named; None where there is none. called: what messages call it.
+        frame, index: of rows given in memory: their columns by name, and the index that pandas has for them; or None.
     """
 
     name = "incoming"
@@ -58,6 +59,8 @@ class Incoming(Source):
     given: Path | None = None
     called: str = "the molecules"
     copy: TextCopy | None = None
+    frame: Mapping[str, Sequence[Any]] | None = None
+    index: Any = None
 
     build = BuildOptions()
     structures = False
@@ -210,7 +213,7 @@ class IncomingMols(Incoming):
     def parse(self, raw: tuple[str, Chem.Mol | None]) -> MolecularGraph | Failure:
         shown, mol = raw
         if mol is None:
-            return Failure(input=shown, reason="no molecule: None is given")
+            return Failure(input=shown, reason="None is given")
         if self.build.conformers.count:
             return graph_from_smiles(Chem.MolToSmiles(Chem.RemoveHs(mol)), labels=NO_LABELS, options=self.build)
         return graph_of_mol(mol, self.build, shown=shown, structures=self.structures, lacking=LACKING)

@@ -11,7 +11,7 @@ from rdkit import Chem
 
 from moleblend_fs.chem.geometry import check_conformers
 from moleblend_fs.chem.match import numbers_of
-from moleblend_fs.chem.mol_to_graph import graph_from_mol
+from moleblend_fs.chem.mol_to_graph import graph_from_mol, size_failure
 from moleblend_fs.chem.parse import parse_molblock
 from moleblend_fs.chem.smiles_to_graph import BuildOptions, scaffold_of
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
@@ -105,9 +105,13 @@ def graph_of_record(
         structures: False leaves the structure out.
         lacking: what to do where hydrogens are asked for and the structure has none.
     """
+    if not raw.record.strip():
+        return Failure(input=raw.name, reason="the record is empty")
     mol = parse_molblock(raw.record, shown=raw.name, hydrogens=build.hydrogens)
     if isinstance(mol, Failure):
         return mol
+    if (wrong_size := size_failure(mol, raw.name, build.max_atoms)) is not None:
+        return wrong_size
     xyz, note = None, None
     if structures:
         full = mol if build.hydrogens else parse_molblock(raw.record, shown=raw.name, hydrogens=True)

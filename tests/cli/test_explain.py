@@ -93,7 +93,7 @@ def test_the_page_in_a_browser(model, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nothing.csv"], "nothing can be explained: nothing.csv: no molecule"),
+        (["nothing.csv"], "nothing.csv: no such file"),
         (["CCO", "-o", "x.txt"], "must end in .html, .svg, .csv, .tsv"),
         (["CCO", "CCN", "-o", "x.svg"], "a picture is of one molecule and target, there are 2"),
         (["CCO", "-o", "x.csv", "-o", "./x.csv"], "x.csv is to be written twice"),

@@ -16,7 +16,7 @@ from rdkit import Chem
 from moleblend_fs.chem import conformer_cache
 from moleblend_fs.data.record import decode
 from moleblend_fs.errors import UserError
-from moleblend_fs.finetune.data import prepare, targets_of, unit_of
+from moleblend_fs.finetune.data import opened, prepare, targets_of, unit_of
 from moleblend_fs.finetune.folds import smiles_of
 from moleblend_fs.finetune.settings import Settings
 from tests.finetune.conftest import ESOL
@@ -155,8 +155,34 @@ def test_targets_are_columns_lists_or_patterns(tmp_path):
     for asked, message in ((("x",), "no column 'x'; there are: NR-AR"), ((), "Name it with --target; there are: NR-AR")):
         with pytest.raises(UserError, match=message):
             found(*asked)
+    assert found("NR-*", "NR-AR", "NR-AR") == [("NR-AR", "", ""), ("NR-AhR", "", "")]
     assert unit_of("logS (mol/L)") == "mol/L"
     assert unit_of("logS") == ""
+
+
+@pytest.mark.parametrize("name", ["y;unit;z;w", "a|b|c|d"])
+def test_separators_within_a_columns_name(tmp_path, name):
+    """More of them than of commas: the column of SMILES tells which separate."""
+    (tmp_path / "mine.csv").write_text(f"smiles,{name}\nCCO,1.5\nCC,2.5\n")
+    source, *_ = opened(tmp_path / "mine.csv", Settings(targets=(name,)), tmp_path, "none")
+    assert [label.name for label in source.labels] == [name]
+    assert [source.parse(row).labels.tolist() for _, row in source.rows(0)] == [[1.5], [2.5]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"targets": ("logs",)}, "no column 'logs'; there are: .*; names are case-sensitive: 'logS'\\?"),
+        ({"targets": ("l\u00f6s",)}, r"'lo\\u0308s' is written with other characters that look alike"),
+        ({"targets": ("log P",)}, r"'log\\xa0P' is written with other characters that look alike"),
+        ({"targets": ("logS",), "split": "column", "split_column": "logS"}, "'logS' is given as --target and as --split-column"),
+        ({"targets": ("logS",), "split": "column", "split_column": "smiles"}, "--split-column smiles: that is the column of SMILES"),
+    ],
+)
+def test_columns_that_are_called_nearly_so_or_are_taken(tmp_path, asked, message):
+    (tmp_path / "mine.csv").write_text("smiles,logS,lo\u0308s,log\u00a0P\nCCO,1.5,1.5,2\nCC,2.5,2,3\n")
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path / "mine.csv", Settings(**asked), tmp_path, "none")
 
 
 @pytest.mark.parametrize(

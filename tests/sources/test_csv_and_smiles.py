@@ -128,6 +128,15 @@ def test_sd_records_are_cut_at_their_end_marks(tmp_path):
     assert sum(1 for _ in sdf_records(windows)) == 600
 
 
+def test_records_without_atoms_or_content_say_so(tmp_path):
+    path = sd_file(tmp_path / "a.sdf", [("CCO", {})])
+    path.write_text(f"{path.read_text()}\n$$$$\n{Chem.MolToMolBlock(Chem.Mol())}$$$$\n")
+    first, blank, empty = parsed(sdf_source(path))
+    assert first.num_atoms == 3
+    assert blank.reason == "the record is empty"
+    assert empty.reason.startswith("0 atoms; a molecule must have 1 to ")
+
+
 def test_sd_messages(tmp_path):
     (tmp_path / "a.sdf").write_text("smiles,y\nC,1\n")
     with pytest.raises(UserError, match="not an SD file"):

@@ -1,0 +1,38 @@
+"""What stands where a SMILES should."""
+
+import pytest
+from rdkit import Chem
+
+from moleblend_fs.chem.parse import parse_smiles
+from moleblend_fs.data.graph import Failure
+
+
+@pytest.mark.parametrize(
+    ("text", "notation"),
+    [
+        ("InChI=1S/C2H6O/c1-2-3/h3H,2H2,1H3", "an InChI"),
+        ("LFQSCWFLJHTTHZ-UHFFFAOYSA-N", "an InChIKey"),
+        ("64-17-5", "a CAS number"),
+        ("CCO>>CC=O", "a reaction"),
+        ("CCO>[Na+].[OH-]>CC=O", "a reaction"),
+        ("[C][=C][Branch1][C][F][O]", "SELFIES"),
+        ("[N][C][Ring1][C]", "SELFIES"),
+        ("[C][C][O]", "SELFIES"),
+    ],
+)
+def test_other_notations_are_named(text, notation):
+    """The last one is read by RDKit: as three atoms without hydrogens, which nobody means."""
+    found = parse_smiles(text)
+    assert isinstance(found, Failure)
+    assert found == Failure(input=text, reason=f"{notation}, not a SMILES")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[Na][Cl]", "[CH3][CH3]", "[2H][2H]", "[CH3][C][CH3]", "[O][O]", "[C-]#[O+]", "[C]", "[Pt]([NH3])[Cl]", "C->[Fe]", "[CH3]->[Fe]"),
+        *("[C@@H](F)(Cl)Br", "C[C@H](N)O |a:1|", "[13CH3][13CH3]", "[C:1][O:2]", "[#6][#8]", "[NH4+].[Cl-]"),
+    ],
+)
+def test_smiles_of_brackets_are_smiles(text):
+    assert isinstance(parse_smiles(text), Chem.Mol)
