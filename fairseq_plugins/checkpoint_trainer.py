@@ -26,7 +26,7 @@ from moleblend_fs.checkpoint.zero_moments import StoredMoments
 from moleblend_fs.data.model_description import PREDICTED
 from moleblend_fs.data.untrusted_torch import ADMITTED
 from moleblend_fs.errors import UserError
-from moleblend_fs.inference.checkpoint_fit import Purpose, compare, shortened
+from moleblend_fs.inference.checkpoint_fit import Purpose, compare, objective_differences, shortened
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.predicted_distances import DISTANCE_HEAD
 from moleblend_fs.runtime import watchdog
@@ -177,7 +177,8 @@ class CheckpointTrainer(Trainer):
 
     def _compare(self, found: checkpoint.Checkpoint, purpose: Purpose) -> frozenset[str]:
         """Tell how a checkpoint fits this run; what differs as it is meant to. UserError if anything else does."""
-        comparison = compare(found, self.task.use(purpose))
+        learned = objective_differences(found.pretraining, self.task.pretraining) if purpose == "resume" else []
+        comparison = compare(found, self.task.use(purpose), learned)
         if self.is_data_parallel_master:
             for line in comparison.lines:
                 logger.warning(line)
@@ -187,6 +188,7 @@ class CheckpointTrainer(Trainer):
         """A checkpoint as this run's optimizer and number of processes need it."""
         self.loaded_weights = dict(state["model"])
         resuming.drop_what_differs(state["extra_state"], self.differing)
+        resuming.drop_other_score(state, self.cfg)
         state["extra_state"]["metrics"] = without_unknown_meters(state["extra_state"].get("metrics", {}))
         history, content = state["optimizer_history"][-1], state.get("last_optimizer_state")
         if content is not None and not self.cfg.checkpoint.reset_optimizer:

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any, List  # noqa: UP035
 
 from fairseq.tasks import register_task
+from omegaconf import II
 
 from fairseq_plugins import splits
 from fairseq_plugins.options import fairseq_dataclass, our_options
 from fairseq_plugins.task import StoreTask, StoreTaskConfig
 from moleblend_fs.data.mixture import open_sidecar
+from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.combined_objectives import Combined
@@ -28,6 +30,8 @@ class ObjectiveConfig(StoreTaskConfig):
     objective_weights: List[float] = field(  # noqa: UP006  fairseq reads the annotation as text
         default_factory=list, metadata={"help": "what the losses of each objective are multiplied by, e.g. 1,0.5; all 1 by default"}
     )
+    best_checkpoint_metric: str = II("checkpoint.best_checkpoint_metric")
+    maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
 
 
 PretrainingConfig = fairseq_dataclass(
@@ -42,6 +46,18 @@ def objective_of(cfg: Any) -> Objective:
     return parts[0] if len(parts) == 1 and weights in ([], [1.0]) else Combined(parts, weights)
 
 
+def check_metric(objective: Objective, metric: str, maximize: bool) -> None:
+    """UserError where --best-checkpoint-metric is nothing that the objective logs, or would keep the worst checkpoint."""
+    losses = ["loss", "weighted_loss", *(f"{term.name}_loss" for term in objective.terms())]
+    every = [*losses, *objective.logged()]
+    if metric not in every:
+        raise UserError(f"--best-checkpoint-metric {metric}: this objective has {', '.join(every)}")
+    if metric in losses and maximize:
+        raise UserError(
+            f"--best-checkpoint-metric {metric} goes without --maximize-best-checkpoint-metric: the worst checkpoint would be kept"
+        )
+
+
 @register_task("moleblend", dataclass=PretrainingConfig)
 class PretrainingTask(StoreTask):
     """An objective on the training split; what is drawn at random is the same every time on the validation split."""
@@ -52,6 +68,8 @@ class PretrainingTask(StoreTask):
         super().__init__(cfg)
         self.objective: Objective = objective_of(cfg)
         self.objective.check(self.store.manifest, str(self.store.path))
+        if not cfg.disable_validation:
+            check_metric(self.objective, cfg.best_checkpoint_metric, cfg.maximize_best_checkpoint_metric)
         self.labels = self.objective.labels(self.store.manifest)
         self.objective.take_labels({name: self._label(place, name) for place, name in enumerate(self.labels)})
         self.sidecars = {name: open_sidecar(self.store, name) for name in self.objective.sidecars()}
@@ -71,8 +89,9 @@ class PretrainingTask(StoreTask):
 
     @property
     def pretraining(self) -> dict[str, Any]:
-        """See `Objective.facts`."""
-        return self.objective.facts()
+        """See `Objective.facts`; and the hash of each sidecar's values."""
+        sidecars = {name: sidecar.manifest.values_sha256 for name, sidecar in self.sidecars.items()}
+        return self.objective.facts() | ({"sidecars": sidecars} if sidecars else {})
 
     @property
     def conformers(self) -> int:

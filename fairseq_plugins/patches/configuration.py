@@ -11,6 +11,7 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, open_dict
 
 from fairseq_plugins import console, output_paths, splits
+from fairseq_plugins.given_numbers import check_numbers
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
 from fairseq_plugins.patches.starting_ranks import infer_world, use_cpu_backends
 from moleblend_fs.checkpoint.weights_by_name import located
@@ -32,6 +33,7 @@ def fix_config(cfg: DictConfig) -> None:
     Raises:
         UserError: options that do not go together, or a file or folder that cannot be read or written.
     """
+    check_numbers(cfg)
     with open_dict(cfg):
         clear_tpu(cfg)
         refuse_fp16_on_cpu(cfg)

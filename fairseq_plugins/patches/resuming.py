@@ -89,6 +89,22 @@ def drop_what_differs(extra_state: dict[str, Any], differing: frozenset[str]) ->
         logger.warning("epoch %d begins anew", position["epoch"])
 
 
+def drop_other_score(state: dict[str, Any], cfg: Any) -> None:
+    """Leave out of a checkpoint the best score so far where another one chooses now: they cannot be compared.
+
+    Args:
+        state: the checkpoint; cfg: this run's configuration.
+    """
+    before, now = (
+        (chosen["best_checkpoint_metric"], bool(chosen["maximize_best_checkpoint_metric"]))
+        for chosen in (state["cfg"]["checkpoint"], cfg.checkpoint)
+    )
+    if before != now and "best" in state["extra_state"]:
+        for name in ("best", "patience"):
+            state["extra_state"].pop(name, None)
+        logger.warning("the best score so far was by %s, and %s chooses now: the next validation begins anew", before[0], now[0])
+
+
 def state_to_save(trainer: Any) -> dict[str, Any]:
     """What `restore` reads."""
     early = training_module().should_stop_early

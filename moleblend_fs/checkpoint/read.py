@@ -50,6 +50,7 @@ class Checkpoint:
         trained_on: the store that it was trained on; None where the file does not say.
         about: where it comes from.
         card: of published weights, else None.
+        pretraining: what a file of training says of its objective, see `objectives.objective.Objective.facts`.
     """
 
     config: ModelConfig
@@ -58,6 +59,7 @@ class Checkpoint:
     trained_on: TrainedOn | None = None
     about: dict[str, Any] = field(default_factory=dict)
     card: ModelCard | None = None
+    pretraining: Mapping[str, Any] | None = None
 
     def build(self) -> MoleBlend:
         """The model in evaluation mode."""
@@ -293,4 +295,5 @@ def _from_fairseq(path: Path, content: dict[str, Any], weights: Mapping[str, Ten
         finetuned=finetuned,
         trained_on=trained_on,
         about={"file": str(path), "format": "fairseq", "updates": updates},
+        pretraining=learned if isinstance(learned := about.get("pretraining"), Mapping) else None,
     )

@@ -160,8 +160,10 @@ class Mixture(Store):
 
 
 def open_sidecar(store: Store, name: str) -> Sidecar:
-    """The sidecar of a store, or those of several stores as one."""
-    return MixedSidecar(store, name) if isinstance(store, Mixture) else Sidecar(store, name)
+    """The sidecar of a store, or those of several stores as one; UserError also where values are damaged, which nothing else would see."""
+    found = MixedSidecar(store, name) if isinstance(store, Mixture) else Sidecar(store, name)
+    found.check_values()
+    return found
 
 
 class MixedSidecar(Sidecar):
@@ -202,6 +204,10 @@ class MixedSidecar(Sidecar):
             found = column_statistics(self.raw(rows), np.arange(len(rows)))
             self.manifest = dataclasses.replace(self.manifest, statistics=found, statistics_of=TRAIN if TRAIN in store.splits else "")
         self._take_statistics()
+
+    def check_values(self) -> None:
+        for part in self.parts:
+            part.check_values()
 
     def raw(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         wanted = np.asarray(indices, dtype=np.int64)

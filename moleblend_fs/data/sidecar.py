@@ -8,14 +8,17 @@ STORE/sidecars/NAME/failures.csv    row, input, reason of every molecule that it
 """
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from moleblend_fs.data.ragged_lists import LISTS as LISTS_FILE
+from moleblend_fs.data.ragged_lists import STARTS as STARTS_FILE
 from moleblend_fs.data.ragged_lists import ListFile, padded
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.typed_json import READING, from_json, read_json
@@ -119,7 +122,7 @@ class Sidecar:
         make = MADE_BY.get(name, f"moleblend preprocess-sidecar {name} {{store}}").format(store=store.path)
         if not self.path.is_dir():
             raise UserError(f"{store.path} has no sidecar {name!r}; make it with `{make}`")
-        again = f"delete {self.path} and run `{make}`"
+        again = self._again = f"delete {self.path} and run `{make}`"
         try:
             self.manifest = from_json(SidecarManifest, read_json(self.path / MANIFEST))
         except READING as error:
@@ -139,6 +142,11 @@ class Sidecar:
             except ValueError as error:
                 raise UserError(f"{self.path}: {error}; {again}") from error
         self._take_statistics()
+
+    def check_values(self) -> None:
+        """Read all of its values; UserError if they are not those that the manifest has the hash of."""
+        if values_hash(self.path, self.manifest.kind, self.manifest.vocabularies) != self.manifest.values_sha256:
+            raise UserError(f"{self.path}: damaged: its values are not as they were written (their SHA-256 is another); {self._again}")
 
     def _take_statistics(self) -> None:
         columns = [(s.lower, s.upper, s.mean, s.std) for s in self.manifest.statistics]
@@ -192,6 +200,25 @@ class Sidecar:
         values = self.raw(indices).astype(np.float64)
         std = np.where(self._std > 0, self._std, np.nan)
         return ((np.clip(values, self._lower, self._upper) - self._mean) / std).astype(np.float32)
+
+
+def values_hash(folder: Path, kind: str, vocabularies: Mapping[str, Sequence[Entry]]) -> str:
+    """SHA-256 of a sidecar's values: of its file, of both files of lists, or of vocabularies alone.
+
+    Args:
+        folder: where the files are. vocabularies: what was counted.
+    """
+    if kind in VALUES:
+        return _digest(folder / VALUES[kind][0])
+    if kind == LISTS:
+        return hashlib.sha256("".join(_digest(folder / name) for name in (LISTS_FILE, STARTS_FILE)).encode()).hexdigest()
+    listed = {name: [dataclasses.astuple(entry) for entry in found] for name, found in vocabularies.items()}
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def column_statistics(values: np.ndarray, rows: np.ndarray) -> tuple[ColumnStatistics, ...]:

@@ -1,4 +1,4 @@
-"""Whether a store is what its manifest says: every record, every index array, every split, the list of failures."""
+"""Whether a store is what its manifest says: every record, every index array, every split, the list of failures, every sidecar."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ import numpy as np
 
 from moleblend_fs.data.graph import NUM_BOND_CLASSES
 from moleblend_fs.data.record import decode
+from moleblend_fs.data.sidecar import FOLDER, Sidecar
 from moleblend_fs.data.store import RECORDS, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.wording import counted
@@ -17,7 +18,7 @@ NAMED = 5
 
 def problems(store: Store) -> Iterator[str]:
     """A sentence for each thing that is not as it should be; none for a whole store."""
-    for check in (_records, _splits, _failures):
+    for check in (_records, _splits, _failures, _sidecars):
         yield from _told(check, store)
 
 
@@ -90,3 +91,13 @@ def _failures(store: Store) -> Iterator[str]:
     for _ in store.failures():
         pass
     yield from ()
+
+
+def _sidecars(store: Store) -> Iterator[str]:
+    """Those that are finished are of this store and have the values that their manifests have the hash of."""
+    for folder in sorted((store.path / FOLDER).glob("*")):
+        if folder.is_dir() and "." not in folder.name:  # a shard, or unfinished
+            try:
+                Sidecar(store, folder.name).check_values()
+            except UserError as error:
+                yield str(error)

@@ -1,8 +1,8 @@
 """Whether a checkpoint fits a store: what it was trained on, compared with what it is to be used for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.wording import counted
 
 Purpose = Literal["resume", "finetune", "evaluate", "predict", "embed"]
-TOPICS = ("hydrogens", "featurisation", "structures", "units", "records", "splits", "targets", "inputs")
+TOPICS = ("hydrogens", "featurisation", "structures", "units", "records", "splits", "targets", "inputs", "objective")
 """What may differ where that is meant."""
 FLAG = "--allow-differences"
 FLAG_HELP = (
@@ -90,14 +90,17 @@ class Comparison:
     differing: frozenset[str]
 
 
-def compare(found: Described, use: Use) -> Comparison:
+def compare(found: Described, use: Use, more: Sequence[Difference] = ()) -> Comparison:
     """Compare what a checkpoint was trained on with what it is to be used for.
+
+    Args:
+        more: differences that are known already.
 
     Raises:
         UserError: something differs that was not allowed; it names each difference, the remedies, and the flag that allows it.
     """
     file = str(found.about.get("file", "the checkpoint"))
-    differences = _differences(found, use)
+    differences = [*_differences(found, use), *more]
     refused = [difference for difference in differences if difference.topic not in use.allowed]
     if refused:
         remedies = "; ".join(dict.fromkeys(difference.remedy for difference in refused))
@@ -227,6 +230,39 @@ def _run(then: FinetunedFor, now: FinetunedFor) -> list[Difference]:
     if then.inputs != now.inputs:
         result.append(Difference("inputs", f"other inputs ({then.inputs} in training, {now.inputs} here)", GO_ON))
     return result
+
+
+def objective_differences(then: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[Difference]:
+    """Other objectives, options of them, or values in their sidecars, than before the stop.
+
+    Args:
+        then, now: what is told of pretraining, see `objectives.objective.Objective.facts`, with the hash of each sidecar's values; what
+            an earlier version did not tell is not compared.
+    """
+    if then is None or now is None:
+        return []
+    before, after = ({each["name"]: each for each in facts["objectives"]} for facts in (then, now))
+    if before.keys() != after.keys():
+        found = [f"--objective {','.join(before)} in training, {','.join(after)} here"]
+    else:
+        found = [text for name in after for text in _other_options(before[name], after[name])]
+        kept, made = (facts.get("sidecars", {}) for facts in (then, now))
+        found += [f"sidecar {name!r} has other values" for name in made if kept.get(name, made[name]) != made[name]]
+    remedy = "go on with the --objective, options and sidecars that it was trained with, or begin a new run with another --save-dir"
+    return [Difference("objective", f"something else is learned ({', '.join(found)})", remedy)] if found else []
+
+
+def _other_options(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Options of an objective, and its weight in a sum, that are not as before."""
+    for name, value in now["options"].items():
+        if (old := then["options"].get(name, value)) != value:
+            yield f"--{name.replace('_', '-')} {_option(old)} in training, {_option(value)} here"
+    if then["weight"] != now["weight"]:
+        yield f"{now['name']} with weight {then['weight']:g} in training, {now['weight']:g} here"
+
+
+def _option(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _targets(about: FinetunedFor) -> str:

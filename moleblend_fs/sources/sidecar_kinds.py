@@ -1,11 +1,9 @@
 """The sidecars that there are: what is computed of a molecule, and how it is kept."""
 
-import hashlib
 import json
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import astuple
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,11 +17,9 @@ from moleblend_fs.chem.motifs import motif_tree
 from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.data.motif_lists import MOTIFS, as_list, code_of
-from moleblend_fs.data.ragged_lists import LISTS as LISTS_FILE
-from moleblend_fs.data.ragged_lists import STARTS as STARTS_FILE
 from moleblend_fs.data.ragged_lists import write_lists
 from moleblend_fs.data.record import decode
-from moleblend_fs.data.sidecar import FLAGS, LISTS, NO_FLAG, NUMBERS, VALUES, VOCABULARIES, Entry, column_statistics
+from moleblend_fs.data.sidecar import FLAGS, LISTS, NO_FLAG, NUMBERS, VALUES, VOCABULARIES, Entry, column_statistics, values_hash
 from moleblend_fs.data.splits import TRAIN, Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.stored_smiles import smiles_of_store
@@ -133,7 +129,7 @@ class Values(Kind):
             split = TRAIN if TRAIN in store.splits and store.manifest.splits[TRAIN].molecules else ""
             rows = np.asarray(store.split(split)) if split else np.arange(len(store))
             found |= {"statistics": column_statistics(values, rows), "statistics_of": split}
-        return found | {"values_sha256": _digest(folder / self.file)}
+        return found | {"values_sha256": values_hash(folder, self.kind, {})}
 
 
 class Counting(Kind):
@@ -201,10 +197,9 @@ class Counting(Kind):
         for found in entries.values():
             found.sort(key=lambda entry: (-entry.count, entry.name))
             assert len({entry.code for entry in found}) == len({entry.name for entry in found}) == len(found), "two names with one code"
-        digest = hashlib.sha256(json.dumps({name: [astuple(entry) for entry in found] for name, found in entries.items()}).encode())
         vocabularies = {name: tuple(found) for name, found in entries.items()}
-        about = {"missing": 0, "without": 0, "statistics": (), "statistics_of": ""}
-        about |= {"vocabularies": vocabularies, "values_sha256": digest.hexdigest()} | self.kept(folder)
+        about = {"missing": 0, "without": 0, "statistics": (), "statistics_of": "", "vocabularies": vocabularies} | self.kept(folder)
+        about["values_sha256"] = values_hash(folder, self.kind, vocabularies)
         (folder / self.file).unlink()
         return about
 
@@ -212,9 +207,7 @@ class Counting(Kind):
         """Write what is kept of each molecule, the lists of all lines; what the manifest says of it. Of vocabularies alone, nothing."""
         if self.kind != LISTS:
             return {}
-        without = write_lists(folder, (numbers for line in self.lines(folder) for numbers in line["lists"]))
-        digests = [_digest(folder / name) for name in (LISTS_FILE, STARTS_FILE)]
-        return {"without": without, "values_sha256": hashlib.sha256("".join(digests).encode()).hexdigest()}
+        return {"without": write_lists(folder, (numbers for line in self.lines(folder) for numbers in line["lists"]))}
 
 
 class Contexts(Counting):
@@ -279,11 +272,6 @@ def _add(counts: dict[str, Counter[tuple[str, int]]], found: Mapping[str, Any]) 
     for name, counter in counts.items():
         for text, code, number in found[name]:
             counter[text, code] += number
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def kinds() -> dict[str, Kind]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fairseq_plugins.runs import train, train_command
+from tests.fairseq_plugins.runs import PRETRAIN, train, train_command
 
 STEP = ("--optimizer", "adam", "--lr", "1e-3", "--batch-size", "16", "--max-epoch", "1")
 TASK, ARCH, CRITERION = ("--task", "moleblend_finetune"), ("--arch", "moleblend_tiny"), ("--criterion", "property_prediction")
@@ -25,6 +25,11 @@ WRONG = {
     "nothing but warm-up": ((*ALL, *COSINE, "--warmup-updates", "1"), ["--warmup-updates 1 leaves no update of --max-update 1"]),
     "no end of a polynomial": ((*ALL, "--lr-scheduler", "polynomial_decay"), ["polynomial_decay needs --total-num-update"]),
     "no top of a triangle": ((*ALL, "--lr-scheduler", "triangular"), ["triangular needs --max-lr"]),
+    "no number": ((*PRETRAIN, "--spd-weight", "nan"), ["--spd-weight must be a finite number, got nan"]),
+    "no such score": (
+        (*PRETRAIN, "--best-checkpoint-metric", "spd"),
+        ["--best-checkpoint-metric spd: this objective has loss, weighted_loss, spd_loss"],
+    ),
     "no stages": ((*ALL, "--lr-scheduler", "tri_stage"), ["tri_stage needs --phase-ratio"]),
 }
 

@@ -8,9 +8,11 @@ import pytest
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+from fairseq_plugins.given_numbers import check_numbers
 from fairseq_plugins.model import MoleBlendModelConfig
 from fairseq_plugins.options import our_options
 from fairseq_plugins.pretraining_task import PretrainingConfig
+from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, SIZE, ModelConfig
 from moleblend_fs.objectives.blend_then_predict import BlendConfig
 from tests.fairseq_plugins.runs import ROOT, run_here
@@ -95,6 +97,33 @@ def test_helps_are_the_same_and_the_class_can_be_pickled(theirs, ours):
             if typing.get_origin(field.type) is not tuple:
                 assert made[field.name].default == field.default
     assert pickle.loads(pickle.dumps(theirs())) == theirs()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--spd-weight", "nan"), "--spd-weight must be a finite number, got nan"),
+        (("--denoise-scale", "inf"), "--denoise-scale must be a finite number, got inf"),
+        (("--clip-norm", "nan"), "--clip-norm must be a finite number"),
+        (("--weight-decay", "nan"), "--weight-decay must be a finite number"),
+        (("--lr=-1e-3",), "--lr must be at least 0, got -0.001"),
+        (("--lr-scheduler", "cosine", "--warmup-updates", "-3"), "--warmup-updates must be at least 0"),
+        (("--batch-size", "0"), "--batch-size must be at least 1, got 0"),
+        (("--update-freq", "1,0"), "--update-freq must be at least 1, got 0"),
+        (("--validate-interval", "0"), "--validate-interval must be at least 1"),
+        (("--save-interval", "0"), "--save-interval must be at least 1"),
+        (("--log-interval", "0"), "--log-interval must be at least 1"),
+        (("--num-workers", "-1"), "--num-workers must be at least 0"),
+        (("--max-pairs", "-1"), "--max-pairs must be at least 0"),
+        (("--seed", "-1"), "--seed must be at least 0"),
+        (("--seed", str(2**32)), "--seed must be at most 42939"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_told(given, said):
+    """fairseq takes them; its defaults, and the least that is allowed, are none of them."""
+    with pytest.raises(UserError, match=said):
+        check_numbers(parsed("--arch", "moleblend_tiny", "--max-update", "5", *given))
+    check_numbers(parsed("--arch", "moleblend_tiny", "--lr", "0", "--seed", "0", "--update-freq", "1,2", "--num-workers", "0"))
 
 
 def test_other_choices_are_refused_by_the_parser(capsys):

@@ -6,6 +6,8 @@ import pytest
 
 from moleblend_fs.checkpoint.read import read_torch_file
 from moleblend_fs.data.store import Store
+from moleblend_fs.inference.checkpoint_fit import objective_differences
+from moleblend_fs.objectives.denoise import Denoise
 from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, Run, train
 from tests.inference.test_checkpoint_fit import table
@@ -97,3 +99,38 @@ def test_pretraining_on_other_molecules(stores, tmp_path):
     assert refused.code == 2
     assert "--allow-differences hydrogens,records" in refused.output
     assert train(stores["first"].path, tmp_path, *flat, "--max-update", "2").code == 0
+
+
+def test_another_objective(stores, tmp_path):
+    """Its options, its weight in a sum and what chooses the best checkpoint, which no head tells apart."""
+    words = ("--task", "moleblend", "--criterion", "pretrain", "--arch", "moleblend_tiny", *SMALL, *ADAM, "--batch-size", "32")
+    masked = (*words, "--objective", "attr_mask", "--attr-mask-rate", "0.3")
+    train(stores["first"].path, tmp_path, *masked, "--max-update", "1")
+    for options, part in (
+        (("--attr-mask-rate", "0.2"), "--attr-mask-rate 0.3 in training, 0.2 here"),
+        (("--objective-weights", "2"), "attr_mask with weight 1 in training, 2 here"),
+    ):
+        refused = train(stores["first"].path, tmp_path, *masked, "--max-update", "2", *options)
+        assert (refused.code, part in refused.output) == (2, True)
+        assert "--allow-differences objective" in refused.output
+    meant = train(
+        stores["first"].path, tmp_path, *masked, "--max-update", "2", "--attr-mask-rate", "0.2", "--allow-differences", "objective"
+    )
+    assert meant.code == 0
+    assert "the next validation begins anew" in meant.output
+    scored = ("--attr-mask-rate", "0.2", "--max-update", "3", "--best-checkpoint-metric", "weighted_loss")
+    other = train(stores["first"].path, tmp_path, *masked, *scored)
+    assert "the best score so far was by loss, and weighted_loss chooses now" in other.output
+    again = train(stores["first"].path, tmp_path, *masked, *scored, "--max-update", "4")
+    assert (again.code, "begins anew" in again.output) == (0, False)
+
+
+def test_other_values_in_a_sidecar():
+    """A checkpoint of an earlier version did not tell their hash."""
+    facts = Denoise(Denoise.Options()).facts()
+    for kept, found in (({"codes": "a"}, 0), ({"codes": "b"}, 1), ({}, 0)):
+        differences = objective_differences({**facts, "sidecars": kept}, {**facts, "sidecars": {"codes": "a"}})
+        assert [each.topic for each in differences] == ["objective"] * found
+        assert ["sidecar 'codes' has other values" in each.text for each in differences] == [True] * found
+    assert objective_differences(facts, {**facts, "sidecars": {"codes": "a"}}) == []
+    assert objective_differences(None, facts) == []

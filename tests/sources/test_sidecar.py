@@ -16,6 +16,7 @@ from moleblend_fs.chem.automorphisms import automorphisms
 from moleblend_fs.chem.descriptors import descriptors
 from moleblend_fs.chem.motifs import motif_tree
 from moleblend_fs.cli.main import main
+from moleblend_fs.data.mixture import open_sidecar
 from moleblend_fs.data.motif_lists import as_list, code_of
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.sidecar import FLAGS, NUMBERS, Sidecar, column_statistics
@@ -305,3 +306,31 @@ def test_damaged_sidecars_are_refused(made, tmp_path, damage):
         (folder / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match=r"delete .*sidecars/descriptors and run"):
         Sidecar(Store(tmp_path / "copy"), "descriptors")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "place"), [("descriptors", "values.f4", 400), ("fragments", "values.u1", 7), ("motifs", "starts.i8", 17)]
+)
+def test_a_damaged_byte_is_found(made, tmp_path, capsys, name, file, place):
+    """Which would be learned otherwise."""
+    shutil.copytree(made.path, tmp_path / "copy")
+    store = Store(tmp_path / "copy")
+    open_sidecar(store, name)
+    damaged = tmp_path / "copy/sidecars" / name / file
+    content = bytearray(damaged.read_bytes())
+    content[place] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(UserError, match=f"sidecars/{name}: damaged.*delete .*sidecars/{name} and run"):
+        open_sidecar(store, name)
+    assert main(["inspect", str(store.path), "--verify"]) == 1
+    assert f"sidecars/{name}: damaged" in "".join(capsys.readouterr())
+
+
+def test_a_vocabulary_that_was_changed_is_found(made, tmp_path):
+    shutil.copytree(made.path, tmp_path / "copy")
+    manifest = tmp_path / "copy/sidecars/contexts/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["vocabularies"]["atoms"][0]["code"] += 1
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="sidecars/contexts: damaged"):
+        open_sidecar(Store(tmp_path / "copy"), "contexts")
