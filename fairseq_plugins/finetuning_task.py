@@ -91,6 +91,8 @@ class FinetuningTask(StoreTask):
         if targets is None:
             return list(range(len(labels)))
         names = [targets] if targets in labels else [name.strip() for name in targets.split(",")]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"--targets {targets} names {twice[0]!r} twice")
         return [self.store.manifest.label_index(name) for name in names]
 
     def _check_modality(self, inputs: str) -> None:
@@ -100,8 +102,8 @@ class FinetuningTask(StoreTask):
                 f"--inputs {PREDICTED} needs --finetune-from-model, pretrained with --geometry-target distance: that model predicts the "
                 "distances"
             )
-        if inputs == PREDICTED and self.cfg.random_modality:
-            raise UserError(f"--random-modality goes with --inputs 2d+3d, not with {PREDICTED}; leave one of them out")
+        if self.cfg.random_modality and inputs != "2d+3d":  # it would train on structures that validation does not see
+            raise UserError(f"--random-modality goes with --inputs 2d+3d, not with {inputs}; leave one of them out")
         if not reads_structures(inputs):
             return
         if manifest.molecules_with_3d == 0:

@@ -25,6 +25,8 @@ WRONG = {
     "nothing but warm-up": ((*ALL, *COSINE, "--warmup-updates", "1"), ["--warmup-updates 1 leaves no update of --max-update 1"]),
     "no end of a polynomial": ((*ALL, "--lr-scheduler", "polynomial_decay"), ["polynomial_decay needs --total-num-update"]),
     "no top of a triangle": ((*ALL, "--lr-scheduler", "triangular"), ["triangular needs --max-lr"]),
+    "structures in training alone": ((*ALL, "--random-modality"), ["--random-modality goes with --inputs 2d+3d, not with 2d;"]),
+    "a target twice": ((*ALL, "--targets", "gap,homo,gap"), ["--targets gap,homo,gap names 'gap' twice"]),
     "no number": ((*PRETRAIN, "--spd-weight", "nan"), ["--spd-weight must be a finite number, got nan"]),
     "no such score": (
         (*PRETRAIN, "--best-checkpoint-metric", "spd"),
