@@ -19,7 +19,7 @@ from moleblend_fs.comparison.output import number, ranks_over_sets, to_reference
 from moleblend_fs.comparison.page import build, picture_of_means, picture_of_ranks, picture_over_sets
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
-from moleblend_fs.report import html
+from moleblend_fs.report.html import standalone
 from moleblend_fs.wording import counted
 
 PAGE, FIGURES = ROOT / "docs" / "evidence.md", ROOT / "docs" / "figures" / "evidence"
@@ -115,14 +115,6 @@ def draw(compared: Sequence[Comparison], ranks: Overall | None) -> dict[str, str
 def slug(each: Comparison) -> str:
     """A comparison's name in files."""
     return re.sub(r"[^a-z0-9]+", "-", each.table.dataset.replace(",000", "000").lower())
-
-
-def standalone(picture: str) -> str:
-    """An SVG of a page as a file of its own: light colours on white."""
-    colours = dict(re.findall(r"(--[\w]+): (#[0-9a-fA-F]{6})", html.STYLE.partition("@media")[0]))
-    text = re.sub(r"var\((--[\w]+)\)", lambda match: colours[match[1]], picture)
-    text = text.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="525" ', 1)
-    return re.sub(r"^(<svg [^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', text, count=1) + "\n"
 
 
 def markdown(

@@ -1,6 +1,7 @@
 """The few HTML building blocks that the pages of `inspect` and `report` are made of. No outside files, no scripts."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 
 from moleblend_fs.wording import counted
@@ -104,6 +105,16 @@ def legend(entries: Iterable[tuple[str, str]]) -> str:
     """A list of (name, CSS colour)."""
     items = (f'<li><i style="background:{colour}"></i>{escape(name)}</li>' for name, colour in entries)
     return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def standalone(picture: str) -> str:
+    """An SVG of a page as a file of its own: the light colours, on white."""
+    colours = dict(re.findall(r"(--\w+): (#[0-9a-fA-F]{6})", STYLE.partition("@media")[0]))
+    text = re.sub(r"var\((--\w+)\)", lambda found: colours[found[1]], picture)
+    start, rest = text[: (end := text.index(">"))], text[end + 1 :]
+    start = re.sub(r' (?:xmlns|width|height)="[^"]*"', "", start)
+    start = start.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" width="525"', 1)
+    return f'{start}><rect width="100%" height="100%" fill="#ffffff"/>{rest}\n'
 
 
 def charts(figures: Iterable[str]) -> str:

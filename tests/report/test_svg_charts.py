@@ -1,10 +1,13 @@
 """Ticks say where they are; a page that is drawn leaves the program's own matplotlib as it was, for a notebook's figures after a run."""
 
+from xml.etree import ElementTree
+
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
 
+from moleblend_fs.report.html import bars, standalone
 from moleblend_fs.report.svg_charts import STYLE, panel, points, set_ticks, tick_labels
 
 
@@ -56,3 +59,16 @@ def test_ticks_of_charts_are_numbers_at_their_places(high):
             places = ticks.get_ticklocs()
             read = [float(label.get_text()) for label in ticks.get_ticklabels()]
             assert np.abs(np.array(read) - places).max() <= 0.011 * np.diff(places).min(initial=high)
+
+
+def test_a_picture_of_a_page_is_a_file_of_its_own():
+    """Both kinds, drawn by matplotlib and written out here, are whole XML with colours that need no page."""
+    drawn = points(np.arange(3.0), np.arange(3.0), xlabel="x", ylabel="y", name="a > b")
+    written = bars(["1", "2"], [3, 4], axis="size")
+    for picture in (drawn, written[written.index("<svg") : written.index("</svg>") + 6]):
+        alone = standalone(picture)
+        assert "var(" not in alone
+        root = ElementTree.fromstring(alone)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.get("width") == "525"
+        assert root[0].get("fill") == "#ffffff"

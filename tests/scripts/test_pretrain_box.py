@@ -10,9 +10,14 @@ import pytest
 
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.data.store import Store
+from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.folds import smiles_of
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "examples" / "pretrain_box"))
+
+import curve  # noqa: E402
+
 RINGS = ["c1ccccc1", "c1ccncc1", "C1CCCCC1", "c1ccsc1", "C1CCNCC1", "c1ccc2ccccc2c1", "c1ccoc1", "C1CCOC1"]
 MOLECULES = [f"{start}{a}CC{b}" for i, a in enumerate(RINGS) for b in RINGS[i:] for start in ("C", "CC", "O")]
 EXCLUDED = MOLECULES[:3]
@@ -56,3 +61,22 @@ def test_the_weights_are_made_twice_with_the_same_bits(tmp_path):
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished before") == 2
     assert (folders[0] / "probes.csv").read_bytes() == before
+    points = curve.points_of(folders[0])
+    assert ("cooldown", 10, 80) in {point[:3] for point in points if point.quantity == curve.HELD_OUT}
+    probed = [point for point in points if "loss" not in point.quantity]
+    told = {(row["store"], row["checkpoint"].split("/")[0], int(row["updates"])) for row in rows}
+    assert {(point.stage, point.updates) for point in probed} == {
+        (stage, updates + 6 * (stage == "cooldown")) for _, stage, updates in told
+    }
+    assert {point.quantity.partition(" ")[0].rstrip(",").lower() for point in probed} == {store for store, _, _ in told}
+    (folders[1] / "pretrain" / "train.log").write_text("")
+    with pytest.raises(UserError, match="no loss in it"):
+        curve.points_of(folders[1])
+
+
+def test_the_pictures_in_docs_are_those_of_their_table(tmp_path):
+    kept = ROOT / "docs" / "figures" / "weights"
+    (tmp_path / "curve.csv").write_bytes((kept / "curve.csv").read_bytes())
+    curve.draw(tmp_path)
+    for name in ("loss.svg", "probes.svg"):
+        assert (tmp_path / name).read_bytes() == (kept / name).read_bytes()
