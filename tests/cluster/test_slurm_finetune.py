@@ -1,9 +1,13 @@
 """`moleblend finetune --slurm` and `moleblend tune --slurm` under a real Slurm: submitted, looked at, collected by the same command."""
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
+import os
+from dataclasses import dataclass
+from unittest import mock
 
+from moleblend_fs.cli.main import main
 from tests.cluster.conftest import ENDED
 from tests.finetune.conftest import ESOL
 
@@ -11,11 +15,22 @@ MODEL = ("--target", "logS", "--split", "random", "--arch", "tiny", "--epochs", 
 SETTINGS = {"CPUS": "1", "PARTITION": "main", "TIME": "00:30:00"}
 
 
-def moleblend(cluster, *words, check=True):
-    command = [sys.executable, "-P", "-m", "moleblend_fs.cli.main", *map(str, words)]
-    done = subprocess.run(command, env=cluster.environment | SETTINGS, capture_output=True, text=True, timeout=600)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+@dataclass(frozen=True)
+class Done:
+    """What a command said."""
+
+    stdout: str
+    stderr: str
+
+
+def moleblend(cluster, *words, code=0):
+    """A command in this process, with its exit code; jobs start processes of their own."""
+    out, err = io.StringIO(), io.StringIO()
+    variables = mock.patch.dict(os.environ, cluster.environment | SETTINGS, clear=True)
+    with variables, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        found = main([str(word) for word in words])
+    assert found == code, out.getvalue() + err.getvalue()
+    return Done(out.getvalue(), err.getvalue())
 
 
 def submitted(cluster, out):
@@ -26,7 +41,7 @@ def test_finetune_and_tune_as_arrays(cluster, tmp_path):
     table, out = tmp_path / "esol.csv", tmp_path / "run 1"
     table.write_text("smiles,logS\n" + ESOL)
     finetune = ("finetune", table, out, *MODEL, "--batch-size", "8", "--ensemble", "2", "--slurm", "--sbatch=--comment=ours")
-    assert "no column 'logP'" in moleblend(cluster, *finetune, "--target", "logP", check=False).stderr
+    assert "no column 'logP'" in moleblend(cluster, *finetune, "--target", "logP", code=2).stderr
     assert not out.exists(), "nothing is submitted that cannot be read"
 
     assert "submitted 2 members (jobs: prepare " in moleblend(cluster, *finetune).stdout

@@ -1,7 +1,9 @@
 """Every command block of README, CONTRIBUTING, docs and examples: run on small data, or, where that takes a GPU, Slurm, several hosts or
 hours, found out what it would start, and its words handed to the real parsers. A command that is not declared below fails."""
 
+import contextlib
 import random
+import runpy
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -356,8 +358,10 @@ def test_commands_run(page, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.python()], ids=lambda b: f"{b.page}:{b.line}")
 def test_python_runs(block, folder):
+    """In this process; a script of its own, without a guard for its main module, is in tests/sources."""
     (folder / "example.py").write_text(block.python())
-    bash("python example.py", folder)
+    with contextlib.chdir(folder):
+        runpy.run_path("example.py")
 
 
 @pytest.mark.parametrize("page", dict.fromkeys(b.page for b in BLOCKS))

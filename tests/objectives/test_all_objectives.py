@@ -433,8 +433,8 @@ def test_eight_molecules_are_learned_by_heart(name, variant, qm9_store, ordinary
     batch = batch_of_store(qm9_store, ordinary[3:11], name)
     layout = Layout(batch.num_atoms, "cpu")
     ready = objective.prepare(batch, layout, seed=3, epoch=2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=case.updates, pct_start=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=case.rate, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, case.rate, total_steps=case.updates, pct_start=0.1)
     weights = [term.weight for term in objective.terms()]
     for _ in range(case.updates):
         optimizer.zero_grad()

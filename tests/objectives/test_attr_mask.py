@@ -12,7 +12,7 @@ from moleblend_fs.ops.layout import Layout
 from tests.model.molecules import ORDINARY, batch_of, graph
 from tests.objectives.suite import Case, mean_losses, model_of
 
-CASE = Case(variants={"bonds": {"attr_mask_bonds": True}}, reached={"": 0.05, "bonds": 0.1}, updates=200)
+CASE = Case(variants={"bonds": {"attr_mask_bonds": True}}, reached={"": 0.05, "bonds": 0.1}, updates=150, rate=1e-2)
 BATCH = batch_of([graph(smiles, i) for i, smiles in enumerate(ORDINARY)])
 LAYOUT = Layout(BATCH.num_atoms, "cpu")
 

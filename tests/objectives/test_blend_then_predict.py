@@ -21,7 +21,8 @@ CASE = Case(
     still={"noise_scale": 1e-12},
     turning=("displacement", "noisy_nodes"),
     reached={"": 2.5},
-    updates=100,
+    updates=60,
+    rate=1e-2,
 )
 
 SIZE = {"layers": 1, "embed_dim": 16, "ffn_dim": 16, "attention_heads": 2, "gaussians": 8, "pair_dim": 4, "hidden_3d": 8}

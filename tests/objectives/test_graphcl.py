@@ -24,7 +24,8 @@ RELEASED = {
 CASE = Case(
     variants={"released": RELEASED, "all five": {"graphcl_augmentations": "drop,subgraph,edge,mask,identity"}},
     reached={"": 0.2},
-    updates=150,
+    updates=60,
+    rate=1e-2,
 )
 SMILES = (*ORDINARY, *AWKWARD)
 BATCH = batch_of([graph(smiles, i) for i, smiles in enumerate(SMILES)])

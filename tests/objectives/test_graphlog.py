@@ -37,7 +37,8 @@ CASE = Case(
         "same atom": {"graphlog_positives": "same", "pooling": "mean", "graphlog_temperature": 0.5},
     },
     reached={"": 0.2, "prototypes": 0.3},
-    updates=200,
+    updates=60,
+    rate=1e-2,
 )
 
 

@@ -70,6 +70,8 @@ CASE = Case(
         "two": {"grover_branches": "two", "grover_atom_contexts": 9, "grover_bond_contexts": 0},
     },
     reached={"": 0.3},
+    updates=100,
+    rate=1e-2,
     sidecars=SIDECARS,
     extra=flagged,
 )

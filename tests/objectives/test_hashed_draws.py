@@ -21,7 +21,6 @@ from tests.model.molecules import batch_of, graph
 DEFAULT = BlendConfig()
 RELATIONS = (SHOW_SPD, SHOW_EDGE, SHOW_DISTANCE, 0)
 MOLECULES = [graph("c1ccc2c(c1)[nH]c1ccccc12", s, coordinates=s % 3 != 0) for s in range(150)]
-WITH_3D = [s % 3 != 0 for s in range(150)]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ CASE = Case(
         "mean": {"pooling": "mean"},
     },
     reached={"": 0.2, "jsd": -1.2},
+    updates=200,
+    rate=1e-2,
 )
 BATCH = batch_of([graph(smiles, i) for i, smiles in enumerate(ORDINARY)])
 

@@ -25,6 +25,8 @@ EVERY = {"motif_min_count": 1, "motif_classes": 0}
 CASE = Case(
     variants={"bfs": {"mgssl_order": "bfs", **EVERY}, "decisions": {"mgssl_mean": "decision", "motif_min_count": 20}},
     reached={"decisions": 0.02, "bfs": 0.1},
+    updates=150,
+    rate=1e-2,
     sidecars=SIDECARS,
     extra=made_up,
 )

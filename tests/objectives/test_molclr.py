@@ -23,7 +23,8 @@ CASE = Case(
         "warm": {"molclr_temperature": 1.0},
     },
     reached={"": 0.2},
-    updates=150,
+    updates=60,
+    rate=1e-2,
 )
 SMILES = (*ORDINARY, *AWKWARD)
 BATCH = batch_of([graph(smiles, i) for i, smiles in enumerate(SMILES)])

@@ -23,6 +23,8 @@ CASE = Case(
         "few": {"motif_min_count": 30, "motif_mask_hide": "atoms"},
     },
     reached={"own": 0.02, "few": 0.02},
+    updates=150,
+    rate=1e-2,
     sidecars=SIDECARS,
     extra=made_up,
 )

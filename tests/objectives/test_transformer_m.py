@@ -17,6 +17,8 @@ CASE = Case(
     still={"transformer_m_scale": 1e-12},
     turning=("structure_noise",),
     reached={"": 0.5},
+    updates=150,
+    rate=1e-2,
 )
 
 

@@ -16,6 +16,8 @@ CASE = Case(
     still={"uni_mol_noise": 1e-9},
     turning=("coordinates",),
     reached={"": 0.6},
+    updates=150,
+    rate=1e-2,
 )
 
 
