@@ -1,6 +1,7 @@
 """The two criterions: they turn a batch into a loss and logged sums. The losses themselves are in `moleblend_fs.objectives`."""
 
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ from moleblend_fs.objectives.finetuning import property_loss
 from moleblend_fs.objectives.objective import Objective, Prepared, Read
 from moleblend_fs.objectives.registry import DEFAULT_OBJECTIVE
 from moleblend_fs.ops.layout import Layout
+
+logger = logging.getLogger(__name__)
 
 SUMS = "_sums"
 """Where fairseq keeps the vector of logged sums; what begins with an underscore it does not show."""
@@ -163,6 +166,10 @@ class Pretraining(BatchCriterion):
 
     task: PretrainingTask
 
+    def __init__(self, task: Any, seed: int):
+        super().__init__(task, seed)
+        self.told: set[str] = set()
+
     @property
     def objective(self) -> Objective:
         return self.task.objective
@@ -189,7 +196,7 @@ class Pretraining(BatchCriterion):
         are shown."""
         logs = [log for log in logging_outputs if log]
         log_sums(logs)
-        terms = self.objective.terms()
+        terms, split = self.objective.terms(), "training" if self.training else "validation"
         number = {term.name: index for index, term in enumerate(terms)}
 
         def mean(m: dict[str, Any], name: str) -> float:
@@ -199,13 +206,29 @@ class Pretraining(BatchCriterion):
         def read(m: dict[str, Any]) -> Read:
             return Read(functools.partial(mean, m), lambda name: self.part(m[SUMS].sum, name).cpu().numpy())
 
-        metrics.log_derived("loss", lambda m: sum(mean(m, term.name) for term in terms), priority=0)
+        def total(m: dict[str, Any]) -> float:
+            if not bool(self.part(m[SUMS].sum, COUNTS).any()):
+                self._warn_of_nothing(split)
+            return sum(mean(m, term.name) for term in terms)
+
+        metrics.log_derived("loss", total, priority=0)
         metrics.log_derived("weighted_loss", lambda m: sum(term.weight * mean(m, term.name) for term in terms), priority=1)
         for term in terms:
             metrics.log_derived(f"{term.name}_loss", lambda m, name=term.name: mean(m, name))
         for name, value in self.objective.logged().items():
             metrics.log_derived(name, lambda m, value=value: value(read(m)))
         log_throughput(logs)
+
+    def _warn_of_nothing(self, split: str) -> None:
+        """Say once that a loss of 0 is none."""
+        if split not in self.told:
+            self.told.add(split)
+            logger.warning(
+                "no molecule of %s so far has anything that %s learns from: the loss is 0 whatever the model%s",
+                split,
+                " or ".join(each["name"] for each in self.objective.facts()["objectives"]),
+                ", and chooses no checkpoint; another --valid-subset would, or --disable-validation" if split == "validation" else "",
+            )
 
 
 @register_criterion(DEFAULT_OBJECTIVE, dataclass=CriterionConfig)

@@ -1,6 +1,6 @@
 """The task of pretraining: any objective, or several, on the splits of a store."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, List  # noqa: UP035
 
 from fairseq.tasks import register_task
@@ -41,9 +41,27 @@ PretrainingConfig = fairseq_dataclass(
 
 def objective_of(cfg: Any) -> Objective:
     """The objective, or the sum of objectives, that a task's options ask for."""
-    parts = [found(our_options(found.Options, cfg)) for found in chosen(str(cfg.objective))]
+    learned = chosen(str(cfg.objective))
+    check_owners(cfg, learned)
+    parts = [found(our_options(found.Options, cfg)) for found in learned]
     weights = [float(weight) for weight in cfg.objective_weights]
     return parts[0] if len(parts) == 1 and weights in ([], [1.0]) else Combined(parts, weights)
+
+
+def check_owners(cfg: Any, learned: list[type[Objective]]) -> None:
+    """UserError names an option that was given and that only other objectives have: it would change nothing."""
+    own = {option.name for found in learned for option in fields(found.Options)}
+    owners: dict[str, list[str]] = {}
+    for name, found in objectives().items():
+        given: Any = our_options(found.Options, cfg)
+        for option in fields(found.Options):
+            if option.name not in own and getattr(given, option.name) != option.default:
+                owners.setdefault(option.name, []).append(name)
+    for foreign, names in owners.items():
+        raise UserError(
+            f"--{foreign.replace('_', '-')} is an option of {', '.join(names)}, and --objective {cfg.objective} would not heed it; "
+            "leave it out, or learn that objective (--objective)"
+        )
 
 
 def check_metric(objective: Objective, metric: str, maximize: bool) -> None:

@@ -4,6 +4,7 @@ Nothing of fairseq's is replaced: `call_main` has each process pass its configur
 fairseq would do.
 """
 
+import logging
 import os
 import sys
 
@@ -17,6 +18,8 @@ from fairseq_plugins.patches.starting_ranks import infer_world, use_cpu_backends
 from moleblend_fs.checkpoint.weights_by_name import located
 from moleblend_fs.errors import UserError
 from moleblend_fs.zero.engine import STAGES, engine_config, require_deepspeed
+
+logger = logging.getLogger(__name__)
 
 PINS = {
     "fairseq.options.parse_args_and_arch": "e7f96c62d047",
@@ -40,6 +43,7 @@ def fix_config(cfg: DictConfig) -> None:
         refuse_amp(cfg)
         refuse_unsafe_saving(cfg)
         refuse_with_deepspeed(cfg)
+        warn_of_averages(cfg)
         check_pretrained(cfg)
         check_restore_file(cfg)
         accept_pair_limit(cfg)
@@ -104,6 +108,12 @@ def refuse_with_deepspeed(cfg: DictConfig) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"  # for processes that are started; this one has imported DeepSpeed already
     require_deepspeed()
     engine_config(engine_options(cfg))
+
+
+def warn_of_averages(cfg: DictConfig) -> None:
+    """fairseq keeps them in each checkpoint; the weights that everything else takes are those of the last update."""
+    if cfg.ema.store_ema:
+        logger.warning("--store-ema: checkpoints keep the averaged weights, but validation, evaluate, predict and finetuning take the last")
 
 
 def check_pretrained(cfg: DictConfig) -> None:

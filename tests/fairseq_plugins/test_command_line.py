@@ -27,6 +27,10 @@ WRONG = {
     "no top of a triangle": ((*ALL, "--lr-scheduler", "triangular"), ["triangular needs --max-lr"]),
     "structures in training alone": ((*ALL, "--random-modality"), ["--random-modality goes with --inputs 2d+3d, not with 2d;"]),
     "a target twice": ((*ALL, "--targets", "gap,homo,gap"), ["--targets gap,homo,gap names 'gap' twice"]),
+    "an option of another objective": (
+        (*PRETRAIN, "--objective", "denoise,infograph", "--noise-loss", "cosine", "--noise-scale", "0.1"),
+        ["--noise-scale is an option of blend_then_predict, and --objective denoise,infograph would not heed it; leave it out"],
+    ),
     "no number": ((*PRETRAIN, "--spd-weight", "nan"), ["--spd-weight must be a finite number, got nan"]),
     "no such score": (
         (*PRETRAIN, "--best-checkpoint-metric", "spd"),

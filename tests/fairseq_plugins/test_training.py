@@ -8,6 +8,7 @@ from fairseq import options as fairseq_options
 
 from moleblend_fs.checkpoint.read import load, read_torch_file
 from moleblend_fs.model.config import PRESETS
+from tests.conftest import preprocessed
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, NO_DROPOUT, PRETRAIN, SMALL, Run, arguments, train
 
 PRETRAIN_LOSSES = ("spd_loss", "edge_loss", "displacement_loss", "noisy_nodes_loss")
@@ -219,6 +220,17 @@ def test_shipped_sizes_are_what_their_names_say(qm9_store):
         assert {key: getattr(parsed, key) for key in preset} == preset
         parsed = fairseq_options.parse_args_and_arch(fairseq_options.get_training_parser(), input_args=[*words, "--layers", "2"])
         assert (parsed.layers, parsed.embed_dim) == (2, preset["embed_dim"])
+
+
+def test_a_store_that_has_nothing_to_learn_from_is_told(tmp_path):
+    """Its loss is 0, the least that there is: no atom of these has another five bonds away."""
+    (tmp_path / "short.smi").write_text("".join(f"{'C' * k}{x}\n" for k in range(1, 5) for x in ("O", "N", "F", "Cl", "Br")))
+    store = preprocessed(tmp_path / "store", "smiles", str(tmp_path / "short.smi"), "--split", "random")
+    words = ("--task", "moleblend", "--criterion", "pretrain", "--objective", "context_pred", "--arch", "moleblend_tiny", *SMALL, *ADAM)
+    run = train(store.path, tmp_path / "run", *words, "--batch-size", "8", "--max-update", "2")
+    assert run.code == 0
+    for split in ("training", "validation"):
+        assert run.output.count(f"no molecule of {split} so far has anything that context_pred learns from") == 1
 
 
 def test_arguments_given_later_win(tmp_path):
