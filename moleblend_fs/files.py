@@ -71,6 +71,15 @@ def is_stream(path: str | os.PathLike) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
+def why_no_file(path: str | os.PathLike) -> str:
+    """What is wrong with a path that no file can be read from, again and again; "" for one that can."""
+    if os.path.isfile(path):
+        return ""
+    if os.path.isdir(path):
+        return "is a folder, not a file"
+    return "is a pipe or a device, and is to be read more than once: save it as a file" if os.path.exists(path) else "no such file"
+
+
 @contextmanager
 def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     """A stream to write a file with; the file has its name, and all that was written, when the block ends without an exception.

@@ -2,10 +2,11 @@
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from moleblend_fs.cli.common import compare_with_store, molecules_of, say
 from moleblend_fs.data.model_description import Described
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import is_stream
 from moleblend_fs.inference.checkpoint_fit import parse_allowed
 
 ROW, SMILES, STATUS = "row", "smiles", "status"
@@ -63,26 +65,28 @@ def check_given(arguments: argparse.Namespace, inputs: str) -> None:
 
 @contextmanager
 def named_input(arguments: argparse.Namespace) -> Iterator[None]:
-    """An input that is a path, and an output; what standard input gives is kept in a temporary file meanwhile."""
+    """An input that is a path, and an output; what standard input or a pipe of a name gives is kept in a temporary file meanwhile."""
     with tempfile.TemporaryDirectory(prefix="moleblend.") as folder:
         given = arguments.input
-        arguments.piped = given == "-"
-        if given == "-":
+        stdin = given == "-"
+        arguments.piped = PIPED if stdin else str(given) if given is not None and is_stream(given) else ""
+        if arguments.piped:
+            if stdin and sys.stdin is None:
+                raise UserError("standard input is closed; give the name of a file, or pipe molecules in")
             arguments.input = Path(folder) / "stdin"
-            with open(arguments.input, "wb") as stream:
-                while block := sys.stdin.buffer.read(1 << 20):
-                    stream.write(block)
+            with open(arguments.input, "wb") as stream, nullcontext(sys.stdin.buffer) if stdin else open(given, "rb") as piped:
+                shutil.copyfileobj(piped, stream, 1 << 20)
         elif given is not None:
             arguments.input = Path(given)
         if arguments.output is None:
-            arguments.output = STDOUT if given in (None, "-") else default_output(arguments.input)
+            arguments.output = STDOUT if given is None or arguments.piped else default_output(arguments.input)
         elif arguments.output == Path("-"):
             arguments.output = STDOUT
         try:
             yield
         except UserError as error:
             if arguments.piped:
-                raise UserError(str(error).replace(str(arguments.input), PIPED)) from error
+                raise UserError(str(error).replace(str(arguments.input), arguments.piped)) from error
             raise
 
 
@@ -110,7 +114,8 @@ def open_given(arguments: argparse.Namespace) -> Any:
         return IncomingSmiles(arguments.smiles)
     incoming = open_incoming(arguments.input, smiles_column=arguments.smiles_column, kind=arguments.format)
     if arguments.piped:
-        incoming.notes, incoming.called = tuple(note.replace(incoming.called, PIPED) for note in incoming.notes), PIPED
+        incoming.notes = tuple(note.replace(incoming.called, arguments.piped) for note in incoming.notes)
+        incoming.called = arguments.piped
     return incoming
 
 

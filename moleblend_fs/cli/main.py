@@ -9,7 +9,7 @@ import sys
 
 from moleblend_fs import __version__
 from moleblend_fs.cli.parser import Parser
-from moleblend_fs.cli.standard_output import GONE, given_up, loudly
+from moleblend_fs.cli.standard_output import GONE, given_up, loudly, none_closed
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
 
@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded: threads that wait leave their cores to others
     name = " ".join(["moleblend", *(word for word in argv[:1] if word in COMMANDS)])
+    none_closed()
     loudly()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

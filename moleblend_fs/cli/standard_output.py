@@ -35,6 +35,18 @@ def loudly() -> None:
     argparse.ArgumentParser._print_message = print_message  # type: ignore[method-assign]
 
 
+def none_closed() -> None:
+    """Open to nowhere what of standard input, output and error is closed. The next file that is opened would take its place otherwise, and
+    get what is printed; and what is meant for standard error would be printed on standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free: this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  for as long as the program runs
+
+
 def given_up() -> OSError | None:
     """Write what standard output still holds; where that fails, why, and what it holds is given up."""
     try:

@@ -217,7 +217,7 @@ def finished(out: Path, member: Member) -> bool:
 def was_trained(out: Path, member: Member) -> bool:
     """Whether this very command came to its end; the store and the weights may lie elsewhere now: `claim` knows that they are the same."""
     try:
-        content = json.loads((out / member.folder / DONE).read_text())
+        content = json.loads((out / member.folder / DONE).read_text("utf-8"))
         return _without_places(content["words"]) == _without_places(member.words)
     except (OSError, ValueError, KeyError, TypeError):
         return False

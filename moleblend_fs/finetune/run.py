@@ -192,7 +192,7 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
 
 
 def _folds(data: Data, folder: Path) -> dict[str, Store]:
-    names = list(json.loads((folder / SPLITS).read_text())["folds"])
+    names = list(json.loads((folder / SPLITS).read_text("utf-8"))["folds"])
     return {name: open_store(data.store.path, folder / SPLITS, name) for name in names}
 
 

@@ -15,7 +15,7 @@ from moleblend_fs import __version__
 from moleblend_fs.checkpoint.weights_by_name import NONE, WEIGHTS
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import as_json, write_atomically
+from moleblend_fs.files import as_json, why_no_file, write_atomically
 from moleblend_fs.finetune.data import COPY, is_store
 from moleblend_fs.finetune.locks import awaited, taken
 from moleblend_fs.finetune.settings import Settings, flag
@@ -46,8 +46,8 @@ class Asked:
 
 def refuse(given: Path, folder: Path, command: str) -> None:
     """UserError if there are no data, or the folder holds what is none of the command's."""
-    if not given.exists():
-        raise UserError(f"{given}: no such file")
+    if (why := why_no_file(given)) and not given.is_dir():
+        raise UserError(f"{given}: {why}")
     if folder.exists() and not (folder / REQUEST).is_file() and any(path.name != LOCK for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and no run of `moleblend {command}`; choose another OUT")
 
@@ -84,7 +84,7 @@ def _lock(folder: Path, shared: bool) -> int:
     lock = taken(folder / LOCK, shared=shared)
     if lock is not None:
         return lock
-    process, _, host = (folder / LOCK).read_text().partition(" ")
+    process, _, host = (folder / LOCK).read_text("utf-8").partition(" ")
     if host != socket.gethostname() or Path(f"/proc/{process}").exists():
         who = f", process {process} on {host}," if host else ""
         raise UserError(f"{folder}: another `moleblend finetune`{who} is at work there; wait until it ends, or choose another OUT")
@@ -105,7 +105,7 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
     place = folder / REQUEST
     if place.is_file():
         try:
-            before = json.loads(place.read_text())
+            before = json.loads(place.read_text("utf-8"))
         except ValueError as error:
             raise UserError(f"{place}: cannot be read ({error}); choose another OUT") from error
         if before.get("command", "finetune") != asked.command:

@@ -64,7 +64,7 @@ class Plan:
 def jobs_alive(out: Path) -> dict[str, dict[str, int]]:
     """Step -> state -> how many jobs of an earlier call are in it; empty where none is left."""
     try:
-        jobs = json.loads((out / FOLDER / JOBS).read_text())
+        jobs = json.loads((out / FOLDER / JOBS).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     result: dict[str, dict[str, int]] = {}

@@ -39,7 +39,7 @@ def cache_folder() -> Path | None:
     """$MOLEBLEND_CACHE, or a folder among the user's caches; None where it is switched off or the user has no home."""
     given = os.environ.get(VARIABLE, "")
     if given:
-        return None if given == OFF else Path(given).expanduser()
+        return None if given == OFF else Path(os.path.expanduser(given))
     caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     return caches / "moleblend_fs" if caches.is_absolute() else None
 

@@ -132,7 +132,7 @@ def taken(molecules: Any) -> Incoming:
 
 def is_path(text: str) -> bool:
     """Whether a text names a file that is there, or ends as only names of files do."""
-    return os.path.isfile(text) or text.lower().endswith(FILE_ENDINGS)
+    return (os.path.exists(text) and not os.path.isdir(text)) or text.lower().endswith(FILE_ENDINGS)
 
 
 def _incoming(given: Iterable[Any]) -> Incoming:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.files import why_no_file
 from moleblend_fs.wording import counted
 
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
@@ -47,8 +48,8 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         UserError: it is not there, of another kind, damaged or cut short (also while it is read).
     """
-    if not path.is_file():
-        raise UserError(f"{path}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
+    if why := why_no_file(path):
+        raise UserError(f"{path}: {why}")
     try:
         with open(path, "rb") as raw:
             start = raw.read(32)

@@ -116,7 +116,7 @@ def engine_config(options: EngineOptions, parameters: int | None = None) -> dict
 def read_user_file(path: str) -> dict[str, Any]:
     """A user's JSON file; UserError if it cannot be read or holds no object."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"--deepspeed-config {path}: {error}") from error
     if not isinstance(content, dict):

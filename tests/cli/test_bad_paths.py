@@ -271,3 +271,22 @@ def test_a_full_disk(given, tmp_path, capsys, command):
             assert out.stat().st_size
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nothing_and_no_files(tmp_path, closed):
+    """Messages for standard error went to standard output, and the first file that was opened had the place of what was closed."""
+    script = """
+import sys
+from moleblend_fs.cli.standard_output import none_closed
+none_closed()
+with open(sys.argv[1], "w") as file:
+    print("an error", file=sys.stderr)
+    print("a row")
+    file.write(f"{file.fileno() > 2}")
+"""
+    command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", script, str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True)
+    assert (tmp_path / "out").read_text() == "True"
+    assert done.stdout == ("" if ">&- 2" in closed else "a row\n")
+    assert done.stderr == ""

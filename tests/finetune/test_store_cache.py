@@ -185,6 +185,8 @@ def test_where_the_cache_lies(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / ".cache" / "moleblend_fs"
     monkeypatch.setenv(store_cache.VARIABLE, "~/here")
     assert cache_folder() == tmp_path / "here"
+    monkeypatch.setenv(store_cache.VARIABLE, "~no-such-user/here")
+    assert cache_folder() == Path("~no-such-user/here")
     monkeypatch.setenv(store_cache.VARIABLE, "off")
     assert cache_folder() is None
 

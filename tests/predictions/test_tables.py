@@ -19,7 +19,9 @@ from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.trained_on import TrainedOn
+from moleblend_fs.errors import UserError
 from moleblend_fs.predictions import resumable_table
+from moleblend_fs.predictions.in_memory import taken
 from moleblend_fs.sources.molecules_to_predict import open_incoming
 from tests.conftest import preprocessed
 from tests.inference.untrained_models import untrained
@@ -128,6 +130,39 @@ def test_messages_call_standard_input_so(model, monkeypatch, capfd, content, cod
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert main(["predict", str(model), "-", "--workers", "0"]) == code
     assert f"moleblend predict: standard input{said}" in capfd.readouterr().err
+
+
+def test_a_pipe_that_has_a_name_is_read_once(model, tmp_path, capfd):
+    """As `predict MODEL <(zcat mine.csv.gz)` gives it; it was no such file."""
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["sh", "-c", 'printf "smiles;x\\nCCO;1\\nbad;2\\n" > "$0"', str(tmp_path / "pipe")]):
+        assert main(["predict", str(model), str(tmp_path / "pipe"), "--workers", "0", "--no-progress"]) == 0
+    found = capfd.readouterr()
+    assert [line.split(",")[0] for line in found.out.splitlines()] == ["smiles", "CCO", "bad"]
+    assert f"{tmp_path / 'pipe'}: read as separated by semicolons" in found.err
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_what_is_read_more_than_once_is_no_pipe(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["finetune", str(tmp_path / "pipe"), str(tmp_path / "run"), "--target", "y"]) == 2
+    assert "is a pipe or a device, and is to be read more than once: save it as a file" in capsys.readouterr().err
+    assert main(["preprocess", "csv", str(tmp_path / "pipe"), str(tmp_path / "store"), "--split", "none"]) == 2
+    assert "is a pipe or a device" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is a pipe or a device"):
+        taken(str(tmp_path / "pipe"))
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_standard_input_that_is_closed(model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["predict", str(model), "-"]) == 2
+    assert "standard input is closed" in capsys.readouterr().err
+
+
+def test_files_after_smiles_are_no_smiles(model, tmp_path, capsys):
+    assert main(["predict", str(model), "--smiles", "CCO", str(tmp_path / "out.csv")]) == 2
+    assert "out.csv is no SMILES; files stand before it" in capsys.readouterr().err
 
 
 def test_an_sd_file_keeps_titles_and_items(tmp_path, capsys):
