@@ -1,7 +1,7 @@
 """Which molecules train, select and test, for every fold: a file of splits over the store's source rows."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ MOST_CLUSTERED = 20_000
 """Molecules whose similarities to all others are computed in minutes."""
 CUTOFF = 0.35
 """Tanimoto similarity (ECFP4) above which molecules are of one Butina cluster."""
+NAMED = 5
+"""Targets that a message names, at most."""
 Parts = dict[str, np.ndarray]
 """Split name -> molecule indices."""
 
@@ -65,6 +67,29 @@ def make_folds(store: Store, settings: Settings) -> SplitFile:
     about: dict[str, Any] = {"kind": kind, "seed": settings.seed, "folds": settings.folds, "repeats": settings.repeats}
     rows = {name: {split: store.source_row[indices] for split, indices in fold.items()} for name, fold in folds.items()}
     return SplitFile(folds=rows, about=about, inputs=store.manifest.inputs)
+
+
+def check_labels(folds: Mapping[str, Store], targets: Sequence[str]) -> None:
+    """That there is something to learn, and to choose the best epoch by, in every fold, before any member is trained.
+
+    Raises:
+        UserError: a target without a value among the training molecules, or none with one among those that select; or all targets are
+            classes, of which the training molecules have one alone.
+    """
+    for name, store in folds.items():
+        labels, found = store.manifest.labels, store.manifest.statistics
+        columns = [store.manifest.label_index(target) for target in targets]
+        trained = [found[TRAIN][column] for column in columns]
+        if empty := [target for target, of in zip(targets, trained, strict=True) if of is None]:
+            raise UserError(
+                f"{name}: no training molecule has a value of {', '.join(empty[:NAMED])}{', ...' if len(empty) > NAMED else ''}; "
+                "leave such targets out, or choose another --split or --seed"
+            )
+        if all(found[VALID][column] is None for column in columns):
+            raise UserError(f"{name}: no molecule of the valid split, which chooses the best epoch, has a value; choose another split")
+        if all(of.min == of.max and labels[column].kind == "classification" for of, column in zip(trained, columns, strict=True) if of):
+            told = ", ".join(f"{target}: {of.min:g}" for target, of in zip(targets[:NAMED], trained, strict=False) if of)
+            raise UserError(f"{name}: the training molecules are all of one class ({told}): there is nothing to learn")
 
 
 def kind_of(store: Store, settings: Settings) -> str:

@@ -17,7 +17,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
 from moleblend_fs.finetune import baselines, members
 from moleblend_fs.finetune.data import Data, is_store, opened, prepare
-from moleblend_fs.finetune.folds import make_folds, smiles_of
+from moleblend_fs.finetune.folds import check_labels, make_folds, smiles_of
 from moleblend_fs.finetune.predicting import FoldResult, fold_result, not_learned
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run_folder import COMMAND, SPLITS, STORE, Asked, at_work, claim, leave
@@ -151,6 +151,7 @@ def begin(
         make_folds(data.store, settings).save(folder / SPLITS)
     store_path = STORE if not is_store(given) else str(resolved(given))
     folds = _folds(data, folder)
+    check_labels(folds, [label.name for label in data.targets])
     return Begun(given=given, folder=folder, settings=settings, data=data, store_path=store_path, folds=folds, start=start)
 
 

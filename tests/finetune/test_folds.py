@@ -7,10 +7,11 @@ import pytest
 from rdkit import Chem
 
 from moleblend_fs.chem.scaffold import murcko_scaffold
+from moleblend_fs.data.split_file import resplit
 from moleblend_fs.data.splits import TEST, TRAIN, VALID, Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.data import prepare
-from moleblend_fs.finetune.folds import balanced, carved, clusters, dealt, groups_of, make_folds, smiles_of
+from moleblend_fs.finetune.folds import balanced, carved, check_labels, clusters, dealt, groups_of, make_folds, smiles_of
 from moleblend_fs.finetune.settings import Settings
 
 
@@ -111,3 +112,30 @@ def test_a_file_of_rows_gets_a_split_that_selects(store, tmp_path):
 def test_settings_that_contradict_themselves(given, message):
     with pytest.raises(UserError, match=message):
         Settings(**given)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        (["1.5", "2.5", "3.5", "", "4.5", "", "", ""], "regression", ""),
+        (
+            ["", "", "", "", "1.5", "2.5", "3.5", "4.5"],
+            "regression",
+            "fold0: no training molecule has a value of y; leave such targets out",
+        ),
+        (["1.5", "2.5", "3.5", "4.5", "", "", "5.5", "6.5"], "regression", "fold0: no molecule of the valid split, which chooses"),
+        (["1", "1", "1", "", "0", "1", "0", "1"], "classification", r"fold0: the training molecules are all of one class \(y: 1\)"),
+        (["1", "0", "1", "", "0", "1", "0", "1"], "classification", ""),
+        (["2", "2", "2", "2", "2", "2", "2", "2"], "regression", ""),
+    ],
+)
+def test_what_cannot_be_learned_is_told_before_training(tmp_path, values, kind, message):
+    """Four molecules train, two select; a member said so of a store that the user had not made."""
+    (tmp_path / "mine.csv").write_text("smiles,y\n" + "".join(f"{'C' * (i + 1)},{value}\n" for i, value in enumerate(values)))
+    made = prepare(tmp_path / "mine.csv", Settings(targets=(f"y:{kind}",)), tmp_path / "run", "none", workers=1, progress=False).store
+    split = resplit(made, {TRAIN: np.arange(4), VALID: np.arange(4, 6), TEST: np.arange(6, 8)}, {})
+    if not message:
+        check_labels({"fold0": split}, ["y"])
+        return
+    with pytest.raises(UserError, match=message):
+        check_labels({"fold0": split}, ["y"])
