@@ -108,10 +108,13 @@ class Manifest:
             raise UserError(
                 f"{path}: not a readable store manifest ({error}); copy it again, or run `moleblend preprocess` again"
             ) from error
-        if found != (FORMAT_VERSION, FEATURISATION_VERSION):
+        ours = (FORMAT_VERSION, FEATURISATION_VERSION)
+        if found != ours:
+            newer = any(type(theirs) is int and theirs > own for theirs, own in zip(found, ours, strict=True))
+            made = "A newer version of this package made it: install that, or run" if newer else "Run"
             raise UserError(
                 f"{path.parent}: store of format {found[0]}, featurisation {found[1]}; this version reads format "
-                f"{FORMAT_VERSION}, featurisation {FEATURISATION_VERSION}. Run `moleblend preprocess` again on its source."
+                f"{FORMAT_VERSION}, featurisation {FEATURISATION_VERSION}. {made} `moleblend preprocess` again on its source."
             )
         try:
             manifest = from_json(cls, raw)

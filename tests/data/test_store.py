@@ -111,7 +111,7 @@ def test_damaged_stores_are_refused(tmp_path):
     for path, message in ((tmp_path / "none", "no such store"), (tmp_path, "not a store")):
         with pytest.raises(UserError, match=message):
             Store(path)
-    for name, message in (("format_version", "store of format 99"), ("featurisation_version", "featurisation 99")):
+    for name, message in (("format_version", "store of format 99.*A newer version"), ("featurisation_version", "featurisation 99")):
         make(tmp_path / name)
         edit_manifest(Store(tmp_path / name), **{name: 99})
         with pytest.raises(UserError, match=message):
