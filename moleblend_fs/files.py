@@ -71,6 +71,14 @@ def is_stream(path: str | os.PathLike) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
+def is_pipe(path: str | os.PathLike) -> bool:
+    """Whether a path is a pipe with a name, as a shell gives it for <(...)."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def why_no_file(path: str | os.PathLike) -> str:
     """What is wrong with a path that no file can be read from, again and again; "" for one that can."""
     if os.path.isfile(path):

@@ -14,7 +14,7 @@ from moleblend_fs.cli.common import compare_with_store, molecules_of, say
 from moleblend_fs.data.model_description import Described
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import is_stream
+from moleblend_fs.files import is_pipe
 from moleblend_fs.inference.checkpoint_fit import parse_allowed
 
 ROW, SMILES, STATUS = "row", "smiles", "status"
@@ -69,7 +69,7 @@ def named_input(arguments: argparse.Namespace) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="moleblend.") as folder:
         given = arguments.input
         stdin = given == "-"
-        arguments.piped = PIPED if stdin else str(given) if given is not None and is_stream(given) else ""
+        arguments.piped = PIPED if stdin else str(given) if given is not None and is_pipe(given) else ""
         if arguments.piped:
             if stdin and sys.stdin is None:
                 raise UserError("standard input is closed; give the name of a file, or pipe molecules in")

@@ -143,7 +143,7 @@ def test_a_pipe_that_has_a_name_is_read_once(model, tmp_path, capfd):
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
-def test_what_is_read_more_than_once_is_no_pipe(tmp_path, capsys):
+def test_what_is_read_more_than_once_is_no_pipe(model, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert main(["finetune", str(tmp_path / "pipe"), str(tmp_path / "run"), "--target", "y"]) == 2
     assert "is a pipe or a device, and is to be read more than once: save it as a file" in capsys.readouterr().err
@@ -151,6 +151,8 @@ def test_what_is_read_more_than_once_is_no_pipe(tmp_path, capsys):
     assert "is a pipe or a device" in capsys.readouterr().err
     with pytest.raises(UserError, match="is a pipe or a device"):
         taken(str(tmp_path / "pipe"))
+    assert main(["predict", str(model), "/dev/zero", str(tmp_path / "out.csv")]) == 2
+    assert "/dev/zero: is a pipe or a device" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
