@@ -194,7 +194,8 @@ def notes_of(plan: Plan) -> list[str]:
         "Published figures: the MoleBlend paper (ICLR 2024). Rows marked as cited are those that it quotes from others, of other encoders, "
         "data and splits; its two rows called (Transformer impl.) were never released.",
         f"Run here: scale {plan.scale_name}, {scale.arch} model, {scale.updates:,} updates of {scale.batch} molecules of pretraining; "
-        f"mean ± standard deviation over {seeds} of finetuning, in brackets the 95 % interval by bootstrap over test molecules. "
+        f"mean ± standard deviation over {seeds} of finetuning, in brackets the 95 % interval by bootstrap over test molecules, "
+        "where nine in ten resamples have both classes. "
         f"Checkpoints, and the best of {trials}, are chosen on the validation molecules alone.",
     ]
     if scale.molecules:
