@@ -56,7 +56,7 @@ _undo: list[Any] = []  # state: logging has handlers for the whole process, whic
 
 
 class LogFile(logging.FileHandler):
-    """A log file whose failure is told once, where logging would print a traceback for every line.
+    """A log file whose failure is reported once, where logging would print a traceback for every line.
 
     Args:
         option: that asked for the file: then the run ends. None: a warning, and the file ends there.

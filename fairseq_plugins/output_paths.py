@@ -1,4 +1,4 @@
-"""Where a run writes: looked at before anything else is done, so that what cannot be written is told in one sentence."""
+"""Where a run writes: looked at before anything else is done, so that what cannot be written is reported in one sentence."""
 
 import os
 import tempfile

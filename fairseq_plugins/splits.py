@@ -1,6 +1,6 @@
 """The splits that --train-subset and --valid-subset name: which molecules they are, and whether a validation split can choose a checkpoint.
 
-All is told before training, from the counts in the store's manifest.
+All is reported before training, from the counts in the store's manifest.
 """
 
 import logging

@@ -99,7 +99,7 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
         path: the file. mode: "w" for text (UTF-8, line ends as given), "wb" for bytes.
 
     Raises:
-        UserError: the file cannot be written. What cannot be written at all is told before the block begins.
+        UserError: the file cannot be written. Where nothing can be written at all, before the block begins.
     """
     options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     try:

@@ -1,6 +1,6 @@
 """Replaces how torch's `DataLoader` (2.13) makes and asks its loader processes.
 
-They outlive signals that are meant for the trainer, and one that fails, hangs or lacks what it needs is told.
+They outlive signals that are meant for the trainer, and one that fails, hangs or lacks what it needs is reported.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Replaces `fairseq.options.parse_args_and_arch` (fairseq 0.12): what a command lacks is told in one sentence.
+"""Replaces `fairseq.options.parse_args_and_arch` (fairseq 0.12): what a command lacks is reported in one sentence.
 
 fairseq itself ends in `RuntimeError()`, an assertion, or another task's error.
 """

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ogb_submission is not None:
         return submit(predict(how, checkpoint, store, indices).values[:, 0], arguments.split, arguments.ogb_submission)
     columns = [store.manifest.label_index(name) for name in about.targets]
-    # Opened before the work, so that what cannot be written is told at once.
+    # Opened before the work, so that what cannot be written is reported at once.
     with whole_file(arguments.json) if arguments.json is not None else nullcontext() as stream:
         labels = read_labels(store, indices, columns) * label_factors(about, store.manifest.labels)
         if np.isnan(labels).all():

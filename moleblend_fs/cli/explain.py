@@ -114,7 +114,7 @@ def explain(arguments: argparse.Namespace, outs: Sequence[Path]) -> int:
         row_timeout=arguments.row_timeout,
         tell=lambda line: say(arguments, line),
     )
-    with ExitStack() as stack:  # before they are computed: what cannot be written should be told first
+    with ExitStack() as stack:  # before they are computed: what cannot be written should be reported first
         streams = [(out, stack.enter_context(whole_file(out))) for out in outs or [STDOUT]]
         found = all_explained(arguments, explainer)
         pages = {out: page_of(out, arguments.model, found) for out, _ in streams if not is_table(out)}

@@ -16,9 +16,10 @@ from moleblend_fs.data.model_description import INPUTS
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
 from moleblend_fs.finetune import run_folder, slurm
-from moleblend_fs.finetune.members import Training, finished
+from moleblend_fs.finetune.member_processes import Training, finished
+from moleblend_fs.finetune.metrics import MODEL_NAME
 from moleblend_fs.finetune.progress import Progress
-from moleblend_fs.finetune.run import MODEL_NAME, Outcome, begin, collect, finetune, look
+from moleblend_fs.finetune.run import Outcome, begin, collect, finetune, look
 from moleblend_fs.finetune.settings import ARCHITECTURES, READOUTS, SPLITS, Settings
 from moleblend_fs.finetune.slurm import STEPS
 from moleblend_fs.report.finetune_page import first_lines
@@ -58,17 +59,7 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
     )
     target.add_argument("--kind", choices=("regression", "classification"), default="", help="of all targets that do not say it themselves")
     target.add_argument("--smiles-column", default="", metavar="NAME", help="column of SMILES (default: found by its name)")
-    split = parser.add_argument_group("split")
-    split.add_argument(
-        "--split",
-        choices=SPLITS,
-        default="",
-        help="scaffold: whole scaffolds, largest first; scaffold-balanced: at random; butina: whole clusters of similar molecules; random; "
-        "column, file: as the table or a file says; store: the store's own (default: scaffold; store where DATA is a store with splits)",
-    )
-    split.add_argument("--split-column", default="", metavar="NAME", help="column that says train, valid or test")
-    split.add_argument("--split-file", default="", metavar="FILE", help="JSON of rows: see docs/data.md, folds over one store")
-    split.add_argument("--split-fractions", default="0.8,0.1,0.1", metavar="F,F,F", help="train, valid, test (default %(default)s)")
+    _add_split(parser)
     model = parser.add_argument_group("model (by default what docs/finetune.md says for the number of molecules)")
     model.add_argument(
         "--weights",
@@ -105,6 +96,21 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
     model.add_argument("--seed", type=seed, default=0, help="of splits and models (default 0)")
     add_precision(model)
     model.add_argument("--level", type=float, default=default.level, help="of the intervals (default %(default)s)")
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    """How the molecules are divided."""
+    split = parser.add_argument_group("split")
+    split.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="",
+        help="scaffold: whole scaffolds, largest first; scaffold-balanced: at random; butina: whole clusters of similar molecules; random; "
+        "column, file: as the table or a file says; store: the store's own (default: scaffold; store where DATA is a store with splits)",
+    )
+    split.add_argument("--split-column", default="", metavar="NAME", help="column that says train, valid or test")
+    split.add_argument("--split-file", default="", metavar="FILE", help="JSON of rows: see docs/data.md, folds over one store")
+    split.add_argument("--split-fractions", default="0.8,0.1,0.1", metavar="F,F,F", help="train, valid, test (default %(default)s)")
 
 
 def add_machine(parser: argparse.ArgumentParser, what: str) -> None:
@@ -246,7 +252,7 @@ def out_of(arguments: argparse.Namespace) -> str:
 
 
 def stoppable(work: Callable[[Progress], T], arguments: argparse.Namespace, out: str) -> tuple[T | None, bool]:
-    """(what `work` gives, False); (None, True), and a word about going on, where the command was told to stop."""
+    """(what `work` gives, False); (None, True), and a word about going on, where a signal stopped the command."""
     before = signal.signal(signal.SIGTERM, _told_to_stop)
     progress = Progress(verbose=arguments.verbose, command=arguments.command)
     try:

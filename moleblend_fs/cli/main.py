@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             code = run(argv)
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a full disk can still be told
+                sys.stdout.flush()  # here, where a full disk can still be reported
     except UserError as error:
         return end_with(f"{name}: {error}")
     except ModuleNotFoundError as error:

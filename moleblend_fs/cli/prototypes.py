@@ -27,7 +27,7 @@ from moleblend_fs.shared_options import seed
 from moleblend_fs.wording import counted
 
 NEARLY_ALL = 0.9
-"""Share of the molecules over which one prototype is told to have nearly all."""
+"""Share of the molecules over which one prototype is said to have nearly all."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

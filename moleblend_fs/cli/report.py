@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_store(asked: Path | None, runs: "Runs", pretraining: "TrainingLog | None") -> Store | None:
-    """The store of the pictured molecule, if possible that of pretraining; one that was not asked for may be damaged, and is told."""
+    """The store of the pictured molecule, if possible that of pretraining; one that was not asked for may be damaged, which is reported."""
     if asked is not None:
         return Store(asked)
     if pretraining is None:

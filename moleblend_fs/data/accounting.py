@@ -10,7 +10,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.wording import counted
 
 FAR = 0.1
-"""Difference of a split's share from the one asked for that is told."""
+"""Difference of a split's share from the one asked for that is reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

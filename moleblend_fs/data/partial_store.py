@@ -223,7 +223,7 @@ def parse_entry(tables: LmdbFile, kind: Any, value: bytes) -> Any:
 
 @contextmanager
 def full_disk_told(out: str | os.PathLike) -> Iterator[None]:
-    """A full disk is told as an error of the user's; nothing that was stored is lost by it."""
+    """A full disk is reported as an error of the user's; nothing that was stored is lost by it."""
     try:
         yield
     except (lmdb.Error, OSError) as error:

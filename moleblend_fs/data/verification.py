@@ -13,7 +13,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.wording import counted
 
 NAMED = 5
-"""Damaged molecules that are named; of more, the count is told."""
+"""Damaged molecules that are named; of more, the count is given."""
 
 
 def problems(store: Store) -> Iterator[str]:

@@ -58,12 +58,7 @@ class StoreWriter(PartialStore):
         Raises:
             UserError: there is no molecule, or rows are missing.
         """
-        if self.molecules == 0:
-            if self.failures == 0:
-                raise UserError(
-                    f"{', '.join(inputs)}: there is no row to make a molecule of: there is none besides a header, or all were left out"
-                )
-            raise UserError(f"no molecule could be read ({self.failures} failures); see the reasons in {self._write_failures()}")
+        self._check_not_empty(inputs)
         about = self._about()
         groups = find_groups([a.structure for a in about], [a.split for a in about])
         scan = self._copy_records(groups, [a.structure for a in about], labels)
@@ -73,10 +68,7 @@ class StoreWriter(PartialStore):
         about = [about[index] for index in groups.first.tolist()]
         rows, keys = np.array([a.row for a in about], dtype=np.int64), [a.key for a in about]
         splits = splitter(rows=rows, prescribed=[a.split for a in about], scaffolds=[a.scaffold for a in about], keys=keys)
-        np.save(self.partial / "num_atoms.npy", scan.num_atoms)
-        np.save(self.partial / "source_row.npy", rows)
-        for name, indices in splits.items():
-            np.save(self.partial / f"split_{name}.npy", indices.astype(np.int64))
+        self._save_indices(scan.num_atoms, rows, splits)
         manifest = Manifest(
             source=source,
             options=options,
@@ -103,6 +95,21 @@ class StoreWriter(PartialStore):
         forget(self.path / RECORDS)
         self._rename()
         return manifest
+
+    def _check_not_empty(self, inputs: dict[str, str]) -> None:
+        if self.molecules == 0 and self.failures == 0:
+            raise UserError(
+                f"{', '.join(inputs)}: there is no row to make a molecule of: there is none besides a header, or all were left out"
+            )
+        if self.molecules == 0:
+            raise UserError(f"no molecule could be read ({self.failures} failures); see the reasons in {self._write_failures()}")
+
+    def _save_indices(self, num_atoms: np.ndarray, rows: np.ndarray, splits: dict[str, np.ndarray]) -> None:
+        """Sizes and rows of molecules, and which are in each split: what is read without the records."""
+        np.save(self.partial / "num_atoms.npy", num_atoms)
+        np.save(self.partial / "source_row.npy", rows)
+        for name, indices in splits.items():
+            np.save(self.partial / f"split_{name}.npy", indices.astype(np.int64))
 
     def _copy_records(self, groups: Groups, structures: list[Structure | None], specs: Sequence[LabelSpec]) -> "_Scan":
         """The record file as it will be read, without the working tables, and what the records say of themselves."""

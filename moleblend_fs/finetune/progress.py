@@ -29,7 +29,7 @@ class Progress:
             print(f"moleblend {self.command}: {name}", file=self.stream, flush=True)
 
     def updates(self, done: float, total: float, note: str = "") -> None:
-        """How many updates of all members, or trials, are made; what is left is told by the rate since this command began."""
+        """How many updates of all members, or trials, are made; what is left follows from the rate since this command began."""
         if self.first < 0:
             self.first = done
         spent = time.monotonic() - self.begun

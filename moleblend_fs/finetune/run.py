@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 
 from moleblend_fs import __version__
-from moleblend_fs.data.split_file import all_labels, open_store
-from moleblend_fs.data.splits import TEST, TRAIN, VALID
+from moleblend_fs.data.split_file import open_store
+from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
-from moleblend_fs.finetune import baselines, members
+from moleblend_fs.finetune import member_processes, members
 from moleblend_fs.finetune.data import Data, is_store, opened, prepare
 from moleblend_fs.finetune.folds import check_labels, make_folds, smiles_of
-from moleblend_fs.finetune.predicting import FoldResult, fold_result, not_learned
+from moleblend_fs.finetune.metrics import metrics_of
+from moleblend_fs.finetune.predicting import FoldResult, fold_result
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run_folder import COMMAND, SPLITS, STORE, Asked, at_work, claim, leave
-from moleblend_fs.finetune.scoring import HIGHER_IS_BETTER, INTERVALS, calibrate, coverage, half_widths, score_folds
+from moleblend_fs.finetune.scoring import calibrate
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.starting_point import StartingPoint, starting_point
 from moleblend_fs.finetune.store_cache import cache_folder, link_or_copy
@@ -32,7 +33,6 @@ from moleblend_fs.predictions.checkpoint_model import ABOUT, FORMAT, VERSION
 
 METRICS, CALIBRATION = "metrics.json", "calibration.json"
 TRAINING_MOLECULES = "training_molecules.csv"
-MODEL_NAME = "moleblend"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,8 @@ def finetune(
         begun = begin(given, out, settings, jobs=jobs, progress=progress, command=command, store=store, cache=cache)
         planned = begun.members()
         progress.stage(f"training from {begun.start.name}")
-        members.Training(begun.folder, planned, jobs or members.default_jobs(len(planned)), progress.updates, kept=[lock]).run()
+        at_once = jobs or member_processes.default_jobs(len(planned))
+        member_processes.Training(begun.folder, planned, at_once, progress.updates, kept=[lock]).run()
         return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
 
 
@@ -112,7 +113,7 @@ def collect(given: str | os.PathLike, out: str | os.PathLike, settings: Settings
     with at_work(Path(given), resolved(out)):
         begun = begin(given, out, settings, jobs=jobs, progress=progress)
         planned = begun.members()
-        if missing := [member.name for member in planned if not members.finished(begun.folder, member)]:
+        if missing := [member.name for member in planned if not member_processes.finished(begun.folder, member)]:
             raise UserError(f"{len(missing)} of {len(planned)} members are not trained: {', '.join(missing[:20])}; the command trains them")
         return finish(begun, planned, jobs=jobs, progress=progress, shown=Path(out))
 
@@ -177,7 +178,7 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     runner = Runner(precision=settings.precision)
     results = [fold_result(name, store, checkpoints[name], data, runner) for name, store in folds.items()]
     progress.stage("baselines")
-    metrics = _metrics(data, folds, results, settings, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
+    metrics = metrics_of(data, folds, results, settings, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
     _write(folder, begun.given, data, folds, planned, results, settings, metrics)
     progress.stage("report")
     from moleblend_fs.finetune.split_similarity import nearest, overlap, with_pretraining
@@ -200,66 +201,6 @@ def _folds(data: Data, folder: Path) -> dict[str, Store]:
 def _cross(folds: dict[str, Store], settings: Settings) -> bool:
     """Whether the folds are those of a cross-validation, in which every molecule is tested."""
     return settings.folds > 1
-
-
-def _metrics(
-    data: Data, folds: dict[str, Store], results: list[FoldResult], settings: Settings, *, jobs: int, progress: Progress
-) -> dict[str, Any]:
-    """The content of metrics.json."""
-    names, kind = tuple(label.name for label in data.targets), data.targets[0].kind
-    tested = [result for result in results if not np.isnan(result.test.labels).all()]
-    metrics: dict[str, Any] = {
-        "kind": kind,
-        "targets": {label.name: {"kind": label.kind, "unit": label.unit} for label in data.targets},
-        "score": INTERVALS[kind][0],
-        "molecules": {name: {s: store.manifest.splits[s].molecules for s in (TRAIN, VALID, TEST)} for name, store in folds.items()},
-        "level": settings.level,
-        "not_learned": not_learned(results),
-        "models": {},
-    }
-    if not tested:
-        return metrics | {"first_line": "there is no test split with labels: nothing was scored"}
-    metrics["models"][MODEL_NAME] = score_folds([(r.reported(), r.test.labels) for r in tested], names, kind, settings.seed)
-    if kind == "regression":
-        metrics["coverage"] = _coverage(tested, names, settings.level)
-    said = {r.name: _baselines(data, folds[r.name], settings.seed, jobs) for r in tested}
-    for name in baselines.NAMES[kind]:
-        metrics["models"][name] = score_folds([(said[r.name][name], r.test.labels) for r in tested], names, kind, settings.seed)
-    return metrics | compared(metrics)
-
-
-def _coverage(tested: list[FoldResult], names: tuple[str, ...], level: float) -> dict[str, float | None]:
-    """Share of test labels within their intervals, which were calibrated on validation molecules."""
-    halves, predictions, labels = [], [], []
-    for r in tested:
-        halves.append(half_widths(r.test.std, r.calibration, level, members=len(r.members)))
-        predictions.append(r.reported())
-        labels.append(r.test.labels)
-    return dict(zip(names, coverage(*map(np.concatenate, (predictions, halves, labels))), strict=True))
-
-
-def _baselines(data: Data, store: Store, seed: int, jobs: int) -> dict[str, np.ndarray]:
-    columns = [store.manifest.label_index(label.name) for label in data.targets]
-    bits = {split: baselines.fingerprints(smiles_of(store, store.split(split))) for split in (TRAIN, VALID, TEST)}
-    labels = {split: all_labels(store, store.split(split))[:, columns] for split in (TRAIN, VALID)}
-    return baselines.predictions(bits, labels, data.targets[0].kind, seed=seed, jobs=jobs)
-
-
-def compared(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The best model by the first score, and a sentence that says so first where a baseline wins."""
-    score = metrics["score"]
-    values = {name: of["mean"][score].get("value") for name, of in metrics["models"].items()}
-    known = {name: value for name, value in values.items() if value is not None}
-    if MODEL_NAME not in known:
-        return {"best": None, "first_line": f"{score} is not defined on the test molecules (of classes it needs both)"}
-    best = (max if HIGHER_IS_BETTER[score] else min)(known, key=lambda name: known[name])
-    if best != MODEL_NAME:
-        sentence = f"a baseline wins: {best} has test {score} {known[best]:.4g}, the trained model {known[MODEL_NAME]:.4g}"
-        return {"best": best, "first_line": sentence}
-    others = {name: value for name, value in known.items() if name != MODEL_NAME}
-    second = (max if HIGHER_IS_BETTER[score] else min)(others, key=lambda name: others[name]) if others else None
-    rest = "" if second is None else f", better than every baseline (best of them: {second}, {others[second]:.4g})"
-    return {"best": MODEL_NAME, "first_line": f"test {score} {known[MODEL_NAME]:.4g}{rest}"}
 
 
 def _write(

@@ -45,7 +45,7 @@ class Asked:
 
 
 def refuse(given: Path, folder: Path, command: str) -> None:
-    """UserError if there are no data, or the folder holds what is none of the command's."""
+    """UserError if there are no data, or the folder holds something that the command did not write."""
     if (why := why_no_file(given)) and not given.is_dir():
         raise UserError(f"{given}: {why}")
     if folder.exists() and not (folder / REQUEST).is_file() and any(path.name != LOCK for path in folder.iterdir()):

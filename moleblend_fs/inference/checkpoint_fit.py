@@ -82,7 +82,7 @@ class Comparison:
     """What there is to know before a checkpoint is used.
 
     Attributes:
-        lines: to be told: what differs as meant, what cannot be compared, what is converted.
+        lines: for the user: what differs as meant, what cannot be compared, what is converted.
         differing: topics that differ as meant.
     """
 
@@ -168,7 +168,7 @@ def _hydrogens(store: TrainedOn) -> str:
 
 
 def _structures(then: TrainedOn, use: Use) -> list[Difference]:
-    """Another origin of the coordinates; what a store without any does not allow is told elsewhere."""
+    """Another origin of the coordinates; what a store without any does not allow is found elsewhere."""
     now = use.store
     if "3d" not in use.inputs or now.structures in ("none", *then.structures.split("+")):
         return []
@@ -236,7 +236,7 @@ def objective_differences(then: Mapping[str, Any] | None, now: Mapping[str, Any]
     """Other objectives, options of them, or values in their sidecars, than before the stop.
 
     Args:
-        then, now: what is told of pretraining, see `objectives.objective.Objective.facts`, with the hash of each sidecar's values; what
+        then, now: what is known of pretraining, see `objectives.objective.Objective.facts`, with the hash of each sidecar's values; what
             an earlier version did not tell is not compared.
     """
     if then is None or now is None:

@@ -5,7 +5,7 @@ A walk over the tree begins at the motif with the first atom. x is the sum of a 
     m = (1 - z) S + z tanh(W_h [x, sum_b r_b m_b]),  z = sigm(W_z [x, S]),  r_b = sigm(W_r x + U_r m_b),  S = sum_b m_b
 
 of the messages m_b that came to it, but for the one from where it goes. Depth first, the next motif is a class, of ReLU(W m), at each step
-down, and whether a step goes down is told by [x, sum of all that came] at each step, and where the root stands at the end:
+down, and whether a step goes down is read from [x, sum of all that came] at each step, and where the root stands at the end:
 
     L = (sum of CE over steps down + sum of BCE over all) / molecules
 

@@ -1,4 +1,4 @@
-"""How molecules are made for a model: hydrogens and structures as in its training, and what does not fit is told."""
+"""How molecules are made for a model: hydrogens and structures as in its training, and what does not fit is reported."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -27,7 +27,7 @@ def prepare(
     allowed: Iterable[str] = (),
     max_atoms: int = MAX_ATOMS,
 ) -> list[str]:
-    """Make an input's molecules as those that a model was trained on; returns what is to be told.
+    """Make an input's molecules as those that a model was trained on; returns what the user should know.
 
     Args:
         inputs: what the model reads. name: what the input is called in messages.

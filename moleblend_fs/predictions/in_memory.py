@@ -150,7 +150,7 @@ def _incoming(given: Iterable[Any]) -> Incoming:
 
 
 def _readable(value: Any) -> Any:
-    """None for what is missing, and text for bytes and numbers, which then are told as what is no SMILES."""
+    """None for what is missing, and text for bytes and numbers, which are then reported as no SMILES."""
     if is_missing(value):
         return None
     if isinstance(value, bytes):

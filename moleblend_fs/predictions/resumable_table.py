@@ -60,7 +60,7 @@ class ResumableFile:
 
     Attributes:
         rows: of the input that are in. counts: as they were given with these.
-        note: what is to be told of what was left behind; "" for nothing.
+        note: for the user, of what was left behind; "" for nothing.
     """
 
     def __init__(self, out: Path, request: Mapping[str, Any]):

@@ -112,7 +112,7 @@ def _cleaned(scores: dict[str, dict[str, float | None]]) -> dict[str, dict[str, 
 
 
 def units_of(store: Path) -> dict[str, str]:
-    """Label -> unit of a store; nothing if it has gone, or cannot be read."""
+    """Label -> unit of a store; empty where the store is gone or cannot be read."""
     try:
         return {label.name: label.unit for label in Manifest.load(store / MANIFEST).labels}
     except UserError:

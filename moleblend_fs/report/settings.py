@@ -147,7 +147,7 @@ def options_of(objective: type[Objective], settings: Settings) -> Any:
     """An objective's options as a log tells them; defaults for those that its version did not have yet.
 
     Raises:
-        UserError: none is told, or one has no value of its kind.
+        UserError: there is none, or one has no value of its kind.
     """
     kinds = get_type_hints(objective.Options)
     told = {field.name: settings[key] for field in fields(objective.Options) if (key := f"task.{field.name}") in settings}

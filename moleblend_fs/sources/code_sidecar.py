@@ -19,7 +19,7 @@ class Codes(Counting):
 
     Args:
         names: of the codes.
-        model_sha256: what the model is told by.
+        model_sha256: what the model is known by.
         computed: (store, begin, end) -> (index, its atoms' codes) of these molecules, chunk after chunk, in their order.
     """
 

@@ -24,8 +24,6 @@ from moleblend_fs.sources.smiles_column import find_smiles_column, spellings
 from moleblend_fs.sources.text import TextFile
 from moleblend_fs.wording import counted
 
-FORMATS = ("csv", "smiles", "sdf")
-"""What a file may be said to be."""
 LIST_SUFFIXES = (".smi", ".smiles", ".ism")
 NO_LABELS = np.zeros(0)
 LACKING = "the model was trained on molecules with explicit hydrogens"
@@ -224,7 +222,7 @@ def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | N
 
     Args:
         smiles_column: of a table; found by its name (`SMILES_NAMES`) where it is not given.
-        kind: of `FORMATS`; found where it is not given.
+        kind: "csv", "smiles" or "sdf"; found where it is not given.
 
     Raises:
         UserError: the file is none of these, or its column of SMILES is not found.

@@ -17,7 +17,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, write_atomically
-from moleblend_fs.finetune import members
+from moleblend_fs.finetune import member_processes, members
 from moleblend_fs.finetune.folds import dealt, groups_of, kind_of, smiles_of
 from moleblend_fs.finetune.locks import locked
 from moleblend_fs.finetune.progress import Progress
@@ -30,7 +30,6 @@ from moleblend_fs.tuning.study import JOURNAL, Study, Tried, tried_in
 
 FINAL, HISTORY, FINAL_LOCK = "best-trial{}", "trials.json", "final.lock"
 GROUPED = ("scaffold", "scaffold-balanced", "butina", "random")
-MOST_REASONS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +110,7 @@ def tune(
     def show(done: float, tried: Sequence[Tried]) -> None:
         progress.updates(done, wanted.trials, f"; {told(tried, study.best(), metric)}")
 
-    at_once = min(jobs or members.default_jobs(wanted.trials), wanted.trials)
+    at_once = min(jobs or member_processes.default_jobs(wanted.trials), wanted.trials)
     search = Search(begun, folds, study, trials=wanted.trials, jobs=at_once, by_loss=by_loss, show=show)
     search.run(to_the_end=not only_search)
     if only_search:

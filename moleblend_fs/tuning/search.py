@@ -12,7 +12,7 @@ from pathlib import Path
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.finetune import members
+from moleblend_fs.finetune import member_processes, members
 from moleblend_fs.finetune.locks import wait_for
 from moleblend_fs.finetune.run import Begun
 from moleblend_fs.finetune.run_folder import SELECTION
@@ -89,7 +89,7 @@ class Search:
                 while len(self.running) < self.jobs and (claimed := self.study.claim(self.trials)) is not None:
                     self._begin(claimed)
                 if self.running:
-                    members.wait_for_one([trial.process for trial in self.running], members.POLL)
+                    member_processes.wait_for_one([trial.process for trial in self.running], member_processes.POLL)
                     for trial in list(self.running):
                         self._look(trial)
                     self._show()
@@ -98,7 +98,7 @@ class Search:
                 else:
                     return
         finally:
-            members.stop(trial.process for trial in self.running)
+            member_processes.stop(trial.process for trial in self.running)
             for trial in self.running:
                 os.close(trial.claimed.lock)
             self.running.clear()
@@ -133,12 +133,12 @@ class Search:
 
     def _process(self, claimed: Claimed, member: members.Member, slot: int) -> subprocess.Popen:
         """It holds the trial's lock as well: nobody else goes on with what it may still save."""
-        return members.start(self.begun.folder, member, slot, self.threads, kept=[claimed.lock])
+        return member_processes.start(self.begun.folder, member, slot, self.threads, kept=[claimed.lock])
 
     def _finished(self, member: members.Member) -> float | None:
         """The score of a member that an earlier process trained to its end."""
         folder = self.begun.folder / member.folder
-        scores = scores_in(folder / members.LOG) if members.was_trained(self.begun.folder, member) else []
+        scores = scores_in(folder / members.LOG) if member_processes.was_trained(self.begun.folder, member) else []
         return scores[-1][1] if scores else None
 
     def _look(self, trial: Trial) -> None:
@@ -151,18 +151,18 @@ class Search:
                 trial.process.terminate()
             return
         folder = self.begun.folder / trial.member.folder
-        if not trial.hopeless and ((code == 0 and (folder / members.STOPPED).exists()) or -code in TOLD_TO_STOP):
-            raise UserError(f"trial {trial.claimed.number} was told to stop; the same command goes on with it")
+        if not trial.hopeless and ((code == 0 and (folder / member_processes.STOPPED).exists()) or -code in TOLD_TO_STOP):
+            raise UserError(f"trial {trial.claimed.number} was stopped by a signal; the same command goes on with it")
         self.running.remove(trial)
         if trial.hopeless:
             self.study.prune(trial.claimed)
             self._clear(trial.planned)
             return
         try:
-            members.check_end(self.begun.folder, trial.member, code)
+            member_processes.check_end(self.begun.folder, trial.member, code)
             scores = scores_in(folder / members.LOG)
             if not scores or not math.isfinite(scores[-1][1]):
-                raise UserError(f"no validation score that is a number; all it said is in {folder / members.OUTPUT}")
+                raise UserError(f"no validation score that is a number; all it said is in {folder / member_processes.OUTPUT}")
         except UserError as error:
             self.study.fail(trial.claimed, str(error).removesuffix("; the same command goes on"))
             self._clear(trial.planned)

@@ -9,7 +9,7 @@ import pytest
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.files import as_json, write_atomically
-from moleblend_fs.finetune import members
+from moleblend_fs.finetune import member_processes, members
 from moleblend_fs.finetune.predicting import learned, skill
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import begin
@@ -57,7 +57,7 @@ def test_a_member_that_never_learned_is_told_and_left_out(table, finetuned, tmp_
     folder = out / second.folder
     folder.mkdir(parents=True)
     shutil.copy(finetuned.out / "members" / "fold0-member1" / members.CHECKPOINT, folder)
-    write_atomically(folder / members.DONE, as_json({"words": list(second.words), "updates": second.updates}))
+    write_atomically(folder / member_processes.DONE, as_json({"words": list(second.words), "updates": second.updates}))
 
     assert main(["finetune", str(table), str(out), *OPTIONS]) == 0
     first_lines = capsys.readouterr().out.splitlines()[:2]

@@ -14,7 +14,7 @@ import torch
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.data.unfinished_output import LeftBehind, why_begin_anew
 from moleblend_fs.errors import UserError
-from moleblend_fs.finetune import members, store_cache
+from moleblend_fs.finetune import member_processes, members, store_cache
 from moleblend_fs.finetune.data import opened, prepare
 from moleblend_fs.finetune.run import finetune
 from moleblend_fs.finetune.run_folder import Asked, claim
@@ -241,9 +241,9 @@ def test_a_member_is_finished_wherever_its_store_and_weights_lie(tmp_path):
 
     (tmp_path / "members" / "m").mkdir(parents=True)
     (tmp_path / "members" / "m" / members.CHECKPOINT).write_text("")
-    members.check_end(tmp_path, member("/a/store", "/a/weights.pt"), 0)
-    assert members.finished(tmp_path, member("/b/store", "/b/weights.pt"))
-    assert not members.finished(tmp_path, member("/a/store", "/a/weights.pt", "2e-3"))
+    member_processes.check_end(tmp_path, member("/a/store", "/a/weights.pt"), 0)
+    assert member_processes.finished(tmp_path, member("/b/store", "/b/weights.pt"))
+    assert not member_processes.finished(tmp_path, member("/a/store", "/a/weights.pt", "2e-3"))
 
 
 def test_a_half_made_store_goes_on_where_its_table_was_renamed(tmp_path):

@@ -1,7 +1,7 @@
 """Members of `moleblend finetune` and `tune` as processes forked from one that has everything imported: a fifth of what a short one takes.
 
-Each is a process of its own in a session of its own, with the words, folder, variables, files and locks that `members.start` gives it;
-nothing but the start differs. Commands that tests start as programs start real ones.
+Each is a process of its own in a session of its own, with the words, folder, variables, files and locks that `member_processes.start`
+gives it; nothing but the start differs. Commands that tests start as programs start real ones.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from unittest import mock
 
 from moleblend_fs.cli import standard_output
 from moleblend_fs.cli.train import with_user_dir
-from moleblend_fs.finetune import members
+from moleblend_fs.finetune import member_processes
 from tests.support import forked_ranks
 
 COMMAND = [sys.executable, "-P", "-m", "moleblend_fs.cli.main", "train"]
@@ -41,7 +41,7 @@ def _received(duplicate) -> int:
 
 
 class Forked:
-    """What `members` asks of a `subprocess.Popen`."""
+    """What `member_processes` asks of a `subprocess.Popen`."""
 
     def __init__(self, process: BaseProcess):
         self.process, self.pid = process, process.pid
@@ -82,7 +82,7 @@ def popen(
     pass_fds: Sequence[int],
     preexec_fn: Callable[[], object],
 ) -> Forked:
-    """Stands in for `subprocess.Popen` where `members` starts a member, and for no other call."""
+    """Stands in for `subprocess.Popen` where `member_processes` starts a member, and for no other call."""
     assert list(words[: len(COMMAND)]) == COMMAND
     assert (stdin, stderr, start_new_session) == (subprocess.DEVNULL, subprocess.STDOUT, True)
     files = [Handed(descriptor) for descriptor in (stdout.fileno(), *pass_fds)]
@@ -111,5 +111,5 @@ def _train(words: list[str], folder: str, environment: dict[str, str], before: C
 def forked_members() -> Iterator[None]:
     """Members that this process starts are forked."""
     kept = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT", "TimeoutExpired")}
-    with mock.patch.object(members, "subprocess", SimpleNamespace(Popen=popen, **kept)):
+    with mock.patch.object(member_processes, "subprocess", SimpleNamespace(Popen=popen, **kept)):
         yield

@@ -64,7 +64,7 @@ class Prototypes:
 
 
 def load_prototypes(path: str | Path) -> Prototypes:
-    """UserError if a file is none of prototypes."""
+    """UserError if a file does not hold prototypes."""
     try:
         return from_json(Prototypes, read_json(Path(path)))
     except READING as error:
