@@ -40,6 +40,8 @@ CASE = Case(
         "structure alone": 0.01,
         "graph alone": 0.25,
     },  # 32 numbers wide, it cannot hold the noise of 119 elements
+    updates=200,
+    rate=1e-2,
     extra=with_structures,
 )
 
