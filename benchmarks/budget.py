@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -24,8 +24,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.harness import Row
-from benchmarks.op_costs import Count
+from benchmarks.op_costs import Count, Launched
 from benchmarks.sizes import TITLES, draw_sizes
+
+if TYPE_CHECKING:
+    from moleblend_fs.data.batch import MoleculeBatch
+    from moleblend_fs.model.moleblend import MoleBlend
 
 TABLE = Path(__file__).with_suffix(".csv")
 LAUNCH_ON_HOST = 10e-6
@@ -36,7 +40,7 @@ LAUNCH_ON_HOST = 10e-6
 def without_gpu() -> Iterator[FakeTensorMode]:
     """Triton's ops are chosen although there is no GPU; tensors have no content; seeds need none."""
     from moleblend_fs.model import encoder
-    from moleblend_fs.ops import dispatch, layer_norm
+    from moleblend_fs.ops import dispatch, layer_norm, linear
     from moleblend_fs.ops.atom_forces import launch as atom_forces
     from moleblend_fs.ops.attention import launch as attention
     from moleblend_fs.ops.gelu_dropout import autograd as gelu_dropout
@@ -48,6 +52,7 @@ def without_gpu() -> Iterator[FakeTensorMode]:
         mock.patch.object(dispatch, "_obstacle", return_value=None),
         mock.patch.object(dispatch, "_tested", return_value=None),
         mock.patch.object(layer_norm, "reads_half_precision", lambda x, gain: gain.dtype == x.dtype),
+        mock.patch.object(linear, "adds_up_in_products", lambda x, weight: linear.type_of_products(weight) is None),
         mock.patch.object(encoder, "reads_half_precision", lambda x, gain: gain.dtype == x.dtype),
         contextlib.ExitStack() as stack,
     ):
@@ -56,44 +61,22 @@ def without_gpu() -> Iterator[FakeTensorMode]:
         yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
 
 
-def count_update(arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat16) -> Count:
+def count_update(arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat16, launched: Launched | None = None) -> Count:
     """Costs of an update of an architecture on molecules of these sizes, blending with its default options.
 
     Objectives whose shapes depend on what is in a batch (atoms that are drawn, say) cannot be counted so.
     In a process of its own: constants that are kept in it have no content afterwards.
     """
-    from moleblend_fs.data.batch import MoleculeBatch
-    from moleblend_fs.model.config import PRESETS, ModelConfig
-    from moleblend_fs.model.moleblend import MoleBlend
     from moleblend_fs.objectives.blend_then_predict import BlendConfig, BlendThenPredict
     from moleblend_fs.objectives.common.loss import weighted_loss
     from moleblend_fs.ops.layout import Layout
 
     learned = BlendThenPredict(BlendConfig())
-    sizes = np.asarray(sizes, dtype=np.int64)
-    num_atoms = torch.from_numpy(sizes)
-    earlier, layout = (Layout(num_atoms, "cpu") for _ in range(2))  # what is kept in one is made anew for the next batch
-    molecules, atoms, pairs = len(sizes), int(sizes.sum()), int((sizes**2).sum())
-    count = Count(sizes)
-    before = torch.get_default_dtype()
+    earlier, layout = (Layout(torch.from_numpy(sizes), "cpu") for _ in range(2))  # what is kept in one is made anew for the next batch
+    count = Count(sizes, launched)
     with without_gpu():
-        torch.set_default_dtype(dtype)
-        try:
-            model = MoleBlend(ModelConfig(**PRESETS[arch], heads=learned.heads(), **learned.config_fields())).train()
-        finally:
-            torch.set_default_dtype(before)
-        batch = MoleculeBatch(
-            num_atoms=num_atoms,
-            molecule_id=torch.empty(molecules, dtype=torch.int64),
-            atom_features=torch.empty(atoms, 9, dtype=torch.uint8),
-            degree=torch.empty(atoms, dtype=torch.uint8),
-            coordinates=torch.empty(atoms, 3),
-            has_coordinates=torch.empty(molecules, dtype=torch.bool),
-            spd=torch.empty(pairs, dtype=torch.uint8),
-            path_bonds=torch.empty(pairs, 5, dtype=torch.uint8),
-            labels=torch.empty(molecules, 0, dtype=torch.float64),
-            has_label=torch.empty(molecules, 0, dtype=torch.bool),
-        )
+        model = model_of(arch, dtype, heads=learned.heads(), **learned.config_fields())
+        batch = batch_of(sizes)
         learned.prepare(batch, earlier, seed=1, epoch=0)  # constants are made once in a process
         optimizer = half_precision_optimizer(list(model.parameters()))
         optimizer.zero_grad()
@@ -109,6 +92,60 @@ def count_update(arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat
             count.phase = "optimizer"
             fairseq_step(optimizer)
     return count
+
+
+def count_finetuning(
+    arch: str, sizes: np.ndarray, dtype: torch.dtype = torch.bfloat16, launched: Launched | None = None, *, training: bool = True
+) -> Count:
+    """Costs of both passes of finetuning from 2D and 3D, without the optimizer, or of predictions alone; see `count_update`."""
+    from moleblend_fs.model.shown import show_all
+    from moleblend_fs.objectives.finetuning import property_loss
+    from moleblend_fs.ops.layout import Layout
+
+    layout, count = Layout(torch.from_numpy(sizes), "cpu"), Count(sizes, launched)
+    with without_gpu(), torch.set_grad_enabled(training):
+        model = model_of(arch, dtype, heads=("property",)).train(training)
+        batch = batch_of(sizes)
+        with count:
+            count.phase = "forward"
+            prediction = model(batch, show_all(batch, layout, "2d+3d"), layout).properties
+            if training:
+                loss = property_loss(prediction, batch.labels, batch.has_label, "regression", "mse")
+                count.phase = "backward"
+                loss.backward()
+    return count
+
+
+def model_of(arch: str, dtype: torch.dtype, **fields: Any) -> "MoleBlend":
+    """A model in training, whose weights have this type."""
+    from moleblend_fs.model.config import PRESETS, ModelConfig
+    from moleblend_fs.model.moleblend import MoleBlend
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return MoleBlend(ModelConfig(**PRESETS[arch], **fields)).train()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def batch_of(sizes: np.ndarray) -> "MoleculeBatch":
+    """A batch of so many atoms, with a label."""
+    from moleblend_fs.data.batch import MoleculeBatch
+
+    molecules, atoms, pairs = len(sizes), int(sizes.sum()), int((sizes**2).sum())
+    return MoleculeBatch(
+        num_atoms=torch.from_numpy(sizes),
+        molecule_id=torch.empty(molecules, dtype=torch.int64),
+        atom_features=torch.empty(atoms, 9, dtype=torch.uint8),
+        degree=torch.empty(atoms, dtype=torch.uint8),
+        coordinates=torch.empty(atoms, 3, dtype=torch.float32),
+        has_coordinates=torch.empty(molecules, dtype=torch.bool),
+        spd=torch.empty(pairs, dtype=torch.uint8),
+        path_bonds=torch.empty(pairs, 5, dtype=torch.uint8),
+        labels=torch.empty(molecules, 1, dtype=torch.float64),
+        has_label=torch.empty(molecules, 1, dtype=torch.bool),
+    )
 
 
 def half_precision_optimizer(parameters: list[torch.nn.Parameter]) -> Any:

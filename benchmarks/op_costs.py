@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -71,6 +71,10 @@ KERNELS = {
 }
 
 
+Launched = Callable[[Any, tuple[Any, ...], dict[str, Any]], None]
+"""Is told of each launch of a kernel: the function under `triton.jit`, its arguments, and those given by name, with the options."""
+
+
 @dataclass(slots=True)
 class Cost:
     """Of a stage of one phase.
@@ -98,11 +102,12 @@ class Count(TorchDispatchMode):
 
     Args:
         sizes: (B,) atoms of each molecule, for the kernels' operations.
+        launched: is told of each launch of a kernel.
     """
 
-    def __init__(self, sizes: np.ndarray):
+    def __init__(self, sizes: np.ndarray, launched: Launched | None = None):
         super().__init__()
-        self.sizes, self.phase = sizes, ""
+        self.sizes, self.phase, self.launched = sizes, "", launched
         self.costs: dict[tuple[str, str], Cost] = defaultdict(Cost)
         self._stage = ""
 
@@ -129,7 +134,7 @@ class Count(TorchDispatchMode):
         """A kernel's bytes and operations, its launches, and what its Python does besides on the device."""
         stage = self._stage = KERNELS[name]
         counted: list[int] = []
-        with self, _launches_counted(counted):
+        with self, _launches_counted(counted, self.launched):
             OPDEFS[f"moleblend::{name}"]._init_fn(*args, **kwargs)
         self._stage = ""
         size = sum(map(_bytes, _distinct([*_tensors((args, kwargs)), *_tensors(result)])))
@@ -241,13 +246,15 @@ def _bytes(x: Tensor) -> int:
 
 
 @contextlib.contextmanager
-def _launches_counted(counted: list[int]) -> Iterator[None]:
+def _launches_counted(counted: list[int], launched: Launched | None) -> Iterator[None]:
     """Kernels are counted in place of being run."""
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import JITFunction
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         counted.append(1)
+        if launched is not None:
+            launched(self, args, kwargs)
 
     with mock.patch.object(InterpretedFunction, "run", run), mock.patch.object(JITFunction, "run", run):
         yield

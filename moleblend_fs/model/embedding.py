@@ -15,7 +15,7 @@ from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.embedding_rows import ATOM_FIRST_ROW, BOND_FIRST_ROW, DEGREE_FIRST_ROW, ELEMENT_ROWS, HIDDEN, TABLE_ROWS
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear, products_in
-from moleblend_fs.ops.precision import at_least_float32
+from moleblend_fs.ops.precision import all_at_least_float32
 from moleblend_fs.ops.relation_bias import RelationWeights, relation_bias
 
 ATOM_FEATURES, BOND_FEATURES = 9, 3
@@ -45,12 +45,13 @@ class AtomEmbedding(nn.Module):
     def forward(self, batch: MoleculeBatch, shown: Shown, gaussian_sums_AK: Tensor, layout: Layout) -> Tensor:
         """(T, d) embedding sums."""
         atoms = self._features(batch.atom_features.long() + self.feature_rows, shown)
-        row = batch.degree.long() + DEGREE_FIRST_ROW
-        degree = F.embedding(row, self.in_degree_table.weight) + F.embedding(row, self.out_degree_table.weight)
+        has_degree, has_3d = shown.visible(shown.degree), shown.visible(shown.distances)
+        row = torch.where(has_degree, batch.degree.long() + DEGREE_FIRST_ROW, PADDING_ROW)
+        both = (self.in_degree_table.weight + self.out_degree_table.weight)[DEGREE_FIRST_ROW:]
+        degree = F.embedding(row, F.pad(both, (0, 0, DEGREE_FIRST_ROW, 0)), padding_idx=PADDING_ROW)
         # The factor keeps a fresh 3D feature as small as the other embeddings (reference release).
         feature_3d = 0.01 * self.from_gaussians(gaussian_sums_AK.to(self.from_gaussians.weight.dtype))
-        has_degree, has_3d = shown.visible(shown.degree), shown.visible(shown.distances)
-        atoms = atoms + degree * has_degree.unsqueeze(1) + feature_3d * has_3d.unsqueeze(1)
+        atoms = atoms + degree + feature_3d * has_3d.unsqueeze(1)
         tokens = self.graph_token.repeat(layout.num_tokens, 1)
         return tokens.index_copy(0, layout.atom_tokens, atoms)
 
@@ -90,8 +91,11 @@ class RelationEncoder(nn.Module):
 
     def hop_table(self) -> Tensor:
         """mean over bond features of their rows, times each hop's matrix, for every bond class: (5, 61, H), 0 for "no bond"."""
-        classes = at_least_float32(self.bond_table.weight)[self.class_rows].mean(dim=1)
-        table = torch.einsum("ch,khg->kcg", classes, at_least_float32(self.hop_matrices))
+        return self._hop_table(*all_at_least_float32((self.bond_table.weight, self.hop_matrices)))
+
+    def _hop_table(self, bond_table: Tensor, hop_matrices_5HH: Tensor) -> Tensor:
+        classes = bond_table[self.class_rows].mean(dim=1)
+        table = torch.einsum("ch,khg->kcg", classes, hop_matrices_5HH)
         return F.pad(table, (0, 0, NUM_BOND_CLASSES - len(classes), 0))
 
     def forward(self, batch: MoleculeBatch, shown: Shown, layout: Layout, distances_P: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -101,8 +105,9 @@ class RelationEncoder(nn.Module):
             distances_P: Angstrom, in place of those between the coordinates.
         """
         parameters = (
+            self.bond_table.weight,
+            self.hop_matrices,
             self.spd_table.weight,
-            self.hop_table(),
             self.distance_mul,
             self.distance_shift,
             self.gaussian_means,
@@ -112,7 +117,8 @@ class RelationEncoder(nn.Module):
             self.distance_out.weight,
             self.distance_out.bias,
         )
-        weights = RelationWeights(*map(at_least_float32, parameters))
+        bond_table, hop_matrices, spd_table, *others = all_at_least_float32(parameters)
+        weights = RelationWeights(spd_table, self._hop_table(bond_table, hop_matrices), *others)
         element = batch.atom_features[:, 0]
         with products_in(None):
             return relation_bias(

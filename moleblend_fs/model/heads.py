@@ -18,7 +18,7 @@ from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.model.target_classes import EDGE_CLASSES, SPD_CLASSES
 from moleblend_fs.ops.atom_forces import atom_forces
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear, products_in
+from moleblend_fs.ops.linear import Linear, linears, products_in
 from moleblend_fs.ops.pair_projection import pair_cosine, pair_cross_entropy, pair_projection, pair_smooth_l1
 from moleblend_fs.ops.precision import at_least_float32
 
@@ -43,7 +43,8 @@ class PairHead(nn.Module):
 
     def sides(self, x_Ad: Tensor) -> tuple[Tensor, Tensor]:
         """l and r of every atom, (A, m) each."""
-        return self.left_norm(F.gelu(self.left(x_Ad))), self.right_norm(F.gelu(self.right(x_Ad)))
+        left, right = linears(x_Ad, (self.left, self.right))
+        return self.left_norm(F.gelu(left)), self.right_norm(F.gelu(right))
 
     def form(self) -> tuple[Tensor, Tensor]:
         """The bilinear form: weight (C, m, m) and bias (C,)."""
@@ -102,9 +103,8 @@ class NoiseHead(nn.Module):
     def _predict(self, x_Ad: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout) -> Tensor:
         atoms, d = x_Ad.shape
         width = d // self.heads
-        query = self.query(x_Ad).view(atoms, self.heads, width) * width**-0.5
-        key = self.key(x_Ad).view(atoms, self.heads, width)
-        value = self.value(x_Ad).view(atoms, self.heads, width)
+        query, key, value = (out.view(atoms, self.heads, width) for out in linears(x_Ad, (self.query, self.key, self.value)))
+        query = query * width**-0.5
         # The output map is linear in the values: apply it to them first, so that no (n, n, d) tensor is needed.
         projected = torch.einsum("nhw,ahw->nha", value, self.axes.weight.view(3, self.heads, width))
         displacement = coordinates_A3[layout.pair_column] - coordinates_A3[layout.pair_row]

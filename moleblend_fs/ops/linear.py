@@ -7,7 +7,7 @@ torch sends float32 products on the CPU to MKL, which leaves part of an AMD proc
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -152,6 +152,43 @@ class _Linear(torch.autograd.Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x weight^T + bias, (rows, in) -> (rows, out)."""
     return _Linear.apply(x, weight, bias)
+
+
+def adds_up_in_products(x: Tensor, weight: Tensor) -> bool:
+    """Whether gradients of x are added up by the products that give them. Not on CPUs: libraries there have other last digits for it."""
+    return x.is_cuda and type_of_products(weight) is None
+
+
+class _Linears(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, *parameters):
+        weights, biases = parameters[::2], parameters[1::2]
+        ctx.save_for_backward(x, *weights)
+        ctx.set_materialize_grads(False)
+        return tuple(product(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *d_outs):
+        x, *weights = ctx.saved_tensors
+        d_x: Tensor | None = None
+        d_parameters: list[Tensor | None] = []
+        for number, (d_out, weight) in enumerate(zip(d_outs, weights, strict=True)):
+            of_weight, of_bias = ctx.needs_input_grad[1 + 2 * number : 3 + 2 * number]
+            if d_out is None:
+                d_parameters += [None, None]
+                continue
+            if ctx.needs_input_grad[0]:
+                d_x = d_out @ weight if d_x is None else torch.addmm(d_x, d_out, weight)
+            d_parameters += [product(d_out.t(), x.t(), None) if of_weight else None, d_out.sum(dim=0) if of_bias else None]
+        return d_x, *d_parameters
+
+
+def linears(x: Tensor, layers: "Sequence[Linear]") -> list[Tensor]:
+    """Each layer of x, (rows, in) -> (rows, out)."""
+    if adds_up_in_products(x, layers[0].weight):
+        return list(_Linears.apply(x, *(parameter for layer in layers for parameter in (layer.weight, layer.bias))))
+    return [layer(x) for layer in layers]
 
 
 class Product(NamedTuple):

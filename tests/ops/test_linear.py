@@ -8,7 +8,7 @@ from torch import nn
 from moleblend_fs.ops.attention import attention_linear, bucket_bias
 from moleblend_fs.ops.gelu_dropout.reference import gelu_dropout_linear
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear, linear, products_in
+from moleblend_fs.ops.linear import Linear, adds_up_in_products, linear, linears, products_in
 from moleblend_fs.ops.residual_norm.reference import norm_linear
 
 SIZES = [(1, 1, 1), (2, 31, 33), (123, 48, 17), (701, 257, 190)]  # the last is large enough for oneDNN
@@ -41,6 +41,23 @@ def test_linear(rows, d, f, dtype, rtol):
     x, _, layer = setup(rows, d, f, dtype)
     leaves = [x, layer.weight, layer.bias]
     assert_same([linear(*leaves)], [F.linear(*leaves)], leaves, rtol)
+
+
+@GRID
+@DTYPES
+def test_linears_of_one_input(rows, d, f, dtype, rtol, monkeypatch):
+    """As on GPUs; one layer's result goes nowhere, and another's weight is frozen."""
+    x, _, layer = setup(rows, d, f, dtype)
+    layers = [layer, Linear(d, f + 1).to(dtype), Linear(d, f).to(dtype), Linear(d, 2).to(dtype)]
+    layers[1].weight.requires_grad_(False)
+    leaves = [x, layer.weight, layer.bias, layers[1].bias, layers[3].weight, layers[3].bias]
+    assert not adds_up_in_products(x, layer.weight), "on CPUs digits stay as they are"
+    theirs = linears(x, layers)
+    monkeypatch.setattr("moleblend_fs.ops.linear.adds_up_in_products", lambda x, weight: True)
+    ours = linears(x, layers)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    used = [0, 1, 3]
+    assert_same([ours[i] for i in used], [theirs[i] for i in used], leaves, rtol)
 
 
 @pytest.mark.parametrize(("rows", "d", "f"), SIZES[1:])  # a single number, normalised, is 0 and its gradient rounding

@@ -27,7 +27,8 @@ class _LossSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_total):
-        return *((d_total * g).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)), None, None, None
+        rounded = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        return *(torch.mul(d_total, g, out=torch.empty_like(g, dtype=dtype)) for g, dtype in rounded), None, None, None
 
 
 def _loss_sum(op, left: Tensor, right: Tensor, weight: Tensor, bias: Tensor, layout: Layout, targets: list[Tensor]) -> Tensor:

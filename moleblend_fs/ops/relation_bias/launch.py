@@ -15,6 +15,7 @@ from moleblend_fs.ops.kernel_common import on_its_device
 from moleblend_fs.ops.relation_bias.launch_table import Table, empty_table, make_table, table_gradients
 from moleblend_fs.ops.relation_bias.launches import EXACT, Launch, launches
 from moleblend_fs.ops.relation_bias.weights import RelationWeights
+from moleblend_fs.patches import foreach
 
 SPD_GROUPS, ROWS_PER_GROUP = 4, 64
 """The groups of table rows of `tables.table_gradients`."""
@@ -119,7 +120,8 @@ def relation_bias_backward(
     precision: str,
 ) -> list[Tensor]:
     """Gradients of the weights, in their order; `table` is the forward pass', or empty."""
-    named, gradients = RelationWeights(*weights), RelationWeights(*(torch.zeros_like(weight) for weight in weights))
+    named, gradients = RelationWeights(*weights), RelationWeights(*map(torch.empty_like, weights))
+    foreach.zero_(list(gradients))
     chosen = _launches_for(weights, precision)
     means, stds = named.means, named.stds
     places, num_atoms = (atom_molecule, cu_atoms, cu_pairs), len(wants_A)
@@ -149,10 +151,9 @@ def relation_bias_backward(
     programs = by_element.programs(x_M.device)
     partial = x_M.new_empty(programs, 4, ELEMENTS)
     by_element.run((programs,), d_x_P, coordinates_A3, element_A, *places, partial, num_atoms)
-    mul_first, mul_second, shift_first, shift_second = partial.sum(0)
-    for gradient, of_first, of_second in ((gradients.mul, mul_first, mul_second), (gradients.shift, shift_first, shift_second)):
-        gradient[FIRST_ELEMENT_ROW : FIRST_ELEMENT_ROW + ELEMENTS] = of_first
-        gradient[SECOND_ELEMENT_ROW : SECOND_ELEMENT_ROW + ELEMENTS] = of_second
+    first_rows, second_rows = (slice(row, row + ELEMENTS) for row in (FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW))
+    by_element_and_place = [gradient[rows] for gradient in (gradients.mul, gradients.shift) for rows in (first_rows, second_rows)]
+    foreach.copy_(by_element_and_place, list(partial.sum(0)))
     return list(gradients)
 
 
@@ -196,7 +197,5 @@ def _weight_gradients(works: list[tuple[Launch, tuple[Tensor, ...]]], gradients:
         own = [partial[number * programs : (number + 1) * programs] for partial in partials]
         launch.run((chunks, programs), *inputs, *own, inputs[0].shape[1])
     weight1, weight2, bias1, bias2 = (partial.sum(0) for partial in partials)
-    gradients.weight1.copy_(weight1[:gaussians, :gaussians])
-    gradients.bias1.copy_(bias1[:gaussians])
-    gradients.weight2.copy_(weight2[:heads, :gaussians])
-    gradients.bias2.copy_(bias2[0, :heads])
+    layers = [gradients.weight1, gradients.bias1, gradients.weight2, gradients.bias2]
+    foreach.copy_(layers, [weight1[:gaussians, :gaussians], bias1[:gaussians], weight2[:heads, :gaussians], bias2[0, :heads]])
