@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BASE_SHAPES = {"attention": (32, 24), "relation_bias": (32, 128), "residual_norm": (768,), "gelu_dropout": (768,)}
 """Op -> the shape of its self-test in the base model: heads, and their width or Gaussians; widths."""
-WITHOUT_GPU = ("test_resources.py", "test_interpreter.py", "test_program_order.py", "test_memory_accesses.py")
+WITHOUT_GPU = ("test_resources.py", "test_interpreter.py", "test_program_order.py", "test_memory_accesses.py", "test_launches.py")
 """Tests of kernels that need no GPU."""
 REHEARSED = "variants or test_gradcheck or test_dispatched or test_entry_point"
 """Which tests of kernels a rehearsal runs."""

@@ -9,6 +9,9 @@ import triton.language as tl
 
 from moleblend_fs.ops.attention.kernel_parts import LOG2_E, NOT_SPECIALIZED, dot, keep_factor, loop_end, place
 
+OF_BATCHES = [*NOT_SPECIALIZED, "num_atoms"]
+"""Arguments for whose values no kernel is compiled anew."""
+
 
 @triton.jit
 def _program(molecules_ptr, tokens_ptr, pairs_ptr, heads, blocks):
@@ -49,7 +52,7 @@ def _value(value_ptr, j, n, heads):
     return tl.load(value_ptr + j * (3 * heads), mask=j < n, other=0.0).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+@triton.jit(do_not_specialize=OF_BATCHES)
 def forces_forward(
     q_ptr,
     k_ptr,
@@ -126,7 +129,7 @@ def _upstream(d_force_ptr, force_ptr, i, n, atoms):
     return d_0, d_1, d_2, delta
 
 
-@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+@triton.jit(do_not_specialize=OF_BATCHES)
 def forces_backward_rows(
     d_force_ptr,
     force_ptr,
@@ -186,7 +189,7 @@ def forces_backward_rows(
     _store_rows(d_q_ptr + first * row + head * W, d_q, i, n, row, W, BLOCK_W)
 
 
-@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+@triton.jit(do_not_specialize=OF_BATCHES)
 def forces_backward_columns(
     d_force_ptr,
     force_ptr,

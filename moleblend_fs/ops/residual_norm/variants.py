@@ -26,12 +26,14 @@ BACKWARD: dict[str, dict[str, bool]] = {
     "last": {"BIAS": True, "DROP_PATH": True},
 }
 
-COMMON, BASE = "path", ("bf16", 768)
-"""What most blocks launch; the type and width that are listed with all cases."""
+COMMON = "path"
+"""What most blocks launch."""
+WITH_ALL_CASES = (("bf16", 768), ("fp32", 256), ("fp16", 64))
+"""Types and widths that are listed with all cases: of each type one, in bfloat16 the base model's."""
 
 
 def variants() -> list[Variant]:
-    """Every type and width with what most blocks launch, and all cases of the base model in bfloat16."""
+    """Every type and width with what most blocks launch, and `WITH_ALL_CASES`."""
     found = []
     for (dtype, short), width in itertools.product(TRITON_TYPES.items(), WIDTHS):
         for kernel, cases, launch in (
@@ -39,7 +41,7 @@ def variants() -> list[Variant]:
             (normalise_backward, BACKWARD, backward_launch(width, dtype)),
         ):
             for case, chosen in cases.items():
-                if case != COMMON and (short, width) != BASE:
+                if case != COMMON and (short, width) not in WITH_ALL_CASES:
                     continue  # the same code with less or more of it switched on
                 switches = [name for name in kernel.arg_names if name in {each for some in cases.values() for each in some}]
                 constants = {**constants_of(launch, width), **{name: chosen.get(name, False) for name in switches}}
