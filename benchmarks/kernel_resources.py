@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks import wgmma_waits
 from benchmarks.harness import ROOT, Row
 from moleblend_fs.errors import UserError
 from moleblend_fs.ops.kernel_common import Variant
@@ -182,11 +183,15 @@ def _measure_one(module: str, number: int, architecture: int) -> Resources | str
     try:
         return compiled(module, variant, architecture)
     except (TritonError, RuntimeError) as error:
-        return f"{module}: {variant.name} does not compile for sm_{architecture}: {error}"
+        return f"{module}: {variant.name} does not compile, or not safely, for sm_{architecture}: {error}"
 
 
 def compiled(module: str, variant: Variant, architecture: int) -> Resources:
-    """Compile one `Variant`; pointers are taken to be aligned to 16 bytes, as torch's are."""
+    """Compile one `Variant`; pointers are taken to be aligned to 16 bytes, as torch's are.
+
+    Raises:
+        RuntimeError: what it is compiled to does not wait where it has to.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -203,6 +208,8 @@ def compiled(module: str, variant: Variant, architecture: int) -> Resources:
         file.flush()
         tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
         done = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    if unsafe := wgmma_waits.faults(kernel.asm["ptx"]):
+        raise RuntimeError("; ".join(unsafe))
     usage = USAGE.findall(done.stdout)
     assert len(usage) == 1, f"{variant.name}: cuobjdump told {done.stdout!r}"
     registers, stack, _, local = (int(number) for number in usage[0])
