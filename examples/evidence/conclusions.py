@@ -64,13 +64,13 @@ def advice(of_b: Sequence[Comparison], names: Sequence[str], what: str) -> str:
     if best is None:
         said = "; ".join(f"{name} is beaten on {', '.join(dict.fromkeys(where))}" for name, where in lost.items())
         return f"For {what} no method is the best choice everywhere: {said}."
-    beaten = [name for name in names if lost[name]]
-    reason = (
-        "; ".join(f"{name} is worse than another on {', '.join(dict.fromkeys(lost[name]))}" for name in beaten)
-        if beaten
-        else "none of those that were compared is told to be worse than another on any set, and it is the cheapest"
-    )
-    return f"For {what} ({', '.join(map(set_of, of_b))}) take {best}: {reason}."
+    beaten, rest = ([name for name in names if bool(lost[name]) is lose] for lose in (True, False))
+    reasons = [f"{name} is worse than another on {', '.join(dict.fromkeys(lost[name]))}" for name in beaten]
+    if len(rest) > 1:
+        those = "the others" if beaten else "those that were compared"
+        reasons.append(f"none of {those} is told to be worse than another on any set, and it is the cheapest")
+    few = " One set is little to go by." if len(of_b) == 1 else ""
+    return f"For {what} ({', '.join(map(set_of, of_b))}) take {best}: {'; '.join(reasons)}.{few}"
 
 
 def pair_told(of_b: Sequence[Comparison], mine: str, other: str) -> str:
