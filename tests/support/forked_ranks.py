@@ -130,6 +130,8 @@ def _forked(entry: Callable[[list[str]], None], words: Sequence[str], log: Path,
 
 def fork(target: Callable[..., None], arguments: Sequence[Any]) -> BaseProcess:
     """A process forked from the server, which runs a function of a module with these arguments."""
+    with contextlib.chdir(Path(__file__).parents[2]):  # it takes packages from the folder that it starts in, perhaps another clone
+        SERVER.ensure_running()
     process = multiprocessing.get_context("forkserver").Process(target=target, args=tuple(arguments))
     with mock.patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
         process.start()
