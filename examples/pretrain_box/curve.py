@@ -10,6 +10,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
+
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file, write_atomically
 from moleblend_fs.report.html import standalone
@@ -96,7 +98,8 @@ def draw(folder: Path) -> None:
 
 def picture(curves: dict[str, list[tuple[float, float]]], ylabel: str, name: str) -> str:
     """Curves over millions of molecules, with what each of them is."""
-    with panel(xlabel="molecules seen, millions", ylabel=ylabel) as (figure, axis):
+    same_bytes = matplotlib.rc_context({"svg.hashsalt": "moleblend"})
+    with same_bytes, panel(xlabel="molecules seen, millions", ylabel=ylabel) as (figure, axis):
         for (label, curve), colour in zip(curves.items(), PALETTE * len(curves), strict=False):
             axis.plot(
                 *zip(*curve, strict=True), color=colour, linewidth=1.3, marker="o" if label != LEARNED else "", markersize=3, label=label

@@ -36,7 +36,6 @@ ROOM = 44
 POINTS = "points"
 STYLE: Any = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "moleblend",  # the same figure gives the same bytes
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
