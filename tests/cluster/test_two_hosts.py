@@ -47,14 +47,14 @@ def test_two_hosts_have_the_losses_of_one_process(hosts, qm9_store, expected, tm
 
 def test_a_link_that_is_cut_ends_both_hosts(hosts, qm9_store, tmp_path):
     """Nobody is told of the cut. Each host names the rank that it lost and ends, nothing goes on, and the last checkpoint is whole."""
-    frequent = ("--save-interval-updates", "20", "--keep-interval-updates", "1", "--heartbeat-timeout", "20")
+    frequent = ("--save-interval-updates", "20", "--keep-interval-updates", "1", "--heartbeat-timeout", "6")
     options = words(tmp_path, *frequent, updates=100_000)
     processes = [start(hosts, number, tmp_path, qm9_store.path, *options) for number in (1, 2)]
     until((tmp_path / "checkpoint_last.pt").exists, processes[0], lambda: said(tmp_path, 1))
     subprocess.run([CLUSTER / "netns_cut.sh", hosts], check=True)
     codes = [process.wait(300) for process in processes]
     assert 0 not in codes
-    lost = re.compile(r"moleblend: error: no progress for 20 s\. rank (\d) \((host\d), .*\) cannot be heard")
+    lost = re.compile(r"moleblend: error: no progress for 6 s\. rank (\d) \((host\d), .*\) cannot be heard")
     # Ranks are given out in the order in which the hosts came.
     found = [lost.search(said(tmp_path, number)) for number in (1, 2)]
     assert [match and match[2] for match in found] == ["host2", "host1"], said(tmp_path, 1)[-2000:] + said(tmp_path, 2)[-2000:]
