@@ -43,9 +43,9 @@ EXTENSION = re.compile(r"\|[^|]*\|")
 
 OTHER_NOTATIONS = {
     "an InChI": re.compile(r"InChI=.*"),
-    "an InChIKey": re.compile(r"[A-Z]{14}-[A-Z]{10}-[A-Z]"),
+    "an InChIKey": re.compile(r"[A-Z]{14}-[A-Z]{8}[SN]A-[A-Z]"),  # no SMILES has the A of its version
     "a CAS number": re.compile(r"[0-9]{2,7}-[0-9]{2}-[0-9]"),
-    "a reaction": re.compile(r"[^>]*>[^>]*>[^>]*"),
+    "a reaction": re.compile(r"((->|[^>])*(?<!-)>){2}(->|[^>])*"),  # -> is a dative bond
     "SELFIES": re.compile(r"(?=.*\[C\])(\[[A-Z][a-z]?\]){2,}|(?=.*\[([=#]?(Branch|Ring)|[=#/\\]+[A-Z]))(\[[^\[\]]+\])+"),
 }
 """What stands in columns of SMILES by mistake -> its form. Of SELFIES the first form is one of SMILES, too, of bare atoms, as no molecule

@@ -65,6 +65,7 @@ class OnnxForward:
         self._names = [given.name for given in file.session.get_inputs()]
         self._threads = threads or default_threads()
         self._pool: ThreadPoolExecutor | None = None
+        self._pool_of = 0
 
     def __enter__(self) -> "OnnxForward":
         return self
@@ -74,7 +75,7 @@ class OnnxForward:
 
     def close(self) -> None:
         """Give up what was not begun, and end the threads; others begin with the next batch, if there is one."""
-        if self._pool is not None:
+        if self._pool is not None and self._pool_of == os.getpid():
             self._pool.shutdown(cancel_futures=True)
         self._pool = None
 
@@ -90,8 +91,8 @@ class OnnxForward:
 
     def submit_records(self, records: Sequence[bytes]) -> "Future[np.ndarray]":
         """Begin to compute a batch; (members, molecules or atoms, k) float64 when it is done."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads)
+        if self._pool is None or self._pool_of != os.getpid():  # a forked process has none of the threads
+            self._pool, self._pool_of = ThreadPoolExecutor(self._threads), os.getpid()
         return self._pool.submit(self._run, records)
 
     def _run(self, records: Sequence[bytes]) -> np.ndarray:

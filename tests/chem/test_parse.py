@@ -15,6 +15,7 @@ from moleblend_fs.data.graph import Failure
         ("64-17-5", "a CAS number"),
         ("CCO>>CC=O", "a reaction"),
         ("CCO>[Na+].[OH-]>CC=O", "a reaction"),
+        ("N.[Cu]>>N->[Cu]", "a reaction"),
         ("[C][=C][Branch1][C][F][O]", "SELFIES"),
         ("[N][C][Ring1][C]", "SELFIES"),
         ("[C][C][O]", "SELFIES"),
@@ -31,6 +32,7 @@ def test_other_notations_are_named(text, notation):
     "text",
     [
         *("[Na][Cl]", "[CH3][CH3]", "[2H][2H]", "[CH3][C][CH3]", "[O][O]", "[C-]#[O+]", "[C]", "[Pt]([NH3])[Cl]", "C->[Fe]", "[CH3]->[Fe]"),
+        *("N->[Cu](Cl)Cl.N->[Cu](Cl)Cl", "[NH3]->[Pt](Cl)(Cl)<-[NH3]", "CCCCCCCCCCCCCC-CCCCCCCCCC-C", "CCCCCCCCCCCCCC-CCCCCCCCSC-C"),
         *("[C@@H](F)(Cl)Br", "C[C@H](N)O |a:1|", "[13CH3][13CH3]", "[C:1][O:2]", "[#6][#8]", "[NH4+].[Cl-]"),
     ],
 )

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import io
+import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +220,27 @@ def test_training_molecules_are_left_out_where_that_is_asked_for(ensemble, tmp_p
     assert b"c1ccccc1O" not in content
     with Predictor(tmp_path / "o.onnx") as predictor:
         assert predictor.predict(["CCO"]).similarity is None
+
+
+def _in_a_fork(predictor, answers) -> None:
+    answers.send(predictor.predict(["CCO", "CC"]).values)
+    answers.close()
+    os._exit(0)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_a_forked_process_has_threads_of_its_own(ensemble):
+    with Predictor(ensemble[1], workers=0) as predictor:
+        expected = predictor.predict(["CCO", "CC"]).values
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(target=_in_a_fork, args=(predictor, theirs))
+        process.start()
+        try:
+            assert ours.poll(60), "no answer of the forked process"
+            assert np.array_equal(ours.recv(), expected)
+        finally:
+            process.kill()
+            process.join()
 
 
 def test_what_was_compared_is_told_and_kept(ensemble, capsys, tmp_path):
