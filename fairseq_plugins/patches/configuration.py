@@ -9,7 +9,7 @@ import os
 import sys
 
 from fairseq.distributed import utils as distributed_utils
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq_plugins import console, output_paths, splits
 from fairseq_plugins.given_numbers import check_numbers
@@ -41,6 +41,7 @@ def fix_config(cfg: DictConfig) -> None:
         clear_tpu(cfg)
         refuse_fp16_on_cpu(cfg)
         refuse_amp(cfg)
+        refuse_half_moments(cfg)
         refuse_unsafe_saving(cfg)
         refuse_with_deepspeed(cfg)
         warn_of_averages(cfg)
@@ -75,6 +76,12 @@ def refuse_amp(cfg: DictConfig) -> None:
         raise UserError(
             "--amp does not go with these models, whose layers choose their precision themselves; use --bf16, or --fp16 on a GPU"
         )
+
+
+def refuse_half_moments(cfg: DictConfig) -> None:
+    """fairseq ends in a traceback once the model is there: moments in half precision are of apex, which nothing here uses."""
+    if OmegaConf.select(cfg, "optimizer.fp16_adam_stats"):
+        raise UserError("--fp16-adam-stats is not offered: moments are kept in float32; leave it out")
 
 
 def refuse_unsafe_saving(cfg: DictConfig) -> None:

@@ -26,6 +26,7 @@ WRONG = {
     "no end of a polynomial": ((*ALL, "--lr-scheduler", "polynomial_decay"), ["polynomial_decay needs --total-num-update"]),
     "no top of a triangle": ((*ALL, "--lr-scheduler", "triangular"), ["triangular needs --max-lr"]),
     "structures in training alone": ((*ALL, "--random-modality"), ["--random-modality goes with --inputs 2d+3d, not with 2d;"]),
+    "moments in half precision": ((*ALL, "--fp16-adam-stats"), ["--fp16-adam-stats is not offered: moments are kept in float32"]),
     "a target twice": ((*ALL, "--targets", "gap,homo,gap"), ["--targets gap,homo,gap names 'gap' twice"]),
     "an option of another objective": (
         (*PRETRAIN, "--objective", "denoise,infograph", "--noise-loss", "cosine", "--noise-scale", "0.1"),
