@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -117,12 +118,14 @@ def check_settings(settings: list[str], script: str) -> None:
 
 
 def record(command: str, folder: Path) -> list[list[str]]:
-    """The words of fairseq-train and of our own commands that an example would start; none of them is."""
-    path = folder / "recorded"
-    path.unlink(missing_ok=True)
-    functions = {f"BASH_FUNC_{name}%%": f"() {{ printf '%s\\0' {name} \"$@\" $'\\n' >>\"$RECORD\"; }}" for name in RECORDED}
-    bash(command, folder, RECORD=str(path), **functions)
-    return [line.split("\0")[:-1] for line in path.read_text().split("\n\0")[:-1]]
+    """The words of fairseq-train and of our own commands that an example would start; none of them is.
+
+    Each call has a file of its own: an example starts several at once, and what they write into one file mixes.
+    """
+    calls = Path(tempfile.mkdtemp(prefix="recorded", dir=folder))
+    functions = {f"BASH_FUNC_{name}%%": f'() {{ printf \'%s\\0\' {name} "$@" >"$(mktemp "$CALLS/XXXXXXXX")"; }}' for name in RECORDED}
+    bash(command, folder, CALLS=str(calls), **functions)
+    return [file.read_text().split("\0")[:-1] for file in sorted(calls.iterdir())]
 
 
 def parse(words: list[str], folder: Path) -> None:
