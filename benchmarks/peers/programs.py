@@ -62,7 +62,7 @@ def _script(name: str) -> dict[str, Sequence[str]]:
 
 FINETUNE = ("{bin}/moleblend", "finetune", "{table}", "{out}", "--target", VALUE, "--smiles-column", SMILES, "--split", "column")
 FINETUNE = (*FINETUNE, "--split-column", SPLIT, "--weights", "none")
-PREDICT = ("{bin}/moleblend", "predict", "{out}", "{one}", "{out}/one.csv")
+PREDICT = ("{bin}/moleblend", "predict", "{out}", "{one}", "{out}.one.csv")
 SERVE = ("{bin}/python", "{here}/run_moleblend.py", "serve", "{out}")
 PROGRAMS = {
     "ours": Program(title="moleblend-fs, tiny, 2 members", requirements="", train=FINETUNE, scored=_ours, start=PREDICT, serve=SERVE),
@@ -85,7 +85,7 @@ PROGRAMS = {
         scored=_chemprop,
         start=(
             *("{bin}/chemprop", "predict", "--test-path", "{one}", "--smiles-columns", SMILES, "--model-paths", "{out}/model_0/best.pt"),
-            *("--preds-path", "{out}/one.csv", "--accelerator", "cpu", "--devices", "1"),
+            *("--preds-path", "{out}.one.csv", "--accelerator", "cpu", "--devices", "1"),
         ),
         serve=("{bin}/python", "{here}/run_chemprop.py", "serve", "{out}"),
     ),

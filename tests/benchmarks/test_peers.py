@@ -21,7 +21,9 @@ from benchmarks.peers import measurement
 from benchmarks.peers.measurement import Measured, answer_of, ask, readable, split_table
 from benchmarks.peers.programs import CHEMPROP_SPLIT, FINETUNE, HERE, OURS, PREDICT, PROGRAMS
 from benchmarks.peers.serving import SMILES, SPLIT, VALUE, read
+from benchmarks.predict import untrained
 from moleblend_fs.cli import finetune, predict
+from moleblend_fs.cli import main as commands
 from tests.conftest import ROOT
 from tests.finetune.conftest import ESOL
 
@@ -68,6 +70,14 @@ def test_commands_name_what_there_is():
         module.add_arguments(parser)
         assert parser.parse_args(words[2:]) is not None
         assert words[:2] == ("{bin}/moleblend", module.__name__.rpartition(".")[2])
+
+
+def test_our_start_is_timed_again_and_again(tmp_path):
+    """What one start writes is not in the way of the next."""
+    (tmp_path / "one.csv").write_text(f"{SMILES}\nCCO\n")
+    places = {"out": str(untrained(tmp_path / "model")), "one": str(tmp_path / "one.csv"), "bin": "", "here": ""}
+    words = [word.format(**places) for word in PROGRAMS["ours"].start[1:]]
+    assert [commands.main(words), commands.main(words)] == [0, 0]
 
 
 def test_all_learn_the_same_split(table, tmp_path):
