@@ -15,7 +15,7 @@ def main(folder: str) -> None:
     @torch.inference_mode()
     def predict(smiles: list[str]) -> list[float]:
         data = MoleculeDataset([MoleculeDatapoint.from_smi(each) for each in smiles])
-        loader = build_dataloader(data, batch_size=64, num_workers=0, shuffle=False)
+        loader = build_dataloader(data, batch_size=64, num_workers=0, shuffle=False, drop_last=False)
         return [float(value) for batch in loader for value in model(batch.bmg, batch.V_d, batch.X_d).flatten()]
 
     serve(predict)
