@@ -16,13 +16,14 @@ from methods import METHODS
 from page import publish, write
 from peers import make_environments
 from plan import Cell, Plan, weights_of
+from restoring import restore
 from results import agree, collect
 from splitting import prepare
 
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 
-STEPS = ("all", "stores", "run", "table", "publish")
+STEPS = ("all", "stores", "restore", "run", "table", "publish")
 
 
 def processes(jobs: int) -> ProcessPoolExecutor:
@@ -36,11 +37,16 @@ def run(plan: Plan, out: Path, data: Path, step: str, jobs: int) -> int:
     """All, or one step of it."""
     kind, _, number = step.partition(":")
     if kind not in STEPS or (number and kind != "run"):
-        raise UserError(f"--only must be stores, run, run:N, table or publish, got {step!r}")
+        raise UserError(f"--only must be stores, restore, run, run:N, table or publish, got {step!r}")
     if number and not (number.isdigit() and int(number) < len(plan.cells)):
         raise UserError(f"--only {step}: there are the runs 0 to {len(plan.cells) - 1}")
     for name in plan.missing:
         print(f"run.sh: left out, since WEIGHTS names no weights: {METHODS[name].title}", file=sys.stderr)
+    if kind == "restore":
+        agree(plan, out)
+        prepare(plan, data, out)
+        print(f"run.sh: {restore(plan, out)}")
+        return 0
     failed = prepared(plan, data, out) if kind in ("all", "stores") else not_installed(out)
     cells = [plan.cells[int(number)]] if number else plan.cells
     code = run_cells(plan, out, cells, failed, jobs) if kind in ("all", "run") else 0
@@ -87,7 +93,7 @@ def names(text: str) -> tuple[str, ...]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="run.sh", description="When pretraining helps: methods compared on the same splits.")
     parser.add_argument("--scale", default="ci", help="ci, box, night or full (default: %(default)s)")
-    parser.add_argument("--only", default="all", metavar="STEP", help="stores, run[:N], table or publish")
+    parser.add_argument("--only", default="all", metavar="STEP", help="stores, restore, run[:N], table or publish")
     parser.add_argument("--protocol", type=names, default=(), metavar="P", help="A or B alone")
     parser.add_argument("--methods", type=names, default=(), metavar="NAME,...", help="these alone")
     parser.add_argument("--data", type=names, default=(), metavar="NAME,...", help="these sets alone")

@@ -29,6 +29,8 @@ RESULTS = HERE / "results"
 """The committed table."""
 SHAPES = ("molecules", "trials", "ours", "network_trials", "members", "chemprop", "folds", "repeats")
 """Of a scale, what rows of one table must have in common."""
+TOLD = ("trials", "network_trials", "members", "ours", "chemprop")
+"""What about.json says of these; molecules and splits have hashes in each row."""
 Row = dict[str, str]
 
 
@@ -63,7 +65,7 @@ def collect(plan: Plan, out: Path, failed: dict[str, str]) -> int:
     undone = [cell for cell in whole.cells if not cell.row(out).is_file() and METHODS[cell.method].program not in failed]
     about = {
         "scale": plan.scale_name,
-        **{name: getattr(plan.scale, name) for name in ("trials", "network_trials", "members", "ours", "chemprop")},
+        **{name: getattr(plan.scale, name) for name in TOLD},
         "expected": expected(whole, rows),
         "cleaning": {name: read_json(path) for name in plan.scale.data if (path := out / "data" / f"{name}-cleaning.json").is_file()},
         "weights": {name: card_of(path) | {"sha256": digest_of(path)} for name, path in plan.weights.items()},

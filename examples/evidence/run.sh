@@ -4,7 +4,8 @@
 #   run.sh [--scale ci|box|night|full] [OPTION...]
 #
 #   --list             print the runs and do nothing
-#   --only STEP        stores (tables, splits, other programs' environments), run, run:N, table or publish; N as --list has it
+#   --only STEP        stores (tables, splits, other programs' environments), run, run:N, table or publish; N as --list has it;
+#                      restore: take the committed rows of this very data, splits, weights and settings as finished runs of OUT
 #   --protocol A|B     --methods NAME,...     --data NAME,...      those alone; the table is of all that is there
 #   --jobs N           runs at a time (default: one for each core), with one thread each
 #   --slurm            submit the runs as a job array, see scripts/slurm/grid_array.sbatch; with --dry-run only print what would be submitted

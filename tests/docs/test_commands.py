@@ -199,6 +199,7 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "DATA=data/moleculenet ./examples/evidence/run.sh --scale ci": Skip("tests/scripts/test_evidence.py runs it"),
         "DATA=data/moleculenet WEIGHTS=": Run((("small mine=runs/pretrain/checkpoint_best.pt", "mine=mine.csv"),)),
         "DATA=data/moleculenet OUT=runs/evidence/full": Run(),
+        "DATA=data/moleculenet OUT=runs/evidence/box": Skip("the MoleculeNet files; tests/scripts/test_evidence.py restores and publishes"),
         "moleblend compare runs/evidence": Check("docs/compare.md's, which is run"),
     },
     "examples/finetune_moleculenet/README.md": {

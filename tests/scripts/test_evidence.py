@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import cells  # noqa: E402
 import cleaning  # noqa: E402
 import conclusions  # noqa: E402
+import evidence  # noqa: E402
 import learners  # noqa: E402
 import methods  # noqa: E402
 import networks  # noqa: E402
@@ -34,6 +35,7 @@ import page  # noqa: E402
 import peers  # noqa: E402
 import plan as plans  # noqa: E402
 import qm9_gap  # noqa: E402
+import restoring  # noqa: E402
 import results  # noqa: E402
 import splitting  # noqa: E402
 
@@ -463,6 +465,72 @@ def test_the_committed_page_is_made_of_the_committed_rows(tmp_path):
     )
     assert drawn == committed
     assert not [row for row in results.rows_of(page.RESULTS) if row["commit"].endswith("+")]
+
+
+@pytest.fixture
+def committed(data, tmp_path, monkeypatch):
+    """(plan of eight runs of two methods, folder that has done them, its table as it is committed)."""
+    (tmp_path / "weights.pt").write_text("weights")
+    plan = plans.Plan("box", {"mine": tmp_path / "weights.pt"})
+    plan.__dict__["scale"] = replace(plan.scale, data=("esol",), methods=("constant", "probe"), seeds=(0,), repeats=3, trials=1)
+    monkeypatch.setattr(cells, "embedded", lambda plan, out, cell: (np.eye(len(cleaning.read_table(cell.table(out))[0])), {}))
+    out, table = tmp_path / "done", tmp_path / "committed"
+    splitting.prepare(plan, data, out)
+    for cell in plan.cells:
+        cells.run_cell(plan, out, cell)
+    results.collect(plan, out, {})
+    table.mkdir()
+    for name in ("runs.csv", "about.json"):
+        shutil.copyfile(out / name, table / name)
+    return plan, out, table
+
+
+def test_a_lost_folder_goes_on_from_the_committed_rows(data, tmp_path, committed, monkeypatch, capsys):
+    plan, done, table = committed
+    monkeypatch.setattr(restoring, "RESULTS", table)
+    out = tmp_path / "again"
+    assert evidence.run(plan, out, data, "restore", 1) == 0
+    assert capsys.readouterr().out == f"run.sh: 8 of 8 rows taken from {table / 'runs.csv'}\n"
+    assert evidence.run(plan, out, data, "restore", 1) == 0
+    assert capsys.readouterr().out == f"run.sh: 0 of 8 rows taken from {table / 'runs.csv'}; 8 left out, which are there already\n"
+    more = replace(plan)
+    more.__dict__["scale"] = replace(plan.scale, seeds=(0, 1))
+    left = [cell for cell in more.cells if not cell.row(out).is_file()]
+    assert {cell.seed for cell in left} == {1}, "what the table has is finished"
+    assert results.collect(plan, out, {}) == 0
+    for name in ("runs.csv", "about.json"):
+        assert (out / name).read_bytes() == (done / name).read_bytes(), "to the byte"
+
+
+def test_committed_rows_of_something_else_are_left_out_and_counted(data, tmp_path, committed):
+    plan, _, table = committed
+    out = tmp_path / "again"
+    splitting.prepare(plan, data, out)
+    changed = next(cell for cell in plan.cells if cell.split == "repeat1").splits(out)
+    split = json.loads(changed.read_text())
+    split["folds"]["fold0"]["test"].pop()
+    changed.write_text(json.dumps(split))
+    (tmp_path / "weights.pt").write_text("others")
+    some = replace(plan, protocols=("B",))
+    some.__dict__["scale"] = plan.scale
+    told = restoring.restore(some, out, table)
+    assert told.removeprefix(f"2 of 8 rows taken from {table / 'runs.csv'}; ").split("; ") == [
+        "2 left out, which are of no run that is asked for",
+        "2 left out, which are of another split",
+        "2 left out, which are of other weights mine",
+    ]
+    assert sorted(path.parts[-2:] for path in (out / "rows").rglob("*.json")) == [
+        ("constant", "repeat0-seed0.json"),
+        ("constant", "repeat2-seed0.json"),
+    ]
+    with plan.cells[0].table(out).open("a") as stream:
+        stream.write("C,1\n")
+    assert "; 6 left out, which are of other molecules or labels" in restoring.restore(plan, out, table)
+    plan.__dict__["scale"] = replace(plan.scale, trials=2)
+    with pytest.raises(UserError, match="its rows are of trials 1, scale box has 2"):
+        restoring.restore(plan, out, table)
+    with pytest.raises(UserError, match="no table to take rows from"):
+        restoring.restore(plan, out, tmp_path / "nowhere")
 
 
 def test_an_array_has_a_task_for_each_run(tmp_path):
