@@ -33,7 +33,7 @@ class Case:
         still: options under which nothing is moved in space, so that losses are invariant under rotation.
         turning: terms that are not, whatever the options: their targets turn with the molecule, the head's axes do not.
         reached: the loss, of every molecule, that a tiny model comes below on eight molecules when nothing else is asked of it; by variant.
-        updates, rate: for that; the rate is Adam's.
+        updates, rate: for that; the rate is Adam's. rates: of variants that want another.
         sidecars: what the objective is told of its sidecars.
         extra: adds the data that batches carry for it.
     """
@@ -44,6 +44,7 @@ class Case:
     reached: dict[str, float] = field(default_factory=dict)
     updates: int = 300
     rate: float = 5e-3
+    rates: dict[str, float] = field(default_factory=dict)
     sidecars: dict[str, SidecarManifest] = field(default_factory=dict)
     extra: Callable[[MoleculeBatch], MoleculeBatch] = lambda batch: batch
 

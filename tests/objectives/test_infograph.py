@@ -20,7 +20,7 @@ CASE = Case(
     },
     reached={"": 0.2, "jsd": -1.2},
     updates=200,
-    rate=1e-2,
+    rate=3e-3,
 )
 BATCH = batch_of([graph(smiles, i) for i, smiles in enumerate(ORDINARY)])
 
