@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from moleblend_fs.checkpoint.read import read_torch_file
-from tests.support import forked_ranks
+from tests.support import configurations, forked_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -129,6 +129,7 @@ def _own_state(words: list[str]):
     from fairseq_plugins.patches import trainer_class
 
     trainer_class.install()
+    configurations.hasten()
     collect, root, argv = _Collect(), logging.getLogger(), sys.argv
     level = root.level
     root.addHandler(collect)

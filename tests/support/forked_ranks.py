@@ -25,6 +25,7 @@ PRELOADED = ["torch", "fairseq_cli.train", "moleblend_fs.tasks.register", "torch
 """What ranks import, the last where DeepSpeed makes their engine."""
 if importlib.util.find_spec("deepspeed") is not None:
     PRELOADED.append("deepspeed.runtime.zero.muon.muon_optimizer")  # which its engine imports, and with it torch's compiler
+PRELOADED.append("tests.support.warm")
 
 SERVER = forkserver.ForkServer()
 """Not the one that Python has for all of a process: that has imported what its first user asked for, which preprocessing may have been."""
