@@ -13,12 +13,14 @@ from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.embedding import AtomEmbedding, RelationEncoder
 from moleblend_fs.model.encoder import Encoder
-from moleblend_fs.model.heads import HEADS, WithStart, build_head
+from moleblend_fs.model.heads import HEADS, NoiseHead, PairHead, WithStart, build_head
 from moleblend_fs.model.predicted_distances import DistancePredictor
 from moleblend_fs.model.readout import read_out
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.target_classes import PretrainingTargets
 from moleblend_fs.ops.attention import prepare_bias
+from moleblend_fs.ops.compile_ahead import Kernels
+from moleblend_fs.ops.dispatch import make_ready
 from moleblend_fs.ops.fan_out import fan_out
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import autocast_in_products
@@ -87,6 +89,22 @@ class MoleBlend(nn.Module):
             if isinstance(head, WithStart):
                 head.start()
 
+    def kernels(self) -> list[Kernels]:
+        """What a pass runs on a GPU, in training with the losses of the heads."""
+        c, dtype, heads = self.config, self.relations.graph_bias.dtype, list(self.heads.values()) if self.training else []
+        of_head = (c.attention_heads, c.embed_dim // c.attention_heads)
+        shapes: dict[str, tuple[int, ...]] = {
+            "relation_bias": (c.attention_heads, c.gaussians),
+            "attention": of_head,
+            "residual_norm": (c.embed_dim,),
+            "gelu_dropout": (c.ffn_dim,),
+        }
+        if any(isinstance(head, PairHead) for head in heads):
+            shapes["pair_projection"] = (c.pair_dim,)
+        if any(isinstance(head, NoiseHead) for head in heads):
+            shapes["atom_forces"] = of_head
+        return [Kernels(op, dtype, shape) for op, shape in shapes.items()]
+
     @autocast_in_products
     def encode(self, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> tuple[Tensor, Tensor]:
         """Token representations (T, d), those after the first `blocks` blocks where that is given, and the pairs' attention bias (P, H)."""
@@ -96,6 +114,7 @@ class MoleBlend(nn.Module):
     @autocast_in_products
     def embed(self, batch: MoleculeBatch, shown: Shown, layout: Layout) -> tuple[Tensor, Tensor]:
         """What goes into the encoder: embedding sums of all tokens (T, d), and the pairs' attention bias (P, H)."""
+        make_ready(batch.spd.device, self.kernels())
         distances = None
         if shown.predicted:
             assert self.distances is not None, "a model that predicts distances"

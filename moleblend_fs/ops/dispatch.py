@@ -6,17 +6,20 @@ time with a type and a shape, they are compared with plain torch there: kernels 
 not compile are replaced by plain torch under `auto` and end the run under `triton`.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import logging
 import os
 import pkgutil
+from collections.abc import Iterable
 
 import torch
 
 import moleblend_fs.ops
 from moleblend_fs.errors import UserError
+from moleblend_fs.ops.compile_ahead import Kernels, compile_ahead, interpreted
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ OPS = tuple(room.name for room in pkgutil.iter_modules(moleblend_fs.ops.__path__
 """Ops that are chosen for: each folder here is one."""
 
 _configured = "auto"  # state: of this process, as --ops is
+_ready: set[tuple[torch.device, Kernels]] = set()  # state: what was compiled in this process, or was tried
 
 
 class OtherNumbers(RuntimeError):
@@ -107,6 +111,17 @@ def uses_triton(op: str, device: torch.device, dtype: torch.dtype = torch.float3
     return False
 
 
+def make_ready(device: torch.device, wanted: Iterable[Kernels]) -> None:
+    """Compile at once what several ops are about to be tested with on a GPU; else each compiles its own when it is used first."""
+    if device.type != "cuda" or interpreted():
+        return
+    new = [kernels for kernels in wanted if (device, kernels) not in _ready]
+    _ready.update((device, kernels) for kernels in new)
+    with contextlib.suppress(UserError):  # raised where the op is used
+        if new := [kernels for kernels in new if wants_triton(kernels.op, device, kernels.dtype)]:
+            compile_ahead(new, device)
+
+
 def _choice(op: str) -> str:
     variable, op = os.environ.get(VARIABLE), CHOSEN_WITH.get(op, op)
     return parse(variable, VARIABLE)[op] if variable else parse(_configured, "--ops")[op]
@@ -122,7 +137,7 @@ def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
         capability = torch.cuda.get_device_capability(device)
         old = torch.version.hip is None and capability < LEAST_CAPABILITY
         return f"the GPU is {_name(capability)}, older than {_name(LEAST_CAPABILITY)}" if old else None
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if interpreted():
         return None
     return f"there is no compiler for {device.type} (TRITON_INTERPRET=1 runs them slowly, for tests)"
 
@@ -148,7 +163,8 @@ def _name(capability: tuple[int, int]) -> str:
 @functools.cache
 def _tested(op: str, device: torch.device, dtype: torch.dtype, shape: tuple[int, ...] | None) -> Exception | None:
     """What came up when the kernels were compiled and run for the first time; None if they did. Other numbers are raised."""
-    logger.info("%s: compiling and checking the kernels for %s on %s (Triton keeps them for later runs)", op, dtype, device)
+    make_ready(device, [Kernels(op, dtype, shape)])
+    logger.info("%s: checking the kernels for %s on %s", op, dtype, device)
     try:
         importlib.import_module(f"moleblend_fs.ops.{op}.selftest").self_test(device, dtype, shape)
     except (OtherNumbers, torch.OutOfMemoryError):
@@ -165,6 +181,7 @@ def _say_once(message: str) -> None:
 
 def describe(op: str, device: torch.device) -> str:
     """What `moleblend doctor` says of an op on a device."""
+    make_ready(device, [Kernels(each, torch.float32, None) for each in OPS])
     try:
         return "Triton kernels, self-test passed" if uses_triton(op, device) else "reference (plain torch)"
     except (UserError, RuntimeError) as error:

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.model import moleblend
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.blend_then_predict import BlendConfig, draw_blend, targets_of
 from moleblend_fs.ops import dispatch
+from moleblend_fs.ops.compile_ahead import Kernels
 from moleblend_fs.ops.layout import Layout
 from tests.model.molecules import batch_of, graph
 
@@ -20,6 +22,7 @@ CPU = torch.device("cpu")
 def undecided(monkeypatch):
     monkeypatch.delenv(dispatch.VARIABLE, raising=False)
     monkeypatch.setattr(dispatch, "_configured", "auto")
+    monkeypatch.setattr(dispatch, "_ready", set())
     forget = dispatch._tested.cache_clear
     forget()
     yield
@@ -145,6 +148,7 @@ def test_kernels_that_do_not_compile_are_replaced_under_auto_and_end_the_run_whe
         tried.append((dtype, shape))
         raise ValueError("no such instruction")
 
+    monkeypatch.setattr(dispatch, "compile_ahead", lambda *_: None)
     monkeypatch.setattr(importlib.import_module("moleblend_fs.ops.attention.selftest"), "self_test", fails)
     assert not any(dispatch.uses_triton("attention", device, torch.bfloat16, (4, 16)) for _ in range(2))
     assert tried == [(torch.bfloat16, (4, 16))]  # once, for what is to run
@@ -152,6 +156,28 @@ def test_kernels_that_do_not_compile_are_replaced_under_auto_and_end_the_run_whe
     dispatch.configure("triton")
     with pytest.raises(RuntimeError, match=r"asked for and fail on cuda:1 in torch\.bfloat16: no such instruction"):
         dispatch.uses_triton("attention", device, torch.bfloat16, (4, 16))
+
+
+def test_kernels_that_will_run_are_compiled_together_and_once(monkeypatch):
+    """On a GPU, and of the ops that use them there."""
+    pytest.importorskip("triton", reason="the kernels need triton (pip install triton)")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    compiled = []
+    monkeypatch.setattr(dispatch, "compile_ahead", lambda wanted, device: compiled.append((device, wanted)))
+    attention, bias, half = (
+        Kernels("attention", torch.float32, (4, 16)),
+        Kernels("relation_bias", torch.float32, (4, 8)),
+        Kernels("attention", torch.bfloat16, (4, 16)),
+    )
+    dispatch.configure("relation_bias=reference")
+    dispatch.make_ready(CPU, [attention])
+    device = gpu(monkeypatch, (9, 0))
+    for wanted in ([attention, bias], [bias, attention], [half, attention]):
+        dispatch.make_ready(device, wanted)
+    assert compiled == [(device, [attention]), (device, [half])]
+    dispatch.configure("triton")
+    dispatch.make_ready(gpu(monkeypatch, (7, 5)), [half._replace(shape=(4, 24))])
+    assert len(compiled) == 2, "the use of the op says why it cannot run"
 
 
 def test_the_model_has_its_own_sizes_checked(monkeypatch):
@@ -175,7 +201,10 @@ def test_the_model_has_its_own_sizes_checked(monkeypatch):
     layout = Layout(batch.num_atoms, "cpu")
     blend = BlendConfig()
     shown, noise = draw_blend(batch, layout, blend, seed=1, epoch=1)
+    made_ready = []
+    monkeypatch.setattr(moleblend, "make_ready", lambda device, wanted: made_ready.append((device, set(wanted))))
     model(batch, shown, layout, targets_of(batch, layout, shown, noise, blend))
+    assert made_ready == [(CPU, checked)], "all at once, before the first"
     assert checked == {
         ("relation_bias", torch.bfloat16, (3, 5)),
         ("attention", torch.bfloat16, (3, 8)),

@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from moleblend_fs.data.graph import MAX_HOPS
+from moleblend_fs.ops.compile_ahead import interpreted
 from moleblend_fs.ops.embedding_rows import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, UNREACHABLE_ROW
 from moleblend_fs.ops.kernel_common import on_its_device
 from moleblend_fs.ops.relation_bias.launch_table import Table, empty_table, make_table, table_gradients
@@ -27,7 +28,7 @@ WIDER_WITHOUT_GPU = 8
 
 def _launches_for(weights: Sequence[Tensor], precision: str) -> dict[str, Launch]:
     named = RelationWeights(*weights)
-    wider = 1 if named.spd_table.is_cuda else WIDER_WITHOUT_GPU
+    wider = WIDER_WITHOUT_GPU if interpreted() else 1
     return launches(precision, named.spd_table.shape[1], len(named.means), named.hop_table.shape[1], wider)
 
 
