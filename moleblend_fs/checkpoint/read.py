@@ -20,6 +20,7 @@ from moleblend_fs.checkpoint.reference_release import ROOT, convert_weights, inf
 from moleblend_fs.checkpoint.weights_by_name import CONFIG, PACKAGED, WEIGHTS, located
 from moleblend_fs.data.model_description import FinetunedFor
 from moleblend_fs.data.onnx_detection import refuse_exported
+from moleblend_fs.data.run_detection import of_run
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.data.untrusted_torch import VARIABLE, read_torch
@@ -270,7 +271,7 @@ def _load_folder(folder: Path) -> Checkpoint:
     except (*READING, KeyError, SafetensorError) as error:
         if folder.parent == PACKAGED:
             raise UserError(f"{folder}: the weights of the package are not whole ({error}); {AGAIN}") from error
-        raise UserError(f"{folder}: not a checkpoint folder ({CONFIG} and {WEIGHTS} are needed): {error}") from error
+        raise UserError(f"{folder}: not a checkpoint folder ({CONFIG} and {WEIGHTS} are needed): {error}{of_run(folder)}") from error
     about = {**about, "file": str(folder)}
     return Checkpoint(config=config, weights=weights, finetuned=finetuned, trained_on=trained_on, about=about, card=card)
 

@@ -1,7 +1,10 @@
 """What the commands that run a model share: options, and checks before they begin."""
 
 import argparse
+import io
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,6 +141,17 @@ def check_output(output: Path | None, *inputs: str | Path) -> None:
         place, source = resolved(output), resolved(given)  # type: ignore[arg-type]
         if place == source or (source.is_dir() and source in place.parents and place.exists()):
             raise UserError(f"{output} would overwrite what is read from {given}; choose another name for the output")
+
+
+@contextmanager
+def text_beside(*outputs: Path | None) -> Iterator[None]:
+    """A block whose `print` goes to stderr, at its end, where one of the outputs goes where stdout may go: it holds that output alone."""
+    if not any(output is not None and is_stream(output) for output in outputs):
+        yield
+        return
+    with redirect_stdout(io.StringIO()) as text:
+        yield
+    sys.stderr.write(text.getvalue())
 
 
 def check_told_apart(*outputs: Path | None) -> None:

@@ -1,18 +1,16 @@
 """`moleblend compare RUN...`: are methods on the same splits different, by how much, and does it matter?"""
 
 import argparse
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
-from moleblend_fs.cli.common import check_output, check_told_apart, say
+from moleblend_fs.cli.common import check_output, check_told_apart, say, text_beside
 from moleblend_fs.comparison.analysis import Choices, compare, overall, parse_thresholds
 from moleblend_fs.comparison.output import as_text, write_pairs
 from moleblend_fs.comparison.read import read
 from moleblend_fs.comparison.score_lines import named
 from moleblend_fs.comparison.tables import tables
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import is_stream, write_atomically
+from moleblend_fs.files import write_atomically
 from moleblend_fs.wording import counted
 
 EPILOG = """examples:
@@ -78,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         write_atomically(arguments.html, build(compared, ranks, arguments.reference, notes, arguments.title))
     pairs = write_pairs(arguments.csv, compared) if arguments.csv is not None else 0
-    with redirect_stdout(sys.stderr if any(path and is_stream(path) for path in (arguments.html, arguments.csv)) else sys.stdout):
+    with text_beside(arguments.html, arguments.csv):
         print(as_text(compared, ranks, arguments.reference))
         if arguments.csv is not None:
             print(f"\n{counted(pairs, 'pair')}: {arguments.csv}")

@@ -2,9 +2,8 @@
 
 import argparse
 import os
-import sys
 import tempfile
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -20,6 +19,7 @@ from moleblend_fs.cli.common import (
     molecules_of,
     named_rows,
     runner,
+    text_beside,
 )
 from moleblend_fs.data.logits import probability
 from moleblend_fs.data.record import decode
@@ -27,7 +27,7 @@ from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import as_json, flush, flush_names, is_stream, whole_file
+from moleblend_fs.files import as_json, flush, flush_names, whole_file
 from moleblend_fs.inference.checkpoint_fit import label_factors
 from moleblend_fs.inference.predict import Runner, check_structures, loaders_told, property_head
 from moleblend_fs.objectives.common.metrics import average, scores
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         if stream is not None:
             write_result(stream, result, store, indices, predicted.values, labels)
     # The table for people goes where it does not mix with the JSON.
-    with redirect_stdout(sys.stderr if arguments.json is not None and is_stream(arguments.json) else sys.stdout):
+    with text_beside(arguments.json):
         show(result, about)
         if arguments.json is not None:
             print(f"written: {arguments.json}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moleblend_fs.cli.common import check_output, text_beside
 from moleblend_fs.cli.inspect_weights import are_weights, run_weights
 from moleblend_fs.cli.summary import accounts
 from moleblend_fs.data.graph import MolecularGraph
@@ -48,8 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print, draw and check; 1 where --verify finds other bytes than those once written."""
-    if are_weights(args.store):
-        return run_weights(args)
+    check_output(args.html, args.store)
+    with text_beside(args.html):
+        return run_weights(args) if are_weights(args.store) else run_store(args)
+
+
+def run_store(args: argparse.Namespace) -> int:
+    """The same of a store."""
     store, molecules = Store(args.store), SHOWN if args.molecules is None else args.molecules
     if molecules < 0:
         raise UserError(f"--molecules must not be negative, got {molecules}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from moleblend_fs.chem.overlap import NEAR, MoleculeSet, Overlap, overlap
 from moleblend_fs.chem.parse import silence_rdkit
-from moleblend_fs.cli.common import check_output
+from moleblend_fs.cli.common import check_output, text_beside
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.errors import UserError
@@ -31,6 +31,12 @@ def run(args: argparse.Namespace) -> int:
     if len(args.stores) < 2:
         raise UserError("give two stores or more")
     check_output(args.json, *args.stores)
+    with text_beside(args.json):
+        return compare_stores(args)
+
+
+def compare_stores(args: argparse.Namespace) -> int:
+    """Print the table, and write the counts."""
     silence_rdkit()
     stores = [Store(path) for path in args.stores]
     if args.split is not None and not any(args.split in store.splits for store in stores):

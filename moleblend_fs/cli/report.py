@@ -2,18 +2,21 @@
 
 import argparse
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moleblend_fs.cli.common import check_output, text_beside
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import is_stream, resolved, write_atomically
+from moleblend_fs.files import resolved, write_atomically
 from moleblend_fs.shared_options import seed
 
 if TYPE_CHECKING:
     from moleblend_fs.report.runs import Runs
     from moleblend_fs.report.training_logs import TrainingLog
+
+
+PAGES = (".html", ".htm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from moleblend_fs.report.runs import find_runs
     from moleblend_fs.report.settings import drawable_objectives
 
+    check_page(args.output, args.runs, args.store)
     runs = find_runs(args.runs)
     pretraining, _ = pictured_run(runs) or (None, None)
     if pretraining is None and args.molecule is not None:
@@ -60,11 +64,17 @@ def run(args: argparse.Namespace) -> int:
     write_atomically(args.output, page)
     for note in runs.notes:
         print(f"note: {note}", file=sys.stderr)
-    with redirect_stdout(sys.stderr if is_stream(args.output) else sys.stdout):
+    with text_beside(args.output):
         if runs.evaluations:
             print(as_text(*result_rows(runs.evaluations)) + "\n")
         print(f"written: {args.output}")
     return 0
+
+
+def check_page(output: Path, *inputs: Path | None) -> None:
+    """UserError if the page would take the place of anything but a page in the folders that are read."""
+    if output.suffix.lower() not in PAGES:
+        check_output(output, *filter(None, inputs))
 
 
 def open_store(asked: Path | None, runs: "Runs", pretraining: "TrainingLog | None") -> Store | None:

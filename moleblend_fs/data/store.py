@@ -23,6 +23,7 @@ from moleblend_fs.data.lmdb_file import LmdbFile
 from moleblend_fs.data.manifest import REMEDY, Manifest
 from moleblend_fs.data.onnx_detection import refuse_exported
 from moleblend_fs.data.record import StoredRecord, summary
+from moleblend_fs.data.run_detection import STORE, of_run
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
 from moleblend_fs.wording import counted
@@ -80,7 +81,7 @@ class Store:
             raise UserError(f"{self.path}: no such store; {hint}")
         if not (self.path / MANIFEST).is_file():
             refuse_exported(self.path, "here a store is needed, a folder of `moleblend preprocess`")
-            raise UserError(f"{self.path}: not a store (no {MANIFEST}); make one with `moleblend preprocess`")
+            raise UserError(f"{self.path}: not a store (no {MANIFEST}); make one with `moleblend preprocess`{of_run(self.path, STORE)}")
         self.manifest = Manifest.load(self.path / MANIFEST)
         self._split_arrays: dict[str, np.ndarray] = {}
         records = self.path / RECORDS

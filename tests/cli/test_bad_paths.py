@@ -1,5 +1,6 @@
 """Every sub-command with places that cannot be written and files that cannot be read: a message and exit code 2, never a traceback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -149,6 +150,45 @@ def test_odd_names_of_outputs_are_names(given, tmp_path, capsys, command, name):
     assert run(command, given | {"out": str(tmp_path / "new" / name)}) == 0
     assert os.listdir(tmp_path / "new") == [name]
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [name for name, words in RUNS.items() if "{out}" in words and name != "merge"])
+def test_what_is_read_is_not_written_over(given, command):
+    """A page took the place of a store's manifest, and of a result of `evaluate`."""
+    for role in {word[1:-1] for word in RUNS[command] if word[0] == "{" and word != "{out}"}:
+        place = Path(given[role])
+        for file in [place] if place.is_file() else [path for path in sorted(place.rglob("*")) if path.is_file()]:
+            before = file.read_bytes()
+            assert run(command, given | {"out": str(file)}) == 2
+            assert file.read_bytes() == before
+
+
+def test_whole_runs_where_a_part_is_meant_are_told(given, tmp_path, capsys):
+    """`moleblend evaluate RUN STORE` said that config.json is missing."""
+    run, search = tmp_path / "run", tmp_path / "search"
+    for folder in (run, search / "best-trial3"):
+        folder.mkdir(parents=True)
+        (folder / "model.json").write_text("{}")
+    (search / "study.journal").touch()
+    for words, told in (
+        (["evaluate", str(run), given["store"]], f"of which {run / 'members' / 'NAME' / 'checkpoint_best.pt'} is meant"),
+        (["inspect", str(run)], f"of which {run / 'store'} is meant"),
+        (["predict", str(search), "--smiles", "C"], f"whose model is another one in it: {search / 'best-trial3'}"),
+        (["explain", str(search), "C"], f"whose model is another one in it: {search / 'best-trial3'}"),
+    ):
+        assert main(words) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_text_for_people_stays_out_of_what_goes_to_standard_output(given, capfd):
+    assert run("overlap", given | {"out": "/dev/stdout"}) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["overlap"][0]["store"] == given["store"]
+    assert "skeleton" in said.err
+    assert run("inspect", given | {"out": "/dev/stdout"}) == 0
+    said = capfd.readouterr()
+    assert (said.out[:15].lower(), said.out.rstrip()[-7:]) == ("<!doctype html>", "</html>")
+    assert "bytes per molecule" in said.err
 
 
 @pytest.mark.parametrize("kind", BAD_INPUTS)
