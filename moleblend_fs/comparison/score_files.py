@@ -200,8 +200,8 @@ def _of_predictions(path: Path, rows: Sequence[Row]) -> list[ScoreLine]:
 
 
 def _arrays(path: Path, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, str]:
-    """((molecules, targets) predictions, labels, hash of molecules and labels)."""
-    targets = list(dict.fromkeys(row[1].get("target", "") for row in rows))
+    """((molecules, targets) predictions, labels, hash of molecules and labels), the same for any order of the rows."""
+    targets = sorted({row[1].get("target", "") for row in rows})
     molecules = sorted({row[1]["molecule"] for row in rows})
     place = {name: i for i, name in enumerate(molecules)}
     predictions, labels = (np.full((len(molecules), len(targets)), np.nan) for _ in range(2))
@@ -217,4 +217,4 @@ def _arrays(path: Path, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, st
     said = [
         [name, [None if math.isnan(value) else value for value in label]] for name, label in zip(molecules, labels.tolist(), strict=True)
     ]
-    return predictions, labels, hashlib.sha256(as_json([sorted(targets), said]).encode()).hexdigest()
+    return predictions, labels, hashlib.sha256(as_json([targets, said]).encode()).hexdigest()

@@ -57,6 +57,7 @@ def tables(
     for dataset, here in of_set.items():
         chosen = _metric(dataset, here, metric)
         kept = [line for line in here if line.metric == chosen]
+        _check_once(dataset, kept)
         methods = list(dict.fromkeys(line.method for line in kept))
         if len(methods) < 2:
             notes.append(f"{dataset}: only {methods[0]!r} was run on it ({kept[0].where}); nothing to compare it with")
@@ -94,12 +95,6 @@ def _table(dataset: str, metric: str, lines: Sequence[ScoreLine], methods: list[
         _check_same(name, here, "test size", lambda line: str(line.test or ""), "{a} and {b} test molecules: pairs need the same")
     cells: dict[tuple[str, str], list[ScoreLine]] = defaultdict(list)
     for line in lines:
-        if any(other.seed == line.seed for other in cells[line.split, line.method]):
-            first = next(other for other in cells[line.split, line.method] if other.seed == line.seed)
-            raise UserError(
-                f"{dataset}, split {line.split}: two scores of {line.method!r} ({first.where}; {line.where}); give methods different names "
-                "(NAME=PATH), or repeated runs a column seed"
-            )
         cells[line.split, line.method].append(line)
     _check_complete(dataset, cells, splits, methods)
     values = [[float(np.mean([line.value for line in cells[split, method]])) for method in methods] for split in splits]
@@ -137,6 +132,18 @@ def _check_same(name: str, lines: Iterable[ScoreLine], what: str, of: Callable[[
             f"{name}: {first.method!r} and {second.method!r} cannot be compared, {told.format(a=a, b=b)} "
             f"(different {what}: {first.where}; {second.where})"
         )
+
+
+def _check_once(dataset: str, lines: Iterable[ScoreLine]) -> None:
+    """UserError where a method has two scores of one split and seed."""
+    seen: dict[tuple[str, str, str], ScoreLine] = {}
+    for line in lines:
+        first = seen.setdefault((line.split, line.method, line.seed), line)
+        if first is not line:
+            raise UserError(
+                f"{dataset}, split {line.split}: two scores of {line.method!r} ({first.where}; {line.where}); give methods different names "
+                "(NAME=PATH), or repeated runs a column seed"
+            )
 
 
 def _check_complete(dataset: str, cells: dict[tuple[str, str], list[ScoreLine]], splits: list[str], methods: list[str]) -> None:

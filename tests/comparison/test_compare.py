@@ -280,6 +280,26 @@ def test_bad_tables_are_told(tmp_path, text, message):
         tables(read([str(tmp_path / "x.csv")]))
 
 
+def test_the_order_of_rows_and_targets_does_not_matter(tmp_path):
+    """Two methods that list their targets in different orders were said to have other labels."""
+    rows = [f"0,{molecule},{target},{label}" for molecule, target, label in (("x", "t", 1), ("x", "u", 5), ("y", "t", 2), ("y", "u", 7))]
+    lines = [f"a,{row},1" for row in rows] + [f"b,{row},2" for row in reversed(rows)]
+    (tmp_path / "x.csv").write_text("method,fold,id,target,label,prediction\n" + "\n".join(lines))
+    [table], _ = tables(read([str(tmp_path / "x.csv")]))
+    rmse = [np.mean([np.sqrt(np.mean(np.square([1 - p, 2 - p]))), np.sqrt(np.mean(np.square([5 - p, 7 - p])))]) for p in (1, 2)]
+    assert table.values[0].tolist() == pytest.approx(rmse)
+
+
+def test_runs_of_one_name_are_to_be_told_apart(tmp_path, capsys):
+    """Two folders called `run` were one method, which there was nothing to compare with."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        run_folder(tmp_path / name / "run")
+    assert main(["compare", str(tmp_path / "a" / "run"), str(tmp_path / "b" / "run")]) == 2
+    assert "two scores of 'run'" in (said := capsys.readouterr().err)
+    assert "NAME=PATH" in said
+
+
 def test_bad_words_are_told(tmp_path, capsys):
     path = str(scores_csv(tmp_path / "s.csv"))
     for words, message in (
