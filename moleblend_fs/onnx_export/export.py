@@ -25,7 +25,7 @@ from moleblend_fs.onnx_export.molecules import records_to_try
 from moleblend_fs.onnx_export.network import OPSET, checked, network
 from moleblend_fs.onnx_export.verify import LIMIT, check, largest_difference, outputs_of
 from moleblend_fs.onnx_run import forward as onnx_run
-from moleblend_fs.onnx_run.file import KEY, ExportedAbout, open_bytes
+from moleblend_fs.onnx_run.file import DIGEST_KEY, KEY, NO_DIGEST, ExportedAbout, digest_of, open_bytes
 from moleblend_fs.onnx_run.forward import OnnxForward
 from moleblend_fs.predictions.checkpoint_embeddings import checkpoint_of
 from moleblend_fs.predictions.checkpoint_model import ABOUT, open_predictive
@@ -176,10 +176,11 @@ def build_options(described: Described, inputs: str) -> BuildOptions:
 
 def _with_metadata(proto: ModelProto, about: ExportedAbout) -> bytes:
     del proto.metadata_props[:]
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = KEY, about.to_metadata()
+    proto.metadata_props.add(key=KEY, value=about.to_metadata())
+    proto.metadata_props.add(key=DIGEST_KEY, value=NO_DIGEST)
     content: bytes = proto.SerializeToString(deterministic=True)
-    return content
+    place = content.rfind(NO_DIGEST.encode())
+    return content[:place] + digest_of(content, NO_DIGEST).encode() + content[place + len(NO_DIGEST) :]
 
 
 def told(out: Path, about: ExportedAbout) -> str:

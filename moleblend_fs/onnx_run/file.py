@@ -1,5 +1,6 @@
 """An exported model's file: the network, and in its metadata all that predictions need besides."""
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
@@ -15,8 +16,9 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
 from moleblend_fs.onnx_run.layout import INPUT_ARRAYS
 
-KEY = "moleblend"
-"""Of the metadata."""
+KEY, DIGEST_KEY = "moleblend", "moleblend_sha256"
+"""Of the metadata. The second one's value is the file's own SHA-256 with `NO_DIGEST` in the place of that value."""
+NO_DIGEST = "0" * 64
 FORMAT, VERSION = "moleblend-onnx", 1
 REMEDY = "copy it again, or export it again with `moleblend export`"
 
@@ -125,7 +127,19 @@ def open_bytes(content: bytes, path: Path) -> ExportedFile:
         raise UserError(f"{path}: {error}") from error
     except (ValueError, RecursionError, LookupError, TypeError) as error:
         raise UserError(f"{path}: its description is damaged ({error}); {REMEDY}") from error
+    digest = metadata.get(DIGEST_KEY)  # files of earlier versions have none
+    if digest is not None and digest_of(content, digest) != digest:
+        raise UserError(f"{path}: damaged: its SHA-256 is not the one that was written with it; {REMEDY}")
     return ExportedFile(path=path, exported=about, session=session)
+
+
+def digest_of(content: bytes, written: str) -> str:
+    """The SHA-256 of a file whose last occurrence of `written`, a text as long as a digest, stands for none."""
+    place, view = content.rfind(written.encode()), memoryview(content)
+    found = hashlib.sha256(view[:place])
+    found.update(NO_DIGEST.encode())
+    found.update(view[place + len(NO_DIGEST) :])
+    return found.hexdigest()
 
 
 def _check(about: ExportedAbout, session: onnxruntime.InferenceSession) -> None:

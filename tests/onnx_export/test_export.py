@@ -31,7 +31,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="exported models need on
 
 from moleblend_fs.onnx_export import export as exporting  # noqa: E402
 from moleblend_fs.onnx_export.network import network  # noqa: E402
-from moleblend_fs.onnx_run.file import KEY, open_exported  # noqa: E402
+from moleblend_fs.onnx_run.file import DIGEST_KEY, KEY, open_exported  # noqa: E402
 from moleblend_fs.onnx_run.forward import OnnxForward  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not say what it was trained on", "ignore:molecules are made of heavy atoms")
@@ -339,6 +339,26 @@ def test_damaged_and_foreign_files_are_told(ensemble, tmp_path, capsys):
     assert "cannot be read (No such file" in capsys.readouterr().err
     assert main(["predict", str(ensemble[1]), "--smiles", "CCO", "--device", "cuda"]) == 2
     assert "runs on the CPU" in capsys.readouterr().err
+
+
+def test_one_changed_bit_is_told(ensemble, tmp_path, capsys):
+    """Anywhere: in a weight it changed predictions, and nothing else told of it."""
+    content = bytearray(ensemble[1].read_bytes())
+    weight = max(onnx.load_from_string(bytes(content)).graph.initializer, key=lambda each: len(each.raw_data)).raw_data
+    for place in (content.find(weight) + len(weight) // 2, content.rfind(DIGEST_KEY.encode()) + len(DIGEST_KEY) + 9):
+        content[place] ^= 1
+        (tmp_path / "changed.onnx").write_bytes(content)
+        assert main(["predict", str(tmp_path / "changed.onnx"), "--smiles", "CCO"]) == 2
+        assert "damaged: its SHA-256 is not the one" in capsys.readouterr().err
+        content[place] ^= 1
+
+
+def test_files_without_a_digest_are_read(ensemble, tmp_path):
+    """Those of earlier versions."""
+    earlier = onnx.load_from_string(ensemble[1].read_bytes())
+    del earlier.metadata_props[1]
+    (tmp_path / "earlier.onnx").write_bytes(earlier.SerializeToString())
+    assert open_exported(tmp_path / "earlier.onnx").exported == open_exported(ensemble[1]).exported
 
 
 def test_a_renamed_export_is_known_by_its_content(ensemble, tmp_path, capfd):
