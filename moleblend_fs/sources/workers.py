@@ -13,7 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from moleblend_fs.chem.parse import silence_rdkit
 from moleblend_fs.data.graph import Failure
@@ -35,6 +35,8 @@ UNEXPLAINED_DEATHS = 3
 _BETWEEN_ROWS = -1.0
 _LOOK = 0.5
 """Seconds between two looks at the clock."""
+_WAY: Final = "forkserver"
+"""How processes begin."""
 
 
 class Chunk(NamedTuple):
@@ -69,7 +71,10 @@ class _Worker:
 
     def __init__(self, source: Source):
         # A server that forks: processes begin in milliseconds, and no lock of a thread of this process is copied.
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context(_WAY)
+        if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
+            # In a worker of joblib: a new process is told this name, "loky", knows no such way, and ends.
+            multiprocessing.set_start_method(_WAY, force=True)
         context.set_forkserver_preload([__name__])
         self.task: _Task | None = None
         self.connection, theirs = context.Pipe()

@@ -12,9 +12,11 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
+from joblib import Parallel, delayed
 
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.smiles_to_graph import BuildOptions
+from moleblend_fs.cli.main import main
 from moleblend_fs.data.batch import collate
 from moleblend_fs.data.graph import Failure, MolecularGraph
 from moleblend_fs.data.record import decode
@@ -194,6 +196,14 @@ def test_whatever_a_row_raises_is_its_failure(tmp_path):
 def test_processes_that_cannot_begin_end_the_run_with_a_message(tmp_path):
     with pytest.raises(UserError, match=r"worker processes die before they have done anything \(exit code 7\); what was stored is kept"):
         preprocess(Unborn(), tmp_path / "s", progress=False)
+
+
+def test_workers_of_joblib_have_workers(tmp_path):
+    """As scikit-learn's searches with n_jobs start them; a worker's own processes did not know the way to begin that it told them."""
+    (tmp_path / "in.csv").write_text("smiles\nC\nCC\n")
+    words = [["preprocess", "csv", str(tmp_path / "in.csv"), str(tmp_path / name), "--workers", "1", "--no-progress"] for name in "ab"]
+    assert Parallel(n_jobs=2, backend="loky")(delayed(main)(each) for each in words) == [0, 0]
+    assert [len(Store(tmp_path / name)) for name in "ab"] == [2, 2]
 
 
 def test_a_script_without_a_guard_for_its_main_module(tmp_path):
