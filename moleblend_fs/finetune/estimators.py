@@ -3,8 +3,8 @@
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Finetuner:
     Args:
         target: name of the column, or names of several; of `y`, the names that its columns get.
         out: the folder; by default a temporary one, which lasts as long as this object. A fit that was stopped goes on in it.
+            Pickled, an object carries the files of a temporary folder with it, and of another one the path.
         jobs: members at a time; 0 for what the machine has. verbose: show how far it is.
         cache: whether molecules that an earlier fit made of the same content may be taken (docs/finetune.md).
         settings: any of `moleblend_fs.finetune.settings.Settings`: epochs, ensemble, split, folds, weights, inputs, ...
@@ -54,10 +55,27 @@ class Finetuner:
         if unknown := [name for name in settings if name not in known]:
             raise UserError(f"no setting {unknown[0]!r}; there are: {', '.join(known)}")
         self.settings = Settings(targets=self.targets, **settings)
-        self._temporary = tempfile.TemporaryDirectory(prefix="moleblend-") if out is None else None
+        self._temporary = None if out is not None else _temporary_folder()
         self.out = Path(out) if self._temporary is None else Path(self._temporary.name, "run")  # type: ignore[arg-type]
         self.jobs, self.verbose, self.cache = jobs, verbose, cache
         self._predictor: Predictor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `pickle` and `copy` take: a temporary folder as the content of its files, by their paths in it."""
+        files = None if self._temporary is None else {str(path.relative_to(self.out)): path.read_bytes() for path in files_in(self.out)}
+        return self.__dict__ | {"_temporary": None, "_predictor": None, "files": files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The inverse; files are written to a temporary folder of this object's own."""
+        files = state.pop("files")
+        self.__dict__.update(state)
+        if files is None:
+            return
+        self._temporary = _temporary_folder()
+        self.out = Path(self._temporary.name, "run")
+        write_files(self.out, files)
+        if "outcome_" in state:
+            self.outcome_ = replace(self.outcome_, out=self.out)
 
     @property
     def metrics_(self) -> dict[str, Any]:
@@ -90,6 +108,23 @@ class Finetuner:
                 raise NotFittedError("this Finetuner has not learned anything: call fit first")
             self._predictor = Predictor(self.out, precision=self.settings.precision)
         return self._predictor.predict(molecules)
+
+
+def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="moleblend-")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, given by their paths in a folder."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 class _MoleBlendEstimator(BaseEstimator):
@@ -152,10 +187,7 @@ class _MoleBlendEstimator(BaseEstimator):
         check_is_fitted(self, "files_")
         if getattr(self, "_loaded", None) is None:
             with tempfile.TemporaryDirectory(prefix="moleblend-") as folder:
-                for name, content in self.files_.items():
-                    path = Path(folder, name)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
+                write_files(Path(folder), self.files_)
                 self._loaded = Predictor(folder, similarity=False)
         assert self._loaded is not None
         found = self._loaded.predict(only_column(X))

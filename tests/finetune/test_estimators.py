@@ -1,5 +1,6 @@
 """Finetuning from Python, and as scikit-learn's estimators."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -85,3 +86,18 @@ def test_a_frame_to_a_folder_and_predictions(tmp_path):
     assert finetuner.metrics_["best"] in finetuner.metrics_["models"]
     found = finetuner.predict(frame)
     assert np.array_equal(found["logS"], Predictor(tmp_path / "run").predict(frame)["logS"])
+
+
+def test_a_finetuner_is_pickled_with_its_temporary_folder():
+    """That lasts as long as the object it belongs to: another process, or later day, has the files from the pickle."""
+    finetuner = Finetuner(ensemble=1, split="random", **QUICK).fit(list(SMILES), Y)
+    expected, folder, content = finetuner.predict(list(SMILES)).values, finetuner.out, pickle.dumps(finetuner)
+    del finetuner
+    assert not folder.exists()
+    again = pickle.loads(content)
+    assert np.array_equal(again.predict(list(SMILES)).values, expected)
+    assert again.outcome_.out == again.out
+    assert (again.out / "report.html").is_file()
+    new = copy.deepcopy(Finetuner(**QUICK))
+    with pytest.raises(NotFittedError):
+        new.predict(["CCO"])
