@@ -14,6 +14,7 @@ from moleblend_fs.finetune.predicting import FoldResult, not_learned
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.scoring import HIGHER_IS_BETTER, INTERVALS, coverage, half_widths, score_folds
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.predictions.calibration import TargetCalibration
 
 MODEL_NAME = "moleblend"
 
@@ -33,6 +34,10 @@ def metrics_of(
         "not_learned": not_learned(results),
         "models": {},
     }
+    for place, name in enumerate(names):
+        metrics["targets"][name] |= tested_on(np.concatenate([r.test.labels[:, place] for r in results]), kind)
+    if kind == "classification":
+        metrics["not_calibrated"] = [n for n, *of in zip(names, *(r.calibration for r in results), strict=True) if not all(map(fitted, of))]
     if not tested:
         return metrics | {"first_line": "there is no test split with labels: nothing was scored"}
     metrics["models"][MODEL_NAME] = score_folds([(r.reported(), r.test.labels) for r in tested], names, kind, settings.seed)
@@ -42,6 +47,17 @@ def metrics_of(
     for name in baselines.NAMES[kind]:
         metrics["models"][name] = score_folds([(said[r.name][name], r.test.labels) for r in tested], names, kind, settings.seed)
     return metrics | compared(metrics)
+
+
+def tested_on(labels: np.ndarray, kind: str) -> dict[str, int]:
+    """How many test labels of a target there are, and of class 1 where these are classes."""
+    known = labels[~np.isnan(labels)]
+    return {"tested": len(known)} | ({"of_class_1": int(known.sum())} if kind == "classification" else {})
+
+
+def fitted(calibration: TargetCalibration) -> bool:
+    """Whether probabilities are calibrated: see `scoring.platt`."""
+    return (calibration.slope, calibration.intercept) != (1.0, 0.0)
 
 
 def _coverage(tested: list[FoldResult], names: tuple[str, ...], level: float) -> dict[str, float | None]:

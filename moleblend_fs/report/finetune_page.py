@@ -66,7 +66,7 @@ def write_page(
     seen = tested_molecules(metrics, tested, tested_smiles(folder, tested))
     body = [results(metrics)]
     if metrics["models"]:
-        body += picture_sections([seen]) + _intervals(metrics)
+        body += picture_sections([seen]) + _not_calibrated(metrics) + _intervals(metrics)
         body += [] if nearest is None else _applicability(seen, nearest)
         body += worst_sections([seen])
     body += _curves(folder, seen) + _leakage(overlap, *pretraining)
@@ -102,15 +102,48 @@ def results(metrics: dict[str, Any]) -> str:
         return html.section("Results", "<p>No test molecules with labels.</p>")
     parts = []
     for target in ["mean"] if len(metrics["targets"]) > 1 else []:
-        parts.append(f"<h3>Mean over {len(metrics['targets'])} targets</h3>" + _table(metrics, target))
+        parts.append(f"<h3>Mean over {len(metrics['targets'])} targets</h3>" + _left_out(metrics) + _table(metrics, target))
     for target, about in metrics["targets"].items():
         unit = f" ({about['unit']})" if about["unit"] else ""
-        parts.append(f"<h3>{html.escape(target + unit)}</h3>" + _table(metrics, target))
+        parts.append(f"<h3>{html.escape(target + unit)}</h3>" + _tested_on(about) + _table(metrics, target))
     note = (
         '<p class="soft">Of test molecules; in brackets 95 % intervals by bootstrap over molecules. Baselines were fitted on the same '
         "training molecules.</p>"
     )
     return html.section("Results", note, *parts)
+
+
+def _left_out(metrics: dict[str, Any]) -> str:
+    """Which targets are not in the mean of which scores."""
+    scores = next(iter(metrics["models"].values()))
+    without: dict[tuple[str, ...], list[str]] = {}
+    for score in scores["mean"]:
+        undefined = tuple(target for target in metrics["targets"] if scores[target][score]["value"] is None)
+        without.setdefault(undefined, []).append(score)
+    return "".join(
+        html.note(f"Without {', '.join(targets)}, whose test molecules do not define it: {', '.join(names)}.")
+        for targets, names in without.items()
+        if targets
+    )
+
+
+def _tested_on(about: dict[str, Any]) -> str:
+    """How many test labels a target's scores are of; metrics of earlier versions do not tell."""
+    if "tested" not in about:
+        return ""
+    classes = f", {about['of_class_1']:,} of class 1" if "of_class_1" in about else ""
+    return html.note(f"{counted(about['tested'], 'test molecule')}{classes}.")
+
+
+def _not_calibrated(metrics: dict[str, Any]) -> list[str]:
+    """Whose probabilities are the models' own."""
+    if not (names := metrics.get("not_calibrated")):
+        return []
+    told = (
+        f"Probabilities of {', '.join(names)} are as the models give them: there are too few validation molecules of one class to "
+        "calibrate them by, or they would be turned around."
+    )
+    return [html.section("Calibration of probabilities", html.note(told))]
 
 
 def _table(metrics: dict[str, Any], target: str) -> str:

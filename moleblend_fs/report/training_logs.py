@@ -18,6 +18,8 @@ DAMAGED: dict[str, Any] = {"num_updates": None}
 MOST_UPDATES = 2**53
 WITHIN = re.compile(r"\bepoch \d+: +\d+ / \d+ (.*=.*)$")
 AFTER = re.compile(r"\bepoch \d+ \| (valid on '.*?' subset \| )?(\w+ .*\|.*)$")
+OF_CLASSES = {"roc_auc", "pr_auc"}
+"""Validation scores that only runs on classes have."""
 Curve = tuple[np.ndarray, np.ndarray]
 """Updates (n,) and values (n,)."""
 
@@ -61,9 +63,10 @@ def read_log(path: Path, root: Path, notes: list[str] | None = None) -> Training
 
     fairseq's log file has plain lines between the JSON ones, and adds one more handler at each epoch, so that lines come
     once, twice, three times ...; a resumed run appends. Of several values at one update the last is kept. Lines that are damaged
-    are left out, and counted in a note.
+    are left out, and counted in a note. A run that ended before its first log interval has the means of its epochs.
     """
     train: dict[str, dict[int, float]] = {}
+    epochs: dict[str, dict[int, float]] = {}
     valid: dict[str, dict[int, float]] = {}
     settings: Settings = {}
     damaged = 0
@@ -76,6 +79,8 @@ def read_log(path: Path, root: Path, notes: list[str] | None = None) -> Training
             updates, kind, prefix = entry["valid_num_updates"], valid, "valid_"
         elif "num_updates" in entry:
             updates, kind, prefix = entry["num_updates"], train, ""
+        elif "train_num_updates" in entry:
+            updates, kind, prefix = entry["train_num_updates"], epochs, "train_"
         else:
             continue
         update = drawable_number(updates)
@@ -88,8 +93,11 @@ def read_log(path: Path, root: Path, notes: list[str] | None = None) -> Training
                 kind.setdefault(drawable_text(name.removeprefix(prefix)), {})[int(update)] = value
     if damaged and notes is not None:
         notes.append(f"{path}: {counted(damaged, 'line of it is', 'lines of it are')} damaged and left out")
+    train = train or epochs
     if not train and not valid:
         return None
+    if OF_CLASSES & valid.keys():
+        settings.pop("task.regression_loss", None)  # which has a value there as well
     return TrainingLog(name=run_name(path, root), train=curves(train), valid=curves(valid), settings=settings)
 
 

@@ -276,6 +276,23 @@ def test_curves_are_read_from_plain_logs(tmp_path, form):
         assert log.train["loss"][0].tolist() == [2, 4, 6, 8, 10, 12]
 
 
+def test_short_runs_have_the_means_of_their_epochs(tmp_path):
+    """A run that ended before its first log interval had no curve of its training; and classes the loss of values."""
+    configuration = CONFIGURATION.replace("'objective'", "'regression_loss': 'mse', 'objective'")
+    (tmp_path / "train.log").write_text(
+        f"{configuration}\n"
+        '{"epoch": 1, "train_loss": "0.7", "train_num_updates": "20"}\n{"epoch": 1, "valid_roc_auc": "0.6", "valid_num_updates": "20"}\n'
+        '{"epoch": 2, "train_loss": "0.6", "train_num_updates": "40"}\n{"epoch": 2, "valid_roc_auc": "0.7", "valid_num_updates": "40"}\n'
+    )
+    log = read_log(tmp_path / "train.log", tmp_path)
+    assert [values.tolist() for values in log.train["loss"]] == [[20, 40], [0.7, 0.6]]
+    assert "task.regression_loss" not in log.settings
+    assert log.settings["common.seed"] == "7"
+    with (tmp_path / "train.log").open("a") as stream:
+        stream.write('{"epoch": 2, "loss": "0.65", "num_updates": "30"}\n')
+    assert read_log(tmp_path / "train.log", tmp_path).train["loss"][0].tolist() == [30]
+
+
 def test_a_run_without_curves_is_told(runs, tmp_path):
     """The file of details, which every run has, is none of those that should hold a curve."""
     for name, file in (("quiet", "train.log"), ("mute", None), ("shown", "details.log")):

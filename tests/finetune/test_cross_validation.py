@@ -84,6 +84,9 @@ def test_several_classes_with_missing_values(tmp_path):
     rows = read(tmp_path / "run" / "predictions_test.csv")
     assert all(0 < float(row[f"{name} (predicted)"]) < 1 for row in rows for name in "abc")
     assert {"ECFP + random forest", "ECFP + logistic regression", "moleblend"} <= set(outcome.metrics["models"])
+    labels = [row["c"] for row in rows]
+    assert outcome.metrics["targets"]["c"] == {"kind": "classification", "unit": "", "tested": len(rows), "of_class_1": labels.count("yes")}
+    assert outcome.metrics["not_calibrated"] == ["a", "b", "c"], "six validation molecules are too few"
     of = outcome.metrics["models"]["moleblend"]
     truth = {name: {row[name] for row in rows} - {""} for name in "ab"}
     for name in "ab":

@@ -10,7 +10,7 @@ from moleblend_fs.data.split_file import open_store
 from moleblend_fs.finetune.data import prepare
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.split_similarity import nearest, overlap
-from moleblend_fs.report.finetune_page import Shared, write_page
+from moleblend_fs.report.finetune_page import Shared, results, write_page
 from tests.report.layout import CHROMIUM, measured
 
 LONG = "a_target_whose_name_goes_on_and_on_and_on_without_a_blank_until_no_axis_has_room_for_it"
@@ -48,6 +48,27 @@ def classes(folder, count: int = 60, column: str = "smiles", words: tuple[str, s
     for name in ("test", "oof"):
         (folder / f"predictions_{name}.csv").write_text(text)
     return truth, said.round(4)
+
+
+def test_what_scores_are_of_is_told():
+    """The mean over targets left out those that do not define a score, under the heading of all; nothing said of how many molecules."""
+    values = {"a": 0.8, "b": None, "mean": 0.8}
+    scores = {name: {"roc_auc": {"value": value}, "log_loss": {"value": 0.5}} for name, value in values.items()}
+    targets = {name: {"kind": "classification", "unit": "", "tested": 30, "of_class_1": ones} for name, ones in (("a", 7), ("b", 0))}
+    page = results({"targets": targets, "models": {"moleblend": scores}, "best": "moleblend"})
+    assert "Mean over 2 targets" in page
+    assert page.count("Without b, whose test molecules do not define it: roc_auc.") == 1
+    assert ["30 test molecules, 7 of class 1." in page, "30 test molecules, 0 of class 1." in page] == [True, True]
+
+
+def test_probabilities_that_are_not_calibrated_are_named(tmp_path):
+    classes(tmp_path)
+    write_page(tmp_path)
+    assert "Calibration of probabilities" not in (tmp_path / "report.html").read_text()
+    metrics = json.loads((tmp_path / "metrics.json").read_text()) | {"not_calibrated": [LONG]}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    write_page(tmp_path)
+    assert f"Probabilities of {LONG} are as the models give them: there are too few validation" in (tmp_path / "report.html").read_text()
 
 
 def test_labels_that_are_words_and_a_column_of_smiles_of_any_name(tmp_path):
