@@ -114,9 +114,11 @@ def explain(arguments: argparse.Namespace, outs: Sequence[Path]) -> int:
         row_timeout=arguments.row_timeout,
         tell=lambda line: say(arguments, line),
     )
+    incoming = open_given(arguments)
+    check_pictures(outs, incoming.count() * len(explainer.targets))
     with ExitStack() as stack:  # before they are computed: what cannot be written should be reported first
         streams = [(out, stack.enter_context(whole_file(out))) for out in outs or [STDOUT]]
-        found = all_explained(arguments, explainer)
+        found = all_explained(arguments, explainer, incoming)
         pages = {out: page_of(out, arguments.model, found) for out, _ in streams if not is_table(out)}
         for out, stream in streams:
             if out in pages:
@@ -137,9 +139,16 @@ def is_table(out: Path) -> bool:
     return out.suffix.lower() in TABLES or out == STDOUT
 
 
-def all_explained(arguments: argparse.Namespace, explainer: Any) -> list[Any]:
+def check_pictures(outs: Sequence[Path], parts: int) -> None:
+    """UserError for a picture of several molecules or targets, of which it shows one."""
+    for out in outs:
+        if out.suffix.lower() == ".svg" and parts > 1:
+            raise UserError(f"{out}: a picture is of one molecule and target, there are {parts}; write .html, or name one with --target")
+
+
+def all_explained(arguments: argparse.Namespace, explainer: Any, incoming: Any) -> list[Any]:
     """All molecules; UserError where none can be explained."""
-    found = list(explained(explainer, open_given(arguments), progress=not arguments.no_progress))
+    found = list(explained(explainer, incoming, progress=not arguments.no_progress))
     if not any(each.elements for each in found):
         told = f"{arguments.molecules[0]}: {found[0].status}" if found else f"{arguments.molecules[0]} holds no molecule"
         raise UserError(f"nothing can be explained: {told}; give SMILES, or a file with a column of SMILES")
@@ -203,6 +212,6 @@ def page_of(out: Path, model: str, found: Sequence[Any]) -> str:
     if out.suffix.lower() == ".html":
         failed = [(row, each.smiles, each.status) for row, each in enumerate(found) if not each.prediction.size]
         return report.page(model, parts, failed)
-    if len(parts) != 1:
-        raise UserError(f"{out}: a picture is of one molecule and target, there are {len(parts)}; write .html, or name one with --target")
+    if not parts:
+        raise UserError(f"{out}: no picture: {found[0].status}")
     return report.picture(parts[0], alone=True)

@@ -109,6 +109,14 @@ def test_what_is_refused(model, tmp_path, capsys, monkeypatch, words, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_picture_of_several_is_refused_before_they_are_computed(model, tmp_path, capsys, monkeypatch):
+    from moleblend_fs.predictions.explainer import Explainer
+
+    monkeypatch.setattr(Explainer, "each", lambda *_: pytest.fail("computed"))
+    assert main(["explain", model, "CCO", "CCN", "-o", str(tmp_path / "x.csv"), "-o", str(tmp_path / "x.svg")]) == 2
+    assert "a picture is of one molecule and target" in capsys.readouterr().err
+
+
 def test_a_pretrained_model_predicts_nothing_that_could_be_explained(tmp_path, capsys):
     import torch
 
