@@ -231,13 +231,18 @@ def write_text(
 
 
 def write_parquet(stream: IO[bytes], rows: Iterator[tuple[Any, Any, str]], columns: Any, width: int, level: str) -> int:
-    """The same as a Parquet file: the input's cells as text, places as int64, numbers as float32, null where there are none."""
+    """The same as a Parquet file: the input's cells as text, places as int64, numbers as float32, null where there are none.
+
+    Names that the input has twice are told apart: readers take no others.
+    """
     import pyarrow
     from pyarrow import parquet
 
+    from moleblend_fs.predictions.api import told_apart
+
     given, places, names = columns_of(columns, width, level)
     kinds = [pyarrow.string()] * len(given) + [pyarrow.int64()] * len(places) + [pyarrow.float32()] * width + [pyarrow.string()]
-    schema = pyarrow.schema(list(zip([*given, *places, *names, "status"], kinds, strict=True)))
+    schema = pyarrow.schema(list(zip(told_apart([*given, *places, *names, "status"]), kinds, strict=True)))
     failed = 0
     waiting: list[list[Any]] = []
     with parquet.ParquetWriter(stream, schema) as writer:

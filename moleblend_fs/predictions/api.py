@@ -241,7 +241,7 @@ class Predictor(Reader):
             status=statuses,
             similarity=similarity,
             outside=outside,
-            columns=incoming.frame or {name: [row[i] for row in cells] for i, name in enumerate(_told_apart(incoming.columns))},
+            columns=incoming.frame or {name: [row[i] for row in cells] for i, name in enumerate(told_apart(incoming.columns))},
             index=incoming.index,
             **arrays,
         )
@@ -251,7 +251,7 @@ def _opened_again(kind: type[Reader], arguments: tuple[Any, ...], named: dict[st
     return kind(*arguments, **named)
 
 
-def _told_apart(names: Sequence[str]) -> list[str]:
+def told_apart(names: Sequence[str]) -> list[str]:
     """Names of columns, each once: of those that stand in a file again the second is "NAME (2)"."""
     result: list[str] = []
     for name in names:

@@ -97,6 +97,15 @@ def test_parquet_has_what_csv_has(model, tmp_path, level):
     assert np.array_equal(np.float32([row["e0"] for row in table.to_pylist()][:1]), first[:1]), "numbers are not rounded"
 
 
+def test_columns_of_one_name_are_told_apart_in_parquet(model, tmp_path):
+    """Of two columns with one name no reader takes either."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs pyarrow")
+    (tmp_path / "in.csv").write_text("smiles,a,a,status\nCCO,1,2,3\n")
+    assert main(["embed", str(model), str(tmp_path / "in.csv"), str(tmp_path / "out.parquet"), "--no-progress", "--workers", "0"]) == 0
+    [row] = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row[name] for name in ("smiles", "a", "a (2)", "status (input)", "status")] == ["CCO", "1", "2", "3", "ok"]
+
+
 def test_parquet_without_its_package_is_told(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(["embed", str(model), str(tmp_path / "out.parquet"), "--smiles", "C"]) == 2
