@@ -16,6 +16,7 @@ from moleblend_fs.finetune import member_processes, members
 from moleblend_fs.finetune.locks import wait_for
 from moleblend_fs.finetune.run import Begun
 from moleblend_fs.finetune.run_folder import SELECTION
+from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.study import HELD, Claimed, Study, Tried
 
 STEPS = 10
@@ -51,6 +52,11 @@ class Trial:
     def member(self) -> members.Member:
         """The one that trains."""
         return self.planned[len(self.scores)]
+
+    @property
+    def is_at_its_end(self) -> bool:
+        """Whether the last epoch of the last fold was scored: nothing is saved by stopping it."""
+        return self.step >= STEPS * len(self.planned)
 
 
 class Search:
@@ -103,10 +109,10 @@ class Search:
                 os.close(trial.claimed.lock)
             self.running.clear()
 
-    def _begin(self, claimed: Claimed) -> None:
-        """Start a trial, or go on with it where another process left it."""
-        settings = replace(self.begun.settings, ensemble=1, **claimed.settings)
-        planned = [
+    def planned(self, claimed: Claimed) -> list[members.Member]:
+        """A member of a trial for each validation fold."""
+        settings = self._settings(claimed)
+        return [
             members.plan_one(
                 self.begun.data,
                 self.begun.store_path,
@@ -121,6 +127,13 @@ class Search:
             )
             for name, fold in self.folds.items()
         ]
+
+    def _settings(self, claimed: Claimed) -> Settings:
+        return replace(self.begun.settings, ensemble=1, **claimed.settings)
+
+    def _begin(self, claimed: Claimed) -> None:
+        """Start a trial, or go on with it where another process left it."""
+        settings, planned = self._settings(claimed), self.planned(claimed)
         scores = [score for member in planned if (score := self._finished(member)) is not None]
         if len(scores) == len(planned):
             self._complete(claimed, planned, scores)
@@ -146,7 +159,7 @@ class Search:
         code = trial.process.poll()
         self._report(trial)
         if code is None:
-            if not trial.hopeless and self.study.hopeless(trial.claimed):
+            if not trial.hopeless and not trial.is_at_its_end and self.study.hopeless(trial.claimed):
                 trial.hopeless = True
                 trial.process.terminate()
             return

@@ -18,7 +18,7 @@ from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.run import Wanted, prepared, tune
-from moleblend_fs.tuning.search import Search
+from moleblend_fs.tuning.search import Search, Trial
 from moleblend_fs.tuning.space import space_of
 from moleblend_fs.tuning.study import Study
 from tests.finetune.conftest import ESOL
@@ -125,17 +125,41 @@ def studied(folder: Path) -> Study:
     return Study(folder, space_of(SPACE, SETTINGS, 19), maximise=False, seed=0, pruning=True)
 
 
+def complete_far_better(study: Study, trials: int) -> None:
+    """Trials that no other one can come near, at any step."""
+    for _ in range(trials):
+        claimed = study.claim(trials + 1)
+        for step in range(1, 11):
+            study.report(claimed, step, 1e-3)
+        study.complete(claimed, 1e-3)
+
+
+@pytest.mark.parametrize(("step", "stopped"), [(9, True), (10, False)])
+def test_a_trial_that_was_scored_to_its_end_is_not_stopped(tmp_path, step, stopped):
+    """It would count as ended early, though nothing is saved."""
+    wanted, table = Wanted(trials=5, space=SPACE), write(tmp_path / "table.csv", [value for _, value in ROWS])
+    begun, folds = prepared(table, tmp_path / "run", SETTINGS, wanted, progress=Progress(quiet=True), jobs=1)
+    study = studied(begun.folder)
+    complete_far_better(study, 4)
+    claimed = study.claim(5)
+    for passed in range(1, step + 1):
+        study.report(claimed, passed, 9.0)
+    search = Search(begun, folds, study, trials=5, jobs=1, by_loss=False, show=lambda done, tried: None)
+    with subprocess.Popen(["sleep", "600"]) as process:
+        planned = search.planned(claimed)
+        trial = Trial(claimed=claimed, planned=planned, epochs=12, slot=0, process=process, step=step)
+        search._look(trial)
+        process.kill()
+    assert trial.hopeless == stopped
+
+
 @pytest.mark.slow
 def test_a_hopeless_trial_ends_early_and_cleanly(tmp_path):
     """Beside others that are far better at every step."""
     wanted, table = Wanted(trials=5, space=SPACE), write(tmp_path / "table.csv", [value for _, value in ROWS])
     begun, folds = prepared(table, tmp_path / "run", SETTINGS, wanted, progress=Progress(quiet=True), jobs=1)
     study = studied(begun.folder)
-    for _ in range(4):
-        claimed = study.claim(5)
-        for step in range(1, 11):
-            study.report(claimed, step, 1e-3)
-        study.complete(claimed, 1e-3)
+    complete_far_better(study, 4)
     Search(begun, folds, study, trials=5, jobs=1, by_loss=False, show=lambda done, tried: None).run(to_the_end=True)
     last = study.tried()[4]
     assert last.state == "pruned"
