@@ -15,6 +15,7 @@ from fairseq.trainer import Trainer
 from omegaconf import open_dict
 from torch import Tensor
 
+from fairseq_plugins.head_start import begin_linearly
 from fairseq_plugins.options import optimizer_name
 from fairseq_plugins.patches import resuming
 from fairseq_plugins.patches.load_checkpoint import loaded_state_through, without_unknown_meters
@@ -240,6 +241,8 @@ class CheckpointTrainer(Trainer):
         missing = checkpoint.load_weights(self.get_model().model, weights, where=filename, strict=False)
         body = sorted(name for name in missing if not name.startswith("heads."))
         logger.info("pretrained weights from %s (%s)", filename, found.about.get("format", "checkpoint folder"))
+        if str(getattr(self.task.cfg, "head_start", "random")) != "random" and "heads.property.out.weight" in missing:
+            begin_linearly(self.get_model().model, self.task, self.device)
         if body:
             logger.warning("not in the checkpoint, left at their initial values: %s", ", ".join(body))
 

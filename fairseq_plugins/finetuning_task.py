@@ -39,6 +39,13 @@ class FinetuningConfig(StoreTaskConfig):
     random_modality: bool = field(
         default=False, metadata={"help": "with --inputs 2d+3d: train each molecule in 2D+3D, 2D or 3D at random (0.2, 0.2, 0.6)"}
     )
+    head_start: ChoiceEnum(["random", "ridge"]) = field(  # type: ignore[valid-type]
+        default="random",
+        metadata={
+            "help": "where the property head's last layer begins with --finetune-from-model: at random, or (ridge) as a linear model "
+            "that is fitted to the training molecules; one that the checkpoint has goes on as it is"
+        },
+    )
     select_by: ChoiceEnum(["score", "loss"]) = field(  # type: ignore[valid-type]
         default="score",
         metadata={

@@ -20,7 +20,7 @@ from moleblend_fs.finetune.member_processes import Training, finished
 from moleblend_fs.finetune.metrics import MODEL_NAME
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import Outcome, begin, collect, finetune, look
-from moleblend_fs.finetune.settings import ARCHITECTURES, READOUTS, SPLITS, Settings
+from moleblend_fs.finetune.settings import ARCHITECTURES, HEAD_STARTS, READOUTS, SPLITS, Settings
 from moleblend_fs.finetune.slurm import STEPS
 from moleblend_fs.report.finetune_page import first_lines
 from moleblend_fs.shared_options import add_precision, seed
@@ -78,12 +78,10 @@ def add_settings(parser: argparse.ArgumentParser, command: str) -> None:
     model.add_argument("--arch", choices=ARCHITECTURES, default="", help="size of a model that starts from random weights")
     model.add_argument("--readout", choices=READOUTS, default="", help="what stands for a molecule (default: as --weights, or token)")
     model.add_argument(
-        "--output-scale",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="steps of the last layer, of the encoder's (default: 10, without weights 1)",
+        "--head-start", choices=HEAD_STARTS, default="", help="of its last layer on weights: docs/finetune.md (default: random)"
     )
+    scale_help = "steps of the last layer, of the encoder's (default: 10, without weights or with --head-start ridge 1)"
+    model.add_argument("--output-scale", type=float, default=0.0, metavar="X", help=scale_help)
     model.add_argument("--ensemble", type=int, default=default.ensemble, metavar="N", help="models of each fold (default %(default)s)")
     model.add_argument("--epochs", type=int, default=0, metavar="N", help="passes over the training molecules")
     model.add_argument("--batch-size", type=int, default=0, metavar="N", help="molecules in an update")
@@ -159,6 +157,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         hydrogens=arguments.hydrogens,
         arch=arguments.arch,
         readout=arguments.readout,
+        head_start=arguments.head_start,
         output_scale=arguments.output_scale,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,

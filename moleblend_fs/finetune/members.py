@@ -17,7 +17,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.data import Data
 from moleblend_fs.finetune.run_folder import MEMBERS, SPLITS
-from moleblend_fs.finetune.settings import OUTPUT_SCALE, Recipe, Settings, recipe_for
+from moleblend_fs.finetune.settings import OUTPUT_SCALE, RIDGE, Recipe, Settings, recipe_for
 from moleblend_fs.model.config import HEAD_SIZES, PRESETS, TOKEN, architecture_options
 
 FOLDER, LOG, CHECKPOINT = MEMBERS, "train.log", "checkpoint_best.pt"
@@ -118,7 +118,7 @@ def plan_one(
     seed = settings.seed + number
     by_loss = not both_classes(data, store) if by_loss is None else by_loss
     architecture = f"--arch moleblend_{recipe.arch}" if start is None else architecture_options(start.config)
-    scale = settings.output_scale or (OUTPUT_SCALE if settings.pretrained else 1.0)
+    scale = settings.output_scale or (OUTPUT_SCALE if settings.pretrained and not settings.fitted_head else 1.0)
     readout = settings.readout or (TOKEN if start is None else start.config.readout)
     all_of_store = len(data.targets) == len(store.manifest.labels)
     targets = [] if all_of_store else ["--targets", ",".join(label.name for label in data.targets)]
@@ -127,6 +127,7 @@ def plan_one(
         *("--task", "moleblend_finetune", "--criterion", "property_prediction", *architecture.split()),
         *([] if readout == TOKEN else ["--readout", readout]),
         *([] if scale == 1 else ["--output-scale", f"{scale:g}"]),
+        *(["--head-start", RIDGE] if settings.fitted_head else []),
         *([] if settings.start is None else [WEIGHTS, os.path.abspath(settings.start)]),
         *("--inputs", settings.inputs, *targets, "--regression-loss", settings.regression_loss),
         *(["--select-by", "loss"] if by_loss else []),

@@ -14,6 +14,8 @@ from moleblend_fs.model.config import PRESETS, READOUTS
 from moleblend_fs.shared_options import PRECISIONS, Precision, check_precision
 from moleblend_fs.sources.labels import KINDS
 
+RANDOM, RIDGE = HEAD_STARTS = ("random", "ridge")
+"""Where the property head's last layer begins on pretrained weights."""
 SPLITS = ("scaffold", "random", "scaffold-balanced", "butina", "column", "file", "store")
 ARCHITECTURES = tuple(PRESETS)
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -23,6 +25,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "hydrogens": ("", "explicit", "none"),
     "arch": ("", *ARCHITECTURES),
     "readout": ("", *READOUTS),
+    "head_start": ("", *HEAD_STARTS),
     "regression_loss": ("mse", "mae"),
 }
 """Settings that are one of some words."""
@@ -51,7 +54,8 @@ class Settings:
         hydrogens: "explicit", "none"; "" for those of the weights, heavy atoms without.
         arch: size of the model, "" for that of the weights or of the table.
         readout: what the property head reads, see `model.readout`; "" for that of the weights, or the graph token.
-        output_scale: of the property head, see `ModelConfig`; 0 for `OUTPUT_SCALE` from weights, and 1 without.
+        head_start: of `HEAD_STARTS`; "" for random.
+        output_scale: of the property head, see `ModelConfig`; 0 for `OUTPUT_SCALE` where it begins at random on weights, and 1 elsewhere.
         epochs, batch_size: 0 for the table's. lr: 0 for the table's.
         weight_decay: decoupled, as Adam of fairseq has it.
         dropout, attention_dropout: of the model; None for its own (0 and 0.1).
@@ -77,6 +81,7 @@ class Settings:
     hydrogens: str = ""
     arch: str = ""
     readout: str = ""
+    head_start: str = ""
     output_scale: float = 0.0
     epochs: int = 0
     batch_size: int = 0
@@ -108,6 +113,8 @@ class Settings:
             raise UserError(
                 f"--inputs {PREDICTED} needs --weights, pretrained with --geometry-target distance: that model predicts the distances"
             )
+        if self.head_start == RIDGE and self.weights == NONE:
+            raise UserError(f"--head-start {RIDGE} needs pretrained --weights: on random ones there is nothing to fit to")
         if (self.split == "column") != bool(self.split_column) or (self.split == "file") != bool(self.split_file):
             raise UserError("--split column goes with --split-column NAME, --split file with --split-file FILE")
         if self.split in ("column", "file", "store") and (self.folds > 1 or self.repeats > 1):
@@ -143,6 +150,11 @@ class Settings:
     def pretrained(self) -> bool:
         """Whether it starts from weights that are named."""
         return self.weights not in ("", NONE)
+
+    @property
+    def fitted_head(self) -> bool:
+        """Whether the last layer begins as a linear model."""
+        return self.pretrained and self.head_start == RIDGE
 
     @property
     def start(self) -> Path | None:

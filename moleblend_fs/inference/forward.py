@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch, collate
 from moleblend_fs.data.batching import BatchBudget, make_batches
+from moleblend_fs.model.heads import PropertyHead
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.readout import mean_of_atoms
 from moleblend_fs.model.shown import Shown, show_all
@@ -151,6 +152,14 @@ def properties(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Lay
     found = model(batch, shown, layout).properties
     assert found is not None
     return found
+
+
+def last_features(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout) -> Tensor:
+    """(B, d) what the last layer of the property head reads."""
+    head = model.heads["property"]
+    assert isinstance(head, PropertyHead)
+    with products_in(None):
+        return head.features(model.read_out(model.encode(batch, shown, layout)[0], layout))
 
 
 def graph_tokens(model: MoleBlend, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> Tensor:

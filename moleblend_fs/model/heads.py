@@ -124,9 +124,13 @@ class MoleculeHead(nn.Module):
         self.hidden = Linear(config.embed_dim, config.embed_dim)
         self.out = Linear(config.embed_dim, outputs)
 
+    def features(self, x_Bd: Tensor) -> Tensor:
+        """(B, d) what the last layer reads."""
+        return F.gelu(self.hidden(x_Bd))
+
     def forward(self, x_Bd: Tensor) -> Tensor:
         """(B, outputs)."""
-        return self.out(F.gelu(self.hidden(x_Bd)))
+        return self.out(self.features(x_Bd))
 
 
 class PropertyHead(MoleculeHead):

@@ -58,6 +58,16 @@ def test_a_run_starts_from_the_default_and_says_so(weights, table, tmp_path, mon
         look(table, tmp_path / "run", Settings(**ASKED))
 
 
+def test_the_last_layer_begins_as_a_linear_model_where_that_is_asked_for(weights, table, tmp_path):
+    finetune(table, tmp_path / "run", Settings(**ASKED | {"head_start": "ridge"}), progress=Progress())
+    member = tmp_path / "run" / "members" / "fold0-member0"
+    assert "--head-start ridge" in (member / "command.sh").read_text()
+    assert "the property head's last layer begins as a linear model on" in (member / "output.log").read_text()
+    assert load(member / "checkpoint_best.pt").config.output_scale == 1
+    with pytest.raises(UserError, match="--head-start ridge needs pretrained --weights"):
+        Settings(**ASKED | {"head_start": "ridge", "weights": "none"})
+
+
 def test_a_run_of_an_earlier_version_goes_on_from_random_weights(weights, finetuned, table, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finetuned.out, folder)
