@@ -32,6 +32,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.predicted_distances import DISTANCE_HEAD
 from moleblend_fs.runtime import watchdog
 from moleblend_fs.runtime.stop_signals import unmark
+from moleblend_fs.shared_options import RANDOM
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +242,7 @@ class CheckpointTrainer(Trainer):
         missing = checkpoint.load_weights(self.get_model().model, weights, where=filename, strict=False)
         body = sorted(name for name in missing if not name.startswith("heads."))
         logger.info("pretrained weights from %s (%s)", filename, found.about.get("format", "checkpoint folder"))
-        if str(getattr(self.task.cfg, "head_start", "random")) != "random" and "heads.property.out.weight" in missing:
+        if str(getattr(self.task.cfg, "head_start", RANDOM)) != RANDOM and "heads.property.out.weight" in missing:
             begin_linearly(self.get_model().model, self.task, self.device)
         if body:
             logger.warning("not in the checkpoint, left at their initial values: %s", ", ".join(body))

@@ -16,6 +16,7 @@ from moleblend_fs.data.model_description import INPUTS, PREDICTED, reads_structu
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.objectives.finetuning import shared_kind
+from moleblend_fs.shared_options import HEAD_STARTS, RANDOM
 from moleblend_fs.wording import counted, verb
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ class FinetuningConfig(StoreTaskConfig):
     random_modality: bool = field(
         default=False, metadata={"help": "with --inputs 2d+3d: train each molecule in 2D+3D, 2D or 3D at random (0.2, 0.2, 0.6)"}
     )
-    head_start: ChoiceEnum(["random", "ridge"]) = field(  # type: ignore[valid-type]
-        default="random",
+    head_start: ChoiceEnum(list(HEAD_STARTS)) = field(  # type: ignore[valid-type]
+        default=RANDOM,
         metadata={
             "help": "where the property head's last layer begins with --finetune-from-model: at random, or (ridge) as a linear model "
             "that is fitted to the training molecules; one that the checkpoint has goes on as it is"
@@ -80,6 +81,8 @@ class FinetuningTask(StoreTask):
         labels = [manifest.labels[column] for column in self.columns]
         self.kind = shared_kind(tuple(label.kind for label in labels), tuple(label.name for label in labels))
         self._check_modality(str(cfg.inputs))
+        if str(cfg.head_start) != RANDOM and not cfg.finetune_from_model:
+            raise UserError(f"--head-start {cfg.head_start} needs --finetune-from-model: on random weights there is nothing to fit to")
         self._check_selection()
         scales = [self._scale(column) for column in self.columns]
         self.finetuned = FinetunedFor(

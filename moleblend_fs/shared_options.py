@@ -1,4 +1,4 @@
-"""Options that several commands have, and their values checked as they are read: the precision of models, seeds."""
+"""Options that several commands have, and their values checked as they are read: the precision of models, seeds, how a head begins."""
 
 import argparse
 from typing import Literal, get_args
@@ -8,6 +8,9 @@ from moleblend_fs.errors import UserError
 Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """In what models multiply when they predict: bf16 is for large matrix products alone."""
+
+RANDOM, RIDGE = HEAD_STARTS = ("random", "ridge")
+"""Where the property head's last layer begins on pretrained weights."""
 
 
 def add_precision(parser: argparse._ActionsContainer) -> None:

@@ -20,10 +20,10 @@ from moleblend_fs.finetune.member_processes import Training, finished
 from moleblend_fs.finetune.metrics import MODEL_NAME
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import Outcome, begin, collect, finetune, look
-from moleblend_fs.finetune.settings import ARCHITECTURES, HEAD_STARTS, READOUTS, SPLITS, Settings
+from moleblend_fs.finetune.settings import ARCHITECTURES, READOUTS, SPLITS, Settings
 from moleblend_fs.finetune.slurm import STEPS
 from moleblend_fs.report.finetune_page import first_lines
-from moleblend_fs.shared_options import add_precision, seed
+from moleblend_fs.shared_options import HEAD_STARTS, add_precision, seed
 from moleblend_fs.wording import counted
 
 T = TypeVar("T")

@@ -17,8 +17,9 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.data import Data
 from moleblend_fs.finetune.run_folder import MEMBERS, SPLITS
-from moleblend_fs.finetune.settings import OUTPUT_SCALE, RIDGE, Recipe, Settings, recipe_for
+from moleblend_fs.finetune.settings import OUTPUT_SCALE, Recipe, Settings, recipe_for
 from moleblend_fs.model.config import HEAD_SIZES, PRESETS, TOKEN, architecture_options
+from moleblend_fs.shared_options import RIDGE
 
 FOLDER, LOG, CHECKPOINT = MEMBERS, "train.log", "checkpoint_best.pt"
 SCRIPT = '#!/bin/sh\n# Trains this member, and goes on where it was stopped.\ncd "$(dirname "$0")/../.." || exit 1\n'

@@ -11,11 +11,9 @@ from moleblend_fs.data.model_description import INPUTS, PREDICTED
 from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, READOUTS
-from moleblend_fs.shared_options import PRECISIONS, Precision, check_precision
+from moleblend_fs.shared_options import HEAD_STARTS, PRECISIONS, RIDGE, Precision, check_precision
 from moleblend_fs.sources.labels import KINDS
 
-RANDOM, RIDGE = HEAD_STARTS = ("random", "ridge")
-"""Where the property head's last layer begins on pretrained weights."""
 SPLITS = ("scaffold", "random", "scaffold-balanced", "butina", "column", "file", "store")
 ARCHITECTURES = tuple(PRESETS)
 CHOICES: dict[str, tuple[str, ...]] = {

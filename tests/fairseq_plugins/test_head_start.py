@@ -9,6 +9,7 @@ from moleblend_fs.data.split_file import all_labels
 from moleblend_fs.inference.forward import last_features
 from moleblend_fs.inference.predict import Runner
 from moleblend_fs.objectives.linear_probe import logistic, ridge
+from tests.distributed.conftest import needs_deepspeed
 from tests.fairseq_plugins.conftest import write_labelled
 from tests.fairseq_plugins.runs import FINETUNE, NO_DROPOUT, SMALL, Run, train, train_forked
 from tests.inference.untrained_models import pretrained
@@ -91,3 +92,25 @@ def test_two_processes_with_loaders_begin_with_the_same_bits(uneven_store, start
     two = train_forked(uneven_store.path, tmp_path / "two", *words, "--distributed-world-size", "2", "--num-workers", "1")
     assert two.code == 0, two.output[-3000:]
     assert all(torch.equal(value, two.weights()[name]) for name, value in one.weights().items())
+
+
+ZERO = "--optimizer deepspeed --zero-stage"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["--bf16", *(pytest.param(f"{ZERO} {more}", marks=needs_deepspeed) for more in ("2", "3", "2 --bf16"))])
+def test_other_precisions_and_engines_begin_with_the_same_weights(uneven_store, start, tmp_path, options):
+    plain = begun(uneven_store, tmp_path / "plain", start, "y").weights()
+    words = (*FINETUNE, *SMALL, *start, "--targets", "y", "--head-start", "ridge", *STILL, *options.split())
+    run = train_forked(uneven_store.path, tmp_path / "other", *words)
+    assert run.code == 0, run.output[-3000:]
+    other = run.weights()
+    wanted = 0.05 if "bf16" in options else 1e-6  # features have 3 digits there
+    for name in (OUT + "weight", OUT + "bias"):
+        assert (other[name].float() - plain[name]).norm() < wanted * plain[name].norm() + 1e-6, name
+
+
+def test_random_weights_are_refused(uneven_store, tmp_path):
+    run = train(uneven_store.path, tmp_path / "run", *FINETUNE, *SMALL, "--targets", "y", "--head-start", "ridge", *STILL)
+    assert run.code == 2
+    assert "--head-start ridge needs --finetune-from-model" in run.output
