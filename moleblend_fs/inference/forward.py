@@ -17,7 +17,7 @@ from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.model.readout import mean_of_atoms
 from moleblend_fs.model.shown import Shown, show_all
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import fixed_rows, products_in, rows_alike
+from moleblend_fs.ops.linear import FIXED_ROWS, MANY_ROWS, fixed_rows, products_in, rows_alike
 from moleblend_fs.shared_options import PRECISIONS
 
 VECTOR = 32
@@ -45,6 +45,9 @@ class Forward:
         tokens: most tokens in a batch.
         apart: whether molecules are to be computed one by one in any case.
         precision: of `options.PRECISIONS`.
+
+    Attributes:
+        rows: of a product, see `fixed_rows`; 0 where their number is not fixed.
     """
 
     def __init__(
@@ -66,7 +69,11 @@ class Forward:
         self._pool_of = 0
         self._lower = LOWER[precision]
         with products_in(self._lower):
-            self.apart = apart or (self._on_cpu and not all(map(_batches_alike, self.models)))
+            self.rows = 0 if apart or not self._on_cpu else next(filter(self._alike, (*MANY_ROWS, FIXED_ROWS)), 0)
+        self.apart = apart or (self._on_cpu and not self.rows)
+
+    def _alike(self, rows: int) -> bool:
+        return all(_batches_alike(model, rows) for model in self.models)
 
     def __enter__(self) -> "Forward":
         return self
@@ -128,12 +135,12 @@ class Forward:
         batch = (arrays() if callable(arrays) else MoleculeBatch.from_arrays(dict(arrays))).to(self.device)
         layout = Layout(batch.num_atoms, self.device)
         shown = show_all(batch, layout, self.inputs)
-        with products_in(self._lower), fixed_rows() if self._on_cpu and not self.apart else nullcontext():
+        with products_in(self._lower), fixed_rows(self.rows) if self.rows else nullcontext():
             return np.stack([self._read_off(model, batch, shown, layout).double().cpu().numpy() for model in self.models])
 
 
-def _batches_alike(model: MoleBlend) -> bool:
-    """Whether `fixed_rows` makes a molecule's numbers independent of its batch, with this model, on this processor."""
+def _batches_alike(model: MoleBlend, rows: int) -> bool:
+    """Whether `fixed_rows(rows)` makes a molecule's numbers independent of its batch, with this model, on this processor."""
     config = model.config
     if config.predicted_3d:  # sizes of the head that predicts distances are not among those below
         return False
@@ -142,7 +149,7 @@ def _batches_alike(model: MoleBlend) -> bool:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return all(width % VECTOR == 0 for width in widths) and all(map(rows_alike, shapes.values()))
+        return all(width % VECTOR == 0 for width in widths) and all(rows_alike(weight, rows) for weight in shapes.values())
     finally:
         torch.set_num_threads(threads)
 

@@ -15,11 +15,12 @@ from moleblend_fs.ops import linear
 from tests.model.molecules import AWKWARD, ORDINARY, graph
 
 SMILES = [*ORDINARY, *AWKWARD, "C" * 40, "c1ccc2ccccc2c1CCNC(=O)C", "N", "CC(C)(C)OC(=O)N1CCC(CC1)n1cnc2ccccc21"]
+LARGE = ["C" * 200, "C" * 170]  # with the others enough for the most rows that are multiplied at a time
 
 
 @pytest.fixture(scope="module")
 def records() -> list[bytes]:
-    return [encode(graph(smiles, number, coordinates=number % 3 != 2), number) for number, smiles in enumerate(SMILES)]
+    return [encode(graph(smiles, number, coordinates=number % 3 != 2), number) for number, smiles in enumerate(SMILES + LARGE)]
 
 
 def model_of(**config) -> MoleBlend:
@@ -62,22 +63,39 @@ def test_the_same_bits_in_any_batch(records, precision):
 
 
 def test_bfloat16_is_close_and_another(records):
-    model, everyone = model_of(**PRESETS["tiny"]), [list(range(len(SMILES)))]
+    model, everyone = model_of(**PRESETS["tiny"]), [list(range(len(records)))]
     exact, lowered = (values(model, records, everyone, precision=precision) for precision in ("float32", "bf16"))
     apart = np.sqrt(np.mean((exact - lowered) ** 2)) / exact.std()
     assert 1e-4 < apart < 0.03, apart  # bfloat16 keeps 8 bits
 
 
-def test_products_of_fixed_rows():
+@pytest.mark.parametrize("many", [linear.FIXED_ROWS, *linear.MANY_ROWS])
+def test_products_of_fixed_rows(many):
     """Any number of rows, none included; equal to the plain product but for rounding, and to themselves in any company."""
     weight, bias = torch.randn(48, 64), torch.randn(48)
-    x = torch.randn(150, 64)
-    with linear.fixed_rows():
+    x = torch.randn(2 * many + 150, 64)
+    with linear.fixed_rows(many):
         whole = linear.product(x, weight, bias)
-        for start, stop in ((0, 0), (0, 1), (3, 67), (10, 150)):
-            assert torch.equal(linear.product(x[start:stop], weight, bias), whole[start:stop])
+        for start, stop in ((0, 0), (0, 1), (3, 67), (10, 150), (5, many + 5), (1, 2 * many + 70)):
+            assert torch.equal(linear.product(x[start:stop], weight, bias), whole[start:stop]) or not linear.rows_alike(weight, many)
     torch.testing.assert_close(whole, x @ weight.T + bias, rtol=1e-5, atol=1e-5)  # sums of 64 numbers in float32
     assert linear.rows_alike(weight)
+
+
+def test_rows_that_differ_with_their_number_are_found_out(monkeypatch):
+    """A library that adds up another way for many rows: fewer rows at a time, or molecules one by one, give the same bits still."""
+    plain = linear._product
+
+    def other_bits(x, weight, bias, out=None):
+        given = plain(x, weight, bias, out)
+        return given.mul_(1 + 1e-6) if len(x) >= other_bits.rows else given
+
+    monkeypatch.setattr(linear, "_product", other_bits)
+    model = model_of(**PRESETS["tiny"])
+    for other_bits.rows, expected in ((10_000, 512), (512, 256), (256, 128), (100, 64)):
+        with Forward([model], "cpu", "2d", graph_tokens, 10_000) as forward:
+            assert forward.rows == expected
+            assert not forward.apart
 
 
 def test_molecules_are_computed_one_by_one_where_bits_would_differ():

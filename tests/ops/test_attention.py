@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.ops.atom_forces import atom_forces
-from moleblend_fs.ops.attention import attention, bucket_bias
+from moleblend_fs.ops.attention import attention, attention_linear, bucket_bias
 from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.linear import Linear
 
 SIZES = {
     "one atom": [1],
@@ -52,6 +53,24 @@ def test_output_and_gradients_against_dense(sizes, heads, width):
     if max(sizes) > 1:
         # The bias is felt: without it the result is another one.
         assert (dense_attention(arguments[0], arguments[1] * 0, arguments[2], sizes) - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_without_gradients(sizes, dtype, rtol):
+    """torch's own attention in inference mode, against what training computes."""
+    qkv, bias, graph_bias = inputs(sizes, 4, 24, torch.promote_types(dtype, torch.float32))
+    qkv, layout, layer = qkv.to(dtype), Layout(torch.tensor(sizes), "cpu"), Linear(96, 32).to(dtype)
+    biases = bucket_bias(bias, graph_bias, layout)
+    with torch.no_grad():
+        expected = attention_linear(qkv, biases, layout, 0.0, layer)
+        one_by_one = layer(attention(qkv, biases, layout, 0.0))
+    with torch.inference_mode():
+        found = attention_linear(qkv, biases, layout, 0.0, layer)
+    assert found.is_inference()
+    assert found.dtype == dtype
+    assert torch.equal(expected, one_by_one)
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])

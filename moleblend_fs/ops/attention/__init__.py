@@ -16,9 +16,10 @@ Shape legend: T tokens, H heads, w head width, P atom pairs; see `ops.layout`.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from moleblend_fs.ops.attention.reference import AttentionLinear, bucket_bias
+from moleblend_fs.ops.attention.reference import AttentionLinear, bucket_bias, fused_attention
 from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear, Product, linear
@@ -59,7 +60,9 @@ def attention(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float) -> Te
 
 def attention_linear(qkv_T3Hw: Tensor, bias: Any, layout: Layout, dropout: float, layer: Linear | Product) -> Tensor:
     """`layer` of the attention output, (T, d). The reference does not keep the attention output for the backward pass; the
-    kernels do, whose own backward pass reads it."""
+    kernels do, whose own backward pass reads it. In inference mode the reference leaves the work to torch's fused attention."""
+    if isinstance(bias, list) and torch.is_inference_mode_enabled() and not dropout:
+        return linear(fused_attention(qkv_T3Hw, bias, layout), layer.weight, layer.bias)
     if isinstance(bias, list):
         return AttentionLinear.apply(qkv_T3Hw, layer.weight, layer.bias, layout, dropout, *bias)
     return linear(attention(qkv_T3Hw, bias, layout, dropout), layer.weight, layer.bias)

@@ -7,6 +7,7 @@ Shape legend: T tokens, H heads, w head width, P atom pairs; b, n, N as in `layo
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -86,6 +87,17 @@ class AttentionLinear(torch.autograd.Function):
         return d_qkv, product(d_y.t(), out.t(), None, ctx.lower), d_shift, None, None, *d_biases
 
 
+def fused_attention(qkv_T3Hw: Tensor, biases: list[Tensor], layout: Layout) -> Tensor:
+    """Attention output without a gradient, (T, H w), by torch's own attention: nothing of size n x n is written."""
+    T, _, heads, width = qkv_T3Hw.shape
+    out = qkv_T3Hw.new_empty(T, heads * width)
+    for bucket, pair_bias in zip(layout.buckets, biases, strict=True):
+        q, k, v = _rows(qkv_T3Hw, bucket).permute(2, 0, 3, 1, 4)
+        o = F.scaled_dot_product_attention(q, k, v, attn_mask=pair_bias.to(q.dtype))
+        _scatter(out, o.flatten(0, 1), bucket)
+    return out
+
+
 def _scatter(out_Td: Tensor, o: Tensor, bucket: Bucket) -> None:
     """Write a bucket's (b H, N, w) values to their tokens."""
     b, N = bucket.tokens.shape
@@ -95,12 +107,16 @@ def _scatter(out_Td: Tensor, o: Tensor, bucket: Bucket) -> None:
 
 def _gather(qkv_T3Hw: Tensor, bucket: Bucket) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of a bucket, (b H, N, w) each, float32 or wider (as the softmax must be)."""
-    b, N = bucket.tokens.shape
-    T, _, heads, width = qkv_T3Hw.shape
-    rows = qkv_T3Hw.view(T, -1).index_select(0, bucket.tokens.reshape(-1)).view(b, N, 3, heads, width)
-    dtype = torch.promote_types(rows.dtype, torch.float32)
-    q, k, v = rows.permute(2, 0, 3, 1, 4).to(dtype).reshape(3, b * heads, N, width).unbind(0)
+    rows = _rows(qkv_T3Hw, bucket)
+    b, N, _, heads, width = rows.shape
+    q, k, v = rows.permute(2, 0, 3, 1, 4).reshape(3, b * heads, N, width).unbind(0)
     return q, k, v
+
+
+def _rows(qkv_T3Hw: Tensor, bucket: Bucket) -> Tensor:
+    """A bucket's (b, N, 3, H, w), float32 or wider."""
+    rows = qkv_T3Hw.flatten(1).index_select(0, bucket.tokens.flatten()).view(*bucket.tokens.shape, *qkv_T3Hw.shape[1:])
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def _drop(x: Tensor, keep: Tensor | None, dropout: float) -> Tensor:
