@@ -44,7 +44,7 @@ class AtomEmbedding(nn.Module):
 
     def forward(self, batch: MoleculeBatch, shown: Shown, gaussian_sums_AK: Tensor, layout: Layout) -> Tensor:
         """(T, d) embedding sums."""
-        atoms = self._features(batch.atom_features.long() + self.feature_rows, shown)
+        atoms = self._features(batch.atom_features + self.feature_rows, shown)
         has_degree, has_3d = shown.visible(shown.degree), shown.visible(shown.distances)
         row = torch.where(has_degree, batch.degree.long() + DEGREE_FIRST_ROW, PADDING_ROW)
         both = (self.in_degree_table.weight + self.out_degree_table.weight)[DEGREE_FIRST_ROW:]

@@ -17,6 +17,7 @@ from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.model.target_classes import EDGE_CLASSES, SPD_CLASSES
 from moleblend_fs.ops.atom_forces import atom_forces
+from moleblend_fs.ops.cosine_loss import cosine_loss
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear, linears, products_in
 from moleblend_fs.ops.pair_projection import pair_cosine, pair_cross_entropy, pair_projection, pair_smooth_l1
@@ -41,17 +42,21 @@ class PairHead(nn.Module):
         self.right_norm = LayerNorm(config.pair_dim, eps=1e-12)
         self.out = Linear(config.pair_dim**2, outputs)
 
-    def sides(self, x_Ad: Tensor) -> tuple[Tensor, Tensor]:
+    def layers(self) -> tuple[Linear, ...]:
+        """Those that read the atoms."""
+        return self.left, self.right
+
+    def sides(self, x_Ad: Tensor | list[Tensor]) -> tuple[Tensor, Tensor]:
         """l and r of every atom, (A, m) each."""
-        left, right = linears(x_Ad, (self.left, self.right))
+        left, right = linears(x_Ad, self.layers())
         return self.left_norm(F.gelu(left)), self.right_norm(F.gelu(right))
 
     def form(self) -> tuple[Tensor, Tensor]:
         """The bilinear form: weight (C, m, m) and bias (C,)."""
         return self.out.weight.view(-1, self.pair_dim, self.pair_dim), self.out.bias
 
-    def forward(self, x_Ad: Tensor, layout: Layout, target: tuple[Tensor, ...] | None = None) -> Tensor:
-        """z of every pair, (P, C), or the sum of the losses on it."""
+    def forward(self, x_Ad: Tensor | list[Tensor], layout: Layout, target: tuple[Tensor, ...] | None = None) -> Tensor:
+        """z of every pair, (P, C), or the sum of the losses on it, from the atoms or what `layers` made of them."""
         if target is None:
             return pair_projection(*self.sides(x_Ad), *self.form(), layout)
         return self.loss_sum(*self.sides(x_Ad), *self.form(), *target, layout)
@@ -87,23 +92,29 @@ class NoiseHead(nn.Module):
         self.query, self.key, self.value = Linear(d, d), Linear(d, d), Linear(d, d)
         self.axes = Linear(d, 3)
 
-    def forward(
-        self, x_Ad: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout, target: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """Predicted noise, (A, 3), in units of the noise scale, or the sum over the noisy atoms of 1 - cos(prediction, noise)."""
-        prediction = self._predict(x_Ad, bias_PH, coordinates_A3, layout)
-        if target is None:
-            return prediction
-        noise_A3, noisy_A = target
-        # Before the cosine: 0 times NaN would be NaN, in the gradient too.
-        prediction = torch.where(noisy_A.unsqueeze(1), at_least_float32(prediction), 0)
-        loss = 1 - F.cosine_similarity(prediction, noise_A3.to(prediction.dtype), dim=1)
-        return torch.where(noisy_A, loss, 0).sum()
+    def layers(self) -> tuple[Linear, ...]:
+        """Those that read the atoms."""
+        return self.query, self.key, self.value
 
-    def _predict(self, x_Ad: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout) -> Tensor:
-        atoms, d = x_Ad.shape
-        width = d // self.heads
-        query, key, value = (out.view(atoms, self.heads, width) for out in linears(x_Ad, (self.query, self.key, self.value)))
+    def forward(
+        self,
+        x_Ad: Tensor | list[Tensor],
+        bias_PH: Tensor,
+        coordinates_A3: Tensor,
+        layout: Layout,
+        target: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Predicted noise, (A, 3), in units of the noise scale, or the sum over the noisy atoms of 1 - cos(prediction, noise).
+
+        Args:
+            x_Ad: the atoms, or what `layers` made of them.
+        """
+        prediction = self._predict(x_Ad, bias_PH, coordinates_A3, layout)
+        return prediction if target is None else cosine_loss(at_least_float32(prediction), *target)
+
+    def _predict(self, x_Ad: Tensor | list[Tensor], bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout) -> Tensor:
+        width = self.query.out_features // self.heads
+        query, key, value = (out.unflatten(1, (self.heads, width)) for out in linears(x_Ad, self.layers()))
         query = query * width**-0.5
         # The output map is linear in the values: apply it to them first, so that no (n, n, d) tensor is needed.
         projected = torch.einsum("nhw,ahw->nha", value, self.axes.weight.view(3, self.heads, width))

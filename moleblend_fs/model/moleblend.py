@@ -21,9 +21,8 @@ from moleblend_fs.model.target_classes import PretrainingTargets
 from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.compile_ahead import Kernels
 from moleblend_fs.ops.dispatch import make_ready
-from moleblend_fs.ops.fan_out import fan_out
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import autocast_in_products
+from moleblend_fs.ops.linear import autocast_in_products, for_readers
 
 
 # No slots: DeepSpeed reads vars() of what a module gives.
@@ -140,8 +139,8 @@ class MoleBlend(nn.Module):
         """All of `HEADS` that the model carries on one packed batch: their predictions, or their losses where there are targets."""
         tokens, bias = self.encode(batch, shown, layout)
         own = {name: head for name, head in self.heads.items() if name in HEADS}
-        readers = sum(head.reads != "molecules" for head in own.values())
-        atoms_of_heads = iter(fan_out(tokens.index_select(0, layout.atom_tokens), readers))
+        readers = [head.layers() for head in own.values() if head.reads != "molecules"]  # type: ignore[operator]
+        atoms_of_heads = iter(for_readers(tokens.index_select(0, layout.atom_tokens), readers))
         results: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         for name, head in own.items():

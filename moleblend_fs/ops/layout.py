@@ -103,8 +103,7 @@ class Layout:
         return self._starts[2]
 
     def _molecule_of_each(self, starts: Tensor, total: int) -> Tensor:
-        molecules = torch.arange(self.num_molecules, device=self.device)
-        return molecules.repeat_interleave(starts.diff(), output_size=total)  # told the size, it need not wait for the device
+        return torch.repeat_interleave(starts.diff(), output_size=total)  # told the size, it need not wait for the device
 
     @cached_property
     def atom_molecule(self) -> Tensor:
@@ -129,7 +128,7 @@ class Layout:
     @cached_property
     def atom_tokens(self) -> Tensor:
         """(A,) int64, places in T of the atoms."""
-        return torch.arange(self.num_total_atoms, device=self.device) + self.atom_molecule + 1
+        return torch.arange(1, self.num_total_atoms + 1, device=self.device) + self.atom_molecule
 
     @cached_property
     def _pair_atoms(self) -> tuple[Tensor, Tensor]:

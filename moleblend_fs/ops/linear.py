@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from moleblend_fs.ops.fan_out import fan_out
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -171,35 +173,42 @@ def adds_up_in_products(x: Tensor, weight: Tensor) -> bool:
 
 
 class _Linears(torch.autograd.Function):
+    """Layers of one input: one product with their weights end to end, and as many for the gradients."""
+
     @staticmethod
     def forward(ctx, x, *parameters):
-        weights, biases = parameters[::2], parameters[1::2]
-        ctx.save_for_backward(x, *weights)
+        weight, bias = torch.cat(parameters[::2]), torch.cat(parameters[1::2])
+        ctx.save_for_backward(x, weight)
+        ctx.widths = [len(bias) for bias in parameters[1::2]]
         ctx.set_materialize_grads(False)
-        return tuple(product(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+        return product(x, weight, bias).split(ctx.widths, dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *d_outs):
-        x, *weights = ctx.saved_tensors
-        d_x: Tensor | None = None
-        d_parameters: list[Tensor | None] = []
-        for number, (d_out, weight) in enumerate(zip(d_outs, weights, strict=True)):
-            of_weight, of_bias = ctx.needs_input_grad[1 + 2 * number : 3 + 2 * number]
-            if d_out is None:
-                d_parameters += [None, None]
-                continue
-            if ctx.needs_input_grad[0]:
-                d_x = d_out @ weight if d_x is None else torch.addmm(d_x, d_out, weight)
-            d_parameters += [product(d_out.t(), x.t(), None) if of_weight else None, d_out.sum(dim=0) if of_bias else None]
-        return d_x, *d_parameters
+        x, weight = ctx.saved_tensors
+        each = zip(d_outs, ctx.widths, strict=True)
+        d_out = torch.cat([x.new_zeros(len(x), width) if d is None else d for d, width in each], dim=1)
+        d_x = d_out @ weight if ctx.needs_input_grad[0] else None
+        parts = [whole.split(ctx.widths) for whole in (product(d_out.t(), x.t(), None), d_out.sum(dim=0))]
+        return d_x, *(None if d is None else part for d, *both in zip(d_outs, *parts, strict=True) for part in both)
 
 
-def linears(x: Tensor, layers: "Sequence[Linear]") -> list[Tensor]:
-    """Each layer of x, (rows, in) -> (rows, out)."""
+def linears(x: Tensor | list[Tensor], layers: "Sequence[Linear]") -> list[Tensor]:
+    """Each layer of x, (rows, in) -> (rows, out), or what `for_readers` made of them."""
+    if isinstance(x, list):
+        return x
     if adds_up_in_products(x, layers[0].weight):
         return list(_Linears.apply(x, *(parameter for layer in layers for parameter in (layer.weight, layer.bias))))
     return [layer(x) for layer in layers]
+
+
+def for_readers(x: Tensor, readers: "Sequence[Sequence[Linear]]") -> Sequence[Tensor | list[Tensor]]:
+    """What each reader, by its layers, gives to `linears` in place of x: x, or all readers' layers of it by one product."""
+    if readers and adds_up_in_products(x, readers[0][0].weight):
+        outputs = iter(linears(x, [layer for layers in readers for layer in layers]))
+        return [[next(outputs) for _ in layers] for layers in readers]
+    return fan_out(x, len(readers))
 
 
 class Product(NamedTuple):

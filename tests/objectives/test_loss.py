@@ -30,5 +30,5 @@ def test_micro_batches_add_up_to_the_global_batch():
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0]])
 def test_weights_of_another_number_of_terms_are_a_mistake(weights):
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(AssertionError, match="a weight for each term"):
         weighted_loss(torch.ones(2), torch.ones(2), weights)

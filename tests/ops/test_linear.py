@@ -8,7 +8,7 @@ from torch import nn
 from moleblend_fs.ops.attention import attention_linear, bucket_bias
 from moleblend_fs.ops.gelu_dropout.reference import gelu_dropout_linear
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear, adds_up_in_products, linear, linears, products_in
+from moleblend_fs.ops.linear import Linear, adds_up_in_products, for_readers, linear, linears, products_in
 from moleblend_fs.ops.residual_norm.reference import norm_linear
 
 SIZES = [(1, 1, 1), (2, 31, 33), (123, 48, 17), (701, 257, 190)]  # the last is large enough for oneDNN
@@ -55,9 +55,25 @@ def test_linears_of_one_input(rows, d, f, dtype, rtol, monkeypatch):
     theirs = linears(x, layers)
     monkeypatch.setattr("moleblend_fs.ops.linear.adds_up_in_products", lambda x, weight: True)
     ours = linears(x, layers)
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     used = [0, 1, 3]
     assert_same([ours[i] for i in used], [theirs[i] for i in used], leaves, rtol)
+    unused = torch.autograd.grad(linears(x, layers)[0].sum(), layers[2].weight, allow_unused=True)
+    assert unused == (None,), "not 0, with which Adam would go on"
+
+
+def test_readers_of_one_input(monkeypatch):
+    """One product for all of them, as on GPUs, gives each its own layers, and gradients as layer by layer."""
+    x, _, layer = setup(5, 4, 3, torch.float64)
+    readers = [[layer], [Linear(4, 2).double(), Linear(4, 6).double()]]
+    leaves = [x, *(parameter for layers in readers for each in layers for parameter in each.parameters())]
+    results = []
+    for by_one_product in (False, True):
+        monkeypatch.setattr("moleblend_fs.ops.linear.adds_up_in_products", lambda x, weight, answer=by_one_product: answer)
+        given = for_readers(x, readers)
+        assert all(isinstance(each, list) == by_one_product for each in given)
+        results.append([out for each, layers in zip(given, readers, strict=True) for out in linears(each, layers)])
+    assert_same(results[1], results[0], leaves, 1e-12)
+    assert torch.autograd.gradcheck(lambda *_: tuple(linears(x, [layer for layers in readers for layer in layers])), leaves)
 
 
 @pytest.mark.parametrize(("rows", "d", "f"), SIZES[1:])  # a single number, normalised, is 0 and its gradient rounding

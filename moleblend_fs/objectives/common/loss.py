@@ -6,8 +6,9 @@ Losses come as sums and counts: a global batch, however it is split over ranks a
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
+
+from moleblend_fs.ops.constants import constant
 
 
 def weighted_loss(sums: Tensor, counts: Tensor, weights: Sequence[float]) -> Tensor:
@@ -17,5 +18,6 @@ def weighted_loss(sums: Tensor, counts: Tensor, weights: Sequence[float]) -> Ten
         sums: (terms,) of this micro-batch.
         counts: (terms,) of the whole update; a term without a place counts as one.
     """
+    assert len(sums) == len(weights), "a weight for each term"
     shares = sums / counts.clamp(min=1).to(sums.dtype)
-    return torch.stack([weight * share for weight, share in zip(weights, shares, strict=True)]).sum()
+    return (constant(tuple(weights), sums.dtype, sums.device) * shares).sum()

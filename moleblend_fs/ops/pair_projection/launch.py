@@ -4,6 +4,7 @@ Shape legend: A atoms, P pairs, m pair width, C outputs, K classifications per p
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -137,8 +138,9 @@ def _run(name: str, inputs: list[Tensor], plan: Plan, with_grad: bool, constexpr
     programs = min(_programs(left.device), -(-tiles // group))
     loss = left.new_empty((programs, group), dtype=torch.float32)
     d_sides = left.new_empty((tiles * with_grad, 2, TILE, padded), dtype=torch.float32)
-    d_weight = left.new_zeros((programs * with_grad, outputs, padded, padded), dtype=torch.float32)
-    d_bias = left.new_zeros((programs * with_grad, outputs, group), dtype=torch.float32)
+    of_form = [(programs * with_grad, outputs, padded, padded), (programs * with_grad, outputs, group)]
+    zeros = left.new_zeros(sum(map(math.prod, of_form)), dtype=torch.float32).split([math.prod(shape) for shape in of_form])
+    d_weight, d_bias = (part.view(shape) for part, shape in zip(zeros, of_form, strict=True))
     KERNELS[name][(programs,)](
         *inputs, plan.tiles, loss, d_sides, d_weight, d_bias, tiles,
         **constexprs, WIDTH=width, M=padded, GROUP=group, PRECISION=precision, WITH_GRAD=with_grad,

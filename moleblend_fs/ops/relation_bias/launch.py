@@ -121,12 +121,11 @@ def relation_bias_backward(
     precision: str,
 ) -> list[Tensor]:
     """Gradients of the weights, in their order; `table` is the forward pass', or empty."""
-    named, gradients = RelationWeights(*weights), RelationWeights(*map(torch.empty_like, weights))
-    foreach.zero_(list(gradients))
+    named, gradients, d_x_P = RelationWeights(*weights), RelationWeights(*map(torch.empty_like, weights)), torch.empty_like(x_M)
+    foreach.zero_([*gradients, d_x_P])
     chosen = _launches_for(weights, precision)
     means, stds = named.means, named.stds
     places, num_atoms = (atom_molecule, cu_atoms, cu_pairs), len(wants_A)
-    d_x_P = x_M.new_zeros(len(x_M))
     sums: list[Tensor] = []
     if d_bias_HP is not None:
         _table_gradients(chosen["table_gradients"], gradients, d_bias_HP, shown_P, spd_P, path_P5)
@@ -144,10 +143,10 @@ def relation_bias_backward(
         of_atoms = (d_sums_AK, wants_A, coordinates_A3, element_A, named.mul, named.shift, means, stds, *places, d_x_P)
         sums.append(_partial_sums(chosen["sum_gaussians_gradients"], x_M, *of_atoms, sizes=(num_atoms,)))
     if sums:
-        inverse = 1 / (stds.abs() + 0.01)
+        inverse = (stds.abs() + 0.01).reciprocal()
         first, second = torch.cat(sums)[:, :, : len(means)].sum(0)
-        gradients.means.copy_(first * inverse)
-        gradients.stds.copy_(second * inverse * stds.sign())
+        torch.mul(first, inverse, out=gradients.means)
+        torch.mul(second, inverse * stds.sign(), out=gradients.stds)
     by_element = chosen["element_gradients"]
     programs = by_element.programs(x_M.device)
     partial = x_M.new_empty(programs, 4, ELEMENTS)
