@@ -5,21 +5,20 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import sys
 import threading
 import time
-import types
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from moleblend_fs.chem.parse import silence_rdkit
 from moleblend_fs.data.graph import Failure
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.row_results import Results, encode_row
+from moleblend_fs.sources.starting_workers import begun
 
 ROW_TIMEOUT = 60.0
 """Seconds for a row, besides those that its source grants it (see `Source.extra_seconds`)."""
@@ -35,8 +34,6 @@ UNEXPLAINED_DEATHS = 3
 _BETWEEN_ROWS = -1.0
 _LOOK = 0.5
 """Seconds between two looks at the clock."""
-_WAY: Final = "forkserver"
-"""How processes begin."""
 
 
 class Chunk(NamedTuple):
@@ -70,19 +67,8 @@ class _Worker:
     """One process, its end of the pipe, and what it is at: position in the chunk and time of begin, in shared memory."""
 
     def __init__(self, source: Source):
-        # A server that forks: processes begin in milliseconds, and no lock of a thread of this process is copied.
-        context = multiprocessing.get_context(_WAY)
-        if multiprocessing.get_start_method(allow_none=True) not in (None, *multiprocessing.get_all_start_methods()):
-            # In a worker of joblib: a new process is told this name, "loky", knows no such way, and ends.
-            multiprocessing.set_start_method(_WAY, force=True)
-        context.set_forkserver_preload([__name__])
         self.task: _Task | None = None
-        self.connection, theirs = context.Pipe()
-        self._progress = context.RawArray("d", [_BETWEEN_ROWS, 0.0])
-        self.process = context.Process(target=_serve, args=(theirs, source, self._progress), daemon=True)
-        with _interrupts_held_back(), _main_module_hidden(source), _folder_not_searched():
-            self.process.start()
-        theirs.close()
+        self.process, self.connection, self._progress = begun(_serve, source, (_BETWEEN_ROWS, 0.0))
 
     @property
     def position(self) -> int | None:
@@ -221,42 +207,6 @@ def _told(code: int | None) -> str:
     with contextlib.suppress(ValueError):
         return signal.Signals(-code).name
     return f"signal {-code}"
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group; processes that are started within never get it, and are stopped by this one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _folder_not_searched() -> Iterator[None]:
-    """The server does not look for modules in the folder where the command is called: a clone there would hide the package in it."""
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
-
-
-@contextlib.contextmanager
-def _main_module_hidden(source: Source) -> Iterator[None]:
-    """New processes would import the program's main module, which takes time and, in an unguarded script, begins it again."""
-    main = sys.modules["__main__"]
-    if type(source).__module__ != "__main__":
-        sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _serve(connection: Connection, source: Source, progress: Any) -> None:
