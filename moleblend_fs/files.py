@@ -128,6 +128,8 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
 def _open_stream(target: Path, mode: str, options: dict[str, Any]) -> IO[Any]:
     """A stream to where something else reads; an open file of this process goes on where it is, instead of being cut to nothing."""
     own = _DESCRIPTOR.fullmatch(str(target))
+    if own and own[1] == "1" and sys.stdout is None:  # what was opened in its place leads nowhere
+        raise OSError(errno.EBADF, "standard output is closed; name a file")
     if sys.stdout is not None:
         sys.stdout.flush()  # what was printed before comes first
     return os.fdopen(os.dup(int(own[1])), mode, **options) if own else open(target, mode, **options)

@@ -147,3 +147,21 @@ def test_a_whole_folder_or_none(tmp_path):
         assert names(tmp_path / "new") == [folder.name] != ["folder"]
     assert (tmp_path / "new" / "folder" / "x").read_text() == "1"
     assert stat.S_IMODE((tmp_path / "new" / "folder").stat().st_mode) == 0o755
+
+
+def test_a_file_that_goes_to_a_closed_standard_output_is_not_lost_silently():
+    """What is opened in its place leads nowhere."""
+    script = """
+import sys
+from moleblend_fs.cli.standard_output import none_closed
+from moleblend_fs.errors import UserError
+from moleblend_fs.files import whole_file
+none_closed()
+try:
+    with whole_file("/dev/stdout") as stream:
+        stream.write("a row")
+except UserError as error:
+    print(error, file=sys.stderr)
+"""
+    done = subprocess.run(["sh", "-c", 'exec "$0" "$@" >&-', sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == "/dev/stdout: cannot be written (standard output is closed; name a file)\n"

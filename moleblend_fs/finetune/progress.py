@@ -4,7 +4,7 @@ import sys
 import time
 from typing import IO
 
-WIDTH = 79
+from moleblend_fs.predictions.progress import duration, is_rewritten, line_of
 
 
 class Progress:
@@ -18,7 +18,7 @@ class Progress:
     def __init__(self, *, quiet: bool = False, verbose: bool = False, stream: IO[str] | None = None, command: str = "finetune"):
         self.command = command
         self.quiet, self.verbose, self.stream = quiet, verbose, stream or sys.stderr
-        self.in_place = self.stream.isatty() and not verbose
+        self.in_place = is_rewritten(self.stream) and not verbose
         self.name, self.begun, self.first = "", time.monotonic(), 0.0
 
     def stage(self, name: str) -> None:
@@ -34,7 +34,7 @@ class Progress:
             self.first = done
         spent = time.monotonic() - self.begun
         left = spent * (total - done) / (done - self.first) if done > self.first else None
-        eta = "" if left is None else f", about {_duration(left)} to go"
+        eta = "" if left is None else f", about {duration(left)} to go"
         self._show(f"moleblend {self.command}: {self.name} {100 * done / max(1, total):.0f} %{eta}{note}")
 
     def end(self) -> None:
@@ -43,11 +43,5 @@ class Progress:
 
     def _show(self, text: str) -> None:
         if self.in_place and not self.quiet:
-            self.stream.write(f"\r{text[:WIDTH]:<{WIDTH}}" + ("" if text else "\r"))
+            self.stream.write(f"\r{line_of(text, self.stream)}" + ("" if text else "\r"))
             self.stream.flush()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
