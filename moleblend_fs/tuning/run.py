@@ -111,7 +111,7 @@ def tune(
         progress.updates(done, wanted.trials, f"; {told(tried, study.best(), metric)}")
 
     at_once = min(jobs or member_processes.default_jobs(wanted.trials), wanted.trials)
-    search = Search(begun, folds, study, trials=wanted.trials, jobs=at_once, by_loss=by_loss, show=show)
+    search = Search(begun, folds, study, trials=wanted.trials, jobs=at_once, metric=metric, by_loss=by_loss, show=show)
     search.run(to_the_end=not only_search)
     if only_search:
         return None

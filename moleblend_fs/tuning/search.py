@@ -21,8 +21,8 @@ from moleblend_fs.tuning.study import HELD, Claimed, Study, Tried
 
 STEPS = 10
 """Of a member: tenths of its epochs, so that trials of any number of epochs are compared at the same step."""
-BEST = "valid_best_"
-"""What the best validation score so far is called in a member's log, the score's name after it."""
+SCORE = "valid_"
+"""What a validation score is called in a member's log, the score's name after it."""
 TRIALS = "trials"
 TOLD_TO_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """Signals that end a process that has not begun to train; others are failures."""
@@ -64,7 +64,8 @@ class Search:
 
     Args:
         begun: the run. folds: validation folds, of `SELECTION`. study: where trials are. trials: of the study in all. jobs: at a time.
-        by_loss: whether epochs are chosen by the loss. show: called with (trials ended and parts of running ones, a note) now and then.
+        metric: the validation score, as logs name it. by_loss: whether epochs are chosen by the loss.
+        show: called with (trials ended and parts of running ones, a note) now and then.
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class Search:
         *,
         trials: int,
         jobs: int,
+        metric: str,
         by_loss: bool,
         show: Callable[[float, Sequence[Tried]], None],
     ):
         self.begun, self.folds, self.study = begun, folds, study
-        self.trials, self.jobs, self.by_loss, self.show = trials, jobs, by_loss, show
+        self.trials, self.jobs, self.metric, self.by_loss, self.show = trials, jobs, metric, by_loss, show
         self.threads = max(1, len(os.sched_getaffinity(0)) // jobs)
         self.start = members.starting_checkpoint(begun.settings)
         self.running: list[Trial] = []
@@ -131,6 +133,9 @@ class Search:
     def _settings(self, claimed: Claimed) -> Settings:
         return replace(self.begun.settings, ensemble=1, **claimed.settings)
 
+    def _scores(self, member: members.Member) -> list[tuple[int, float]]:
+        return scores_in(self.begun.folder / member.folder / members.LOG, self.metric, maximise=self.study.maximise)
+
     def _begin(self, claimed: Claimed) -> None:
         """Start a trial, or go on with it where another process left it."""
         settings, planned = self._settings(claimed), self.planned(claimed)
@@ -150,8 +155,7 @@ class Search:
 
     def _finished(self, member: members.Member) -> float | None:
         """The score of a member that an earlier process trained to its end."""
-        folder = self.begun.folder / member.folder
-        scores = scores_in(folder / members.LOG) if member_processes.was_trained(self.begun.folder, member) else []
+        scores = self._scores(member) if member_processes.was_trained(self.begun.folder, member) else []
         return scores[-1][1] if scores else None
 
     def _look(self, trial: Trial) -> None:
@@ -173,7 +177,7 @@ class Search:
             return
         try:
             member_processes.check_end(self.begun.folder, trial.member, code)
-            scores = scores_in(folder / members.LOG)
+            scores = self._scores(trial.member)
             if not scores or not math.isfinite(scores[-1][1]):
                 raise UserError(f"no validation score that is a number; all it said is in {folder / member_processes.OUTPUT}")
         except UserError as error:
@@ -198,7 +202,7 @@ class Search:
         if size == trial.seen:
             return
         trial.seen = size
-        for epoch, best in scores_in(log):
+        for epoch, best in self._scores(trial.member):
             step = STEPS * len(trial.scores) + min(STEPS, STEPS * epoch // trial.epochs)
             values = [*trial.scores, best]
             for passed in range(trial.step + 1, step + 1) if math.isfinite(best) else ():
@@ -217,7 +221,7 @@ class Search:
         self.show(ended + sum(trial.step for trial in self.running) / (STEPS * len(self.folds)), tried)
 
 
-def scores_in(log: Path) -> list[tuple[int, float]]:
+def scores_in(log: Path, metric: str, *, maximise: bool) -> list[tuple[int, float]]:
     """(epoch, best score so far) of each validation that a member's log tells of."""
     result: list[tuple[int, float]] = []
     try:
@@ -225,11 +229,12 @@ def scores_in(log: Path) -> list[tuple[int, float]]:
     except OSError:
         return result
     for line in lines:
-        if BEST not in line:
+        if f'"{SCORE}{metric}"' not in line:
             continue
         try:
             content = json.loads(line[line.index("{") :])
-            result += [(int(content["epoch"]), float(value)) for name, value in content.items() if name.startswith(BEST)]
+            epoch, score = int(content["epoch"]), float(content[f"{SCORE}{metric}"])
         except (ValueError, KeyError, TypeError):
             continue
+        result.append((epoch, (max if maximise else min)([*(best for _, best in result[-1:]), score])))
     return result

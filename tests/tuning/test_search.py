@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_a_trial_that_was_scored_to_its_end_is_not_stopped(tmp_path, step, stopp
     claimed = study.claim(5)
     for passed in range(1, step + 1):
         study.report(claimed, passed, 9.0)
-    search = Search(begun, folds, study, trials=5, jobs=1, by_loss=False, show=lambda done, tried: None)
+    search = Search(begun, folds, study, trials=5, jobs=1, metric="rmse", by_loss=False, show=lambda done, tried: None)
     with subprocess.Popen(["sleep", "600"]) as process:
         planned = search.planned(claimed)
         trial = Trial(claimed=claimed, planned=planned, epochs=12, slot=0, process=process, step=step)
@@ -160,7 +161,7 @@ def test_a_hopeless_trial_ends_early_and_cleanly(tmp_path):
     begun, folds = prepared(table, tmp_path / "run", SETTINGS, wanted, progress=Progress(quiet=True), jobs=1)
     study = studied(begun.folder)
     complete_far_better(study, 4)
-    Search(begun, folds, study, trials=5, jobs=1, by_loss=False, show=lambda done, tried: None).run(to_the_end=True)
+    Search(begun, folds, study, trials=5, jobs=1, metric="rmse", by_loss=False, show=lambda done, tried: None).run(to_the_end=True)
     last = study.tried()[4]
     assert last.state == "pruned"
     assert 2 <= max(last.steps) < 10
@@ -182,6 +183,16 @@ def test_validation_folds_hold_each_molecule_out_once(tmp_path):
         parts = [set(fold.split(name).tolist()) for name in ("train", "valid")]
         assert not parts[0] & parts[1]
         assert parts[0] | parts[1] == set(chain(*held))
+
+
+def test_trials_of_a_single_epoch_have_a_score(tmp_path):
+    """Whose log has no best score of earlier epochs beside it; the trial's is that of the one validation."""
+    table = write(tmp_path / "table.csv", [value for _, value in ROWS])
+    tune(table, tmp_path / "run", replace(SETTINGS, epochs=1), Wanted(trials=1, space=SPACE), jobs=1, only_search=True)
+    (tried,) = studied(tmp_path / "run").tried()
+    log = (tmp_path / "run" / "trials" / "trial0-fold0" / "train.log").read_text()
+    assert (tried.state, tried.reason) == ("complete", "")
+    assert [tried.score] == [float(score) for score in re.findall(r'"valid_rmse": "([^"]+)"', log)]
 
 
 def test_other_arguments_are_refused_once_trials_have_begun(searched, tmp_path, capsys):
