@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, islice
 from operator import itemgetter
@@ -20,7 +20,7 @@ from typing import Any
 
 from moleblend_fs.data.encoded_molecule import EncodedMolecule
 from moleblend_fs.data.graph import FEATURISATION_VERSION, Failure, LabelSpec
-from moleblend_fs.data.lmdb_file import LmdbFile
+from moleblend_fs.data.lmdb_file import Damaged, LmdbFile
 from moleblend_fs.data.manifest import Manifest
 from moleblend_fs.data.partial_store import TABLES, full_disk_told, read_tables
 from moleblend_fs.data.splits import Splitter
@@ -131,14 +131,18 @@ class ShardInfo:
 
 
 class _Count:
-    """Counts and hashes results as they pass, to be compared with what a shard says of itself."""
+    """Counts and hashes a shard's results as they pass, to be compared with what it says of itself; `Damaged` for a row of another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, shard: ShardNumber, path: Path) -> None:
+        self._shard, self._path = shard, path
         self.rows = self.molecules = self.failures = 0
         self._last_row, self._digest = -1, hashlib.sha256()
 
     def __call__(self, results: Iterator[tuple[int, EncodedMolecule | Failure]]) -> Iterator[tuple[int, EncodedMolecule | Failure]]:
         for row, result in results:
+            if not self._shard.takes(row):
+                told = f"holds row {row}, which is not of shard {self._shard}: it was copied or renamed; delete it and make it again"
+                raise Damaged(f"{self._path}: {told}")
             self.rows += row != self._last_row
             self._last_row = row
             if isinstance(result, Failure):
@@ -154,9 +158,9 @@ class _Count:
 
 def finish_shard(writer: StoreWriter, shard: ShardNumber, plan: StorePlan, source_rows: int, left_out: dict[str, int]) -> ShardInfo:
     """Close a shard and rename it into place."""
-    count = _Count()
-    for row, _ in count(writer.results()):
-        assert shard.takes(row)
+    count = _Count(shard, writer.path)
+    for _ in count(writer.results()):
+        pass
     info = ShardInfo(**count.found(), source_rows=source_rows, left_out=left_out, plan=plan)
     writer.seal(INFO, json.dumps(asdict(info), indent=1) + "\n")
     return info
@@ -170,16 +174,18 @@ def merge_shards(out: str | os.PathLike, *, keep: bool = False) -> Manifest:
         keep: leave the shards where they are.
 
     Raises:
-        UserError: a shard is missing, unfinished, damaged or from another source, or a count does not agree.
+        UserError: a shard is missing, unfinished, damaged, a copy of another one, or from another source, or a count does not agree.
     """
     folder = shards_folder(out)
     infos = _read_infos(folder)
     plan = infos[0].plan
-    counts = [_Count() for _ in infos]
-    paths = [ShardNumber(index, len(infos)).path(out) for index in range(len(infos))]
+    numbers = [ShardNumber(index, len(infos)) for index in range(len(infos))]
+    paths = [number.path(out) for number in numbers]
+    counts = [_Count(number, path) for number, path in zip(numbers, paths, strict=True)]
     with ExitStack() as files:
         shards = [files.enter_context(LmdbFile(path / TABLES, remedy=f"delete {path} and make it again")) for path in paths]
-        with StoreWriter(out, plan.request() | {"merged shards": len(infos)}) as writer, full_disk_told(out):
+        begun = StoreWriter(out, plan.request() | {"merged shards": len(infos)})
+        with begun as writer, _given_up_where_damaged(writer.partial), full_disk_told(out):
             merged = heapq.merge(*(count(read_tables(tables)) for count, tables in zip(counts, shards, strict=True)), key=itemgetter(0))
             rows = (list(results) for _, results in groupby(merged, key=itemgetter(0)))
             while chunk := list(islice(rows, MERGE_CHUNK)):
@@ -193,6 +199,16 @@ def merge_shards(out: str | os.PathLike, *, keep: bool = False) -> Manifest:
     return manifest
 
 
+@contextmanager
+def _given_up_where_damaged(partial: Path) -> Iterator[None]:
+    """What was merged of a damaged shard must not stay, or a merge with the shard made again would go on with it."""
+    try:
+        yield
+    except Damaged:
+        shutil.rmtree(partial)
+        raise
+
+
 def _read_infos(folder: Path) -> list[ShardInfo]:
     """What all shards in a folder say of themselves; UserError unless they are all there, whole, and parts of one store."""
     if not folder.is_dir():
@@ -202,6 +218,8 @@ def _read_infos(folder: Path) -> list[ShardInfo]:
     if len(counts) != 1:
         raise UserError(f"{folder}: shards of {'no' if not counts else 'different'} number ({', '.join(sorted(found)) or 'empty'})")
     total = counts.pop()
+    if beyond := sorted(name for name in found if int(name.split("-of-")[0]) >= total):
+        raise UserError(f"{folder}: {', '.join(beyond)}: there are shards 0 to {total - 1}; delete what is none of them")
     missing = [f"{index}/{total}" for index in range(total) if f"{index}-of-{total}" not in found]
     if missing:
         raise UserError(
@@ -246,7 +264,7 @@ def _check_counts(folder: Path, infos: list[ShardInfo], counts: list[_Count], wr
     for index, (info, count) in enumerate(zip(infos, counts, strict=True)):
         said = {name: value for name, value in asdict(info).items() if name in count.found()}
         if said != count.found():
-            raise UserError(f"{folder}: shard {index} says {said}, but holds {count.found()}; it is damaged: delete it and make it again")
+            raise Damaged(f"{folder}: shard {index} says {said}, but holds {count.found()}; it is damaged: delete it and make it again")
     wanted = (sum(info.molecules for info in infos), sum(info.failures for info in infos))
     if (writer.molecules, writer.failures) != wanted:
         raise UserError(

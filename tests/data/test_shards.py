@@ -4,6 +4,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import lmdb
 import pytest
 
 from moleblend_fs.chem.conformers import ConformerOptions
@@ -145,8 +146,6 @@ def test_interrupted_merge_goes_on(tmp_path, monkeypatch):
 
 
 def _request(partial):
-    import lmdb
-
     with lmdb.open(str(partial / "work.lmdb"), subdir=False, readonly=True, lock=False, max_dbs=3) as tables, tables.begin() as transaction:
         return transaction.get(b"request")
 
@@ -175,6 +174,51 @@ def test_shards_of_another_division_are_refused(made):
     preprocess_shard(smiles_file(made.tmp / "a.smi"), made.out, ShardNumber(0, 2), progress=False)
     with pytest.raises(UserError, match="different number"):
         merge_shards(made.out)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_copy_of_another_shard_is_refused(tmp_path, count):
+    """Of the same size, it has as many rows as the one that it stands for; molecules were lost, and others were there twice."""
+    in_shards(smiles_file(tmp_path / "a.smi", rows=count * SHARD_BLOCK), tmp_path / "s", count)
+    folder = shards_folder(tmp_path / "s")
+    shutil.move(folder / f"1-of-{count}", tmp_path / "right")
+    shutil.copytree(folder / f"0-of-{count}", folder / f"1-of-{count}")
+    with pytest.raises(UserError, match=f"1-of-{count}: holds row 0, which is not of shard 1/{count}: it was copied or renamed"):
+        merge_shards(tmp_path / "s")
+    assert sorted(path.name for path in folder.iterdir()) == [f"{i}-of-{count}" for i in range(count)], "no shard is deleted"
+    shutil.rmtree(folder / f"1-of-{count}")
+    shutil.move(tmp_path / "right", folder / f"1-of-{count}")
+    assert merge_shards(tmp_path / "s").molecules == Store(tmp_path / "s").manifest.molecules > 0
+
+
+def test_a_shard_beyond_the_last_is_refused(made):
+    """It would be passed over, and deleted with the others."""
+    shutil.copytree(made.folder / "0-of-3", made.folder / "3-of-3")
+    with pytest.raises(UserError, match="3-of-3: there are shards 0 to 2"):
+        merge_shards(made.out)
+    assert (made.folder / "3-of-3").is_dir()
+
+
+def test_nothing_stays_of_a_shard_whose_records_are_others(made, tmp_path):
+    """The shard that is made again has the same number of molecules, and the merge went on behind the damaged ones."""
+    preprocess(smiles_file(tmp_path / "a.smi"), tmp_path / "whole", progress=False)
+    shutil.copytree(made.folder / "1-of-3", tmp_path / "right")
+    damage_a_record(made.folder / "1-of-3" / "work.lmdb")
+    with pytest.raises(UserError, match=r"shard 1 says .* but holds"):
+        merge_shards(made.out)
+    shutil.rmtree(made.folder / "1-of-3")
+    shutil.move(tmp_path / "right", made.folder / "1-of-3")
+    merge_shards(made.out)
+    assert contents(Store(made.out)) == contents(Store(tmp_path / "whole"))
+
+
+def damage_a_record(tables):
+    """Another molecule's bytes in the place of the first one's."""
+    with lmdb.open(str(tables), subdir=False, max_dbs=3) as environment:
+        records = environment.open_db(b"records")
+        with environment.begin(db=records, write=True) as transaction, transaction.cursor() as cursor:
+            (first, value), *others = list(cursor)
+            transaction.put(first, next(other for _, other in others if other != value))
 
 
 def test_a_source_that_changed_is_refused(made):
