@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,14 +16,24 @@ def silence_rdkit() -> None:
     rdBase.DisableLog("rdApp.*")
 
 
+_LISTENING = threading.Lock()  # state: held by the thread that RDKit's log goes to
+
+
 @contextmanager
 def rdkit_messages() -> Iterator[list[str]]:
-    """What RDKit logs within the block, one string a message, instead of on stderr."""
+    """What RDKit logs within the block in this thread, one string a message, instead of on stderr. Not to be nested."""
+    with _LISTENING:
+        yield from _messages()
+
+
+def _messages() -> Iterator[list[str]]:
     messages: list[str] = []
+    listener = threading.get_ident()
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            messages.append(re.sub(r"^\[[\d:]+\]\s*", "", record.getMessage()).strip())
+            if record.thread == listener:
+                messages.append(re.sub(r"^\[[\d:]+\]\s*", "", record.getMessage()).strip())
 
     logger = logging.getLogger("rdkit")
     handlers, propagate = logger.handlers, logger.propagate

@@ -102,7 +102,10 @@ class StoreWriter(PartialStore):
                 f"{', '.join(inputs)}: there is no row to make a molecule of: there is none besides a header, or all were left out"
             )
         if self.molecules == 0:
-            raise UserError(f"no molecule could be read ({self.failures} failures); see the reasons in {self._write_failures()}")
+            listed = self._write_failures()
+            raise UserError(
+                f"no molecule could be read ({self.failures} failures); the first is {self._first_failure()}; all are in {listed}"
+            )
 
     def _save_indices(self, num_atoms: np.ndarray, rows: np.ndarray, splits: dict[str, np.ndarray]) -> None:
         """Sizes and rows of molecules, and which are in each split: what is read without the records."""
@@ -159,6 +162,11 @@ class StoreWriter(PartialStore):
     def _about(self) -> list[About]:
         with self._read() as tables:
             return [parse_entry(tables, About, value) for _, value in tables.items(tables.table(b"rows"))]
+
+    def _first_failure(self) -> str:
+        with self._read() as tables:
+            key, value = next(iter(tables.items(tables.table(b"failures"))))
+            return f"row {int.from_bytes(key)}, {parse_entry(tables, Failure, value).reason}"
 
     def _write_failures(self, more: Sequence[tuple[int, Failure]] = ()) -> Path:
         text = io.StringIO()

@@ -33,6 +33,8 @@ def written(molecules: Any, y: Any, targets: Sequence[str], folder: Path, *, str
     rows = len(next(iter(columns.values()), ()))
     if not rows:
         raise UserError("no molecules were given")
+    if y is None and frame is None:
+        raise UserError(f"no values to learn from: give y, or a table with SMILES and {', '.join(targets)}")
     named = find_smiles_column(list(columns))
     if y is not None:
         if named in targets:

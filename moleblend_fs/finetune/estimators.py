@@ -19,9 +19,11 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.data_in_memory import written
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import Outcome, finetune
+from moleblend_fs.finetune.run_folder import OtherRunError
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.predictions.api import Predictions, Predictor
 from moleblend_fs.predictions.in_memory import is_missing, only_column
+from moleblend_fs.sources.excel_parquet import named
 from moleblend_fs.wording import counted, verb
 
 TARGET = "y"
@@ -91,15 +93,28 @@ class Finetuner:
             y: (n,) or (n, targets) values, missing ones as NaN or None, in the molecules' order; of a table the columns that the targets
                 name. None where the molecules' table has them.
         """
-        progress = Progress(quiet=not self.verbose)
-        with tempfile.TemporaryDirectory(prefix="moleblend-data-") as folder:
-            given = molecules
-            if y is not None or not isinstance(molecules, str | os.PathLike):
-                structures = reads_structures(self.settings.inputs)
-                given = written(molecules, y, self.targets, Path(folder), structures=structures)
-            self.outcome_ = finetune(given, self.out, self.settings, jobs=self.jobs, progress=progress, cache=self.cache)
         self._predictor = None
+        if y is None and isinstance(molecules, str | os.PathLike):
+            self.outcome_ = self._learned(Path(molecules))
+            return self
+        with tempfile.TemporaryDirectory(prefix="moleblend-data-") as folder:
+            table = written(molecules, y, self.targets, Path(folder), structures=reads_structures(self.settings.inputs))
+            with named(table, "the molecules"):
+                self.outcome_ = self._learned(table)
         return self
+
+    def _learned(self, table: Path) -> Outcome:
+        """What the command makes of a table; a temporary folder that has a run of another one gives way to a new one."""
+        how: dict[str, Any] = {"jobs": self.jobs, "progress": Progress(quiet=not self.verbose), "cache": self.cache}
+        try:
+            return finetune(table, self.out, self.settings, **how)
+        except OtherRunError:
+            if self._temporary is None:
+                raise
+        self._temporary.cleanup()
+        self._temporary = _temporary_folder()
+        self.out = Path(self._temporary.name, "run")
+        return finetune(table, self.out, self.settings, **how)
 
     def predict(self, molecules: Any) -> Predictions:
         """Values, spread, intervals and status of each molecule; see `Predictor.predict`."""
@@ -170,16 +185,15 @@ class _MoleBlendEstimator(BaseEstimator):
         names = ("epochs", "batch_size", "lr", "arch", "weights", "inputs", "ensemble", "split", "seed", "jobs")
         shares = (1 - self.validation_fraction, self.validation_fraction, 0.0)
         targets = [TARGET] if y.ndim == 1 else [f"{TARGET}{i}" for i in range(y.shape[1])]
-        finetuner = Finetuner(targets, kind=self.KIND, fractions=shares, **{name: getattr(self, name) for name in names})
-        finetuner.fit(mols, y)
-        if finetuner.outcome_.failed:
-            warnings.warn(
-                f"{counted(finetuner.outcome_.failed, 'molecule')} cannot be read, and nothing was learned from "
-                f"{verb(finetuner.outcome_.failed, 'it', 'them')}",
-                stacklevel=3,
-            )
-        members = sorted(path.relative_to(finetuner.out) for path in finetuner.out.glob("members/*/checkpoint_best.pt"))
-        self.files_ = {str(name): (finetuner.out / name).read_bytes() for name in [*map(Path, KEPT), *members]}
+        options = {name: getattr(self, name) for name in names}
+        with tempfile.TemporaryDirectory(prefix="moleblend-") as folder:
+            out = Path(folder, "run")
+            failed = Finetuner(targets, out=out, kind=self.KIND, fractions=shares, **options).fit(mols, y).outcome_.failed
+            members = sorted(path.relative_to(out) for path in out.glob("members/*/checkpoint_best.pt"))
+            self.files_ = {str(name): (out / name).read_bytes() for name in [*map(Path, KEPT), *members]}
+        if failed:
+            told = f"{counted(failed, 'molecule')} cannot be read, and nothing was learned from {verb(failed, 'it', 'them')}"
+            warnings.warn(told, stacklevel=3)
         self.n_features_in_ = 1
         self._loaded: Predictor | None = None
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from moleblend_fs import __version__
+from moleblend_fs.chem.parse import silence_rdkit
 from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
@@ -132,6 +133,7 @@ def begin(
 ) -> Begun:
     """Claim the folder, read the molecules and split them; as in `finetune`. `asked`: by whom, and what for besides the settings."""
     given, folder = Path(given), resolved(out)
+    silence_rdkit()  # molecules that an earlier run made are read here for the first time
     start = starting_point(given, settings)
     settings = start.settings
     was_there = folder.exists()

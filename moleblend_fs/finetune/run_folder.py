@@ -30,6 +30,10 @@ FILES = {"split_file": "split file", "weights": "weights"}
 """Settings that are paths: what counts is the files' content, which a request holds by these names; they may be renamed and moved."""
 
 
+class OtherRunError(UserError):
+    """A folder has models that were trained with other arguments."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """Who asks for a folder, and what for besides the settings.
@@ -93,7 +97,8 @@ def _lock(folder: Path, shared: bool) -> int:
 
 
 def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
-    """Note in the folder what the run is of, files by their content; UserError if it has trained another one, or holds something else."""
+    """Note in the folder what the run is of, files by their content; UserError if it has trained another one
+    (`OtherRunError`), or holds something else."""
     refuse(given, folder, asked.command)
     identity = Store(given).manifest.records_sha256 if is_store(given) else content_hash(given)
     request: dict[str, Any] = {"data": {"name": given.name, "hash": identity}, "settings": settings.to_json(), **asked.more}
@@ -124,7 +129,7 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
         if not told:
             return
         if (folder / asked.trained).exists():
-            raise UserError(
+            raise OtherRunError(
                 f"{folder} has a run of other arguments ({'; '.join(told)}); give the same to go on with it, or choose another OUT"
             )
         _begin_anew(folder, same_molecules=same_data and not SHAPES_STORE.intersection([*differing, *others]))

@@ -136,8 +136,8 @@ def _told(rows: Iterator[list[str]], path: Path, what: str) -> Iterator[list[str
 
 
 @contextmanager
-def named(copy: Path, path: Path) -> Iterator[None]:
-    """Messages about the copy of a file name the file."""
+def named(copy: Path, path: Path | str) -> Iterator[None]:
+    """Messages about the copy of a file name the file, or say what it is a copy of."""
     try:
         yield
     except UserError as error:

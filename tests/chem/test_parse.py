@@ -1,5 +1,9 @@
 """What stands where a SMILES should."""
 
+import logging
+import sys
+import threading
+
 import pytest
 from rdkit import Chem
 
@@ -38,3 +42,29 @@ def test_other_notations_are_named(text, notation):
 )
 def test_smiles_of_brackets_are_smiles(text):
     assert isinstance(parse_smiles(text), Chem.Mol)
+
+
+def test_threads_hear_the_reasons_of_their_own_molecules():
+    """RDKit has one log for all."""
+    logger, interval = logging.getLogger("rdkit"), sys.getswitchinterval()
+    before, wrong = (list(logger.handlers), logger.propagate), []
+
+    def read(letter: str) -> None:
+        for number in range(300):
+            text = f"C(({letter}{number}"
+            found = parse_smiles(text)
+            assert isinstance(found, Failure)
+            if f"parsing: {text};" not in found.reason or found.reason.count("parsing: ") > 1:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=read, args=(letter,)) for letter in "NOSP"]
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+    assert (logger.handlers, logger.propagate) == before

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -41,7 +42,11 @@ def test_scikit_learns_checks(kind, name):
 
 @pytest.fixture(scope="module")
 def regressor():
-    return MoleBlendRegressor(**QUICK, seed=3).fit(list(SMILES), Y)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fitted = MoleBlendRegressor(**QUICK, seed=3).fit(list(SMILES), Y)
+    assert not [each for each in said if each.category is ResourceWarning], "temporary folders are removed, not forgotten"
+    return fitted
 
 
 def test_a_regressor_is_pickled_with_its_models(regressor):
@@ -66,6 +71,24 @@ def test_what_is_not_fitted_or_no_molecules_is_told(regressor):
         MoleBlendClassifier(**QUICK).fit(list(SMILES), np.arange(24) % 3)
     with pytest.raises(UserError, match="no setting 'epoch'"):
         Finetuner(epoch=3)
+    with pytest.raises(UserError, match=r"no molecule could be read \(24 failures\); the first is row 0, RDKit: syntax error"):
+        MoleBlendRegressor(**QUICK).fit(["xx"] * 24, Y)
+
+
+def test_messages_about_molecules_in_memory_name_no_file_of_ours():
+    with pytest.raises(UserError, match=r"^the molecules: --target: no column 'logS'; there are: y"):
+        Finetuner("logS").fit({"smiles": SMILES, "y": Y})
+    with pytest.raises(UserError, match=r"give y, or a table with SMILES and logS$"):
+        Finetuner("logS").fit(list(SMILES))
+
+
+def test_a_finetuner_without_a_folder_learns_anew_from_other_values():
+    """A folder of the user's is never given up for that: `test_other_arguments_are_refused` and the like."""
+    finetuner = Finetuner(**QUICK, split="random", ensemble=1).fit(list(SMILES), Y)
+    before = finetuner.predict(["CCO"])["y"]
+    assert np.array_equal(finetuner.fit(list(SMILES), Y).predict(["CCO"])["y"], before)
+    after = finetuner.fit(list(SMILES), Y + 100).predict(["CCO"])["y"]
+    assert after == pytest.approx(before + 100, abs=5)
 
 
 def test_a_classifier_in_a_pipeline_under_cross_validation():

@@ -10,19 +10,21 @@ from threading import Thread
 
 import pytest
 import torch
+from rdkit import rdBase
 
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.data.unfinished_output import LeftBehind, why_begin_anew
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune import member_processes, members, store_cache
 from moleblend_fs.finetune.data import opened, prepare
-from moleblend_fs.finetune.run import finetune
+from moleblend_fs.finetune.progress import Progress
+from moleblend_fs.finetune.run import begin, finetune
 from moleblend_fs.finetune.run_folder import Asked, claim
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.store_cache import cache_folder, obtain_store
 from moleblend_fs.sources.csv_and_smiles import CsvSource
 from moleblend_fs.sources.run import preprocess
-from tests.finetune.conftest import QUICK
+from tests.finetune.conftest import ESOL, QUICK
 from tests.sources.table_files import frame_file
 from tests.support.waiting import until
 
@@ -257,3 +259,15 @@ def test_a_half_made_store_goes_on_where_its_table_was_renamed(tmp_path):
     large = LeftBehind(tmp_path, json.dumps(asked(**{"a.csv": "bytes:1"})).encode(), molecules=9, seconds=9000)
     with pytest.raises(UserError, match="changed since"):
         why_begin_anew(large, asked(**{"b.csv": "bytes:1"}))
+
+
+def test_what_rdkit_says_of_molecules_that_an_earlier_run_made_stays_off_the_terminal(cache, tmp_path, capfd):
+    """No process of ours that makes molecules has switched it off before."""
+    (tmp_path / "mine.csv").write_text(f"smiles,logS\n[H+].[Cl-].CCN,1.5\n{ESOL}")
+    settings = Settings(targets=("logS:regression",), split="random", weights="none")
+    for name in ("first", "second"):
+        rdBase.EnableLog("rdApp.*")
+        begun = begin(tmp_path / "mine.csv", tmp_path / name, settings, jobs=1, progress=Progress(quiet=True))
+        assert len(begun.data.store) == 25
+    assert len(entries(cache)) == 1
+    assert capfd.readouterr().err == ""
