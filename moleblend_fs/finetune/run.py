@@ -1,6 +1,5 @@
 """A run of `moleblend finetune`, from DATA to a folder with members, predictions, scores and a report."""
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 
 from moleblend_fs import __version__
 from moleblend_fs.chem.parse import silence_rdkit
-from moleblend_fs.data.split_file import open_store
+from moleblend_fs.data.split_file import SplitFile, open_store
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
@@ -195,9 +194,16 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed, began=began)
 
 
+def splits_of(path: Path) -> SplitFile:
+    """A file of splits that a run made; UserError where it is damaged."""
+    try:
+        return SplitFile.load(path)
+    except UserError as error:
+        raise UserError(f"{error}; delete the file, and the same command makes it again") from error
+
+
 def _folds(data: Data, folder: Path) -> dict[str, Store]:
-    names = list(json.loads((folder / SPLITS).read_text("utf-8"))["folds"])
-    return {name: open_store(data.store.path, folder / SPLITS, name) for name in names}
+    return {name: open_store(data.store.path, folder / SPLITS, name) for name in splits_of(folder / SPLITS).folds}
 
 
 def _cross(folds: dict[str, Store], settings: Settings) -> bool:

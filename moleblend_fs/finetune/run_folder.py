@@ -1,7 +1,6 @@
 """Whose folder it is: what a run was asked for is noted in it, the same arguments go on, and others are refused."""
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 from moleblend_fs import __version__
 from moleblend_fs.checkpoint.weights_by_name import NONE, WEIGHTS
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, why_no_file, write_atomically
 from moleblend_fs.finetune.data import COPY, is_store
@@ -109,13 +109,10 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
         request["weights"] = _weights_identity(settings.start)
     place = folder / REQUEST
     if place.is_file():
-        try:
-            before = json.loads(place.read_text("utf-8"))
-        except ValueError as error:
-            raise UserError(f"{place}: cannot be read ({error}); choose another OUT") from error
+        before = _noted(place)
         if before.get("command", "finetune") != asked.command:
             raise UserError(f"{folder} has a run of `moleblend {before.get('command')}`; choose another OUT")
-        there = Settings().to_json() | before.get("settings", {})
+        there = Settings().to_json() | before["settings"]
         there["weights"] = there["weights"] or NONE  # as earlier versions noted random weights
         differing = [name for name, value in request["settings"].items() if there[name] != value]
         said = {name: (there[name], request["settings"][name]) for name in differing}
@@ -124,7 +121,7 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
         more = {name: (before.get(name), value) for name, value in asked.more.items() if before.get(name) != value}
         told += [f"{name} {_shown(then)} there, {_shown(now)} here" for name, (then, now) in more.items()]
         others = [name for name in FILES.values() if before.get(name) != request.get(name)]
-        same_data = before.get("data", {}).get("hash") == identity
+        same_data = before["data"].get("hash") == identity
         told += [f"{name}: another file" for name in (*([] if same_data else ["data"]), *others)]
         if not told:
             return
@@ -135,6 +132,15 @@ def claim(given: Path, folder: Path, settings: Settings, asked: Asked) -> None:
         _begin_anew(folder, same_molecules=same_data and not SHAPES_STORE.intersection([*differing, *others]))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(place, as_json(request, indent=1) + "\n")
+
+
+def _noted(place: Path) -> dict[str, Any]:
+    """What a folder was asked for; UserError where that is damaged."""
+    try:
+        before = from_json(dict[str, Any], read_json(place))
+        return before | {name: from_json(dict[str, Any], before.get(name, {})) for name in ("settings", "data")}
+    except READING as error:
+        raise UserError(f"{place}: cannot be read ({error}); choose another OUT") from error
 
 
 def _shown(value: Any) -> str:

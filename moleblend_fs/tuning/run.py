@@ -21,7 +21,7 @@ from moleblend_fs.finetune import member_processes, members
 from moleblend_fs.finetune.folds import dealt, groups_of, kind_of, smiles_of
 from moleblend_fs.finetune.locks import locked
 from moleblend_fs.finetune.progress import Progress
-from moleblend_fs.finetune.run import METRICS, Begun, Outcome, begin, finetune, look
+from moleblend_fs.finetune.run import METRICS, Begun, Outcome, begin, finetune, look, splits_of
 from moleblend_fs.finetune.run_folder import LOCK, SELECTION, STORE, Asked, leave, refuse
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.search import Search
@@ -143,7 +143,7 @@ def prepared(
     except (UserError, OSError):
         leave(folder, was_there)
         raise
-    found = SplitFile.load(folder / SELECTION).folds
+    found = splits_of(folder / SELECTION).folds
     return begun, {name: open_store(begun.data.store.path, folder / SELECTION, name) for name in found}
 
 

@@ -1,7 +1,8 @@
 """An Optuna study in a run's folder, on which any number of processes work: who runs which trial, and what became of it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.locks import locked, taken
 from moleblend_fs.tuning.space import PARAMETERS, Dimension, settings_with
 
@@ -69,7 +71,7 @@ class Study:
         self.folder, self.seed, self.maximise = folder, seed, maximise
         self.distributions = {each.name: distribution(each) for each in space}
         pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=WARM_UP) if pruning else optuna.pruners.NopPruner()
-        with locked(folder / LOCK):
+        with locked(folder / LOCK), damage_told(folder / JOURNAL):
             self.storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
             self.study = optuna.create_study(
                 storage=self.storage,
@@ -144,10 +146,21 @@ class Study:
 
 def tried_in(folder: Path) -> list[Tried]:
     """All trials of a folder's study, without making one; none where there is none."""
-    if not (folder / JOURNAL).is_file():
+    journal = folder / JOURNAL
+    if not journal.is_file() or not journal.stat().st_size:
         return []
-    study = optuna.load_study(study_name=NAME, storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))))
-    return [_tried(trial) for trial in study.get_trials(deepcopy=False) if trial.params]
+    with damage_told(journal):
+        study = optuna.load_study(study_name=NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
+        return [_tried(trial) for trial in study.get_trials(deepcopy=False) if trial.params]
+
+
+@contextmanager
+def damage_told(journal: Path) -> Iterator[None]:
+    """Whatever Optuna raises where lines of a journal are not what it writes becomes a UserError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+        raise UserError(f"{journal}: damaged ({error!r}); put back a copy, or delete it: the search begins again then") from error
 
 
 def _tried(trial: FrozenTrial) -> Tried:

@@ -16,6 +16,7 @@ pytest.importorskip("optuna", reason="the search needs optuna (pip install 'mole
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.split_file import SplitFile
+from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.run import Wanted, prepared, tune
@@ -183,6 +184,25 @@ def test_validation_folds_hold_each_molecule_out_once(tmp_path):
         parts = [set(fold.split(name).tolist()) for name in ("train", "valid")]
         assert not parts[0] & parts[1]
         assert parts[0] | parts[1] == set(chain(*held))
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b'{"folds": 3, "settings": [], "data": 1}'])
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("splits.json", "the same command makes it again"), ("selection.json", "makes it again"), ("request.json", "choose another OUT")],
+)
+def test_damaged_files_of_a_run_are_named(tmp_path, name, remedy, content):
+    table = write(tmp_path / "table.csv", [value for _, value in ROWS])
+    words = {"progress": Progress(quiet=True), "jobs": 1}
+    prepared(table, tmp_path / "run", SETTINGS, Wanted(), **words)
+    before = (tmp_path / "run" / name).read_bytes()
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: .*{remedy}"):
+        prepared(table, tmp_path / "run", SETTINGS, Wanted(), **words)
+    if name != "request.json":
+        (tmp_path / "run" / name).unlink()
+        prepared(table, tmp_path / "run", SETTINGS, Wanted(), **words)
+        assert (tmp_path / "run" / name).read_bytes() == before
 
 
 def test_trials_of_a_single_epoch_have_a_score(tmp_path):

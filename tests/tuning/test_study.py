@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("optuna", reason="the search needs optuna (pip install 'moleblend-fs[tune]')")
 
+from moleblend_fs.errors import UserError
 from moleblend_fs.tuning.space import parse_dimension
-from moleblend_fs.tuning.study import Study
+from moleblend_fs.tuning.study import JOURNAL, Study, tried_in
 
 SPACE = [parse_dimension(text) for text in ("lr=1e-5..1e-2", "epochs=2,4,8", "batch-size=1..512")]
 FORK = multiprocessing.get_context("fork")
@@ -111,3 +112,17 @@ def test_only_what_is_worse_than_the_median_is_hopeless(tmp_path, maximise):
     study.prune(low)
     assert study.tried()[low.number].score == 0.05
     assert study.best().score == (0.4 if maximise else 0.1)
+
+
+@pytest.mark.parametrize("content", [b"\0\xff" * 200, b"[1]\n", b'{"op_code": 99}\n', b'{"op_code": 4}\n', b"nonsense\n{}\n"])
+def test_a_damaged_journal_is_told(tmp_path, content):
+    (tmp_path / JOURNAL).write_bytes(content)
+    for read in (opened, tried_in):
+        with pytest.raises(UserError, match=r"study\.journal: damaged .* delete it: the search begins again then"):
+            read(tmp_path)
+
+
+def test_an_empty_journal_is_a_search_that_has_not_begun(tmp_path):
+    (tmp_path / JOURNAL).touch()
+    assert tried_in(tmp_path) == []
+    assert opened(tmp_path).tried() == []
