@@ -24,7 +24,7 @@ from moleblend_fs.cli.common import (
 from moleblend_fs.cli.given_molecules import check_given, named_input, open_given
 from moleblend_fs.data.model_description import INPUTS
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import delimiter_of, whole_file
+from moleblend_fs.files import delimiter_of, resolved, whole_file
 from moleblend_fs.inference.checkpoint_fit import parse_allowed
 from moleblend_fs.wording import counted
 
@@ -172,7 +172,7 @@ def write_npz(stream: IO[bytes], rows: Iterator[tuple[Any, Any, str]], width: in
     """Arrays `values`, `smiles`, `status`, and `starts` where a row has several; values go through a file beside, not through memory."""
     smiles, statuses, starts, failed = [], [], [0], 0
     several = level in ("atom", "distances")
-    with tempfile.TemporaryFile(dir=out.resolve().parent) as spool:
+    with tempfile.TemporaryFile(dir=resolved(out).parent) as spool:
         for row, values, status in rows:
             failed += values is None
             smiles.append(row.smiles)

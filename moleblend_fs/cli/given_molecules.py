@@ -91,11 +91,13 @@ def named_input(arguments: argparse.Namespace) -> Iterator[None]:
 
 
 def default_output(given: Path) -> Path:
-    """Beside the input; UserError where there is a file of that name, which may be of another model."""
-    name = given.name or given.resolve().name
+    """Beside the input as it is called, where a link of that name leads elsewhere; UserError where there is a file of that name, which may
+    be of another model."""
+    place = Path(os.path.abspath(given))
+    name = place.name
     for suffix in (".gz", ".gzip", ".xz", ".bz2", ".zip"):
         name = name.removesuffix(suffix)
-    out = given.resolve().parent / f"{Path(name).stem}.predictions.csv"
+    out = place.parent / f"{Path(name).stem}.predictions.csv"
     if os.path.lexists(out):
         raise UserError(f"{out} exists already; name it as OUT to write over it, or choose another")
     return out

@@ -241,6 +241,20 @@ def test_the_default_output_lies_beside_the_input_and_is_not_written_over(model,
     assert "in.predictions.csv exists already; name it as OUT to write over it" in capsys.readouterr().err
 
 
+def test_the_default_output_of_a_link_lies_beside_the_link(model, tmp_path, capsys):
+    """Where it leads there may be data that many share, and no right to write."""
+    for name in ("shared", "mine"):
+        (tmp_path / name).mkdir()
+    write_csv(tmp_path / "shared" / "data.csv", ("CCO", "CCN"))
+    (tmp_path / "mine" / "in.csv").symlink_to("../shared/data.csv")
+    assert main(["predict", str(model), str(tmp_path / "mine" / "in.csv"), "--no-progress"]) == 0
+    assert len(table(tmp_path / "mine" / "in.predictions.csv")) == 2
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["data.csv"]
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    assert main(["predict", str(model), str(tmp_path / "loop.csv")]) == 2
+    assert "loop.csv" in capsys.readouterr().err.splitlines()[-1]
+
+
 KILLED = """
 import os, signal, sys
 from moleblend_fs.cli.main import main
