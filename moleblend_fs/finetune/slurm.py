@@ -1,7 +1,6 @@
 """`--slurm`: a run as jobs of Slurm, one that prepares, an array that trains, one that collects; settings as `scripts/slurm/` has them."""
 
 import contextlib
-import json
 import os
 import shlex
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, write_atomically
 
@@ -20,6 +20,8 @@ PREPARE, WORK, COLLECT = STEPS
 OPTIONS = {"PARTITION": "partition", "ACCOUNT": "account", "QOS": "qos", "CONSTRAINT": "constraint", "MEM": "mem"}
 """Environment variable -> the option of sbatch that it is."""
 DEFAULTS = {"TIME": "04:00:00", "CPUS": "4", "GPUS": "0", "PARALLEL": "32", "WARN": "120"}
+LEAST = {"CPUS": 1, "PARALLEL": 1, "WARN": 0}
+"""Those that are whole numbers, and the least that they may be."""
 VARIABLES = (*OPTIONS, *DEFAULTS, "SBATCH_OPTIONS", "MODULES", "SETUP")
 SCRIPT = """#!/bin/bash
 set -uo pipefail
@@ -63,10 +65,12 @@ class Plan:
 
 def jobs_alive(out: Path) -> dict[str, dict[str, int]]:
     """Step -> state -> how many jobs of an earlier call are in it; empty where none is left."""
+    noted = out / FOLDER / JOBS
     try:
-        jobs = json.loads((out / FOLDER / JOBS).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
+        jobs = from_json(dict[str, str], read_json(noted)) if noted.exists() else {}
+    except READING as error:
+        told = "jobs that it named may be under way; when squeue shows none, delete it"
+        raise UserError(f"{noted}: cannot be read ({error}); {told}") from error
     result: dict[str, dict[str, int]] = {}
     for step, job in jobs.items():
         # Of a job that Slurm has forgotten squeue says that there is none; it has ended.
@@ -114,8 +118,11 @@ def sbatch_options() -> list[str]:
 
 
 def setting(name: str) -> str:
-    """An environment variable, or its default."""
-    return os.environ.get(name) or DEFAULTS[name]
+    """An environment variable, or its default; UserError for what is no number where one is needed."""
+    value = os.environ.get(name) or DEFAULTS[name]
+    if name in LEAST and not (value.isdecimal() and int(value) >= LEAST[name]):
+        raise UserError(f"{name}={value}: the environment variable must be a whole number from {LEAST[name]} on; set it so, or unset it")
+    return value
 
 
 def _split(text: str, where: str) -> list[str]:
@@ -156,6 +163,8 @@ def handled(out: Path, options: str, how_far: Callable[[], str], planned: Callab
         told = "; ".join(f"{step}: " + ", ".join(f"{count} {state}" for state, count in states.items()) for step, states in alive.items())
         print(f"{how_far()}; jobs: {told}")
         return True
+    for name in LEAST:
+        setting(name)
     plan = planned()
     if not plan.missing:
         return False

@@ -83,7 +83,7 @@ def test_messages_about_molecules_in_memory_name_no_file_of_ours():
 
 
 def test_a_finetuner_without_a_folder_learns_anew_from_other_values():
-    """A folder of the user's is never given up for that: `test_other_arguments_are_refused` and the like."""
+    """In its temporary folder; a folder of the user's is not given up."""
     finetuner = Finetuner(**QUICK, split="random", ensemble=1).fit(list(SMILES), Y)
     before = finetuner.predict(["CCO"])["y"]
     assert np.array_equal(finetuner.fit(list(SMILES), Y).predict(["CCO"])["y"], before)
@@ -109,6 +109,8 @@ def test_a_frame_to_a_folder_and_predictions(tmp_path):
     assert finetuner.metrics_["best"] in finetuner.metrics_["models"]
     found = finetuner.predict(frame)
     assert np.array_equal(found["logS"], Predictor(tmp_path / "run").predict(frame)["logS"])
+    with pytest.raises(UserError, match=r"has a run of other arguments .data: another file"):
+        finetuner.fit(frame.assign(logS=Y + 100))
 
 
 def test_a_finetuner_is_pickled_with_its_temporary_folder():

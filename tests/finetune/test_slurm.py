@@ -106,6 +106,27 @@ def test_mistakes_are_told_before_anything_is_submitted(noted, table, tmp_path, 
     assert not list(noted.iterdir())
 
 
+@pytest.mark.parametrize("command", ["finetune", "tune"])
+@pytest.mark.parametrize(("name", "value"), [("PARALLEL", "many"), ("PARALLEL", "0"), ("CPUS", "-1"), ("CPUS", "2.5"), ("WARN", "2m")])
+def test_settings_that_are_no_numbers_are_told(noted, table, tmp_path, monkeypatch, capsys, command, name, value):
+    """With no task at a time `tune` searched where it was called, as if all jobs had ended."""
+    pytest.importorskip("optuna", reason="the search needs optuna")
+    monkeypatch.setenv(name, value)
+    assert main([command, str(table), str(tmp_path / "out"), "--target", "logS", "--slurm"]) == 2
+    assert f"{name}={value}: the environment variable must be a whole number" in capsys.readouterr().err
+    assert not list(noted.iterdir())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"work": 8}'])
+def test_a_damaged_list_of_jobs_is_told(noted, table, tmp_path, capsys, content):
+    """They may be under way, and would be submitted a second time."""
+    (tmp_path / "out" / "slurm").mkdir(parents=True)
+    (tmp_path / "out" / "slurm" / "jobs.json").write_text(content)
+    assert main(["finetune", str(table), str(tmp_path / "out"), "--target", "logS", "--slurm"]) == 2
+    assert "jobs.json: cannot be read" in capsys.readouterr().err
+    assert not list(noted.iterdir())
+
+
 def test_where_there_is_no_slurm(table, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["finetune", str(table), str(tmp_path / "out"), "--target", "logS", "--slurm"]) == 2
