@@ -58,7 +58,8 @@ class Finetuner:
             raise UserError(f"no setting {unknown[0]!r}; there are: {', '.join(known)}")
         self.settings = Settings(targets=self.targets, **settings)
         self._temporary = None if out is not None else _temporary_folder()
-        self.out = Path(out) if self._temporary is None else Path(self._temporary.name, "run")  # type: ignore[arg-type]
+        # Absolute: it is the same folder after a change of the program's own, and in another process.
+        self.out = Path(os.path.abspath(out)) if out is not None else Path(self._temporary.name, "run")  # type: ignore[union-attr]
         self.jobs, self.verbose, self.cache = jobs, verbose, cache
         self._predictor: Predictor | None = None
 
@@ -221,6 +222,14 @@ class _MoleBlendEstimator(BaseEstimator):
         return tags
 
 
+def values_of(y: Any) -> np.ndarray:
+    """Numbers as float64, NaN for all that stands for a missing one."""
+    try:
+        return np.asarray(y, dtype=np.float64)
+    except TypeError:  # pandas' NA among plain numbers is no number
+        return np.vectorize(lambda value: np.nan if is_missing(value) else value, otypes=[np.float64])(np.asarray(y, dtype=object))
+
+
 class MoleBlendRegressor(RegressorMixin, _MoleBlendEstimator):
     """Quantities of molecules; `y` may have several columns, NaN where a value is missing."""
 
@@ -228,7 +237,7 @@ class MoleBlendRegressor(RegressorMixin, _MoleBlendEstimator):
 
     def fit(self, X: Any, y: Any) -> "MoleBlendRegressor":
         """Train on molecules and their values."""
-        self._fit(X, np.asarray(y, dtype=np.float64))
+        self._fit(X, values_of(y))
         return self
 
     def predict(self, X: Any) -> np.ndarray:

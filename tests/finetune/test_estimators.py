@@ -16,6 +16,7 @@ from sklearn.utils import estimator_checks
 
 from moleblend_fs import Finetuner, MoleBlendClassifier, MoleBlendRegressor, Predictor
 from moleblend_fs.errors import UserError
+from moleblend_fs.finetune.estimators import values_of
 from tests.finetune.conftest import ESOL
 
 SMILES, VALUES = zip(*(line.rsplit(",", 1) for line in ESOL.strip().splitlines()), strict=True)
@@ -99,11 +100,13 @@ def test_a_classifier_in_a_pipeline_under_cross_validation():
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
-def test_a_frame_to_a_folder_and_predictions(tmp_path):
+def test_a_frame_to_a_folder_and_predictions(tmp_path, monkeypatch):
     """The folder is what the command writes, for the same data; its predictor gives the estimator's numbers."""
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"id": range(24), "smiles": SMILES, "logS": Y})
-    finetuner = Finetuner("logS", out=tmp_path / "run", ensemble=1, split="random", **QUICK).fit(frame)
+    monkeypatch.chdir(tmp_path)
+    finetuner = Finetuner("logS", out="run", ensemble=1, split="random", **QUICK).fit(frame)
+    monkeypatch.chdir("/")
     header = (tmp_path / "run" / "predictions_test.csv").read_text().splitlines()[0]
     assert header.startswith("id,smiles,logS,logS (predicted)")
     assert finetuner.metrics_["best"] in finetuner.metrics_["models"]
@@ -111,6 +114,16 @@ def test_a_frame_to_a_folder_and_predictions(tmp_path):
     assert np.array_equal(found["logS"], Predictor(tmp_path / "run").predict(frame)["logS"])
     with pytest.raises(UserError, match=r"has a run of other arguments .data: another file"):
         finetuner.fit(frame.assign(logS=Y + 100))
+
+
+def test_missing_values_of_any_kind_are_nan():
+    pandas = pytest.importorskip("pandas")
+    expected = [1.0, np.nan, 2.5]
+    for missing in (None, np.nan, pandas.NA, pandas.NaT):
+        for given in ([1, missing, 2.5], pandas.Series([1, missing, 2.5], dtype=object), np.array([[1], [missing], [2.5]], dtype=object)):
+            assert np.array_equal(values_of(given).ravel(), expected, equal_nan=True)
+    with pytest.raises(ValueError, match="could not convert string to float: 'a'"):
+        values_of([pandas.NA, "a"])
 
 
 def test_a_finetuner_is_pickled_with_its_temporary_folder():
