@@ -118,10 +118,8 @@ class NoiseHead(nn.Module):
         query = query * width**-0.5
         # The output map is linear in the values: apply it to them first, so that no (n, n, d) tensor is needed.
         projected = torch.einsum("nhw,ahw->nha", value, self.axes.weight.view(3, self.heads, width))
-        displacement = coordinates_A3[layout.pair_column] - coordinates_A3[layout.pair_row]
-        direction = displacement / (displacement.norm(dim=1, keepdim=True) + 1e-5)
         dropout = self.dropout if self.training else 0.0
-        return atom_forces(query, key, projected, bias_PH, direction, layout, dropout) + self.axes.bias
+        return atom_forces(query, key, projected, bias_PH, coordinates_A3, layout, dropout) + self.axes.bias
 
 
 class MoleculeHead(nn.Module):

@@ -114,14 +114,16 @@ def test_half_precision_is_as_close_as_its_rounding():
     assert (half.double() - expected).abs().max() < 0.05  # 2^-8 of values up to 4, and rounded logits
 
 
-def dense_forces(q, k, value, bias, direction, sizes):
-    """sum_hj softmax_j(q_i k_j + bias_ij)_h u_ij,a s_hj,a by loops."""
+def dense_forces(q, k, value, bias, coordinates, sizes):
+    """sum_hj softmax_j(q_i k_j + bias_ij)_h u_ij,a s_hj,a by loops; u_ij = (r_j - r_i) / (|r_j - r_i| + 1e-5)."""
     out, atom, pair = [], 0, 0
     for n in sizes:
         a, p = slice(atom, atom + n), slice(pair, pair + n * n)
         logits = torch.einsum("ihw,jhw->ijh", q[a], k[a]) + bias[p].view(n, n, -1)
         probabilities = torch.softmax(logits, dim=1)
-        out.append(torch.einsum("ijh,ija,jha->ia", probabilities, direction[p].view(n, n, 3), value[a]))
+        displacement = coordinates[a] - coordinates[a, None]
+        direction = displacement / (displacement.norm(dim=2, keepdim=True) + 1e-5)
+        out.append(torch.einsum("ijh,ija,jha->ia", probabilities, direction, value[a]))
         atom, pair = atom + n, pair + n * n
     return torch.cat(out)
 
@@ -129,7 +131,7 @@ def dense_forces(q, k, value, bias, direction, sizes):
 def force_inputs(sizes, heads, width):
     torch.manual_seed(7)
     atoms, pairs = sum(sizes), sum(n * n for n in sizes)
-    shapes = [(atoms, heads, width), (atoms, heads, width), (atoms, heads, 3), (pairs, heads), (pairs, 3)]
+    shapes = [(atoms, heads, width), (atoms, heads, width), (atoms, heads, 3), (pairs, heads), (atoms, 3)]
     return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
@@ -142,7 +144,7 @@ def test_forces_and_gradients_against_dense(sizes):
     upstream = torch.randn_like(out)
     ours, theirs = (torch.autograd.grad(x, arguments, upstream) for x in (out, expected))
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * float(b.abs().max().clamp(min=1)))  # near atoms turn each other far
 
 
 def test_gradcheck_of_forces():

@@ -37,8 +37,8 @@ def make(name: str, layout: Layout, seed: int = 0) -> tuple[dict[str, tuple[str,
     if name == "atom_forces":
         sides = {key: ("atoms", leaf(draw, atoms, HEADS, WIDTH)) for key in ("q", "k")}
         inputs = {**sides, "value": ("atoms", leaf(draw, atoms, HEADS, 3)), "bias": ("pairs", leaf(draw, pairs, HEADS))}
-        direction = leaf(draw, pairs, 3)
-        return inputs, lambda q, k, value, bias: atom_forces(q, k, value, bias, direction, layout, 0.0), "atoms"
+        coordinates = leaf(draw, atoms, 3)
+        return inputs, lambda q, k, value, bias: atom_forces(q, k, value, bias, coordinates, layout, 0.0), "atoms"
     inputs = {side: ("atoms", leaf(draw, atoms, PAIR)) for side in ("left", "right")}
     outputs = {"cross_entropy": 11, "cosine": 3, "smooth_l1": 1}[name]
     weight, bias = leaf(draw, outputs, PAIR, PAIR), leaf(draw, outputs)

@@ -11,18 +11,18 @@ from moleblend_fs.ops.layout import Layout
 
 
 def atom_forces(
-    q_AHw: Tensor, k_AHw: Tensor, value_AH3: Tensor, bias_PH: Tensor, direction_P3: Tensor, layout: Layout, dropout: float
+    q_AHw: Tensor, k_AHw: Tensor, value_AH3: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout, dropout: float
 ) -> Tensor:
     """Attention over atoms, weighted by unit displacements: sum_hj p_hij u_ij,a s_hj,a, shape (A, 3).
 
     Args:
         q_AHw: queries (scaled). k_AHw: keys.
         value_AH3: s, every value already projected to its share of the output for each axis a.
-        bias_PH: the encoder's bias. direction_P3: u, unit displacement of every pair.
+        bias_PH: the encoder's bias. coordinates_A3: r, of which u_ij = (r_j - r_i) / |r_j - r_i|.
         dropout: on the probabilities.
     """
     if uses_triton("atom_forces", q_AHw.device, q_AHw.dtype, tuple(q_AHw.shape[1:])):
         from moleblend_fs.ops.atom_forces import launch
 
-        return launch.atom_forces(q_AHw, k_AHw, value_AH3, bias_PH, direction_P3, layout, dropout)
-    return reference.atom_forces(q_AHw, k_AHw, value_AH3, bias_PH, direction_P3, layout, dropout)
+        return launch.atom_forces(q_AHw, k_AHw, value_AH3, bias_PH, coordinates_A3, layout, dropout)
+    return reference.atom_forces(q_AHw, k_AHw, value_AH3, bias_PH, coordinates_A3, layout, dropout)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
+from moleblend_fs.ops.atom_forces.kernels_directions import pair_directions
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_scale, dropout_threshold
 from moleblend_fs.ops.kernel_common import dot_precision, on_its_device
 from moleblend_fs.ops.layout import Layout
@@ -47,7 +48,8 @@ def forward(
     k: Tensor,
     value: Tensor,
     bias: Tensor,
-    direction: Tensor,
+    coordinates: Tensor,
+    atom_molecule: Tensor,
     tokens: Tensor,
     pairs: Tensor,
     molecules: Sequence[Tensor],
@@ -55,20 +57,22 @@ def forward(
     dropout: float,
     seed_low: int,
     seed_high: int,
-) -> tuple[Tensor, Tensor]:
-    """Force of each head (H, 3, A) and log2 of the sum of each row's exponentials (H, A), float32."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Force of each head (H, 3, A), log2 of the sum of each row's exponentials (H, A), and the directions (3, P); float32."""
     A, heads, _ = q.shape
-    force, logsumexp = bias.new_empty(heads, 3, A), bias.new_empty(heads, A)
+    force, logsumexp, direction = bias.new_empty(heads, 3, A), bias.new_empty(heads, A), bias.new_empty(3, bias.shape[1])
+    pair_directions[(A,)](coordinates, direction, atom_molecule, tokens, pairs, bias.shape[1], STEP=STEP, num_warps=1)
     random = (seed_low, seed_high, dropout_threshold(dropout), dropout_scale(dropout))
     for members, capacity in zip(molecules, capacities, strict=True):
         counts = (tokens, pairs, heads, A, bias.shape[1])
         _run(forces_forward, q, members, capacity, (q, k, value, bias, direction, force, logsumexp), counts, random)
-    return force, logsumexp
+    return force, logsumexp, direction
 
 
 @forward.register_fake
-def _(q, k, value, bias, direction, tokens, pairs, molecules, capacities, dropout, seed_low, seed_high):
-    return bias.new_empty(q.shape[1], 3, q.shape[0]), bias.new_empty(q.shape[1], q.shape[0])
+def _(q, k, value, bias, coordinates, atom_molecule, tokens, pairs, molecules, capacities, dropout, seed_low, seed_high):
+    A, heads, _ = q.shape
+    return bias.new_empty(heads, 3, A), bias.new_empty(heads, A), bias.new_empty(3, bias.shape[1])
 
 
 @torch.library.custom_op("moleblend::atom_forces_backward", mutates_args=())
@@ -109,12 +113,13 @@ def _(d_force, force, logsumexp, q, k, value, bias, direction, tokens, pairs, mo
 
 class AtomForces(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q_AHw, k_AHw, value_AH3, bias_PH, direction_P3, layout, dropout, seed):
-        bias_HP, direction_3P = bias_PH.t().to(torch.float32).contiguous(), direction_P3.t().to(torch.float32).contiguous()
-        given = (q_AHw.contiguous(), k_AHw.to(q_AHw.dtype).contiguous(), value_AH3.to(q_AHw.dtype).contiguous(), bias_HP, direction_3P)
+    def forward(ctx, q_AHw, k_AHw, value_AH3, bias_PH, coordinates_A3, layout, dropout, seed):
+        bias_HP, coordinates_A3 = (x.to(torch.float32).contiguous() for x in (bias_PH.t(), coordinates_A3))
+        given = (q_AHw.contiguous(), k_AHw.to(q_AHw.dtype).contiguous(), value_AH3.to(q_AHw.dtype).contiguous(), bias_HP)
         ctx.layout, ctx.random, ctx.dtypes = layout, (dropout, *seed), (q_AHw.dtype, k_AHw.dtype, value_AH3.dtype, bias_PH.dtype)
-        force_H3A, logsumexp = forward(*given, *_where(layout), *ctx.random)
-        ctx.save_for_backward(force_H3A, logsumexp, *given)
+        where = (layout.atom_molecule, *_where(layout))
+        force_H3A, logsumexp, direction_3P = forward(*given, coordinates_A3, *where, *ctx.random)
+        ctx.save_for_backward(force_H3A, logsumexp, *given, direction_3P)
         return force_H3A.sum(dim=0).t()
 
     @staticmethod
@@ -132,15 +137,15 @@ def _where(layout: Layout) -> tuple[Tensor, Tensor, list[Tensor], list[int]]:
 
 
 def atom_forces(
-    q_AHw: Tensor, k_AHw: Tensor, value_AH3: Tensor, bias_PH: Tensor, direction_P3: Tensor, layout: Layout, dropout: float
+    q_AHw: Tensor, k_AHw: Tensor, value_AH3: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout, dropout: float
 ) -> Tensor:
     """Forces (A, 3), float32.
 
     Args:
         q_AHw: queries (scaled). k_AHw: keys. value_AH3: s.
         bias_PH: the encoder's bias; a view of a contiguous (H, P) float32 tensor is read where it is.
-        direction_P3: u, which gets no gradient.
+        coordinates_A3: r, which get no gradient.
         dropout: probability of dropping an attention weight.
     """
     seed = draw_seed() if dropout > 0 else (0, 0)
-    return AtomForces.apply(q_AHw, k_AHw, value_AH3, bias_PH, direction_P3.detach(), layout, dropout, seed)
+    return AtomForces.apply(q_AHw, k_AHw, value_AH3, bias_PH, coordinates_A3.detach(), layout, dropout, seed)

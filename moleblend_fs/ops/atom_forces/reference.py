@@ -6,12 +6,21 @@ from torch import Tensor
 
 from moleblend_fs.ops.layout import Layout
 
+NEAR = 1e-5
+"""Angstrom, added to each distance: the direction of an atom from itself is 0."""
+
+
+def directions(coordinates_A3: Tensor, layout: Layout) -> Tensor:
+    """u, unit displacement of every pair, (P, 3)."""
+    displacement = coordinates_A3[layout.pair_column] - coordinates_A3[layout.pair_row]
+    return displacement / (displacement.norm(dim=1, keepdim=True) + NEAR)
+
 
 def atom_forces(
-    q_AHw: Tensor, k_AHw: Tensor, value_AH3: Tensor, bias_PH: Tensor, direction_P3: Tensor, layout: Layout, dropout: float
+    q_AHw: Tensor, k_AHw: Tensor, value_AH3: Tensor, bias_PH: Tensor, coordinates_A3: Tensor, layout: Layout, dropout: float
 ) -> Tensor:
     """See `ops.atom_forces.atom_forces`."""
-    parts = []
+    parts, direction_P3 = [], directions(coordinates_A3, layout)
     for bucket in layout.buckets:
         b, n = bucket.atoms.shape
         atoms = bucket.atoms.reshape(-1)

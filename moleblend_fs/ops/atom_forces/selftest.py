@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moleblend_fs.ops.atom_forces.launch import AtomForces
+from moleblend_fs.ops.atom_forces.reference import directions
 from moleblend_fs.ops.attention.kernel_parts import dropout_keep, dropout_scale
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.selftest_tolerance import compare, tolerance_of
@@ -45,7 +46,7 @@ def self_test(device: torch.device, dtype: torch.dtype = torch.float32, shape: t
     """Compare the kernels with `dense_forces` on a device, with dropout.
 
     Args:
-        dtype: of queries, keys and values; bias and directions are float32.
+        dtype: of queries, keys and values; bias and coordinates are float32.
         shape: heads and their width.
 
     Raises:
@@ -54,14 +55,14 @@ def self_test(device: torch.device, dtype: torch.dtype = torch.float32, shape: t
     random = torch.Generator().manual_seed(0)
     layout, (heads, width), dropout, seed = Layout(torch.tensor([1, 9, 40]), device), shape or (2, 24), 0.2, (123, -45)
     A, P = layout.num_total_atoms, layout.num_pairs
-    shapes = ((A, heads, width), (A, heads, width), (A, heads, 3), (P, heads), (P, 3), (A, 3))
+    shapes = ((A, heads, width), (A, heads, width), (A, heads, 3), (P, heads), (A, 3), (A, 3))
     with torch.enable_grad():
-        q, k, value, bias, direction, upstream = (torch.randn(size, generator=random).to(device) for size in shapes)
+        q, k, value, bias, coordinates, upstream = (torch.randn(size, generator=random).to(device) for size in shapes)
         given = [*(x.to(dtype).requires_grad_() for x in (width**-0.5 * q, k, value)), bias.requires_grad_()]
         exact = [x.detach().double().requires_grad_() for x in given]
-        ours = AtomForces.apply(*given, direction, layout, dropout, seed)
+        ours = AtomForces.apply(*given, coordinates, layout, dropout, seed)
         keep = dropout_keep(seed, layout, heads, dropout)
-        theirs = dense_forces(exact[0], exact[1], exact[2], exact[3], direction.double(), layout, keep, dropout)
+        theirs = dense_forces(exact[0], exact[1], exact[2], exact[3], directions(coordinates.double(), layout), layout, keep, dropout)
         ours_d = torch.autograd.grad(ours, given, upstream)
         theirs_d = torch.autograd.grad(theirs, exact, upstream.double())
     names = ("forces", "d q", "d k", "d value", "d bias")

@@ -3,14 +3,16 @@
 import itertools
 
 from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
-from moleblend_fs.ops.atom_forces.launch import LAUNCHES, constants_of
+from moleblend_fs.ops.atom_forces.kernels_directions import pair_directions
+from moleblend_fs.ops.atom_forces.launch import LAUNCHES, STEP, constants_of
 from moleblend_fs.ops.attention.kernel_parts import PRESET_WIDTHS
 from moleblend_fs.ops.kernel_common import TRITON_TYPES, Variant, dot_precisions
 
 
 def variants() -> list[Variant]:
     """All configurations that can be launched at the presets' head widths."""
-    found = []
+    signature = {name: _type(name, "fp32") for name in pair_directions.arg_names if name != "STEP"}
+    found = [Variant("atom_pair_directions", pair_directions, signature, {"STEP": STEP}, 1, 3)]
     for (dtype, short), width in itertools.product(TRITON_TYPES.items(), PRESET_WIDTHS):
         kernels = (forces_forward, forces_backward_rows, forces_backward_columns)
         for kernel, products in itertools.product(kernels, dot_precisions(dtype)):
@@ -25,7 +27,7 @@ def variants() -> list[Variant]:
 def _type(argument: str, dtype: str) -> str:
     if argument.removeprefix("d_") in ("q_ptr", "k_ptr", "value_ptr"):
         return f"*{dtype}"
-    if argument in ("tokens_ptr", "pairs_ptr"):
+    if argument in ("atom_molecule_ptr", "tokens_ptr", "pairs_ptr"):
         return "*i64"
     if argument == "molecules_ptr":
         return "*i32"

@@ -9,6 +9,7 @@ from moleblend_fs.ops.layout import Layout
 
 pytest.importorskip("triton", reason="triton is not installed")
 from moleblend_fs.ops.atom_forces import launch, selftest
+from moleblend_fs.ops.atom_forces.reference import directions
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_keep
 
 SIZES = {
@@ -26,19 +27,19 @@ NAMES = ("forces", "d q", "d k", "d value", "d bias")
 
 
 def inputs(layout: Layout, heads: int, width: int, dtype=torch.float32):
-    """q, k, value, bias, direction, upstream gradient."""
+    """q, k, value, bias, coordinates, upstream gradient."""
     random = torch.Generator().manual_seed(layout.num_tokens)
     A, P = layout.num_total_atoms, layout.num_pairs
-    shapes = ((A, heads, width), (A, heads, width), (A, heads, 3), (P, heads), (P, 3), (A, 3))
-    q, k, value, bias, direction, upstream = (torch.randn(shape, generator=random).to(layout.device) for shape in shapes)
+    shapes = ((A, heads, width), (A, heads, width), (A, heads, 3), (P, heads), (A, 3), (A, 3))
+    q, k, value, bias, coordinates, upstream = (torch.randn(shape, generator=random).to(layout.device) for shape in shapes)
     q, k, value = (x.to(dtype).requires_grad_() for x in (q * width**-0.5, k, value))
-    return q, k, value, (2 * bias).requires_grad_(), direction, upstream
+    return q, k, value, (2 * bias).requires_grad_(), coordinates, upstream
 
 
 def run(given, layout, dropout=0.0, function=launch.atom_forces):
     """Forces and gradients."""
-    *leaves, direction, upstream = given
-    out = function(*leaves, direction, layout, dropout)
+    *leaves, coordinates, upstream = given
+    out = function(*leaves, coordinates, layout, dropout)
     return [out.detach(), *torch.autograd.grad(out, leaves, upstream)]
 
 
@@ -46,12 +47,12 @@ def expect(given, layout, keep=None, dropout=0.0):
     """The same in float64 from the same (rounded) inputs."""
     exact = [x.detach().double() for x in given]
     exact[:4] = [x.requires_grad_() for x in exact[:4]]
-    return run(exact, layout, dropout, lambda *x: selftest.dense_forces(*x[:6], keep, x[6]))
+    return run(exact, layout, dropout, lambda *x: selftest.dense_forces(*x[:4], directions(x[4], layout), layout, keep, dropout))
 
 
 def errors(ours, theirs):
-    """Of the largest value; a gradient that vanishes (that of one atom's logits) is measured by the forces'."""
-    scales = [max(float(x.abs().max()), float(theirs[0].abs().max())) for x in theirs]
+    """Of the largest value; a gradient that vanishes (that of one atom's logits) is measured by the forces', 0 (one atom's) as it is."""
+    scales = [max(float(x.abs().max()), float(theirs[0].abs().max())) or 1.0 for x in theirs]
     return {name: float((a.double() - b).abs().max()) / scale for name, a, b, scale in zip(NAMES, ours, theirs, scales, strict=True)}
 
 
@@ -124,13 +125,16 @@ def test_recomputation_and_repetition_give_the_same_bits(device):
 
 def test_opcheck(device):
     layout = Layout(torch.tensor([3, 20]), device)
-    q, k, value, bias, direction, upstream = (x.detach() for x in inputs(layout, 2, 8))
+    q, k, value, bias, coordinates, upstream = (x.detach() for x in inputs(layout, 2, 8))
     molecules, capacities = [c.molecules for c in layout.size_classes], [c.capacity for c in layout.size_classes]
     where = (layout.cu_tokens, layout.cu_pairs, molecules, capacities, 0.1, 7, -8)
-    given = (q, k, value, bias.t().contiguous(), direction.t().contiguous())
-    torch.library.opcheck(torch.ops.moleblend.atom_forces_forward, (*given, *where))
-    force, logsumexp = launch.forward(*given, *where)
-    torch.library.opcheck(torch.ops.moleblend.atom_forces_backward, (upstream.t().contiguous(), force, logsumexp, *given, *where))
+    given = (q, k, value, bias.t().contiguous())
+    of_forward = (*given, coordinates, layout.atom_molecule, *where)
+    torch.library.opcheck(torch.ops.moleblend.atom_forces_forward, of_forward)
+    force, logsumexp, direction = launch.forward(*of_forward)
+    torch.testing.assert_close(direction.t(), directions(coordinates, layout))
+    of_backward = (upstream.t().contiguous(), force, logsumexp, *given, direction, *where)
+    torch.library.opcheck(torch.ops.moleblend.atom_forces_backward, of_backward)
 
 
 def test_self_test_fails_on_other_numbers(device, monkeypatch):
@@ -144,6 +148,6 @@ def test_self_test_fails_on_other_numbers(device, monkeypatch):
 def test_gradcheck_of_the_dense_reference():
     layout = Layout(torch.tensor([3, 1, 4]), "cpu")
     keep = dropout_keep((1, 2), layout, 2, 0.4)
-    q, k, value, bias, direction, _ = (x.detach().double() for x in inputs(layout, 2, 3))
+    q, k, value, bias, coordinates, _ = (x.detach().double() for x in inputs(layout, 2, 3))
     leaves = [x.requires_grad_() for x in (q, k, value, bias)]
-    assert torch.autograd.gradcheck(lambda *x: selftest.dense_forces(*x, direction, layout, keep, 0.4), leaves)
+    assert torch.autograd.gradcheck(lambda *x: selftest.dense_forces(*x, directions(coordinates, layout), layout, keep, 0.4), leaves)
