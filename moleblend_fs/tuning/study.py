@@ -89,9 +89,11 @@ class Study:
             known = self.study.get_trials(deepcopy=False)
             for trial in known:
                 if trial.state == TrialState.RUNNING and (lock := taken(self.folder / HELD.format(trial.number))) is not None:
-                    if set(trial.params) == set(self.distributions):
-                        return self._claimed(trial.number, trial.params, lock, trial.last_step or 0)
-                    self.study.tell(trial.number, state=TrialState.FAIL)  # its process ended while it drew
+                    left = self.storage.get_trial(self._id(trial.number))  # it may have ended since it was read
+                    if left.state == TrialState.RUNNING and set(left.params) == set(self.distributions):
+                        return self._claimed(left.number, left.params, lock, left.last_step or 0)
+                    if left.state == TrialState.RUNNING:
+                        self.study.tell(left.number, state=TrialState.FAIL)  # its process ended while it drew
                     os.close(lock)
             if sum(set(trial.params) == set(self.distributions) for trial in known) >= trials:
                 return None

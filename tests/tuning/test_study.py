@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("optuna", reason="the search needs optuna (pip install 'moleblend-fs[tune]')")
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.finetune.locks import taken
 from moleblend_fs.tuning.space import parse_dimension
 from moleblend_fs.tuning.study import JOURNAL, Study, tried_in
 
@@ -48,6 +49,23 @@ def test_two_processes_share_the_trials(tmp_path):
     assert opened(tmp_path).best().score == min(each.score for each in tried)
     assert opened(tmp_path).claim(12) is None
     assert opened(tmp_path, maximise=False).claim(13).number == 12, "more trials go on with the same study"
+
+
+def test_a_trial_that_ends_while_another_process_looks_is_not_run_again(tmp_path, monkeypatch):
+    """Between the reading of its state and the look at its lock."""
+    first, second = opened(tmp_path), opened(tmp_path)
+    claimed = first.claim(9)
+
+    def ends_meanwhile(path):
+        if tried_in(tmp_path)[0].state == "running":
+            first.complete(claimed, 0.1)
+        return taken(path)
+
+    monkeypatch.setattr("moleblend_fs.tuning.study.taken", ends_meanwhile)
+    other = second.claim(9)
+    assert other.number == 1
+    second.report(other, 1, 0.5)
+    assert [each.state for each in opened(tmp_path).tried()] == ["complete", "running"]
 
 
 def hold(folder, told) -> None:
