@@ -76,10 +76,13 @@ def test_products_of_fixed_rows(many):
     x = torch.randn(2 * many + 150, 64)
     with linear.fixed_rows(many):
         whole = linear.product(x, weight, bias)
-        for start, stop in ((0, 0), (0, 1), (3, 67), (10, 150), (5, many + 5), (1, 2 * many + 70)):
-            assert torch.equal(linear.product(x[start:stop], weight, bias), whole[start:stop]) or not linear.rows_alike(weight, many)
     torch.testing.assert_close(whole, x @ weight.T + bias, rtol=1e-5, atol=1e-5)  # sums of 64 numbers in float32
     assert linear.rows_alike(weight)
+    if not linear.rows_alike(weight, many):
+        pytest.skip(f"this processor adds up another way for {many} rows, and is not given as many")
+    with linear.fixed_rows(many):
+        for start, stop in ((0, 0), (0, 1), (3, 67), (10, 150), (5, many + 5), (1, 2 * many + 70)):
+            assert torch.equal(linear.product(x[start:stop], weight, bias), whole[start:stop])
 
 
 def test_rows_that_differ_with_their_number_are_found_out(monkeypatch):
