@@ -24,7 +24,7 @@ from moleblend_fs.ops.dispatch import VARIABLE
 from moleblend_fs.sources.pcqm4mv2 import SDF, SPLITS, read_split_dict
 
 LINE = re.compile(r"\| train_inner \| (\{.*\})\s*$", re.MULTILINE)
-UPDATES, EVERY = {"cpu": 40, "cuda": 300}, {"cpu": 10, "cuda": 50}
+UPDATES, EVERY = {"cpu": 40, "cuda": 150}, {"cpu": 10, "cuda": 25}
 """Updates of a run, and of a log interval; the first interval warms up."""
 FULL_BATCHES = 25
 """Of an epoch."""

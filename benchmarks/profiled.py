@@ -10,6 +10,7 @@ import importlib
 import os
 import pkgutil
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,8 @@ STAGES = {
     "gelu_dropout": "elementwise",
 }
 """Folder of an op -> what the budget calls its stage."""
+LONGEST = 60
+"""Kernels that are shown with their time."""
 PRODUCT = re.compile(r"gemm|cutlass|xmma|nvjet|cublas|splitk|gemv", re.IGNORECASE)
 NORM = re.compile(r"layer_?norm|gamma_?beta", re.IGNORECASE)
 
@@ -62,6 +65,7 @@ def main(args: argparse.Namespace) -> list[Row]:
     count, update = len(sizes), Update(MINIATURE if args.tiny else PRESETS[arch], sizes, args.device)
     case = f"{arch}, {count:,} molecules like {TITLES[SET]}'s, bfloat16, {os.environ[VARIABLE]} ops"
     seconds = seconds_of(update.take, 20 if args.device == "cuda" else 1, args.device)
+    launching = seconds_until_launched(update) if args.device == "cuda" else []
     found = profiled(update, args.device, args.trace)
     predicted = [line for line in read_table() if (line.arch, line.set, line.molecules) == (arch, SET, count) and line.stage != "all"]
     print_beside(found, predicted)
@@ -69,6 +73,8 @@ def main(args: argparse.Namespace) -> list[Row]:
         row("profiled", case, "update", "ms", [1e3 * s for s in seconds], device=args.device),
         row("profiled", case, "training", "molecules/s", [count / s for s in seconds], target=">= 47,400", device=args.device),
     ]
+    if launching:
+        rows.append(row("profiled", case, "update, until all of it is launched", "ms", [1e3 * s for s in launching], device=args.device))
     return rows + [row("profiled", case, f"{stage}, in one update", "ms", [ms], device=args.device) for stage, (_, ms) in found.items()]
 
 
@@ -126,6 +132,18 @@ def random_molecules(sizes: np.ndarray) -> MoleculeBatch:
     )
 
 
+def seconds_until_launched(update: Update) -> list[float]:
+    """Seconds that the host needs for an update: it waits for nothing, and the GPU has nothing else to do."""
+    seconds = []
+    for _ in range(10):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        update.take()
+        seconds.append(time.perf_counter() - begin)
+    torch.cuda.synchronize()
+    return seconds
+
+
 def profiled(update: Update, device: str, trace: Path | None) -> dict[str, tuple[int, float]]:
     """Stage -> launches and milliseconds of one update, the longest first; of a CPU's operations where there is no GPU."""
     kinds = torch.profiler.ProfilerActivity
@@ -136,7 +154,10 @@ def profiled(update: Update, device: str, trace: Path | None) -> dict[str, tuple
     if trace is not None:
         profile.export_chrome_trace(str(trace))
     launches, milliseconds = Counter[str](), Counter[str]()
-    for event in profile.key_averages():
+    averages = profile.key_averages()
+    if device == "cuda":
+        print(averages.table(sort_by="self_device_time_total", row_limit=LONGEST, max_name_column_width=70))
+    for event in averages:
         taken = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
         stage = stage_of_kernel(event.key) if device == "cuda" else stage_of_operation(event.key)
         if taken > 0:
