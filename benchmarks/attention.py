@@ -29,17 +29,20 @@ Inputs = tuple[list[Tensor], Tensor, Tensor, Tensor]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--sets", nargs="+", choices=MOLECULES["cuda"], default=list(MOLECULES["cuda"]), help="whose sizes (default: all)")
+    parser.add_argument("--only", nargs="+", choices=ALTERNATIVES, default=list(ALTERNATIVES), metavar="ALTERNATIVE", help="default: all")
 
 
 def main(args: argparse.Namespace) -> list[Row]:
     torch.set_num_threads(1)
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     rows: list[Row] = []
-    for name, molecules in ({"pcqm4mv2": 2} if args.tiny else MOLECULES[args.device]).items():
+    for name, molecules in ({"pcqm4mv2": 2} if args.tiny else {name: MOLECULES[args.device][name] for name in args.sets}).items():
         sizes = np.array([4, 17]) if args.tiny else draw_sizes(name, molecules, seed=0)
         layout = Layout(torch.from_numpy(sizes), args.device)
         medians = {}
-        for title, prepare in ALTERNATIVES.items():
+        for title in args.only:
+            prepare = ALTERNATIVES[title]
             case = f"{TITLES[name]}, {molecules} molecules, {str(dtype).removeprefix('torch.')}, {title}"
             if args.device != "cuda" and title not in (*WITHOUT_GPU, *(REHEARSED if args.tiny else ())):
                 print(f"{case}: not run: only on GPUs")

@@ -39,7 +39,7 @@ LAUNCH_ON_HOST = 10e-6
 @contextlib.contextmanager
 def without_gpu() -> Iterator[FakeTensorMode]:
     """Triton's ops are chosen although there is no GPU; tensors have no content; seeds need none."""
-    from moleblend_fs.model import encoder
+    from moleblend_fs.model import encoder, heads, multi_hot
     from moleblend_fs.ops import cosine_loss, dispatch, layer_norm, linear
     from moleblend_fs.ops.atom_forces import launch as atom_forces
     from moleblend_fs.ops.attention import launch as attention
@@ -54,6 +54,8 @@ def without_gpu() -> Iterator[FakeTensorMode]:
         mock.patch.object(layer_norm, "reads_half_precision", lambda x, gain: gain.dtype == x.dtype),
         mock.patch.object(linear, "adds_up_in_products", lambda x, weight: linear.type_of_products(weight) is None),
         mock.patch.object(cosine_loss, "gradient_along", return_value=True),
+        mock.patch.object(multi_hot, "by_product", return_value=True),
+        mock.patch.object(heads, "by_product", return_value=True),
         mock.patch.object(encoder, "reads_half_precision", lambda x, gain: gain.dtype == x.dtype),
         contextlib.ExitStack() as stack,
     ):

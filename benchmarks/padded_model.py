@@ -101,7 +101,7 @@ def _drop_path(block, x: Tensor) -> Tensor:
 
 def _pair_values(head: PairHead, x: Tensor) -> Tensor:
     """(B, n, n, C): one side contracted with the form, then the other; logits and all."""
-    left, right = (side.view(*x.shape[:2], -1) for side in head.sides(x.reshape(-1, x.shape[-1])))
+    left, right = (norm(F.gelu(layer(x))) for layer, norm in ((head.left, head.left_norm), (head.right, head.right_norm)))
     weight, bias = head.form()
     return torch.einsum("bimc,bjm->bijc", torch.einsum("bia,cam->bimc", left, weight), right) + bias
 

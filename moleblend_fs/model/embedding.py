@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from moleblend_fs.data.batch import MoleculeBatch
 from moleblend_fs.data.graph import MAX_HOPS, NUM_BOND_CLASSES, bond_class_features
+from moleblend_fs.model import multi_hot
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.ops.constants import constant
 from moleblend_fs.ops.embedding_rows import ATOM_FIRST_ROW, BOND_FIRST_ROW, DEGREE_FIRST_ROW, ELEMENT_ROWS, HIDDEN, TABLE_ROWS
 from moleblend_fs.ops.layout import Layout
-from moleblend_fs.ops.linear import Linear, products_in
+from moleblend_fs.ops.linear import Linear, linear, products_in
 from moleblend_fs.ops.precision import all_at_least_float32
 from moleblend_fs.ops.relation_bias import RelationWeights, relation_bias
 
@@ -25,6 +26,10 @@ HIDDEN_ROWS = (ATOM_FIRST_ROW + HIDDEN, *[PADDING_ROW] * (ATOM_FEATURES - 1))
 """Rows of the atom table that a hidden atom is the sum of."""
 NOT_ELEMENT = (False, *[True] * (ATOM_FEATURES - 1))
 """Which of the features are not the element, which is the first."""
+
+
+FACTOR_3D = 0.01
+"""Keeps a fresh 3D feature as small as the other embeddings (reference release)."""
 
 
 class AtomEmbedding(nn.Module):
@@ -44,16 +49,34 @@ class AtomEmbedding(nn.Module):
 
     def forward(self, batch: MoleculeBatch, shown: Shown, gaussian_sums_AK: Tensor, layout: Layout) -> Tensor:
         """(T, d) embedding sums."""
+        if multi_hot.by_product(gaussian_sums_AK):
+            return self._by_product(batch, shown, gaussian_sums_AK, layout)
         atoms = self._features(batch.atom_features + self.feature_rows, shown)
         has_degree, has_3d = shown.visible(shown.degree), shown.visible(shown.distances)
         row = torch.where(has_degree, batch.degree.long() + DEGREE_FIRST_ROW, PADDING_ROW)
         both = (self.in_degree_table.weight + self.out_degree_table.weight)[DEGREE_FIRST_ROW:]
         degree = F.embedding(row, F.pad(both, (0, 0, DEGREE_FIRST_ROW, 0)), padding_idx=PADDING_ROW)
-        # The factor keeps a fresh 3D feature as small as the other embeddings (reference release).
-        feature_3d = 0.01 * self.from_gaussians(gaussian_sums_AK.to(self.from_gaussians.weight.dtype))
+        feature_3d = FACTOR_3D * self.from_gaussians(gaussian_sums_AK.to(self.from_gaussians.weight.dtype))
         atoms = atoms + degree + feature_3d * has_3d.unsqueeze(1)
         tokens = self.graph_token.repeat(layout.num_tokens, 1)
         return tokens.index_copy(0, layout.atom_tokens, atoms)
+
+    def _by_product(self, batch: MoleculeBatch, shown: Shown, gaussian_sums_AK: Tensor, layout: Layout) -> Tensor:
+        """The same sums by `multi_hot`."""
+        features, shows = batch.atom_features, torch.ones_like(batch.atom_features, dtype=torch.bool)
+        if shown.bare is not None:
+            shows = ~(shown.bare.unsqueeze(1) & constant(NOT_ELEMENT, torch.bool, features.device))
+        if shown.hidden is not None:
+            hidden = shown.hidden.unsqueeze(1)
+            features, shows = features.masked_fill(hidden, HIDDEN), shows & ~(hidden & constant(NOT_ELEMENT, torch.bool, features.device))
+        factor = FACTOR_3D * shown.visible(shown.distances).to(self.graph_token.dtype)
+        degrees = (self.in_degree_table.weight + self.out_degree_table.weight)[DEGREE_FIRST_ROW : DEGREE_FIRST_ROW + multi_hot.DEGREES]
+        table = multi_hot.table_of_columns(self.atom_table.weight, degrees, self.graph_token, self.from_gaussians.bias)
+        hot = multi_hot.multi_hot(features, shows, batch.degree, shown.visible(shown.degree), factor, layout)
+        weight = self.from_gaussians.weight
+        sums = gaussian_sums_AK.to(weight.dtype) * factor.unsqueeze(1)
+        sums = sums.new_zeros(layout.num_tokens, sums.shape[1]).index_copy(0, layout.atom_tokens, sums)
+        return hot @ table + linear(sums, weight, None)
 
     def _features(self, rows_A9: Tensor, shown: Shown) -> Tensor:
         """(A, d) sums of the features' rows, of the element's alone for a bare atom, and of one row instead for a hidden atom."""

@@ -18,6 +18,7 @@ from moleblend_fs.model.predicted_distances import DistancePredictor
 from moleblend_fs.model.readout import read_out
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.model.target_classes import PretrainingTargets
+from moleblend_fs.ops.atom_rows import atoms_of
 from moleblend_fs.ops.attention import prepare_bias
 from moleblend_fs.ops.compile_ahead import Kernels
 from moleblend_fs.ops.dispatch import make_ready
@@ -92,17 +93,17 @@ class MoleBlend(nn.Module):
         """What a pass runs on a GPU, in training with the losses of the heads."""
         c, dtype, heads = self.config, self.relations.graph_bias.dtype, list(self.heads.values()) if self.training else []
         of_head = (c.attention_heads, c.embed_dim // c.attention_heads)
-        shapes: dict[str, tuple[int, ...]] = {
-            "relation_bias": (c.attention_heads, c.gaussians),
-            "attention": of_head,
-            "residual_norm": (c.embed_dim,),
-            "gelu_dropout": (c.ffn_dim,),
-        }
+        shapes: list[tuple[str, tuple[int, ...]]] = [
+            ("relation_bias", (c.attention_heads, c.gaussians)),
+            ("attention", of_head),
+            ("residual_norm", (c.embed_dim,)),
+            ("gelu_dropout", (c.ffn_dim,)),
+        ]
         if any(isinstance(head, PairHead) for head in heads):
-            shapes["pair_projection"] = (c.pair_dim,)
+            shapes += [("residual_norm", (c.pair_dim,)), ("pair_projection", (c.pair_dim,))]
         if any(isinstance(head, NoiseHead) for head in heads):
-            shapes["atom_forces"] = of_head
-        return [Kernels(op, dtype, shape) for op, shape in shapes.items()]
+            shapes.append(("atom_forces", of_head))
+        return [Kernels(op, dtype, shape) for op, shape in shapes]
 
     @autocast_in_products
     def encode(self, batch: MoleculeBatch, shown: Shown, layout: Layout, blocks: int | None = None) -> tuple[Tensor, Tensor]:
@@ -140,7 +141,7 @@ class MoleBlend(nn.Module):
         tokens, bias = self.encode(batch, shown, layout)
         own = {name: head for name, head in self.heads.items() if name in HEADS}
         readers = [head.layers() for head in own.values() if head.reads != "molecules"]  # type: ignore[operator]
-        atoms_of_heads = iter(for_readers(tokens.index_select(0, layout.atom_tokens), readers))
+        atoms_of_heads = iter(for_readers(atoms_of(tokens, layout), readers))
         results: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
         for name, head in own.items():

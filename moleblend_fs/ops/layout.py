@@ -131,6 +131,11 @@ class Layout:
         return torch.arange(1, self.num_total_atoms + 1, device=self.device) + self.atom_molecule
 
     @cached_property
+    def token_atoms(self) -> Tensor:
+        """(T,) int64, places in A of the tokens; of a graph token any."""
+        return (torch.arange(-1, self.num_tokens - 1, device=self.device) - self.token_molecule).clamp_(min=0)
+
+    @cached_property
     def _pair_atoms(self) -> tuple[Tensor, Tensor]:
         """(P,) numbers of both atoms of each pair within their molecule."""
         molecule = self.pair_molecule

@@ -208,6 +208,7 @@ def test_the_model_has_its_own_sizes_checked(monkeypatch):
     assert checked == {
         ("relation_bias", torch.bfloat16, (3, 5)),
         ("attention", torch.bfloat16, (3, 8)),
+        ("residual_norm", torch.bfloat16, (4,)),
         ("atom_forces", torch.bfloat16, (3, 8)),
         ("pair_projection", torch.bfloat16, (4,)),
         ("residual_norm", torch.bfloat16, (24,)),

@@ -7,10 +7,12 @@ from moleblend_fs.ops.column_sums import add_programs
 from moleblend_fs.ops.column_sums import constants_of as sum_constants
 from moleblend_fs.ops.kernel_common import TRITON_TYPES, Variant
 from moleblend_fs.ops.residual_norm.kernels import add_and_normalise, normalise_backward
-from moleblend_fs.ops.residual_norm.launch import backward_launch, constants_of, forward_launch
+from moleblend_fs.ops.residual_norm.launch import Launch, backward_launch, constants_of, forward_launch
 
 WIDTHS = (64, 256, 768, 1024, 2048)
 """Embedding widths of the shipped presets."""
+PAIR_WIDTHS = (16, 32)
+"""Pair widths of the presets: the pair heads normalise their sides, with nothing added, and want no norm back."""
 # What a pass launches: of the embeddings, in the first block (which drops nothing), in others, with --dropout, and (backward) at the end.
 FORWARD: dict[str, dict[str, bool]] = {
     "first": {},
@@ -26,6 +28,7 @@ BACKWARD: dict[str, dict[str, bool]] = {
     "last": {"BIAS": True, "DROP_PATH": True},
 }
 
+SWITCHES = {name for cases in (FORWARD, BACKWARD) for chosen in cases.values() for name in chosen}
 COMMON = "path"
 """What most blocks launch."""
 WITH_ALL_CASES = (("bf16", 768), ("fp32", 256), ("fp16", 64))
@@ -33,7 +36,7 @@ WITH_ALL_CASES = (("bf16", 768), ("fp32", 256), ("fp16", 64))
 
 
 def variants() -> list[Variant]:
-    """Every type and width with what most blocks launch, and `WITH_ALL_CASES`."""
+    """Every type and width with what most blocks launch, and `WITH_ALL_CASES`; every type and width of pair heads."""
     found = []
     for (dtype, short), width in itertools.product(TRITON_TYPES.items(), WIDTHS):
         for kernel, cases, launch in (
@@ -43,11 +46,18 @@ def variants() -> list[Variant]:
             for case, chosen in cases.items():
                 if case != COMMON and (short, width) not in WITH_ALL_CASES:
                     continue  # the same code with less or more of it switched on
-                switches = [name for name in kernel.arg_names if name in {each for some in cases.values() for each in some}]
-                constants = {**constants_of(launch, width), **{name: chosen.get(name, False) for name in switches}}
-                found.append(_variant(f"{kernel.__name__}/{short}/{width}/{case}", kernel, short, constants, launch.warps))
+                found.append(_with_switches(kernel, short, width, case, chosen, launch))
+        found.append(_variant(f"add_programs/{short}/{width}", add_programs, short, sum_constants(width), 4))
+    for (dtype, short), width in itertools.product(TRITON_TYPES.items(), PAIR_WIDTHS):
+        found.append(_with_switches(add_and_normalise, short, width, "alone", {}, forward_launch(width)))
+        found.append(_with_switches(normalise_backward, short, width, "alone", {}, backward_launch(width, dtype)))
         found.append(_variant(f"add_programs/{short}/{width}", add_programs, short, sum_constants(width), 4))
     return found
+
+
+def _with_switches(kernel: Any, short: str, width: int, case: str, chosen: dict[str, bool], launch: Launch) -> Variant:
+    switches = {name: chosen.get(name, False) for name in kernel.arg_names if name in SWITCHES}
+    return _variant(f"{kernel.__name__}/{short}/{width}/{case}", kernel, short, {**constants_of(launch, width), **switches}, launch.warps)
 
 
 def _variant(name: str, kernel: Any, short: str, constants: dict[str, Any], warps: int) -> Variant:
