@@ -61,14 +61,13 @@ import torch
 import triton
 from torch import Tensor
 
-from moleblend_fs.ops.kernel_common import on_its_device
+from moleblend_fs.ops.kernel_common import kernel_op
 from moleblend_fs.ops.swish.kernels import swish_backward, swish_forward
 
 BLOCK = 128
 
 
-@torch.library.custom_op("moleblend::swish_forward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::swish_forward")
 def forward(x: Tensor) -> Tensor:
     out = torch.empty_like(x)
     swish_forward[(triton.cdiv(x.numel(), BLOCK),)](x, out, x.numel(), BLOCK=BLOCK)
@@ -80,8 +79,7 @@ def _(x):
     return torch.empty_like(x)
 
 
-@torch.library.custom_op("moleblend::swish_backward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::swish_backward")
 def backward(x: Tensor, d_out: Tensor) -> Tensor:
     d_x = torch.empty_like(x)
     swish_backward[(triton.cdiv(x.numel(), BLOCK),)](x, d_out.contiguous(), d_x, x.numel(), BLOCK=BLOCK)

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
 from moleblend_fs.ops.atom_forces.kernels_directions import pair_directions
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_scale, dropout_threshold
-from moleblend_fs.ops.kernel_common import dot_precision, on_its_device
+from moleblend_fs.ops.kernel_common import dot_precision, kernel_op
 from moleblend_fs.ops.layout import Layout
 
 STEP = 16
@@ -41,8 +41,7 @@ def _run(kernel: Any, q: Tensor, members: Tensor, capacity: int, data: Sequence[
     kernel[(len(members) * heads * blocks,)](*data, members, *counts, blocks, *random, **options)
 
 
-@torch.library.custom_op("moleblend::atom_forces_forward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::atom_forces_forward")
 def forward(
     q: Tensor,
     k: Tensor,
@@ -75,8 +74,7 @@ def _(q, k, value, bias, coordinates, atom_molecule, tokens, pairs, molecules, c
     return bias.new_empty(heads, 3, A), bias.new_empty(heads, A), bias.new_empty(3, bias.shape[1])
 
 
-@torch.library.custom_op("moleblend::atom_forces_backward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::atom_forces_backward")
 def backward(
     d_force: Tensor,
     force: Tensor,

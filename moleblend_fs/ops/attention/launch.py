@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_scale, dropout_threshold
 from moleblend_fs.ops.attention.kernels_long import backward_columns_long, backward_rows_long, forward_long
 from moleblend_fs.ops.attention.kernels_short import backward_short, forward_short
-from moleblend_fs.ops.kernel_common import dot_precision, on_its_device
+from moleblend_fs.ops.kernel_common import dot_precision, kernel_op
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.patches.graph_task import backward_pass
 
@@ -155,8 +155,7 @@ def _run(kernel: Any, launch: Launch, qkv: Tensor, programs: int, *arguments: An
     kernel[(programs,)](*arguments, **constants_of(kernel, launch, qkv.dtype, width), num_warps=launch.warps, num_stages=1)
 
 
-@torch.library.custom_op("moleblend::attention_forward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::attention_forward")
 def attention_forward(
     qkv: Tensor,
     bias: Tensor,
@@ -192,8 +191,7 @@ def _(qkv, bias, graph_bias, tokens, pairs, molecules, capacities, dropout, seed
     return qkv.new_empty(T, heads * width), qkv.new_empty(heads, T, dtype=torch.float32)
 
 
-@torch.library.custom_op("moleblend::attention_backward", mutates_args=("d_bias", "d_graph"))
-@on_its_device
+@kernel_op("moleblend::attention_backward", mutates_args=("d_bias", "d_graph"))
 def attention_backward(
     d_out: Tensor,
     out: Tensor,

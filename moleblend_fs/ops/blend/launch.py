@@ -10,15 +10,14 @@ from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.ops.blend import TALLIES, Blend, Rules
 from moleblend_fs.ops.blend.kernels import blend_molecules
 from moleblend_fs.ops.constants import constant
-from moleblend_fs.ops.kernel_common import on_its_device
+from moleblend_fs.ops.kernel_common import kernel_op
 from moleblend_fs.ops.layout import Layout
 
 BLOCK, ATOMS, WARPS = 128, 32, 4
 """Pairs and atoms that a program goes through at a time, and its warps: PCQM4Mv2's molecules have 225 pairs on average."""
 
 
-@torch.library.custom_op("moleblend::blend", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::blend")
 def blend_op(
     molecule_id_B: Tensor,
     has_coordinates_B: Tensor,
@@ -63,6 +62,7 @@ def _empty(molecule_id_B: Tensor, spd_P: Tensor, coordinates_A3: Tensor) -> list
     ]
 
 
+@torch.no_grad()
 def blend(
     molecule_id_B: Tensor, has_coordinates_B: Tensor, spd_P: Tensor, path_P5: Tensor, coordinates_A3: Tensor, layout: Layout, rules: Rules
 ) -> Blend:

@@ -12,7 +12,7 @@ from torch import Tensor
 from moleblend_fs.ops.column_sums import add_up
 from moleblend_fs.ops.dropout_bits import threshold_and_scale
 from moleblend_fs.ops.gelu_dropout.kernels import activate, activate_backward
-from moleblend_fs.ops.kernel_common import on_its_device
+from moleblend_fs.ops.kernel_common import kernel_op
 
 PROGRAMS = 512
 """Of the backward pass, over all columns, four to a multiprocessor. A constant, so that sums are the same bits on every GPU."""
@@ -34,8 +34,7 @@ def launch_of(width: int, direction: str) -> Launch:
     return Launch(max(1, (1024 if direction == "forward" else 2048) // block), block)
 
 
-@torch.library.custom_op("moleblend::gelu_dropout_forward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::gelu_dropout_forward")
 def forward(x: Tensor, bias: Tensor | None, dropout: float, seed_low: int, seed_high: int) -> Tensor:
     """dropped(GELU(x + bias)), (T, f)."""
     rows, width = x.shape
@@ -52,8 +51,7 @@ def _(x, bias, dropout, seed_low, seed_high):
     return torch.empty_like(x)
 
 
-@torch.library.custom_op("moleblend::gelu_dropout_backward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::gelu_dropout_backward")
 def backward(
     d_active: Tensor, x: Tensor, bias: Tensor | None, dropout: float, seed_low: int, seed_high: int
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from moleblend_fs.ops.kernel_common import dot_precision, on_its_device
+from moleblend_fs.ops.kernel_common import dot_precision, kernel_op
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection import kernels as jit
 
@@ -154,8 +154,7 @@ def _run(name: str, inputs: list[Tensor], plan: Plan, with_grad: bool, constexpr
     return loss.sum(), d_left, d_right, d_weight.sum(0)[:, :width, :width].contiguous(), d_bias.sum((0, 2))
 
 
-@torch.library.custom_op("moleblend::pair_cross_entropy", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::pair_cross_entropy")
 def cross_entropy_op(
     left: Tensor, right: Tensor, weight: Tensor, bias: Tensor, target: Tensor, tiles: Tensor, strips: Tensor, with_grad: bool
 ) -> Sums:
@@ -164,8 +163,7 @@ def cross_entropy_op(
     return _run("cross_entropy", [left, right, weight, bias, target], Plan(tiles, strips), with_grad, constexprs)
 
 
-@torch.library.custom_op("moleblend::pair_geometry", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::pair_geometry")
 def geometry_op(
     left: Tensor,
     right: Tensor,

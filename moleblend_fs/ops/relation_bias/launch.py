@@ -12,7 +12,7 @@ from torch import Tensor
 from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.ops.compile_ahead import interpreted
 from moleblend_fs.ops.embedding_rows import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, UNREACHABLE_ROW
-from moleblend_fs.ops.kernel_common import on_its_device
+from moleblend_fs.ops.kernel_common import kernel_op
 from moleblend_fs.ops.relation_bias.launch_table import Table, empty_table, make_table, table_gradients
 from moleblend_fs.ops.relation_bias.launches import EXACT, Launch, launches
 from moleblend_fs.ops.relation_bias.weights import RelationWeights
@@ -32,8 +32,7 @@ def _launches_for(weights: Sequence[Tensor], precision: str) -> dict[str, Launch
     return launches(precision, named.spd_table.shape[1], len(named.means), named.hop_table.shape[1], wider)
 
 
-@torch.library.custom_op("moleblend::relation_bias", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::relation_bias")
 def relation_bias_forward(
     shown_P: Tensor,
     spd_P: Tensor,
@@ -99,8 +98,7 @@ def _(shown_P, spd_P, path_P5, wants_A, coordinates_A3, element_A, weights, atom
     ]
 
 
-@torch.library.custom_op("moleblend::relation_bias_backward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::relation_bias_backward")
 def relation_bias_backward(
     d_bias_HP: Tensor | None,
     d_sums_AK: Tensor | None,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moleblend_fs.ops.column_sums import add_up
 from moleblend_fs.ops.dropout_bits import threshold_and_scale
-from moleblend_fs.ops.kernel_common import on_its_device
+from moleblend_fs.ops.kernel_common import kernel_op
 from moleblend_fs.ops.residual_norm.kernels import add_and_normalise, normalise_backward
 
 PROGRAMS = 512
@@ -46,8 +46,7 @@ def _random(dropout: float, drop_path: float, seed_low: int, seed_high: int) -> 
     return seed_low, seed_high, *threshold_and_scale(dropout), *threshold_and_scale(drop_path)
 
 
-@torch.library.custom_op("moleblend::residual_norm_forward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::residual_norm_forward")
 def forward(
     x: Tensor,
     branch: Tensor | None,
@@ -80,8 +79,7 @@ def _(x, branch, bias, gain, shift, molecule, eps, dropout, drop_path, seed_low,
     return x.new_empty(x.shape if branch is not None else (0,)), torch.empty_like(x), mean, rstd
 
 
-@torch.library.custom_op("moleblend::residual_norm_backward", mutates_args=())
-@on_its_device
+@kernel_op("moleblend::residual_norm_backward")
 def backward(
     d_normed: Tensor,
     d_more: Tensor | None,

@@ -140,10 +140,10 @@ def test_custom_ops(device):
     layout = case.layout
     inputs = (case.shown, case.spd, case.path, case.atom_distance.view(torch.uint8), case.coordinates, case.element)
     places = (layout.atom_molecule, layout.cu_atoms, layout.cu_pairs)
-    torch.library.opcheck(ops.relation_bias_forward, (*inputs, weights, *places, "tf32", 64))
+    torch.library.opcheck(torch.ops.moleblend.relation_bias, (*inputs, weights, *places, "tf32", 64))
     pair, x, count, *table = forward(case, 64, "tf32")[2:]
     upstream = (case.upstream[0].t().contiguous(), case.upstream[1])
-    torch.library.opcheck(ops.relation_bias_backward, (*upstream, *inputs, weights, *places, pair, x, count, table, "tf32"))
+    torch.library.opcheck(torch.ops.moleblend.relation_bias_backward, (*upstream, *inputs, weights, *places, pair, x, count, table, "tf32"))
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_views_and_mixed_types(device):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_opcheck(loss, with_grad, device):
     case = Case(loss, [3, 18], 16, device, hops=2, classes=3)
-    op = ops.cross_entropy_op if loss == "cross_entropy" else ops.geometry_op
+    op = torch.ops.moleblend.pair_cross_entropy if loss == "cross_entropy" else torch.ops.moleblend.pair_geometry
     torch.library.opcheck(op, (*case.inputs, *case.targets, *ops.plan_of(case.layout), with_grad))
 
 

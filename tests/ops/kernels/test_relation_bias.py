@@ -307,11 +307,11 @@ def test_custom_ops(device):
     layout = case.layout
     inputs = (case.shown, case.spd, case.path, case.atom_distance.view(torch.uint8), case.coordinates, case.element)
     places = (layout.atom_molecule, layout.cu_atoms, layout.cu_pairs)
-    torch.library.opcheck(ops.relation_bias_forward, (*inputs, weights, *places, "tf32x3"))
+    torch.library.opcheck(torch.ops.moleblend.relation_bias, (*inputs, weights, *places, "tf32x3"))
     listed = ops.relation_bias_forward(*inputs, weights, *places, "tf32x3")[2:]
     d_bias, d_sums = case.upstream[0].t().contiguous(), case.upstream[1]
     for upstream in ((d_bias, d_sums), (None, d_sums), (d_bias, None)):
-        torch.library.opcheck(ops.relation_bias_backward, (*upstream, *inputs, weights, *places, *listed, [], "tf32x3"))
+        torch.library.opcheck(torch.ops.moleblend.relation_bias_backward, (*upstream, *inputs, weights, *places, *listed, [], "tf32x3"))
 
 
 def test_list_of_distances(device, monkeypatch):
