@@ -1,5 +1,7 @@
-"""What a process that others are forked from has done for all of them, imported there as the last: it has read what runs are told most."""
+"""What a process that others are forked from has done for all of them, imported there as the last: it has read what runs are told most,
+and garbage is no longer looked for among what it has imported, which would also copy all of it into each process."""
 
+import gc
 from importlib.util import find_spec
 
 from fairseq import options
@@ -20,3 +22,4 @@ configurations.hasten()
 for words in KINDS:
     parser = options.get_training_parser()
     convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, ["STORE", "--arch", "moleblend_tiny", *words]))
+gc.freeze()
