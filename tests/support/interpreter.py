@@ -1,8 +1,8 @@
-"""Triton's interpreter without what it does for nothing, half of its time; what it computes and refuses is the same.
+"""Triton's interpreter without what it does for nothing, two thirds of its time; what it computes and refuses is the same.
 
 Each call of a function from a kernel would look through all of `triton.language` for what is to be replaced, which the kernel's own
-start has replaced already; and each sum, difference and product of integers would be computed once more, in 64 bits, for an assertion
-that is left out where `debug` is off, as it always is.
+start has replaced already; each sum, difference and product of integers would be computed once more, in 64 bits, for an assertion
+that is left out where `debug` is off, as it always is; and each value would make its type, its shape and the type of its shape anew.
 """
 
 import functools
@@ -20,6 +20,7 @@ def hasten() -> None:
     changed = hasattr(getattr(interpreter, "_patch_lang", None), "__wrapped__")
     if not changed and hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "_LangPatchScope"):
         interpreter._patch_lang = once(interpreter)
+        types_once(interpreter)
 
 
 def once(interpreter: Any) -> Callable[[Any], Any]:
@@ -55,3 +56,82 @@ def once(interpreter: Any) -> Callable[[Any], Any]:
 
     patch_lang.__wrapped__ = replace  # type: ignore[attr-defined]
     return patch_lang
+
+
+def types_once(interpreter: Any) -> None:
+    """Types of blocks, shapes of values and NumPy's types are made once each, the type of a tuple of constants where it is asked for."""
+    core = interpreter.tl.core
+    for owner, name, quick in (
+        (core.block_type, "__init__", block_type(core)),
+        (core.tensor, "__init__", tensor(core)),
+        (core.tuple, "__init__", tuple_of_constants(core)),
+        (interpreter, "_get_np_dtype", numpy_type(interpreter)),
+    ):
+        quick.__wrapped__ = getattr(owner, name)  # type: ignore[attr-defined]
+        setattr(owner, name, quick)
+    core.tuple.type = property(type_of_tuple(core), lambda self, value: vars(self).__setitem__("_type", value))
+
+
+def block_type(core: Any) -> Callable[..., None]:
+    """`block_type.__init__` that fills in what the first one of the same elements and sizes has; sizes that are refused are none's."""
+    make, known = core.block_type.__init__, {}
+
+    def init(self: Any, element_ty: Any, shape: Any) -> None:
+        sizes = tuple(size.value if type(size) is core.constexpr else size for size in shape)
+        if not isinstance(shape, (list, core.tuple)) or not all(type(size) is int for size in sizes):
+            return make(self, element_ty, shape)
+        key = (type(element_ty), element_ty.name, getattr(element_ty, "address_space", None), sizes)
+        if key not in known:
+            make(self, element_ty, shape)
+            known[key] = vars(self) | {"of_tensors": (core.tuple([core.constexpr(size) for size in sizes]), core.constexpr(self.numel))}
+        vars(self).update(known[key], element_ty=element_ty)
+
+    return init
+
+
+def tensor(core: Any) -> Callable[..., None]:
+    """`tensor.__init__` that takes shape and number of elements from its type."""
+    make = core.tensor.__init__
+
+    def init(self: Any, handle: Any, type: Any) -> None:
+        if "of_tensors" not in vars(type):
+            return make(self, handle, type)
+        self.handle, self.type, self.dtype = handle, type, type.element_ty
+        self.shape, self.numel = type.of_tensors
+
+    return init
+
+
+def tuple_of_constants(core: Any) -> Callable[..., None]:
+    """`tuple.__init__` that makes no type where all values are constants."""
+    make = core.tuple.__init__
+
+    def init(self: Any, args: Any, type: Any = None) -> None:
+        values = list(args)
+        if type is None and all(value.__class__ is core.constexpr for value in values):
+            self.values = values
+        else:
+            make(self, values, type)
+
+    return init
+
+
+def type_of_tuple(core: Any) -> Callable[[Any], Any]:
+    """What is read as a tuple's `type`: what it was given, or the one of its constants."""
+    return lambda self: vars(self).get("_type") or core._type_for_tuple_values(self.values)
+
+
+def numpy_type(interpreter: Any) -> Callable[[Any], Any]:
+    """`_get_np_dtype` that makes its table of types once."""
+    find, core = interpreter._get_np_dtype, interpreter.tl.core
+    known: dict[str, Any] = {}
+
+    def get(tt_dtype: Any) -> Any:
+        element = tt_dtype.element_ty if isinstance(tt_dtype, core.block_type) else tt_dtype
+        if type(element) is not core.dtype:
+            return find(tt_dtype)  # pointers
+        if element.name not in known:
+            known[element.name] = find(tt_dtype)
+        return known[element.name]
+
+    return get

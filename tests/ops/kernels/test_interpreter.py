@@ -13,6 +13,9 @@ from tests.support import interpreter
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here")
 
 
+QUICK = [(tl.block_type, "__init__"), (tl.tensor, "__init__"), (tl.core.tuple, "__init__"), (of_triton, "_get_np_dtype")]
+
+
 @triton.jit
 def _inner(x):
     return tl.where(x > 2, tl.sum(x * x, axis=0), -x) + tl.cdiv(7, 2)
@@ -41,7 +44,50 @@ def test_results_are_the_same_and_what_was_replaced_comes_back(monkeypatch):
     assert not options.sanitize_overflow
     monkeypatch.setattr(of_triton, "_patch_lang", once.__wrapped__)
     monkeypatch.setattr(of_triton.interpreter_builder, "options", of_triton.InterpreterOptions())
+    for owner, name in QUICK:
+        monkeypatch.setattr(owner, name, getattr(owner, name).__wrapped__)
+    monkeypatch.delattr(tl.core.tuple, "type")
     assert run(values) == ours[0] == ours[1] == [3, 2, 34, 34, 29, 29]
+
+
+ELEMENTS = [
+    tl.float32,
+    tl.bfloat16,
+    tl.int1,
+    tl.pointer_type(tl.float32),
+    tl.pointer_type(tl.float32, const=True),
+    tl.pointer_type(tl.int8, 3),
+]
+
+
+@pytest.mark.parametrize("shape", [[4], [8, 2], [tl.constexpr(4)], tl.core.tuple([2, 2, 2])], ids=str)
+@pytest.mark.parametrize("element", ELEMENTS, ids=str)
+def test_types_are_those_of_the_interpreter(element, shape, monkeypatch):
+    """Every attribute, of types that are made for the first time and again."""
+
+    def described():
+        block = tl.block_type(element, shape)
+        made, scalar = tl.tensor("a handle", block), tl.tensor("a handle", element)
+        mixed = tl.core.tuple([made, tl.constexpr(2)])
+        parts = [block.element_ty is element, block.shape.type.name, made.shape.type.name, mixed.type.name, tl.core.tuple([]).type.name]
+        found = [{name: repr(part) for name, part in vars(each).items() if name != "of_tensors"} for each in (block, made, scalar)]
+        return parts, found, [of_triton._get_np_dtype(type) for type in (block, element)]
+
+    ours = [described(), described()]
+    for owner, name in QUICK:
+        monkeypatch.setattr(owner, name, getattr(owner, name).__wrapped__)
+    monkeypatch.delattr(tl.core.tuple, "type")
+    assert ours == [described()] * 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "error"), [([3], ValueError), ([2.0], TypeError), ([], TypeError), ([2**21], ValueError), ((2,), AssertionError)], ids=str
+)
+def test_types_that_are_refused(shape, error):
+    tl.block_type(tl.float32, [2])
+    for _ in range(2):
+        with pytest.raises(error):
+            tl.block_type(tl.float32, shape)
 
 
 def test_a_kernel_that_fails_leaves_nothing_replaced():
