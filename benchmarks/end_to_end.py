@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=8 if len(os.sched_getaffinity(0)) >= 10 else 1, help="of the loader (default %(default)s)"
     )
+    parser.add_argument("--ops", nargs="+", choices=("triton", "reference"), default=["triton", "reference"], help="on a GPU (default: both)")
     parser.add_argument("--batch-size", type=int, default=0, help="molecules of a batch (default 4096 on a GPU, 64 on a CPU)")
 
 
@@ -53,7 +54,7 @@ def main(args: argparse.Namespace) -> list[Row]:
             repeat(args.pcqm4mv2, source, FULL_BATCHES * size)
         preprocess = [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess", "pcqm4mv2", source, store, "--no-progress", *limit]
         subprocess.run(preprocess, cwd=ROOT, check=True, capture_output=True)
-        for ops in ("triton", "reference") if gpu else ("reference",):
+        for ops in args.ops if gpu else ("reference",):
             rates = train(store, Path(folder) / ops, args, ops, size)
             case = f"fairseq-train, PCQM4Mv2, {model}, batch {size}, {args.workers} loader workers, {ops} ops"
             target = ">= 47,400" if (gpu, ops) == (True, "triton") else ""
