@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=8 if len(os.sched_getaffinity(0)) >= 10 else 1, help="of the loader (default %(default)s)"
     )
-    parser.add_argument("--ops", nargs="+", choices=("triton", "reference"), default=["triton", "reference"], help="on a GPU (default: both)")
+    parser.add_argument(
+        "--ops", nargs="+", choices=("triton", "reference"), default=["triton", "reference"], help="on a GPU (default: both)"
+    )
     parser.add_argument("--batch-size", type=int, default=0, help="molecules of a batch (default 4096 on a GPU, 64 on a CPU)")
 
 
