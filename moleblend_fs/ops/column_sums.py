@@ -45,5 +45,5 @@ def add_up(partial: Tensor, dtypes: Sequence[torch.dtype]) -> list[Tensor]:
     _, programs, width = partial.shape
     sums = [partial.new_empty(width, dtype=dtype) for dtype in dtypes]
     outputs = (sums + [sums[0]] * 3)[:3]
-    add_programs[(triton.cdiv(width, COLUMNS), len(sums))](partial, *outputs, programs, **constants_of(width), num_warps=4)
+    add_programs[(-(-width // COLUMNS), len(sums))](partial, *outputs, programs, **constants_of(width), num_warps=4)
     return sums

@@ -49,6 +49,7 @@ def configure(choice: str) -> None:
     _configured = choice
 
 
+@functools.cache
 def parse(choice: str, where: str) -> dict[str, str]:
     """The implementation asked for of each op.
 
@@ -131,7 +132,7 @@ def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why kernels cannot run on a device; None if they can."""
     if dtype == torch.float64:
         return "they compute in float32, and the inputs are float64"
-    if importlib.util.find_spec("triton") is None:
+    if not _installed("triton"):
         return "triton is not installed (pip install triton)"
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
@@ -140,6 +141,11 @@ def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     if interpreted():
         return None
     return f"there is no compiler for {device.type} (TRITON_INTERPRET=1 runs them slowly, for tests)"
+
+
+@functools.cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _unverified(device: torch.device) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
+import triton
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
@@ -45,6 +46,17 @@ def dot_precision(dtype: torch.dtype) -> str:
 def dot_precisions(dtype: torch.dtype) -> tuple[str, ...]:
     """All that `dot_precision` may say."""
     return ("ieee", "tf32") if dtype == torch.float32 else ("ieee",)
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up. Triton's looks for constants of kernels among its arguments, which takes the host longer than all else here."""
+    return -(-a // b)
+
+
+@functools.cache
+def padded(size: int) -> int:
+    """The least power of two, from 16, which products need, that holds a size."""
+    return max(16, triton.next_power_of_2(size))
 
 
 class KernelOp:

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
 from moleblend_fs.ops.atom_forces.kernels_directions import pair_directions
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_scale, dropout_threshold
-from moleblend_fs.ops.kernel_common import dot_precision, kernel_op
+from moleblend_fs.ops.kernel_common import cdiv, dot_precision, kernel_op, padded
 from moleblend_fs.ops.layout import Layout
 
 STEP = 16
@@ -28,15 +27,14 @@ LAUNCHES = {"ieee": {16: (16, 1), LONGER: (32, 2)}, "tf32": {LONGER: (16, 2)}}
 
 
 def constants_of(block: int, dtype: torch.dtype, width: int) -> dict[str, Any]:
-    block_w = max(16, triton.next_power_of_2(width))
-    return {"W": width, "BLOCK": block, "STEP": STEP, "BLOCK_W": block_w, "PRECISION": dot_precision(dtype)}
+    return {"W": width, "BLOCK": block, "STEP": STEP, "BLOCK_W": padded(width), "PRECISION": dot_precision(dtype)}
 
 
 def _run(kernel: Any, q: Tensor, members: Tensor, capacity: int, data: Sequence[Any], counts: Sequence[Any], random: Sequence[Any]):
     _, heads, width = q.shape
     table = LAUNCHES[dot_precision(q.dtype)]
     block, warps = table.get(capacity, table[LONGER])
-    blocks = triton.cdiv(capacity - 1, block)
+    blocks = cdiv(capacity - 1, block)
     options = {**constants_of(block, q.dtype, width), "num_warps": warps, "num_stages": 1}
     kernel[(len(members) * heads * blocks,)](*data, members, *counts, blocks, *random, **options)
 

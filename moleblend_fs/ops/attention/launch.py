@@ -7,19 +7,19 @@ asks for the ticket's gradient, after all of them, and gets the buffer as that o
 Shape legend: T tokens, P atom pairs, B molecules, H heads, w head width; see `ops.layout`.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moleblend_fs.ops.attention.kernel_parts import draw_seed, dropout_scale, dropout_threshold
 from moleblend_fs.ops.attention.kernels_long import backward_columns_long, backward_rows_long, forward_long
 from moleblend_fs.ops.attention.kernels_short import backward_short, forward_short
-from moleblend_fs.ops.kernel_common import dot_precision, kernel_op
+from moleblend_fs.ops.kernel_common import cdiv, dot_precision, kernel_op, padded
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.patches.graph_task import backward_pass
 
@@ -139,15 +139,21 @@ def _launch(direction: str, capacity: int, dtype: torch.dtype) -> Launch:
 
 
 def constants_of(kernel: Any, launch: Launch, dtype: torch.dtype, width: int) -> dict[str, Any]:
+    return _constants(tuple(kernel.arg_names), launch, width, dot_precision(dtype))
+
+
+@functools.cache
+def _constants(names: tuple[str, ...], launch: Launch, width: int, precision: str) -> dict[str, Any]:
+    """Those that a kernel has arguments for."""
     values = {
         "W": width,
         "BLOCK": launch.block,
-        "BLOCK_W": max(16, triton.next_power_of_2(width)),
+        "BLOCK_W": padded(width),
         "HEADS": launch.heads,
         "STEP": launch.step,
-        "PRECISION": dot_precision(dtype),
+        "PRECISION": precision,
     }
-    return {name: value for name, value in values.items() if name in kernel.arg_names}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def _run(kernel: Any, launch: Launch, qkv: Tensor, programs: int, *arguments: Any) -> None:
@@ -177,7 +183,7 @@ def attention_forward(
         launch = _launch("forward", capacity, qkv.dtype)
         data = (qkv, bias, graph_bias, out, logsumexp, members, tokens, pairs, heads, T, bias.shape[1])
         if launch.heads:
-            programs = len(members) * triton.cdiv(heads, launch.heads)
+            programs = len(members) * cdiv(heads, launch.heads)
             _run(forward_short, launch, qkv, programs, *data, width**-0.5, *random)
         else:
             blocks = capacity // launch.block
@@ -219,7 +225,7 @@ def attention_backward(
         where = (members, tokens, pairs, heads, T, bias.shape[1], len(tokens) - 1)
         given = (qkv, logsumexp, bias, graph_bias, d_qkv)
         if launch.heads:
-            programs = len(members) * triton.cdiv(heads, launch.heads)
+            programs = len(members) * cdiv(heads, launch.heads)
             _run(backward_short, launch, qkv, programs, d_out, *given, d_bias, d_graph, *where, width**-0.5, *random, bias_mode)
         else:
             blocks = capacity // launch.block

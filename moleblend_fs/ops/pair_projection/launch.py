@@ -10,10 +10,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-import triton
 from torch import Tensor
 
-from moleblend_fs.ops.kernel_common import dot_precision, kernel_op
+from moleblend_fs.ops.kernel_common import dot_precision, kernel_op, padded
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection import kernels as jit
 
@@ -69,7 +68,7 @@ def padded_width(width: int) -> int:
     """The least power of two from 16 that holds m."""
     if width > MAX_WIDTH:
         raise ValueError(f"the pair projection's kernels hold pair widths up to {MAX_WIDTH}, got {width}; use the reference")
-    return max(16, triton.next_power_of_2(width))
+    return padded(width)
 
 
 class Plan(NamedTuple):

@@ -6,13 +6,12 @@ Shape legend: A atoms, P ordered pairs, H heads, K Gaussians, M the pairs that s
 from collections.abc import Sequence
 
 import torch
-import triton
 from torch import Tensor
 
 from moleblend_fs.data.graph import MAX_HOPS
 from moleblend_fs.ops.compile_ahead import interpreted
 from moleblend_fs.ops.embedding_rows import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, UNREACHABLE_ROW
-from moleblend_fs.ops.kernel_common import kernel_op
+from moleblend_fs.ops.kernel_common import cdiv, kernel_op
 from moleblend_fs.ops.relation_bias.launch_table import Table, empty_table, make_table, table_gradients
 from moleblend_fs.ops.relation_bias.launches import EXACT, Launch, launches
 from moleblend_fs.ops.relation_bias.weights import RelationWeights
@@ -58,7 +57,7 @@ def relation_bias_forward(
     new = shown_P.new_empty
     bias_HP = new(heads, pairs, dtype=torch.float32)
     pair_M, x_M = shown_P.new_zeros(pairs, dtype=torch.int32), shown_P.new_zeros(pairs, dtype=torch.float32)
-    blocks = (triton.cdiv(pairs, chosen["look_up"].block),)
+    blocks = (cdiv(pairs, chosen["look_up"].block),)
     counts = new(blocks, dtype=torch.int32)
     by_head = (spd_table.t().contiguous(), hop_table.permute(2, 0, 1).contiguous())
     chosen["look_up"].run(blocks, shown_P, spd_P, path_P5, *by_head, bias_HP, counts, pairs)
@@ -79,7 +78,7 @@ def relation_bias_forward(
     sums_AK = new(num_atoms, gaussians, dtype=torch.float32)
     places = (atom_molecule, cu_atoms, cu_pairs)
     sums = chosen["sum_gaussians"]
-    sums.run((triton.cdiv(num_atoms, sums.block),), wants_A, *geometry, means, stds, *places, sums_AK, num_atoms)
+    sums.run((cdiv(num_atoms, sums.block),), wants_A, *geometry, means, stds, *places, sums_AK, num_atoms)
     return [bias_HP, sums_AK, pair_M, x_M, count, *(table or ())]
 
 

@@ -6,9 +6,9 @@ Shape legend: P ordered pairs, H heads, K Gaussians, M the pairs that show a dis
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
+from moleblend_fs.ops.kernel_common import cdiv
 from moleblend_fs.ops.relation_bias.kernels_points import CELLS, NODES
 from moleblend_fs.ops.relation_bias.launches import Launch
 from moleblend_fs.ops.relation_bias.weights import RelationWeights
@@ -54,11 +54,11 @@ def make_table(chosen: dict[str, Launch], weights: RelationWeights, count: Tenso
     table = empty_table(weights, number)
     table.values_HN.zero_()
     place, add, measure, choose = (chosen[name] for name in ("place_points", "add_distance_bias", "measure_error", "choose"))
-    place.run((triton.cdiv(number, place.block),), weights.means, weights.stds, table.x_N, table.number_N, table.points, number)
+    place.run((cdiv(number, place.block),), weights.means, weights.stds, table.x_N, table.number_N, table.points, number)
     listed = (table.number_N, table.x_N, torch.full_like(count, number))
     layers = (weights.means, weights.stds, weights.weight1, weights.bias1, weights.weight2, weights.bias2)
     add.run((add.programs(count.device),), table.values_HN, *listed, *layers, number)
-    programs = triton.cdiv(number, measure.block)
+    programs = cdiv(number, measure.block)
     partial = table.x_N.new_empty(programs, 2)
     measure.run((programs,), table.values_HN, partial, number)
     choose.run((1,), partial, table.points, count, table.read, table.computed, table.used, programs, number)
@@ -70,14 +70,14 @@ def table_gradients(chosen: dict[str, Launch], table: Table, d_bias_HP: Tensor, 
     pairs, (heads, number) = len(x_M), table.values_HN.shape
     find, sums, add = (chosen[name] for name in ("find_blocks", "point_gradients", "add_blocks"))
     block_M = x_M.new_empty(pairs, dtype=torch.int16)
-    find.run((triton.cdiv(pairs, find.block),), x_M, table.read, table.points, block_M, pairs, number)
+    find.run((cdiv(pairs, find.block),), x_M, table.read, table.points, block_M, pairs, number)
     sorted_M, order_M = block_M.sort(stable=True)
-    blocks = triton.cdiv(number - 3, CELLS.value)
+    blocks = cdiv(number - 3, CELLS.value)
     starts = torch.searchsorted(sorted_M, torch.arange(blocks + 1, dtype=torch.int16, device=x_M.device), out_int32=True)
     sharing = SHARING if x_M.is_cuda else SHARING_WITHOUT_GPU
     partial = x_M.new_empty(blocks, sharing, sums.constexprs["H_PAD"], NODES.value)
     places = (order_M, starts, table.points, table.values_HN)
     sums.run((blocks, sharing), d_bias_HP, pair_M, x_M, *places, d_x_P, partial, pairs, number)
     d_values_HN = x_M.new_empty(heads, number)
-    add.run((triton.cdiv(number, add.block),), partial, d_values_HN, number, blocks, sharing)
+    add.run((cdiv(number, add.block),), partial, d_values_HN, number, blocks, sharing)
     return d_values_HN

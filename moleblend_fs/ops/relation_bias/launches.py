@@ -7,8 +7,8 @@ import functools
 from typing import Any, NamedTuple
 
 import torch
-import triton
 
+from moleblend_fs.ops.kernel_common import padded
 from moleblend_fs.ops.relation_bias import kernels_atoms as atoms
 from moleblend_fs.ops.relation_bias import kernels_distance as distance
 from moleblend_fs.ops.relation_bias import kernels_points as points
@@ -63,11 +63,6 @@ LAYERS = {
     ("tf32x3", "distance_gradients"): (32, 32, 32, 8, 1),
     ("tf32x3", "weight_gradients"): (32, 64, 16, 8, 1),
 }
-
-
-def padded(size: int) -> int:
-    """The smallest power of two from 16, which products need, that holds a size."""
-    return max(16, triton.next_power_of_2(size))
 
 
 @functools.cache

@@ -3,15 +3,15 @@
 Shape legend: T tokens, d embedding width.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from moleblend_fs.ops.column_sums import add_up
 from moleblend_fs.ops.dropout_bits import threshold_and_scale
-from moleblend_fs.ops.kernel_common import kernel_op
+from moleblend_fs.ops.kernel_common import cdiv, kernel_op, padded
 from moleblend_fs.ops.residual_norm.kernels import add_and_normalise, normalise_backward
 
 PROGRAMS = 512
@@ -26,15 +26,17 @@ class Launch(NamedTuple):
     warps: int
 
 
+@functools.cache
 def forward_launch(width: int) -> Launch:
     """Memory decides how long it takes: a warp holds a row of 1,024 values, so that its sums need no other warp."""
-    block = max(16, triton.next_power_of_2(width))
+    block = padded(width)
     return Launch(max(1, 1024 // block), block, max(1, block // 1024))
 
 
+@functools.cache
 def backward_launch(width: int, dtype: torch.dtype) -> Launch:
     """Sums over rows stay in registers, three of each column: four warps hold 2,048 values, and half as many in float32."""
-    block, values = max(16, triton.next_power_of_2(width)), 1024 if dtype == torch.float32 else 2048
+    block, values = padded(width), 1024 if dtype == torch.float32 else 2048
     return Launch(max(1, values // block), block, 4 * max(1, block // values))
 
 
@@ -65,7 +67,7 @@ def forward(
     total, normed = x.new_empty(x.shape if branch is not None else (0,)), torch.empty_like(x)
     mean, rstd = (x.new_empty(rows, dtype=torch.float32) for _ in range(2))
     launch = forward_launch(width)
-    add_and_normalise[(triton.cdiv(rows, launch.rows),)](
+    add_and_normalise[(cdiv(rows, launch.rows),)](
         x, x if branch is None else branch, gain if bias is None else bias, gain, shift, molecule, total, normed, mean, rstd, rows, eps,
         *_random(dropout, drop_path, seed_low, seed_high), **constants_of(launch, width),
         BRANCH=branch is not None, BIAS=bias is not None, DROPOUT=dropout > 0, DROP_PATH=drop_path > 0, num_warps=launch.warps,
@@ -102,7 +104,7 @@ def backward(
     d_sum = torch.empty_like(total)
     d_branch, normed = (total.new_empty(total.shape if wanted else (0,)) for wanted in (dropped, normed_again))
     launch = backward_launch(width, total.dtype)
-    programs = min(PROGRAMS, triton.cdiv(rows, launch.rows))
+    programs = min(PROGRAMS, cdiv(rows, launch.rows))
     partial = total.new_empty(2 if bias is None else 3, programs, width, dtype=torch.float32)
     normalise_backward[(programs,)](
         d_normed, d_normed if d_more is None else d_more, total, mean, rstd, gain, shift, molecule, d_sum, d_branch, normed, partial, rows,
