@@ -2,14 +2,13 @@
 
 import contextlib
 import errno
-import importlib
 import io
 import os
 import sys
 
 from moleblend_fs import __version__
 from moleblend_fs.cli.parser import Parser
-from moleblend_fs.cli.standard_output import GONE, given_up, loudly, none_closed
+from moleblend_fs.cli.standard_output import GONE, given_up, import_for_good, loudly, none_closed
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
 
@@ -102,7 +101,7 @@ def run(argv: list[str]) -> int:
         command = commands.add_parser(name, help=summary, description=summary)
         if name == chosen:
             try:
-                module = importlib.import_module(f"moleblend_fs.cli.{name.replace('-', '_')}")
+                module = import_for_good(f"moleblend_fs.cli.{name.replace('-', '_')}")
             except ModuleNotFoundError:
                 raise
             except ImportError as error:

@@ -77,8 +77,8 @@ def block_type(core: Any) -> Callable[..., None]:
     make, known = core.block_type.__init__, {}
 
     def init(self: Any, element_ty: Any, shape: Any) -> None:
-        sizes = tuple(size.value if type(size) is core.constexpr else size for size in shape)
-        if not isinstance(shape, (list, core.tuple)) or not all(type(size) is int for size in sizes):
+        sizes = tuple([size.value if size.__class__ is core.constexpr else size for size in shape])
+        if not isinstance(shape, (list, core.tuple)) or set(map(type, sizes)) != {int}:
             return make(self, element_ty, shape)
         key = (type(element_ty), element_ty.name, getattr(element_ty, "address_space", None), sizes)
         if key not in known:
@@ -91,24 +91,25 @@ def block_type(core: Any) -> Callable[..., None]:
 
 def tensor(core: Any) -> Callable[..., None]:
     """`tensor.__init__` that takes shape and number of elements from its type."""
-    make = core.tensor.__init__
+    make, of_scalars = core.tensor.__init__, (core.tuple([]), core.constexpr(1))
 
     def init(self: Any, handle: Any, type: Any) -> None:
-        if "of_tensors" not in vars(type):
+        parts = vars(type).get("of_tensors") if type.is_block() else of_scalars
+        if parts is None:
             return make(self, handle, type)
-        self.handle, self.type, self.dtype = handle, type, type.element_ty
-        self.shape, self.numel = type.of_tensors
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = parts
 
     return init
 
 
 def tuple_of_constants(core: Any) -> Callable[..., None]:
     """`tuple.__init__` that makes no type where all values are constants."""
-    make = core.tuple.__init__
+    make, constants = core.tuple.__init__, {core.constexpr, int}
 
     def init(self: Any, args: Any, type: Any = None) -> None:
         values = list(args)
-        if type is None and all(value.__class__ is core.constexpr for value in values):
+        if type is None and constants.issuperset([value.__class__ for value in values]):
             self.values = values
         else:
             make(self, values, type)
