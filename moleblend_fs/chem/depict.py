@@ -8,9 +8,9 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor
-from rdkit.Chem.Draw import rdMolDraw2D
 
 from moleblend_fs.data.graph import MolecularGraph, bond_class_features
+from moleblend_fs.errors import UserError
 
 BOND_TYPES = (Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE, Chem.BondType.AROMATIC)
 FORMAL_CHARGE, NUM_HYDROGENS, AROMATIC = 3, 4, 7
@@ -22,6 +22,19 @@ LONGEST_SMILES = 2000
 Colour = tuple[float, float, float]
 LOW, HIGH = (0.34, 0.63, 0.86), (0.95, 0.52, 0.24)
 """Colours of what lowers and what raises a prediction, blue and orange: those who are colour-blind tell them apart, too."""
+
+
+def rdkit_drawing() -> Any:
+    """RDKit's drawing, imported where something is drawn: it needs a library of X that servers may lack.
+
+    Raises:
+        UserError: it cannot be imported, and why.
+    """
+    try:
+        from rdkit.Chem.Draw import rdMolDraw2D
+    except ImportError as error:
+        raise UserError(f"RDKit cannot draw molecules here: {error}; on Debian and Ubuntu: apt-get install libxrender1 libxext6") from error
+    return rdMolDraw2D
 
 
 def molecule_from_graph(graph: MolecularGraph) -> Chem.Mol:
@@ -92,7 +105,7 @@ def laid_out(molecule: Chem.Mol, *, chiral_hydrogens: bool = True) -> Chem.Mol:
     molecule = Chem.Mol(molecule)
     rdDepictor.SetPreferCoordGen(False)
     rdDepictor.Compute2DCoords(molecule)
-    prepare = rdMolDraw2D.PrepareMolForDrawing
+    prepare = rdkit_drawing().PrepareMolForDrawing
     with rdBase.BlockLogs():
         try:
             return prepare(molecule, kekulize=True, addChiralHs=chiral_hydrogens, wedgeBonds=True, forceCoords=False)
@@ -126,7 +139,7 @@ def as_svg(
     Args:
         shades: atom -> colour of the disc behind it.
     """
-    drawer = rdMolDraw2D.MolDraw2DSVG(width, height)
+    drawer = rdkit_drawing().MolDraw2DSVG(width, height)
     options: Any = drawer.drawOptions()
     options.clearBackground = False
     options.addAtomIndices = numbers

@@ -4,7 +4,7 @@ import itertools
 
 from moleblend_fs.ops.atom_forces.kernels import forces_backward_columns, forces_backward_rows, forces_forward
 from moleblend_fs.ops.atom_forces.kernels_directions import pair_directions
-from moleblend_fs.ops.atom_forces.launch import LAUNCHES, STEP, constants_of
+from moleblend_fs.ops.atom_forces.launch import STEP, WARPS, constants_of
 from moleblend_fs.ops.attention.kernel_parts import PRESET_WIDTHS
 from moleblend_fs.ops.kernel_common import TRITON_TYPES, Variant, dot_precisions
 
@@ -16,11 +16,10 @@ def variants() -> list[Variant]:
     for (dtype, short), width in itertools.product(TRITON_TYPES.items(), PRESET_WIDTHS):
         kernels = (forces_forward, forces_backward_rows, forces_backward_columns)
         for kernel, products in itertools.product(kernels, dot_precisions(dtype)):
-            for block, warps in LAUNCHES[products].values():
-                constants = {**constants_of(block, dtype, width), "PRECISION": products}
-                signature = {name: _type(name, short) for name in kernel.arg_names if name not in constants}
-                numbers = short if products == "ieee" else products
-                found.append(Variant(f"atom_{kernel.__name__}/{numbers}/{block}x{width}", kernel, signature, constants, warps, 1))
+            constants = {**constants_of(dtype, width), "PRECISION": products}
+            signature = {name: _type(name, short) for name in kernel.arg_names if name not in constants}
+            numbers = short if products == "ieee" else products
+            found.append(Variant(f"atom_{kernel.__name__}/{numbers}/{width}", kernel, signature, constants, WARPS[products], 1))
     return found
 
 

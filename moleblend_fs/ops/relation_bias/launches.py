@@ -70,12 +70,13 @@ def launches(precision: str, heads: int, gaussians: int, classes: int, wider: in
     """The configuration of every kernel, by its name; with tiles `wider` times the ones of a GPU."""
     k = {"K": gaussians, "K_PAD": padded(gaussians)}
     h = {"H": heads, "H_PAD": padded(heads)}
+    pairs = 128 if precision == "tf32" else 64  # of float32, 128 spill
     chosen = {
         "look_up": Launch(tables.look_up, {**h, "CLASSES": classes, "BLOCK": LISTED_AT_ONCE}, 4),
         "list_distances": Launch(tables.list_distances, {"BLOCK": LISTED_AT_ONCE}, 2),
-        "table_gradients": Launch(tables.table_gradients, {**h, "BLOCK": 64 if heads <= 32 else 16, "PRECISION": precision}, 4, 1),
-        "sum_gaussians": Launch(atoms.sum_gaussians, {**k, "BLOCK": 8}, 4),
-        "sum_gaussians_gradients": Launch(atoms.sum_gaussians_gradients, {**k, "BLOCK": 8}, 4, 3),
+        "table_gradients": Launch(tables.table_gradients, {**h, "BLOCK": pairs if heads <= 32 else 16, "PRECISION": precision}, 4, 1),
+        "sum_gaussians": Launch(atoms.sum_gaussians, {**k, "BLOCK": 4}, 4),
+        "sum_gaussians_gradients": Launch(atoms.sum_gaussians_gradients, {**k, "BLOCK": 4}, 4, 12),
         "element_gradients": Launch(atoms.element_gradients, {"BLOCK": 16, "COLUMNS": 32}, 8, 2),
     }
     for name in ("add_distance_bias", "distance_gradients", "weight_gradients"):
