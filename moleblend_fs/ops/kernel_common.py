@@ -59,23 +59,38 @@ def padded(size: int) -> int:
     return max(16, triton.next_power_of_2(size))
 
 
+PLAIN = (Tensor, nn.Parameter)
+"""Tensors of which torch's dispatcher knows nothing besides their device."""
+
+
 class KernelOp:
     """An op of torch's that launches kernels. Calls that torch's dispatcher has nothing to do for go straight to its Python.
 
     The dispatcher takes some 0.1 ms of the host for a call, as long as a small kernel runs. It is for whom it sees to: gradients that are
     recorded, fake tensors, subclasses, dispatch modes, and compilers. Results are the same; versions of what an op writes to
     (`mutates_args`) are counted by the dispatcher alone.
+
+    Triton launches on the current GPU, whatever the tensors are on: that of the first tensor is made the current one.
     """
 
     def __init__(self, name: str, op: Callable[..., Any], mutates_args: Iterable[str]):
-        self._direct = _on_its_device(op)
-        self._dispatched = torch.library.custom_op(name, self._direct, mutates_args=mutates_args)
+        @functools.wraps(op)
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            with torch.cuda.device_of(_first((*arguments, *options.values()))):
+                return op(*arguments, **options)
+
+        self._op = op
+        self._dispatched = torch.library.custom_op(name, guarded, mutates_args=mutates_args)
         self.register_fake = self._dispatched.register_fake
 
     def __call__(self, *arguments: Any) -> Any:
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_in_torch_dispatch_mode() or not _is_plain(_first(arguments)):
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_in_torch_dispatch_mode():
             return self._dispatched(*arguments)
-        return self._direct(*arguments)
+        first = _first(arguments)
+        if type(first) not in PLAIN or first.is_meta:
+            return self._dispatched(*arguments)
+        with torch.cuda.device_of(first):
+            return self._op(*arguments)
 
 
 def kernel_op(name: str, mutates_args: Iterable[str] = ()) -> Callable[[Callable[..., Any]], KernelOp]:
@@ -87,21 +102,8 @@ def kernel_op(name: str, mutates_args: Iterable[str] = ()) -> Callable[[Callable
     return lambda op: KernelOp(name, op, mutates_args)
 
 
-def _first(arguments: Iterable[Any]) -> Tensor:
-    return next(value for value in arguments if isinstance(value, Tensor))
-
-
-def _is_plain(x: Tensor) -> bool:
-    """Whether a tensor has content, where its device says."""
-    return type(x) in (Tensor, nn.Parameter) and not x.is_meta
-
-
-def _on_its_device(op: Callable[..., Any]) -> Callable[..., Any]:
-    """Run an op with the GPU of its first tensor as the current one: Triton launches on the current GPU, whatever the tensors are on."""
-
-    @functools.wraps(op)
-    def guarded(*arguments: Any, **options: Any) -> Any:
-        with torch.cuda.device_of(_first((*arguments, *options.values()))):
-            return op(*arguments, **options)
-
-    return guarded
+def _first(arguments: tuple[Any, ...]) -> Tensor:
+    for value in arguments:
+        if isinstance(value, Tensor):
+            return value
+    raise TypeError("an op that launches kernels wants a tensor")

@@ -87,17 +87,17 @@ class Layout:
     def _starts(self) -> Tensor:
         return self._send(np.stack([self.atom_starts, self.token_starts, self.pair_starts]))
 
-    @property
+    @cached_property
     def cu_atoms(self) -> Tensor:
         """(B + 1,) int64, where each molecule's atoms start in A."""
         return self._starts[0]
 
-    @property
+    @cached_property
     def cu_tokens(self) -> Tensor:
         """(B + 1,) int64, where each molecule's tokens start in T."""
         return self._starts[1]
 
-    @property
+    @cached_property
     def cu_pairs(self) -> Tensor:
         """(B + 1,) int64, where each molecule's pairs start in P."""
         return self._starts[2]
