@@ -1,11 +1,13 @@
 """fairseq's configuration, hastened (`tests/support/configurations.py`), is fairseq's configuration."""
 
 import dataclasses
+import inspect
 
 import pytest
 from fairseq import options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from hydra import compose, initialize
+from hydra._internal import utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -33,6 +35,7 @@ def as_hydra_does(monkeypatch):
     def restore():
         monkeypatch.setattr(OverridesParser, "parse_rule", configurations._parse_rule)
         monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", configurations._load)
+        monkeypatch.setattr(utils, "inspect", inspect)
 
     monkeypatch.setattr(OverridesParser, "parse_rule", configurations.parse_rule)
     monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", configurations.load)

@@ -5,9 +5,13 @@ model, criterion, optimizer and schedule are those of a run before, their defaul
 """
 
 import copy
+import functools
+import inspect
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+from hydra._internal import utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,6 +29,8 @@ def hasten() -> None:
     """Change hydra in this process."""
     OverridesParser.parse_rule = parse_rule
     ConfigLoaderImpl._load_configuration_impl = load
+    # hydra looks who calls, and needs no lines of source around each call for that.
+    utils.inspect = SimpleNamespace(**{**vars(inspect), "stack": functools.partial(inspect.stack, context=0)})  # type: ignore[attr-defined]
 
 
 def parse_rule(parser: OverridesParser, s: str, rule_name: str) -> Any:
