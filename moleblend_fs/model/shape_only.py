@@ -21,6 +21,6 @@ class Unallocated(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.empty:
             return torch.empty(*args, **{**kwargs, "device": "meta"})
-        if func.__name__ in DRAWS:
+        if func.__name__ in DRAWS or (func is torch.Tensor.div_ and args[0].is_meta):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
