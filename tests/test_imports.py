@@ -122,7 +122,7 @@ def test_stores_are_made_without_torch(tmp_path):
 
 def test_predicting_imports_neither_compilers_nor_scores(tmp_path):
     """Each takes a second or more of a command that may take two: torch imports its compiler to draw weights on its meta device."""
-    slow = {"torch._dynamo", "triton", "sklearn", "fairseq"}
+    slow = {"torch._dynamo", "triton", "sklearn", "fairseq", "sympy"}
     words = ["predict", str(untrained(tmp_path / "model")), "--smiles", "CCO"]
     check = f"import sys; from moleblend_fs.cli.main import main; main({words}); sys.exit(' '.join({slow} & set(sys.modules)) or None)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT)
