@@ -59,9 +59,13 @@ def once(interpreter: Any) -> Callable[[Any], Any]:
 
 
 def types_once(interpreter: Any) -> None:
-    """Types of blocks, shapes of values and NumPy's types are made once each, the type of a tuple of constants where it is asked for."""
+    """Types of blocks, shapes of values and NumPy's types are made once each, the type of a tuple of constants where it is asked for; and
+    what is there already is given back sooner."""
     core = interpreter.tl.core
     for owner, name, quick in (
+        (core, "_unwrap_if_constexpr", unwrapped(core)),
+        (interpreter.TritonSemantic, "broadcast_impl_value", of_one_shape(interpreter)),
+        (interpreter, "_patch_attr", patched(interpreter)),
         (core.block_type, "__init__", block_type(core)),
         (core.tensor, "__init__", tensor(core)),
         (core.tuple, "__init__", tuple_of_constants(core)),
@@ -70,6 +74,40 @@ def types_once(interpreter: Any) -> None:
         quick.__wrapped__ = getattr(owner, name)  # type: ignore[attr-defined]
         setattr(owner, name, quick)
     core.tuple.type = property(type_of_tuple(core), lambda self, value: vars(self).__setitem__("_type", value))
+
+
+def unwrapped(core: Any) -> Callable[[Any], Any]:
+    """`_unwrap_if_constexpr` that looks first whether it is asked for one of what it mostly is, and gives back."""
+    unwrap, kept = core._unwrap_if_constexpr, {int, float, bool, str, type(None), core.tensor, core.dtype, core.block_type}
+    return lambda o: o if o.__class__ in kept else unwrap(o)
+
+
+def of_one_shape(interpreter: Any) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """`broadcast_impl_value` that gives back two blocks of one shape, without asking so for each of their sizes."""
+    broadcast = interpreter.TritonSemantic.broadcast_impl_value
+
+    def quick(self: Any, lhs: Any, rhs: Any) -> tuple[Any, Any]:
+        one, other = lhs.type, rhs.type
+        if one.is_block() and other.is_block() and one.shape.values == other.shape.values:
+            return lhs, rhs
+        return broadcast(self, lhs, rhs)
+
+    return quick
+
+
+def patched(interpreter: Any) -> Callable[..., None]:
+    """`_patch_attr` whose functions pass on what they are given, without a copy of its names."""
+
+    def patch(obj: Any, name: str, member: Any, builder: Any, scope: Any) -> None:
+        semantic = interpreter.TritonSemantic(builder)
+
+        def new_member(*args: Any, member: Any = member, **kwargs: Any) -> Any:
+            kwargs["_semantic"] = semantic
+            return member(*args, **kwargs)
+
+        scope.set_attr(obj, name, new_member)
+
+    return patch
 
 
 def block_type(core: Any) -> Callable[..., None]:

@@ -13,7 +13,10 @@ from tests.support import interpreter
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are compiled here")
 
 
-QUICK = [(tl.block_type, "__init__"), (tl.tensor, "__init__"), (tl.core.tuple, "__init__"), (of_triton, "_get_np_dtype")]
+QUICK = [
+    *((tl.block_type, "__init__"), (tl.tensor, "__init__"), (tl.core.tuple, "__init__"), (tl.core, "_unwrap_if_constexpr")),
+    *((of_triton, "_get_np_dtype"), (of_triton, "_patch_attr"), (of_triton.TritonSemantic, "broadcast_impl_value")),
+]
 
 
 @triton.jit
@@ -88,6 +91,27 @@ def test_types_that_are_refused(shape, error):
     for _ in range(2):
         with pytest.raises(error):
             tl.block_type(tl.float32, shape)
+
+
+@triton.jit
+def _of_shapes(target):
+    row, column = tl.arange(0, 4)[:, None], tl.arange(0, 2)[None, :]
+    whole = row * 10 + column
+    tl.store(target + row * 2 + column, whole + row + (whole + whole) * tl.arange(0, 2))
+
+
+@triton.jit
+def _of_other_shapes(target):
+    tl.store(target + tl.arange(0, 4), tl.arange(0, 4)[:, None] + tl.arange(0, 2)[:, None])
+
+
+def test_shapes_that_fit_and_that_do_not():
+    target = torch.zeros(4, 2, dtype=torch.int32)
+    _of_shapes[(1,)](target)
+    whole = 10 * torch.arange(4)[:, None] + torch.arange(2)
+    assert target.tolist() == (whole + torch.arange(4)[:, None] + 2 * whole * torch.arange(2)).tolist()
+    with pytest.raises(of_triton.InterpreterError, match="incompatible dimensions"):
+        _of_other_shapes[(1,)](target)
 
 
 def test_a_kernel_that_fails_leaves_nothing_replaced():
