@@ -5,19 +5,23 @@ so that every batch of an epoch but the last is full.
 """
 
 import argparse
+import csv
+import gzip
 import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from benchmarks.harness import ROOT, Row, row
-from moleblend_fs.data.store import Store
 from moleblend_fs.ops.dispatch import VARIABLE
+from moleblend_fs.sources.pcqm4mv2 import SDF, SPLITS, read_split_dict
 
 LINE = re.compile(r"\| train_inner \| (\{.*\})\s*$", re.MULTILINE)
 UPDATES, EVERY = {"cpu": 40, "cuda": 150}, {"cpu": 10, "cuda": 25}
@@ -46,31 +50,43 @@ def main(args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
-        limit = ["--limit", "40"] if args.tiny else []
-        preprocess = [*MOLEBLEND, "preprocess", "pcqm4mv2", args.pcqm4mv2, store, "--no-progress", *limit]
+        if args.tiny:
+            source, limit = args.pcqm4mv2, ["--limit", "40"]
+        else:
+            source, limit = Path(folder) / "repeated", []
+            repeat(args.pcqm4mv2, source, FULL_BATCHES * size)
+        preprocess = [*MOLEBLEND, "preprocess", "pcqm4mv2", source, store, "--no-progress", *limit]
         subprocess.run(preprocess, cwd=ROOT, check=True, capture_output=True)
-        stores = repeat(store, 0 if args.tiny else FULL_BATCHES * size)
         for ops in args.ops if gpu else ("reference",):
-            rates = train(stores, Path(folder) / ops, args, ops, size)
+            rates = train(store, Path(folder) / ops, args, ops, size)
             case = f"fairseq-train, PCQM4Mv2, {model}, batch {size}, {args.workers} loader workers, {ops} ops"
             target = ">= 47,400" if (gpu, ops) == (True, "triton") else ""
             rows.append(row("end_to_end", case, "training", "molecules/s", rates, target=target, device=args.device))
     return rows
 
 
-def repeat(store: Path, least: int) -> str:
-    """Copies of a store beside it, one after the other, with at least so many training molecules in all."""
-    times = max(1, math.ceil(least / len(Store(store).split("train"))))
-    copies = [store.with_name(f"{store.name}{i}") for i in range(times)]
-    for copy in copies:
-        shutil.copytree(store, copy)
-    return ":".join(map(str, copies))
+def repeat(source: Path, target: Path, least: int) -> None:
+    """A folder as PCQM4Mv2's release with its training molecules, over and over until there are `least` of them; no others."""
+    table = next(source.glob("**/raw/data.csv.gz"))
+    structures = next(source.glob(f"**/{SDF}"))
+    with gzip.open(table, "rt", newline="") as stream:
+        head, *lines = csv.reader(stream)
+    training = [lines[place] for place in read_split_dict(table.parents[1] / "split_dict.pt")["train"].tolist()]
+    times = math.ceil(least / len(training))
+    (target / "raw").mkdir(parents=True)
+    with gzip.open(target / "raw" / "data.csv.gz", "wt", newline="", compresslevel=1) as stream:
+        csv.writer(stream).writerows([head, *training * times])
+    with open(target / SDF, "wb") as out:
+        for _ in range(times):
+            out.write(structures.read_bytes())
+    places = {name: np.arange(times * len(training) if name == "train" else 0) for name in SPLITS}
+    torch.save(places, target / "split_dict.pt")
 
 
-def train(stores: str, folder: Path, args: argparse.Namespace, ops: str, size: int) -> list[float]:
+def train(store: Path, folder: Path, args: argparse.Namespace, ops: str, size: int) -> list[float]:
     """Molecules per second of each log interval after the first."""
     gpu = args.device == "cuda"
-    command = [sys.executable, "-m", "fairseq_cli.train", stores, "--user-dir", "moleblend_fs", "--task", "moleblend"]
+    command = [sys.executable, "-m", "fairseq_cli.train", store, "--user-dir", "moleblend_fs", "--task", "moleblend"]
     command += [
         "--criterion",
         "blend_then_predict",

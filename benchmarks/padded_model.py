@@ -101,7 +101,8 @@ def _drop_path(block, x: Tensor) -> Tensor:
 
 def _pair_values(head: PairHead, x: Tensor) -> Tensor:
     """(B, n, n, C): one side contracted with the form, then the other; logits and all."""
-    left, right = (norm(F.gelu(layer(x))) for layer, norm in ((head.left, head.left_norm), (head.right, head.right_norm)))
+    sides = ((head.left, head.left_norm), (head.right, head.right_norm))
+    left, right = (norm(F.gelu(F.linear(x, layer.weight, layer.bias))) for layer, norm in sides)
     weight, bias = head.form()
     return torch.einsum("bimc,bjm->bijc", torch.einsum("bia,cam->bimc", left, weight), right) + bias
 

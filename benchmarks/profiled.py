@@ -66,6 +66,8 @@ def main(args: argparse.Namespace) -> list[Row]:
         arch, sizes = "miniature", np.array([3, 5])
     count, update = len(sizes), Update(MINIATURE if args.tiny else PRESETS[arch], sizes, args.device)
     case = f"{arch}, {count:,} molecules like {TITLES[SET]}'s, bfloat16, {os.environ[VARIABLE]} ops"
+    if args.device == "cuda":
+        case += f", {torch.cuda.get_device_name()}"
     seconds = seconds_of(update.take, 20 if args.device == "cuda" else 1, args.device)
     launching = seconds_until_launched(update) if args.device == "cuda" else []
     found = profiled(update, args.device, args.trace)

@@ -3,6 +3,7 @@ of its own, forked from one that has imported torch but not used the GPU."""
 
 import contextlib
 import importlib
+import json
 import logging
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,9 +152,21 @@ def training(name: str, tolerance: float, *options: str) -> Callable[[Place], in
                 if code != 0:
                     print(log.read_text()[-3000:])
                     return 1
-            return compare_logs(list(logs.values()), updates, tolerance, place.results / f"{name}.json")
+            code = compare_logs(list(logs.values()), updates, tolerance, place.results / f"{name}.json")
+            keep_row(name, updates, place)
+            return code
 
     return run
+
+
+def keep_row(name: str, updates: int, place: Place) -> None:
+    """How far apart two curves are, as a row for `--collect`."""
+    from benchmarks.harness import row
+
+    apart = json.loads((place.results / f"{name}.json").read_text())["all"]
+    case = f"{name}: small, QM9's sample, {updates} updates with kernels and without"
+    kept = row("gpu_check", case, "largest difference of an update's loss", "%", [100 * apart], device=place.device)
+    (place.results / f"{name}_rows.json").write_text(json.dumps([asdict(kept)], indent=1) + "\n")
 
 
 def _train(words: list[str], ops: str) -> int:

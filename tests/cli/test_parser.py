@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from moleblend_fs.cli import embed, finetune, predict
+from moleblend_fs.cli import embed, finetune, main, predict
 from moleblend_fs.cli.parser import Parser
 
 
@@ -62,3 +62,10 @@ def test_examples_of_embed_name_a_file_to_write():
         arguments = parsed(embed, words[2:])
         last = arguments.output or arguments.input  # with --smiles the one name is OUT
         assert str(last).endswith(embed.ENDINGS)
+
+
+@pytest.mark.parametrize("words", [["finetune", "mine.csv", "--out", "runs/mine"], ["preprocess", "qm9", "qm9pack", "store", "--work", "2"]])
+def test_the_beginning_of_an_options_name_is_not_the_option(words, capsys):
+    with pytest.raises(SystemExit):
+        main.run(words)
+    assert f"unrecognized arguments: {' '.join(words[-2:])}" in capsys.readouterr().err

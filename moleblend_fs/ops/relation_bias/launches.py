@@ -53,6 +53,9 @@ class Launch(NamedTuple):
 NUM_STAGES = 1
 EXACT = "tf32x3"
 """Precision of the products from which a table is made and its slopes taken: differences of neighbouring values lose digits."""
+LEAST_FOR_TF32 = 64
+"""Gaussians (padded) from which the linear layers' products are in TF32. Of 32 Gaussians and 4 heads `distance_gradients` gave other
+numbers on an H200, for reasons that were not found; exact products of so few take no time."""
 LISTED_AT_ONCE = 64  # pairs of a block: `look_up` counts them and `list_distances` lists them
 LAYERS = {
     # BLOCK pairs, HIDDEN units and CHUNK Gaussians of a product, num_warps, programs per multiprocessor
@@ -80,10 +83,11 @@ def launches(precision: str, heads: int, gaussians: int, classes: int, wider: in
         "element_gradients": Launch(atoms.element_gradients, {"BLOCK": 16, "COLUMNS": 32}, 8, 2),
     }
     for name in ("add_distance_bias", "distance_gradients", "weight_gradients"):
-        block, hidden, chunk, num_warps, per_processor = LAYERS[precision, name]
+        products = precision if k["K_PAD"] >= LEAST_FOR_TF32 else EXACT
+        block, hidden, chunk, num_warps, per_processor = LAYERS[products, name]
         if name == "weight_gradients" and heads > 32:
             block, hidden = 16, 32  # a program holds gradients of hidden x (Gaussians + heads)
-        sizes = {"BLOCK": block, "HIDDEN": min(hidden, max(16, k["K_PAD"] // 2)), "CHUNK": min(chunk, k["K_PAD"]), "PRECISION": precision}
+        sizes = {"BLOCK": block, "HIDDEN": min(hidden, max(16, k["K_PAD"] // 2)), "CHUNK": min(chunk, k["K_PAD"]), "PRECISION": products}
         chosen[name] = Launch(getattr(distance, name), {**k, **h, **sizes}, num_warps, per_processor)
     chosen |= {
         "place_points": Launch(points.place_points, {**k, "BLOCK": 256}, 4),

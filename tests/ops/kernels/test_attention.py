@@ -295,7 +295,7 @@ def test_launches_are_on_the_gpu_of_the_tensors(device, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device_of", Guard)
     layout = Layout(torch.tensor([3, 5]), device)
-    qkv, bias, graph, _ = inputs(layout, 2, 16)
+    qkv, bias, graph, _ = inputs(layout, 2, 16, device=device)
     out = launch.attention(qkv, launch.prepare_bias(bias, graph, layout), layout, 0.0)
     assert asked == [qkv.data_ptr()]
     out.sum().backward()
