@@ -41,7 +41,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What it does; seconds that it is expected to take on a GPU (H200, a guess until one was seen) with nothing compiled before."""
+    """What it does; seconds that it is expected to take on a GPU, with nothing compiled before (an H100 took a third to all of that)."""
 
     about: str
     seconds: int
@@ -79,15 +79,15 @@ def accuracy(place: Place) -> int:
     return 0
 
 
-def benchmark(name: str, *options: str) -> Callable[[Place], int]:
-    """`python -m benchmarks NAME`; its rows become NAME.json."""
+def benchmark(name: str, *options: str, rows: str = "") -> Callable[[Place], int]:
+    """`python -m benchmarks NAME`; its rows become NAME.json, or `rows`.json."""
 
     def run(place: Place) -> int:
         from benchmarks.__main__ import main
 
         given = [option.format(results=place.results) for option in options]
         tiny = ["--tiny"] if place.rehearsal else []
-        return main([*tiny, "--no-save", "--device", place.device, "--json", str(place.results / f"{name}.json"), name, *given])
+        return main([*tiny, "--no-save", "--device", place.device, "--json", str(place.results / f"{rows or name}.json"), name, *given])
 
     return run
 
@@ -212,24 +212,37 @@ def forked(function: Callable[[], int], log: Path, limit: float | None = None) -
     return None if late else process.exitcode
 
 
+QUICK = ("kernels", "kernels, several heads a program", "reference", "SDPA, materialised bias", "SDPA, materialised bias, one bucket")
+"""Ways to compute attention that are not compiled when they are called."""
+COMPILED = ("kernels", "plain attention, compiled", "FlexAttention, captured bias")
+
+
 def chunks() -> Iterator[tuple[str, Chunk]]:
     """Name and chunk, the most wanted first."""
-    yield "doctor", Chunk("device, versions, self-tests of the kernels", 180, doctor)
-    yield "accuracy", Chunk("kernels in bfloat16, at the base model's sizes, against float64", 90, accuracy)
+    yield "doctor", Chunk("device, versions, self-tests of the kernels", 120, doctor)
+    yield "accuracy", Chunk("kernels in bfloat16, at the base model's sizes, against float64", 40, accuracy)
     profiled = benchmark("profiled", "--trace", "{results}/profile.json.gz")
-    yield "profile", Chunk("one profiled update of the base model, beside the predicted table", 120, profiled)
-    yield (
-        "attention",
-        Chunk("attention: both tables of launches and other libraries, checked to be equal, then timed", 200, benchmark("attention")),
-    )
-    yield "end_to_end", Chunk("molecules/s of fairseq-train, with and without kernels", 240, benchmark("end_to_end"))
-    yield "kernels", Chunk("the grids of the kernel tests, in twelve processes", 300, kernels)
-    yield "sanitizer", Chunk("a small update under compute-sanitizer", 150, sanitizer)
+    yield "profile", Chunk("one profiled update of the base model, beside the predicted table", 60, profiled)
+    yield "end_to_end", Chunk("molecules/s of fairseq-train, with and without kernels", 150, benchmark("end_to_end"))
+    yield "kernels", Chunk("the grids of the kernel tests, in twelve processes", 180, kernels)
+    yield "sanitizer", Chunk("a small update under compute-sanitizer", 60, sanitizer)
     # The kernels add in another order: float32 runs drift apart by rounding, which Adam's first steps magnify.
     exact = training("train", 0.01, "--attention-dropout", "0", "--activation-dropout", "0", "--drop-path", "0")
-    yield "train", Chunk(f"{CURVE} updates in float32 with and without kernels: the same loss curve", 120, exact)
+    yield "train", Chunk(f"{CURVE} updates in float32 with and without kernels: the same loss curve", 60, exact)
     # Other draws of dropout, other rounding: single updates differ by some percent, their means by less.
-    yield "train_bf16", Chunk("the same in bfloat16, dropout on: the same curve but for noise", 100, training("train_bf16", 0.1, "--bf16"))
+    yield "train_bf16", Chunk("the same in bfloat16, dropout on: the same curve but for noise", 50, training("train_bf16", 0.1, "--bf16"))
+    yield (
+        "attention",
+        Chunk(
+            "attention: both tables of launches and other libraries, checked to be equal, then timed",
+            60,
+            benchmark("attention", "--only", *QUICK),
+        ),
+    )
     yield "relation_bias", Chunk("relation bias: time and memory, beside plain torch and stored features", 120, benchmark("relation_bias"))
     yield "step", Chunk("forward and backward pass for three data sets: with kernels, without, padded", 200, benchmark("step"))
     yield "pair_projection", Chunk("pair heads: time and memory, beside plain torch", 120, benchmark("pair_projection"))
+    yield (
+        "attention_compiled",
+        Chunk("attention beside what torch compiles", 400, benchmark("attention", "--only", *COMPILED, rows="attention_compiled")),
+    )
