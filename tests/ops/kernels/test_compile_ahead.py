@@ -30,7 +30,7 @@ def test_self_tests_find_all_that_they_launch_compiled(model, tmp_path):
     """By two threads; then one launch after the other in another process, as the self-tests proper make them."""
     ahead = walked(tmp_path, "ahead", *model)
     assert ahead["compiled"] == [ahead["kernels"], ahead["kernels"], 0]
-    assert ahead["kernels"] > 40
+    assert ahead["kernels"] >= 40
     assert ahead["threads"] == 2
     assert ahead["launched"] == 0
     ops = "relation_bias, attention, residual_norm, gelu_dropout, pair_projection, atom_forces"
