@@ -63,20 +63,24 @@ class AtomEmbedding(nn.Module):
 
     def _by_product(self, batch: MoleculeBatch, shown: Shown, gaussian_sums_AK: Tensor, layout: Layout) -> Tensor:
         """The same sums by `multi_hot`."""
-        features, shows = batch.atom_features, torch.ones_like(batch.atom_features, dtype=torch.bool)
+        features, shows = batch.atom_features, None
+        not_element = constant(NOT_ELEMENT, torch.bool, features.device)
         if shown.bare is not None:
-            shows = ~(shown.bare.unsqueeze(1) & constant(NOT_ELEMENT, torch.bool, features.device))
+            shows = ~(shown.bare.unsqueeze(1) & not_element)
         if shown.hidden is not None:
             hidden = shown.hidden.unsqueeze(1)
-            features, shows = features.masked_fill(hidden, HIDDEN), shows & ~(hidden & constant(NOT_ELEMENT, torch.bool, features.device))
-        factor = FACTOR_3D * shown.visible(shown.distances).to(self.graph_token.dtype)
+            others = ~(hidden & not_element)
+            features, shows = features.masked_fill(hidden, HIDDEN), others if shows is None else shows & others
+        dtype = self.graph_token.dtype
+        factor_3d, none = (constant((number,), dtype, features.device) for number in (FACTOR_3D, 0.0))
+        factor = torch.where(shown.visible(shown.distances), factor_3d, none)
         degrees = (self.in_degree_table.weight + self.out_degree_table.weight)[DEGREE_FIRST_ROW : DEGREE_FIRST_ROW + multi_hot.DEGREES]
         table = multi_hot.table_of_columns(self.atom_table.weight, degrees, self.graph_token, self.from_gaussians.bias)
         hot = multi_hot.multi_hot(features, shows, batch.degree, shown.visible(shown.degree), factor, layout)
         weight = self.from_gaussians.weight
         sums = gaussian_sums_AK.to(weight.dtype) * factor.unsqueeze(1)
-        sums = sums.new_zeros(layout.num_tokens, sums.shape[1]).index_copy(0, layout.atom_tokens, sums)
-        return hot @ table + linear(sums, weight, None)
+        sums = sums.new_zeros(layout.num_tokens, sums.shape[1]).index_copy_(0, layout.atom_tokens, sums)
+        return torch.addmm(linear(sums, weight, None), hot, table)
 
     def _features(self, rows_A9: Tensor, shown: Shown) -> Tensor:
         """(A, d) sums of the features' rows, of the element's alone for a bare atom, and of one row instead for a hidden atom."""

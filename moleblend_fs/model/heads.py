@@ -18,6 +18,7 @@ from moleblend_fs.model.encoder import LayerNorm
 from moleblend_fs.model.multi_hot import by_product
 from moleblend_fs.model.target_classes import EDGE_CLASSES, SPD_CLASSES
 from moleblend_fs.ops.atom_forces import atom_forces
+from moleblend_fs.ops.constants import identity
 from moleblend_fs.ops.cosine_loss import cosine_loss
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import Linear, linear, linears, products_in
@@ -128,8 +129,8 @@ class NoiseHead(nn.Module):
         whose products of three columns are slow."""
         if not by_product(value_AHw):
             return torch.einsum("nhw,ahw->nha", value_AHw, axes_3Hw)
-        heads = torch.eye(self.heads, dtype=axes_3Hw.dtype, device=axes_3Hw.device)
-        together = (axes_3Hw.permute(1, 0, 2).unsqueeze(2) * heads.view(self.heads, 1, self.heads, 1)).reshape(3 * self.heads, -1)
+        heads = identity(self.heads, axes_3Hw.dtype, axes_3Hw.device).view(self.heads, 1, self.heads, 1)
+        together = (axes_3Hw.permute(1, 0, 2).unsqueeze(2) * heads).reshape(3 * self.heads, -1)
         return linear(value_AHw.reshape(len(value_AHw), -1), together, None).view(-1, self.heads, 3)
 
 

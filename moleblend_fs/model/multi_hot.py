@@ -14,12 +14,14 @@ from moleblend_fs.ops.layout import Layout
 
 FEATURE_COLUMNS = (256, *[16] * 8)
 """Of OGB's atom features: the element has all values of a byte, hidden atoms' among them; the others have 12 at most."""
-DEGREES = 256
-FIRST_COLUMNS = tuple(sum(FEATURE_COLUMNS[:i]) for i in range(len(FEATURE_COLUMNS)))
+DEGREES = 256 + 6
+"""All values of a byte, and as many more as make the columns a multiple of 8: products are slow where rows do not begin at 16 bytes."""
 DEGREE_COLUMN = sum(FEATURE_COLUMNS)
 GRAPH_COLUMN, BIAS_COLUMN = DEGREE_COLUMN + DEGREES, DEGREE_COLUMN + DEGREES + 1
-COLUMNS = BIAS_COLUMN + 7
-"""With some of zeros behind, a multiple of 8: products are slow where rows do not begin at 16 bytes."""
+COLUMNS = BIAS_COLUMN + 1
+FIRST_COLUMNS = (*[sum(FEATURE_COLUMNS[:i]) for i in range(len(FEATURE_COLUMNS))], DEGREE_COLUMN, BIAS_COLUMN)
+LAST_VALUES = (*[size - 1 for size in FEATURE_COLUMNS], 255, 0)
+"""Of each atom's columns: of its features, its degree, and the bias of its 3D feature."""
 ATOM_ROWS = tuple(ATOM_FIRST_ROW + TABLE_ROWS * i + value for i, size in enumerate(FEATURE_COLUMNS) for value in range(size))
 """Rows of the atom table that have a column."""
 
@@ -33,27 +35,31 @@ def table_of_columns(atom_table: Tensor, degree_rows: Tensor, graph_token: Tenso
     """(K, d) what each column stands for.
 
     Args:
-        degree_rows: (256, d), of degree 0 to 255.
+        degree_rows: (DEGREES, d), of degree 0 and on.
         bias: (d,) of the 3D feature.
     """
     atom_rows = atom_table.index_select(0, constant(ATOM_ROWS, torch.int64, atom_table.device))
-    rest = atom_table.new_zeros(COLUMNS - BIAS_COLUMN - 1, atom_table.shape[1])
-    return torch.cat([atom_rows, degree_rows, graph_token.unsqueeze(0), bias.unsqueeze(0), rest])
+    return torch.cat([atom_rows, degree_rows, graph_token.unsqueeze(0), bias.unsqueeze(0)])
 
 
-def multi_hot(features_A9: Tensor, shows_A9: Tensor, degree_A: Tensor, shows_degree_A: Tensor, bias_A: Tensor, layout: Layout) -> Tensor:
+def multi_hot(
+    features_A9: Tensor, shows_A9: Tensor | None, degree_A: Tensor, shows_degree_A: Tensor, bias_A: Tensor, layout: Layout
+) -> Tensor:
     """(T, K) how often each token has each column, in the type of `bias_A`.
 
     Args:
-        features_A9: uint8. shows_A9: bool, which of them count.
+        features_A9, degree_A: uint8. shows_A9: bool, which of the features count; None: all.
         bias_A: factor of the 3D feature's bias.
     """
-    device = features_A9.device
-    limits = constant(tuple(size - 1 for size in FEATURE_COLUMNS), torch.uint8, device)
-    features = torch.minimum(features_A9, limits) + constant(FIRST_COLUMNS, torch.int64, device)
-    degree, bias = degree_A.long() + DEGREE_COLUMN, torch.full_like(degree_A, 0, dtype=torch.int64) + BIAS_COLUMN
-    columns = torch.cat([features, degree.unsqueeze(1), bias.unsqueeze(1)], dim=1)
-    values = torch.cat([torch.cat([shows_A9, shows_degree_A.unsqueeze(1)], dim=1).to(bias_A.dtype), bias_A.unsqueeze(1)], dim=1)
-    hot = bias_A.new_zeros(layout.num_tokens * COLUMNS)
-    hot.scatter_(0, (layout.atom_tokens.unsqueeze(1) * COLUMNS + columns).view(-1), values.view(-1))
-    return hot.index_fill_(0, layout.graph_tokens * COLUMNS + GRAPH_COLUMN, 1.0).view(layout.num_tokens, COLUMNS)
+    given = torch.cat([features_A9, degree_A.unsqueeze(1), degree_A.unsqueeze(1)], dim=1)
+    limits, first = (constant(each, dtype, bias_A.device) for each, dtype in ((LAST_VALUES, torch.uint8), (FIRST_COLUMNS, torch.int64)))
+    columns = torch.minimum(given, limits) + first
+    values = bias_A.new_ones(columns.shape)
+    if shows_A9 is not None:
+        values[:, :-2] = shows_A9
+    values[:, -2], values[:, -1] = shows_degree_A, bias_A
+    hot = bias_A.new_zeros(layout.num_tokens, COLUMNS)
+    places = torch.add(columns, layout.atom_tokens.unsqueeze(1), alpha=COLUMNS)
+    hot.view(-1).scatter_(0, places.view(-1), values.view(-1))
+    hot[:, GRAPH_COLUMN].index_fill_(0, layout.graph_tokens, 1.0)
+    return hot

@@ -17,7 +17,7 @@ class _AtomsOf(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, d_atoms_Ad):
-        return d_atoms_Ad.index_select(0, ctx.layout.token_atoms).index_fill(0, ctx.layout.graph_tokens, 0.0), None
+        return d_atoms_Ad.index_select(0, ctx.layout.token_atoms).index_fill_(0, ctx.layout.graph_tokens, 0.0), None
 
 
 def atoms_of(tokens_Td: Tensor, layout: Layout) -> Tensor:
