@@ -57,7 +57,7 @@ class Measured(NamedTuple):
 
 def main(args: argparse.Namespace) -> list[Row]:
     if args.tiny:
-        args.rows, args.every, args.kills = 6000, 2000, 1
+        args.rows, args.every, args.kills = 15000, 2000, 1
     folder = args.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model.onnx").exists():
