@@ -102,6 +102,7 @@ def graph_from_mol(
     kept: np.ndarray | None = None,
     converged: int | None = None,
     canonical_order: list[int] | None = None,
+    keyed: bool = True,
 ) -> MolecularGraph | Failure:
     """The graph of a sanitised molecule; atoms in the molecule's own order.
 
@@ -111,6 +112,7 @@ def graph_from_mol(
         labels: (labels,) with NaN where missing.
         measured: the molecule whose atoms `coordinates` are of, where that is another one: `mol` with its hydrogens.
         kept: (n,) which of its atoms are those of `mol`; by default the first.
+        keyed: whether the graph is to have a key.
         smiles, scaffold, split, converged, canonical_order, note: kept as they are, see `MolecularGraph`.
 
     Returns:
@@ -137,7 +139,7 @@ def graph_from_mol(
         smiles=smiles,
         scaffold=scaffold,
         split=split,
-        key=molecule_key(mol),
+        key=molecule_key(mol) if keyed else None,
         note=note,
         converged=converged,
         canonical_order=canonical_order,

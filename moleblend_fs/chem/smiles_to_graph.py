@@ -26,6 +26,7 @@ class BuildOptions:
         conformers: structures to make.
         max_atoms: molecules of more atoms, as they would be stored, are failures.
         conformer_cache: folder of structures that earlier runs made, which changes no result; None for none.
+        keyed: whether equal molecules are to be told, see `MolecularGraph.key`.
     """
 
     hydrogens: bool = False
@@ -33,6 +34,7 @@ class BuildOptions:
     conformers: ConformerOptions = NO_CONFORMERS
     max_atoms: int = MAX_ATOMS
     conformer_cache: Path | None = None
+    keyed: bool = True
 
 
 def scaffold_of(mol: Chem.Mol, options: BuildOptions) -> str | None:
@@ -72,4 +74,5 @@ def graph_from_smiles(smiles: str, *, labels: np.ndarray, options: BuildOptions,
         split=split,
         note=note,
         max_atoms=options.max_atoms,
+        keyed=options.keyed,
     )

@@ -19,13 +19,13 @@ class EncodedMolecule:
     structure: Structure | None = None
 
     @classmethod
-    def from_graph(cls, graph: MolecularGraph, source_row: int) -> "EncodedMolecule":
-        """The source row becomes the molecule's id, which seeds its random draws wherever it is used."""
+    def from_graph(cls, graph: MolecularGraph, source_row: int, *, stored: bool = True) -> "EncodedMolecule":
+        """The source row becomes the molecule's id, which seeds its random draws wherever it is used; `stored`: see `encode`."""
         structure = None
         if graph.canonical_order is not None:
             structure = Structure(name=graph.smiles, order=tuple(graph.canonical_order))
         return cls(
-            record=encode(graph, source_row),
+            record=encode(graph, source_row, stored=stored),
             split=graph.split,
             scaffold=graph.scaffold,
             key=graph.key,

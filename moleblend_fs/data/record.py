@@ -4,8 +4,11 @@ A record is a header followed by sections without padding, deflated (zlib level 
 
     labels f8[L] | coordinates f4[C, n, 3] | bonds u2[m, 2] | bond classes u1[m]
     | atom features u1[n, 9] | degree u1[n] | spd u1[n, n] | path bonds u1[n, n, 5] | SMILES utf-8
+
+Records that are not stored are not packed (zlib level 0), unless they are large.
 """
 
+import struct
 import zlib
 from typing import NamedTuple
 
@@ -24,6 +27,10 @@ HEADER = np.dtype(
         ("smiles_bytes", "<u4"),
     ]
 )
+ONE_HEADER = struct.Struct("<qHHHHI")
+"""The same for a single record, for which numpy takes ten times as long."""
+LARGE = 1 << 14
+"""Bytes from which on records are packed in any case: the memory holds thousands of them."""
 MAX_ATOMS = 65_535
 SECTIONS = ("labels", "coordinates", "bonds", "bond_classes", "atom_features", "degree", "spd", "path_bonds", "smiles")
 
@@ -84,19 +91,17 @@ def section_bounds(headers: np.ndarray) -> np.ndarray:
     return np.concatenate([starts, HEADER.itemsize + np.cumsum(np.stack(lengths, axis=1), axis=1)], axis=1)
 
 
-def encode(graph: MolecularGraph, molecule_id: int) -> bytes:
-    """Pack a molecule into bytes. `molecule_id` seeds its random draws and must be unique in a store."""
+def encode(graph: MolecularGraph, molecule_id: int, *, stored: bool = True) -> bytes:
+    """Pack a molecule into bytes. `molecule_id` seeds its random draws and must be unique in a store.
+
+    Args:
+        stored: whether the record goes into a store; others are read once, and packing them takes longer than what it saves.
+    """
     smiles = graph.smiles.encode()
     coordinates = graph.coordinates
-    header = np.zeros(1, dtype=HEADER)
-    header["molecule_id"] = molecule_id
-    header["num_atoms"] = graph.num_atoms
-    header["num_bonds"] = len(graph.bonds)
-    header["num_labels"] = len(graph.labels)
-    header["num_conformers"] = 0 if coordinates is None else len(coordinates)
-    header["smiles_bytes"] = len(smiles)
+    conformers = 0 if coordinates is None else len(coordinates)
     parts = [
-        header.tobytes(),
+        ONE_HEADER.pack(molecule_id, graph.num_atoms, len(graph.bonds), len(graph.labels), conformers, len(smiles)),
         graph.labels.astype("<f8", copy=False).tobytes(),
         b"" if coordinates is None else coordinates.astype("<f4", copy=False).tobytes(),
         graph.bonds.astype("<u2", copy=False).tobytes(),
@@ -107,7 +112,21 @@ def encode(graph: MolecularGraph, molecule_id: int) -> bytes:
         graph.path_bonds.astype(np.uint8, copy=False).tobytes(),
         smiles,
     ]
-    return zlib.compress(b"".join(parts), 1)
+    raw = b"".join(parts)
+    return zlib.compress(raw, 1 if stored or len(raw) >= LARGE else 0)
+
+
+def smiles_in(record: bytes) -> str:
+    """The SMILES of one record, without reading the rest; UserError if it is damaged."""
+    raw = inflate(record)
+    _, n, bonds, labels, conformers, length = ONE_HEADER.unpack_from(raw)
+    end = ONE_HEADER.size + 8 * labels + 12 * conformers * n + 5 * bonds + 10 * n + (1 + MAX_HOPS) * n * n + length
+    if end != len(raw):
+        raise damaged(record, f"{len(raw)} bytes instead of {end}")
+    try:
+        return raw[end - length :].decode()
+    except UnicodeDecodeError as error:
+        raise damaged(record, str(error)) from error
 
 
 def decode(record: bytes) -> tuple[int, MolecularGraph]:

@@ -12,7 +12,7 @@ from rdkit.ML.Cluster import Butina
 
 from moleblend_fs.chem.identity import molecule_key
 from moleblend_fs.chem.scaffold import murcko_scaffold
-from moleblend_fs.data.record import decode
+from moleblend_fs.data.record import smiles_in
 from moleblend_fs.data.split_file import PART, SplitFile, molecules_at
 from moleblend_fs.data.splits import TEST, TRAIN, VALID, Splitter
 from moleblend_fs.data.store import Store
@@ -35,7 +35,7 @@ Parts = dict[str, np.ndarray]
 def smiles_of(store: Store, indices: Sequence[int] | np.ndarray | None = None) -> list[str]:
     """SMILES of some molecules, by default of all."""
     wanted = np.arange(len(store)) if indices is None else np.asarray(indices)
-    return [decode(record)[1].smiles for start in range(0, len(wanted), PART) for record in store.records(wanted[start : start + PART])]
+    return [smiles_in(record) for start in range(0, len(wanted), PART) for record in store.records(wanted[start : start + PART])]
 
 
 def make_folds(store: Store, settings: Settings) -> SplitFile:

@@ -10,7 +10,7 @@ import numpy as np
 
 from moleblend_fs.chem.parse import silence_rdkit
 from moleblend_fs.data.graph import Failure
-from moleblend_fs.data.record import decode
+from moleblend_fs.data.record import decode, smiles_in
 from moleblend_fs.data.store import FailedRow, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingRow
@@ -76,15 +76,10 @@ def _made(incoming: Incoming, row: IncomingRow, results: Results) -> Made:
     first, *more = (result for _, result in results)
     if isinstance(first, Failure):
         return Made(row.cells, first.input, None, first.reason)
-    smiles, cells = smiles_of(first.record), row.cells
+    smiles, cells = smiles_in(first.record), row.cells
     if incoming.smiles_place is not None:
         cells = [smiles if place == incoming.smiles_place else cell for place, cell in enumerate(cells)]
     return Made(cells, smiles, first.record, notes=tuple(note.reason for note in more if isinstance(note, Failure)))
-
-
-def smiles_of(record: bytes) -> str:
-    """The SMILES that a molecule was made of."""
-    return decode(record)[1].smiles
 
 
 def read_from(store: Store, indices: np.ndarray, carried: Iterator[tuple[int, list[str]]] | None, *, whole: bool) -> Iterator[list[Made]]:

@@ -28,6 +28,7 @@ class Source(ABC):
         chunk_rows: rows that go to a worker, and into the store, at a time.
         notes: what was found out about the input that its user should be told, a sentence each.
         extra_seconds: what a row may take besides the time limit for rows, because of a time limit of its own.
+        stored: whether the molecules go into a store.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Source(ABC):
     chunk_rows: int = 256
     notes: tuple[str, ...] = ()
     extra_seconds: float = 0.0
+    stored: bool = True
 
     @abstractmethod
     def files(self) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +51,7 @@ class Incoming(Source):
 
     name = "incoming"
     labels = ()
+    stored = False
     splitter = Splitter(kind="none")
     columns: Sequence[str] = ()
     smiles_place: int | None = None
@@ -60,12 +62,12 @@ class Incoming(Source):
     frame: Mapping[str, Sequence[Any]] | None = None
     index: Any = None
 
-    build = BuildOptions()
+    build = BuildOptions(keyed=False)
     structures = False
 
     def want(self, build: BuildOptions, *, structures: bool) -> None:
         """Say what molecules are to be made, before any is."""
-        self.build, self.structures = build, structures
+        self.build, self.structures = replace(build, keyed=False), structures
         if build.conformers.count:
             self.chunk_rows, self.extra_seconds = ROWS_WITH_CONFORMERS, float(build.conformers.timeout)
 

@@ -22,7 +22,7 @@ def encode_row(source: Source, row: int, raw: Any) -> Results:
         if not isinstance(graph, Failure) and (problem := check_values(graph.labels, source.labels)) is not None:
             graph = Failure(input=graph.smiles, reason=problem)
         if not isinstance(graph, Failure):
-            molecule = EncodedMolecule.from_graph(graph, row)
+            molecule = EncodedMolecule.from_graph(graph, row, stored=source.stored)
             note = [] if graph.note is None else [(row, _printable(Failure(input=graph.smiles, reason=graph.note)))]
             return [(row, molecule), *note]
     except KeyboardInterrupt:

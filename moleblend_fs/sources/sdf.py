@@ -135,6 +135,7 @@ def graph_of_record(
         split=split,
         note=note,
         max_atoms=build.max_atoms,
+        keyed=build.keyed,
     )
 
 
@@ -158,7 +159,7 @@ def graph_of_mol(mol: Chem.Mol, build: BuildOptions, *, shown: str, structures: 
     elif xyz is not None:
         xyz = xyz[:, places(kept, full)]
     smiles = Chem.MolToSmiles(kept)
-    return graph_from_mol(kept, smiles=smiles, labels=np.zeros(0), coordinates=xyz, note=note, max_atoms=build.max_atoms)
+    return graph_from_mol(kept, smiles=smiles, labels=np.zeros(0), coordinates=xyz, note=note, max_atoms=build.max_atoms, keyed=build.keyed)
 
 
 def structure(mol: Chem.Mol, record: str) -> tuple[np.ndarray | None, str | None]:

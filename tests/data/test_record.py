@@ -1,10 +1,13 @@
 """Records: bytes out, the same molecule back."""
 
+import zlib
+
 import numpy as np
 import pytest
 
 from moleblend_fs.data.graph import bond_class
-from moleblend_fs.data.record import HEADER, decode, encode, section_bounds, summary
+from moleblend_fs.data.record import HEADER, LARGE, ONE_HEADER, decode, encode, inflate, section_bounds, smiles_in, summary
+from moleblend_fs.errors import UserError
 from tests.data.random_graphs import random_graph
 
 
@@ -24,6 +27,27 @@ def test_round_trip(n, conformers, labels):
     atoms, count, values = summary(encode(graph, 0))
     assert (atoms, count) == (n, conformers)
     np.testing.assert_array_equal(values, graph.labels)
+
+
+@pytest.mark.parametrize("n", [1, 31, 300])
+def test_records_that_are_not_stored_hold_the_same_and_are_packed_only_where_they_are_large(n):
+    graph = random_graph(np.random.default_rng(n), n, 2, 1)
+    stored, other = encode(graph, 5), encode(graph, 5, stored=False)
+    raw = inflate(stored)
+    assert inflate(other) == raw
+    assert (other == stored) == (len(raw) >= LARGE) == (n == 300)
+    assert (raw in other) == (n < 300), "as it is"
+
+
+def test_the_smiles_of_a_record():
+    graph = random_graph(np.random.default_rng(0), 9, 3, 2)
+    for graph.smiles in ("", "C", "Cäx"):
+        record = encode(graph, 2**40)
+        assert smiles_in(record) == decode(record)[1].smiles == graph.smiles
+        assert ONE_HEADER.pack(*np.frombuffer(inflate(record), HEADER, count=1)[0].tolist()) == inflate(record)[: HEADER.itemsize]
+    for raw in (inflate(record)[:-1], inflate(record) + b"x", inflate(record)[:-1] + b"\xff"):
+        with pytest.raises(UserError, match="damaged"):
+            smiles_in(zlib.compress(raw))
 
 
 def test_section_bounds_of_many_headers():

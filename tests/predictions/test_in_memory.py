@@ -10,8 +10,12 @@ import pytest
 from rdkit import Chem
 
 from moleblend_fs import Embedder, Predictor
+from moleblend_fs.chem.identity import molecule_key
+from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
+from moleblend_fs.data.record import decode, encode, inflate
 from moleblend_fs.errors import UserError
 from moleblend_fs.predictions.in_memory import entries, frame_of, is_missing, taken
+from moleblend_fs.sources.row_results import encode_row
 from tests.inference.untrained_models import untrained
 
 pandas = pytest.importorskip("pandas")
@@ -163,3 +167,17 @@ def test_a_forked_process_has_threads_of_its_own(model):
 def test_arguments_that_cannot_be(model, given, message):
     with pytest.raises(UserError, match=message):
         Predictor(model, **given)
+
+
+@pytest.mark.parametrize("given", [["CC(=O)N"], [Chem.MolFromSmiles("CC(N)=O")]], ids=["SMILES", "molecules"])
+def test_molecules_are_made_without_what_only_a_store_needs(given):
+    """A key costs as much as reading the SMILES, and packing a record as much as making it."""
+    incoming = taken(given)
+    incoming.want(BuildOptions(), structures=False)
+    [(_, made)] = encode_row(incoming, 3, next(incoming.incoming()).raw)
+    assert made.key is None
+    assert b"CC(" in made.record, "as it is"
+    row, graph = decode(made.record)
+    stored = graph_from_smiles(graph.smiles, labels=np.zeros(0), options=BuildOptions())
+    assert (row, stored.key) == (3, molecule_key(Chem.MolFromSmiles("CC(=O)N")))
+    assert inflate(encode(stored, 3)) == inflate(made.record)
