@@ -12,10 +12,11 @@ from benchmarks.op_costs import BANDWIDTH, LAUNCH_ON_DEVICE, RATES, Count
 from moleblend_fs.model.config import PRESETS, ModelConfig
 
 
-def apart(function, *arguments):
-    """What a function gives in a process of its own: constants without content would stay in this one."""
+@pytest.fixture(scope="module")
+def apart():
+    """A function that gives what another gives in a process of its own: constants without content would stay in this one."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
 
 def attention_launches(arch, batches):
@@ -80,7 +81,7 @@ def test_fused_adam_reads_four_lists_and_writes_three():
     assert cost.gbytes * 1e9 == pytest.approx(40 * (7 * 4 * 7 + 4 + 2 * 4))
 
 
-def test_kernels_are_counted_by_size_class():
+def test_kernels_are_counted_by_size_class(apart):
     """An attention kernel for each size class and layer, and two in the backward pass of long molecules."""
     layers = ModelConfig(**PRESETS["tiny"]).layers
     found = apart(attention_launches, "tiny", [[9] * 4, [9, 20], [9, 20, 100]])
@@ -88,7 +89,7 @@ def test_kernels_are_counted_by_size_class():
 
 
 @pytest.mark.slow
-def test_the_committed_table_is_this_codes():
+def test_the_committed_table_is_this_codes(apart):
     committed = read_table()
     first = committed[0]
     found = {(line.phase, line.stage): line for line in apart(lines, first.arch, first.set, first.molecules)}

@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from benchmarks import kernel_resources
+from benchmarks.__main__ import main
 from benchmarks.kernel_resources import (
     ARCHITECTURES,
     Resources,
@@ -27,6 +28,7 @@ from benchmarks.kernel_resources import (
     sealed,
     variants_of,
 )
+from moleblend_fs.errors import UserError
 from moleblend_fs.ops.kernel_common import Variant
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -143,16 +145,10 @@ def test_what_does_not_compile_is_named(tmp_path):
     assert done.stdout.startswith("pair_projection: name does not compile, or not safely, for sm_90"), done.stderr
 
 
-def test_the_interpreter_is_refused():
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--no-save", "kernel_resources"],
-        cwd=ROOT,
-        env={**ENVIRONMENT, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    assert "TRITON_INTERPRET" in done.stderr
+def test_the_interpreter_is_refused(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(UserError, match="TRITON_INTERPRET"):
+        main(["--no-save", "kernel_resources"])
 
 
 GOOD = Resources(module="m", variant="v", architecture=80, warps=4, stages=2, registers=100, shared=1000, spilled=0, triton="3.6.0")
