@@ -4,7 +4,7 @@ Shape legend: A atoms, P pairs, H heads, K Gaussians, M the pairs whose distance
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from moleblend_fs.data.graph import UNREACHABLE
+from moleblend_fs.data.graph import MAX_HOPS, UNREACHABLE
 from moleblend_fs.ops.embedding_rows import FIRST_ELEMENT_ROW, SECOND_ELEMENT_ROW, SPD_FIRST_ROW, UNREACHABLE_ROW
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.linear import linear
@@ -24,9 +24,13 @@ PAIRS_AT_ONCE = 4096
 
 def spd_bias(shown_P: Tensor, spd_P: Tensor, spd_table: Tensor) -> Tensor:
     """spd_table[spd + 1] where SPD is shown, else 0; (P, H). Row 0 of the table is padding and zero."""
+    return F.embedding(_spd_rows(shown_P, spd_P), spd_table, padding_idx=0)
+
+
+def _spd_rows(shown_P: Tensor, spd_P: Tensor) -> Tensor:
     spd = spd_P.long()
     row = torch.where(spd == UNREACHABLE, UNREACHABLE_ROW, spd + SPD_FIRST_ROW)
-    return F.embedding(torch.where((shown_P & SHOW_SPD) > 0, row, 0), spd_table, padding_idx=0)
+    return torch.where((shown_P & SHOW_SPD) > 0, row, 0)
 
 
 def edge_bias(shown_P: Tensor, spd_P: Tensor, path_P5: Tensor, hop_table: Tensor) -> Tensor:
@@ -36,10 +40,17 @@ def edge_bias(shown_P: Tensor, spd_P: Tensor, path_P5: Tensor, hop_table: Tensor
         hop_table: (5, classes, H), zero at class 0; see `RelationEncoder.hop_table`.
     """
     hops, classes, heads = hop_table.shape
-    index = path_P5.long() + classes * torch.arange(hops, device=path_P5.device)
-    total = F.embedding_bag(index, hop_table.reshape(hops * classes, heads), mode="sum")
-    length = spd_P.clamp(1, hops).to(total.dtype)
-    return total.mul_((((shown_P & SHOW_EDGE) > 0) / length).unsqueeze(1).to(total.dtype))
+    total = F.embedding_bag(_hop_rows(path_P5, classes), hop_table.reshape(hops * classes, heads), mode="sum")
+    return total.mul_(_edge_factors(shown_P, spd_P, total.dtype))
+
+
+def _hop_rows(path_P5: Tensor, classes: int) -> Tensor:
+    return path_P5.long() + classes * torch.arange(path_P5.shape[1], device=path_P5.device)
+
+
+def _edge_factors(shown_P: Tensor, spd_P: Tensor, dtype: torch.dtype) -> Tensor:
+    length = spd_P.clamp(1, MAX_HOPS).to(dtype)
+    return (((shown_P & SHOW_EDGE) > 0) / length).unsqueeze(1).to(dtype)
 
 
 def gaussians(x_M: Tensor, means_K: Tensor, stds_K: Tensor) -> Tensor:
@@ -104,14 +115,15 @@ class LookedUpBias(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d_bias):
         *inputs, spd_table, hop_table = ctx.saved_tensors
-        tables = [table.detach().requires_grad_() for table in (spd_table, hop_table)]
-        gradients = [torch.zeros_like(table) for table in tables]
+        hops, classes, heads = hop_table.shape
+        d_spd, d_hop = torch.zeros_like(spd_table), hop_table.new_zeros(hops * classes, heads)
         for shown, spd, path, d_some in zip(*(x.split(PAIRS_AT_ONCE) for x in (*inputs, d_bias)), strict=True):
-            with torch.enable_grad():
-                bias = spd_bias(shown, spd, tables[0]) + edge_bias(shown, spd, path, tables[1])
-            for gradient, more in zip(gradients, torch.autograd.grad(bias, tables, d_some), strict=True):
-                gradient += more
-        return None, None, None, *gradients
+            d_spd += torch.ops.aten.embedding_dense_backward(d_some, _spd_rows(shown, spd), len(d_spd), 0, False)
+            # Most hops are past their path's end, where the table is 0 and has no gradient: as padding they are passed over.
+            row = _hop_rows(path, classes).masked_fill_(path == 0, 0)
+            d_hops = (d_some * _edge_factors(shown, spd, d_some.dtype)).unsqueeze(1).expand(-1, hops, -1)
+            d_hop += torch.ops.aten.embedding_dense_backward(d_hops, row, len(d_hop), 0, False)
+        return None, None, None, d_spd, d_hop.view_as(hop_table)
 
 
 class _Wanted(NamedTuple):
@@ -126,9 +138,9 @@ class _Wanted(NamedTuple):
     in_bias: Tensor
     in_sums: Tensor
 
-    def some(self) -> Iterator["_Wanted"]:
-        """A few thousand pairs after the other."""
-        return (_Wanted(*parts) for parts in zip(*(x.split(PAIRS_AT_ONCE) for x in self), strict=True))
+    def some(self) -> Iterable["_Wanted"]:
+        """A few thousand pairs after the other; nothing where there are none."""
+        return () if len(self.pair) == 0 else (_Wanted(*parts) for parts in zip(*(x.split(PAIRS_AT_ONCE) for x in self), strict=True))
 
     def features(self, weights: DistanceWeights) -> tuple[Tensor, Tensor, Tensor]:
         """Of these pairs: the bias (those in it, H), their places in P, and the Gaussians (M, K) with those not counted as 0."""
