@@ -181,7 +181,7 @@ class Pretraining(BatchCriterion):
     def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
         there = device if self.objective.prepares_on_device else torch.device("cpu")
         batch = sample["batch"].to(there)
-        ready = self.objective.prepare(batch, Layout(batch.num_atoms, there), seed=self.seed, epoch=self.epoch)
+        ready = self.objective.prepare(batch, Layout(batch.num_atoms, there, merged=self.training), seed=self.seed, epoch=self.epoch)
         return ready if there == device else to_device(ready, device)
 
     def compute(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, float, dict[str, Any]]:
@@ -248,7 +248,7 @@ class PropertyPrediction(BatchCriterion):
 
     def prepare(self, sample: dict[str, Any], device: torch.device) -> Prepared:
         batch = sample["batch"].to(device)
-        layout = Layout(batch.num_atoms, device)
+        layout = Layout(batch.num_atoms, device, merged=self.training)
         if self.task.cfg.random_modality and self.training:
             shown = show_random_modality(batch, layout, draw_modality(batch, seed=self.seed, epoch=self.epoch))
         else:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 BUCKET_STEP = 4
 """Tokens of a bucket are padded to a multiple of this, so that a molecule's padding depends on its own size alone."""
+ROUND = 1000
+"""Padded pairs of tokens that take a CPU as long as the calls for one more bucket."""
 
 SMALLEST_CLASS = 16
 """Capacity of the smallest `SizeClass`: the smallest matrix product of a GPU kernel has 16 rows."""
@@ -64,9 +66,12 @@ class Layout:
     Args:
         num_atoms: (B,) integers on the CPU, at least 1 each.
         device: where the index tensors are needed.
+        merged: whether buckets of neighbouring sizes become one where that takes less time. A molecule's numbers then depend on the
+            others of its batch, in their last bits: for training alone.
     """
 
-    def __init__(self, num_atoms: Tensor, device: torch.device | str):
+    def __init__(self, num_atoms: Tensor, device: torch.device | str, *, merged: bool = False):
+        self.merged = merged
         self.sizes = num_atoms.numpy().astype(np.int64)
         if len(self.sizes) == 0 or self.sizes.min() < 1:
             raise ValueError("a batch needs at least one molecule, each of at least one atom")
@@ -202,6 +207,8 @@ class Layout:
     def buckets(self) -> list[Bucket]:
         """All molecules, grouped by padded size."""
         padded = -(-(self.sizes + 1) // BUCKET_STEP) * BUCKET_STEP
+        if self.merged:
+            padded = _merged(padded)
         return [self._bucket(np.flatnonzero(padded == tokens), int(tokens) - 1) for tokens in np.unique(padded)]
 
     def _bucket(self, members: np.ndarray, n: int) -> Bucket:
@@ -227,3 +234,18 @@ class Layout:
         )
         bounds = np.concatenate([[0], np.cumsum(self.sizes[members] ** 2)]).tolist()
         return Bucket(bounds, *(self._send(array) for array in arrays))
+
+
+def _merged(padded: np.ndarray) -> np.ndarray:
+    """Padded sizes of molecules, of which some are raised to the next ones that occur: so that pairs and rounds take the least."""
+    tokens, place, molecules = np.unique(padded, return_inverse=True, return_counts=True)
+    costs, firsts = [0], list[int]()
+    for last, size in enumerate(tokens.tolist(), start=1):  # of the sizes so far: the least, and where its last bucket begins
+        each = [costs[first] + ROUND + int(molecules[first:last].sum()) * size**2 for first in range(last)]
+        firsts.append(int(np.argmin(each)))
+        costs.append(min(each))
+    raised, last = tokens.copy(), len(tokens)
+    while last:
+        first = firsts[last - 1]
+        raised[first:last], last = tokens[last - 1], first
+    return raised[place]

@@ -67,7 +67,7 @@ class PlainLoop:
     def update(self, number: int, epoch: int, batches: list[MoleculeBatch]) -> None:
         torch.manual_seed(SEED + number - 1)  # of dropout
         self.model.zero_grad()
-        prepared = [self.sums(self.model, batch, Layout(batch.num_atoms, torch.device("cpu")), epoch) for batch in batches]
+        prepared = [self.sums(self.model, batch, Layout(batch.num_atoms, torch.device("cpu"), merged=True), epoch) for batch in batches]
         counts = torch.stack([counts for _, counts in prepared]).sum(dim=0)
         totals = torch.zeros_like(counts)
         for compute, _ in prepared:

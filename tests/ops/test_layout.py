@@ -1,10 +1,12 @@
 """Index arrays of a packed batch, counted by hand and by loops."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from moleblend_fs.ops.layout import Layout
+from moleblend_fs.ops.layout import BUCKET_STEP, ROUND, Layout
 
 
 def test_a_batch_by_hand():
@@ -19,8 +21,9 @@ def test_a_batch_by_hand():
 
 
 @pytest.mark.parametrize("sizes", [[1], [3, 4, 3, 250, 1, 1, 17], list(range(1, 40))])
-def test_buckets_hold_every_place_once(sizes):
-    layout = Layout(torch.tensor(sizes), "cpu")
+@pytest.mark.parametrize("merged", [False, True])
+def test_buckets_hold_every_place_once(sizes, merged):
+    layout = Layout(torch.tensor(sizes), "cpu", merged=merged)
     tokens = torch.cat([b.token_targets for b in layout.buckets])
     pairs = torch.cat([b.pairs.reshape(-1)[b.pair_places] for b in layout.buckets])
     assert sorted(tokens.tolist()) == list(range(layout.num_tokens))
@@ -33,7 +36,7 @@ def test_buckets_hold_every_place_once(sizes):
         for row, exists in zip(bucket.tokens, bucket.token_exists, strict=True):
             molecule = int(layout.token_molecule[row[0]])
             assert row[exists].tolist() == list(range(*layout.token_starts[molecule : molecule + 2]))
-            assert len(row) - sizes[molecule] - 1 < 4, "padding beyond the step"
+            assert merged or len(row) - sizes[molecule] - 1 < 4, "padding beyond the step"
             seen += 1
     assert seen == len(sizes)
 
@@ -51,3 +54,24 @@ def test_size_classes_hold_every_molecule_once_in_the_smallest_that_fits():
     assert classes == {16: [15, 2, 1], 32: [31, 16], 64: [63, 32], 128: [64], 512: [511, 300]}
     for starts, per_molecule in ((layout.cu_atoms, lambda n: n), (layout.cu_tokens, lambda n: n + 1), (layout.cu_pairs, lambda n: n * n)):
         assert starts.tolist() == [sum(per_molecule(n) for n in sizes[:b]) for b in range(len(sizes) + 1)]
+
+
+def cost(sizes, cuts):
+    """Padded pairs of molecules by ascending size, cut into buckets, and the rounds for these."""
+    return sum(ROUND + len(part) * (-(-(part[-1] + 1) // BUCKET_STEP) * BUCKET_STEP) ** 2 for part in np.split(sizes, cuts))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_merged_buckets_take_the_least(seed):
+    sizes = np.sort(np.random.default_rng(seed).integers(1, 40, 9))
+    buckets = Layout(torch.from_numpy(sizes), "cpu", merged=True).buckets
+    found = sum(ROUND + bucket.tokens.shape[0] * bucket.tokens.shape[1] ** 2 for bucket in buckets)
+    least = min(cost(sizes, cuts) for count in range(len(sizes)) for cuts in itertools.combinations(range(1, len(sizes)), count))
+    assert found == least < cost(sizes, [])
+
+
+def test_many_molecules_of_a_size_stay_by_themselves():
+    """What is merged is small: a large batch has the padding that it had."""
+    sizes = torch.tensor([*[11] * 500, *[15] * 500, 50, 54])
+    assert [len(bucket.tokens) for bucket in Layout(sizes, "cpu", merged=True).buckets] == [500, 500, 2]
+    assert [len(bucket.tokens) for bucket in Layout(sizes, "cpu").buckets] == [500, 500, 1, 1]

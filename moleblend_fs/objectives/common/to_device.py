@@ -30,7 +30,7 @@ def _made(value: Any, device: torch.device, known: dict[int, tuple[Any, Any]]) -
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Layout):
-        layout = Layout(torch.from_numpy(value.sizes), device)
+        layout = Layout(torch.from_numpy(value.sizes), device, merged=value.merged)
         vars(layout)[FULL_VIEWS] = _sent(vars(value).get(FULL_VIEWS, {}), device, known)
         return layout
     if isinstance(value, MoleculeBatch):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from moleblend_fs.ops.dropout import draw_kept, factors, multiplied
 from moleblend_fs.ops.layout import Bucket, Layout
 from moleblend_fs.ops.linear import product, type_of_products
 from moleblend_fs.patches.softmax_backward import softmax_backward
@@ -30,26 +31,21 @@ def bucket_bias(bias_PH: Tensor, graph_bias_H: Tensor, layout: Layout) -> list[T
 
 
 class AttentionLinear(torch.autograd.Function):
-    """`attention_linear` with its gradient written out: nothing of size n x n is saved (but which weights were dropped), the
-    attention output is computed again, and each token's gradient is written once, where autograd would sum zeros over buckets.
+    """`attention_linear` with its gradient written out: nothing of size n x n is saved (but which weights were dropped), the weights
+    and the attention output are computed again, and each token's gradient is written once, where autograd would sum zeros over buckets.
     """
 
     @staticmethod
     def forward(ctx, qkv_T3Hw, weight, bias, layout, dropout, *biases):
         T, _, heads, width = qkv_T3Hw.shape
         out = qkv_T3Hw.new_empty(T, heads * width)
-        saved: list[Tensor | None] = []
+        keeps: list[Tensor | None] = []
         for bucket, pair_bias in zip(layout.buckets, biases, strict=True):
-            b, N = bucket.tokens.shape
             q, k, v = _gather(qkv_T3Hw, bucket)
-            logits = torch.baddbmm(pair_bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=width**-0.5)
-            logsumexp = logits.logsumexp(dim=-1, keepdim=True)
-            weights, keep = logits.sub_(logsumexp).exp_(), None
-            if dropout > 0:
-                weights, keep = torch.native_dropout(weights, dropout, True)
-            saved += [pair_bias, logsumexp, keep]
-            _scatter(out, torch.bmm(weights, v), bucket)
-        ctx.save_for_backward(qkv_T3Hw, weight, *saved)
+            weights = _weights(q, k, pair_bias)
+            keeps.append(draw_kept(weights, dropout) if dropout > 0 else None)
+            _scatter(out, torch.bmm(multiplied(weights, _factors(keeps[-1], dropout, q)), v), bucket)
+        ctx.save_for_backward(qkv_T3Hw, weight, *biases, *keeps)
         ctx.layout, ctx.dropout, ctx.lower = layout, dropout, None if weight is None else type_of_products(weight)
         return out if weight is None else product(out, weight, bias, ctx.lower)
 
@@ -58,33 +54,44 @@ class AttentionLinear(torch.autograd.Function):
     def backward(ctx, d_y):
         qkv_T3Hw, weight, *saved = ctx.saved_tensors
         T, _, heads, width = qkv_T3Hw.shape
-        scale = width**-0.5
+        buckets, scale = ctx.layout.buckets, width**-0.5
         d_out = d_y if weight is None else product(d_y, weight.t(), None, ctx.lower)
         out = None if weight is None else qkv_T3Hw.new_empty(T, heads * width)
-        d_qkv = torch.empty_like(qkv_T3Hw)
+        d_qkv_T3Hw = torch.empty_like(qkv_T3Hw)
         d_biases = []
-        for bucket, pair_bias, logsumexp, keep in zip(ctx.layout.buckets, saved[::3], saved[1::3], saved[2::3], strict=True):
+        for bucket, pair_bias, keep in zip(buckets, saved[: len(buckets)], saved[len(buckets) :], strict=True):
             b, N = bucket.tokens.shape
             q, k, v = _gather(qkv_T3Hw, bucket)
-            logits = torch.baddbmm(pair_bias.view(b * heads, N, N), q, k.transpose(1, 2), alpha=scale)
-            probabilities = logits.sub_(logsumexp).exp_()
-            d_o = d_out.index_select(0, bucket.tokens.reshape(-1)).view(b, N, heads, width)
-            # Padded queries repeat their molecule's graph token: their part of the gradient is not asked for.
-            d_o = (d_o * bucket.token_exists[:, :, None, None]).transpose(1, 2).reshape(b * heads, N, width).to(v.dtype)
-            weights = _drop(probabilities, keep, ctx.dropout)
+            probabilities, factor = _weights(q, k, pair_bias), _factors(keep, ctx.dropout, q)
+            weights = multiplied(probabilities, factor)
             if out is not None:
                 _scatter(out, torch.bmm(weights, v), bucket)
-            d_v = torch.bmm(weights.transpose(1, 2), d_o)
-            d_probabilities = _drop(torch.bmm(d_o, v.transpose(1, 2)), keep, ctx.dropout)
-            d_logits = softmax_backward(d_probabilities, probabilities)
-            d_q, d_k = torch.bmm(d_logits, k) * scale, torch.bmm(d_logits.transpose(1, 2), q) * scale
-            rows = torch.stack([d_q, d_k, d_v]).view(3, b, heads, N, width).permute(1, 3, 0, 2, 4).reshape(b * N, 3, heads, width)
-            d_qkv.index_copy_(0, bucket.token_targets, rows.index_select(0, bucket.token_places).to(d_qkv.dtype))
+            # Padded queries repeat their molecule's graph token: their part of the gradient is not asked for.
+            d_rows = _rows(d_out.view(T, heads, width), bucket)
+            d_rows = d_rows.mul_(bucket.token_exists[:, :, None, None].to(d_rows.dtype))
+            d_o = d_rows.transpose(1, 2).reshape(b * heads, N, width)
+            d_logits = softmax_backward(multiplied(torch.bmm(d_o, v.transpose(1, 2)), factor), probabilities)
+            d_qkv = q.new_empty(3, *q.shape)
+            d_qkv[0].baddbmm_(d_logits, k, beta=0, alpha=scale)
+            d_qkv[1].baddbmm_(d_logits.transpose(1, 2), q, beta=0, alpha=scale)
+            torch.bmm(weights.transpose(1, 2), d_o, out=d_qkv[2])
+            rows = d_qkv.view(3, b, heads, N, width).permute(1, 3, 0, 2, 4).reshape(b * N, 3, heads, width)
+            d_qkv_T3Hw.index_copy_(0, bucket.token_targets, rows.index_select(0, bucket.token_places).to(qkv_T3Hw.dtype))
             d_biases.append(d_logits.view(b, heads, N, N))
         if out is None:
-            return d_qkv, None, None, None, None, *d_biases
+            return d_qkv_T3Hw, None, None, None, None, *d_biases
         d_shift = d_y.sum(dim=0) if ctx.needs_input_grad[2] else None
-        return d_qkv, product(d_y.t(), out.t(), None, ctx.lower), d_shift, None, None, *d_biases
+        return d_qkv_T3Hw, product(d_y.t(), out.t(), None, ctx.lower), d_shift, None, None, *d_biases
+
+
+def _weights(q: Tensor, k: Tensor, pair_bias: Tensor) -> Tensor:
+    """Attention weights of a bucket, (b H, N, N)."""
+    logits = torch.baddbmm(pair_bias.view(len(q), *pair_bias.shape[2:]), q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
+    return logits.softmax(dim=-1)
+
+
+def _factors(keep: Tensor | None, dropout: float, like: Tensor) -> Tensor | None:
+    return None if keep is None else factors(keep, dropout, like.dtype)
 
 
 def fused_attention(qkv_T3Hw: Tensor, biases: list[Tensor], layout: Layout) -> Tensor:
@@ -113,11 +120,7 @@ def _gather(qkv_T3Hw: Tensor, bucket: Bucket) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _rows(qkv_T3Hw: Tensor, bucket: Bucket) -> Tensor:
-    """A bucket's (b, N, 3, H, w), float32 or wider."""
-    rows = qkv_T3Hw.flatten(1).index_select(0, bucket.tokens.flatten()).view(*bucket.tokens.shape, *qkv_T3Hw.shape[1:])
+def _rows(x: Tensor, bucket: Bucket) -> Tensor:
+    """A bucket's (b, N, ...) of (T, ...), float32 or wider, in memory of its own."""
+    rows = x.flatten(1).index_select(0, bucket.tokens.flatten()).view(*bucket.tokens.shape, *x.shape[1:])
     return rows.to(torch.promote_types(rows.dtype, torch.float32))
-
-
-def _drop(x: Tensor, keep: Tensor | None, dropout: float) -> Tensor:
-    return x if keep is None else torch.ops.aten.native_dropout_backward(x, keep, 1 / (1 - dropout))
