@@ -19,8 +19,8 @@ CASE = Case(
         "mean": {"pooling": "mean"},
     },
     reached={"": 0.2, "jsd": -1.2},
-    updates=200,
-    rate=3e-3,
+    updates=150,
+    rate=6e-3,
 )
 BATCH = batch_of([graph(smiles, i) for i, smiles in enumerate(ORDINARY)])
 

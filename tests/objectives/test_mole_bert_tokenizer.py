@@ -21,6 +21,7 @@ CASE = Case(
         "left out": {"tokenizer_codes": "9,5,4,3", "tokenizer_code_dropout": 0.5, "tokenizer_commitment": 1.0},
     },
     reached={"": 0.5, "shared codes": 0.5},
+    rate=1e-2,
 )
 BATCH = batch_of([graph(smiles, i) for i, smiles in enumerate((*ORDINARY, *AWKWARD))])
 LAYOUT = Layout(BATCH.num_atoms, "cpu")
