@@ -105,7 +105,7 @@ def variants_of(module: str):
 
 
 def measure(modules: list[str], workers: int, believed: Sequence[Resources] = ()) -> tuple[list[Resources], list[str]]:
-    """Resources of all configurations of some modules, and a line for each that does not compile; several processes compile.
+    """Resources of all configurations of some modules, and a line for each that does not compile; more than one worker are processes.
 
     Args:
         believed: rows that need no compiling where their seal is whole, but for spot checks.
@@ -120,9 +120,13 @@ def measure(modules: list[str], workers: int, believed: Sequence[Resources] = ()
                     measured.append(row)
                 else:
                     jobs.append((module, number, architecture))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        results = list(pool.map(_measure_one, *zip(*jobs), chunksize=4)) if jobs else []
+    results = [_measure_one(*job) for job in jobs] if workers == 1 else _by_several(jobs, workers)
     return [*measured, *(r for r in results if isinstance(r, Resources))], [r for r in results if isinstance(r, str)]
+
+
+def _by_several(jobs: list[tuple[str, int, int]], workers: int) -> list[Resources | str]:
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_measure_one, *zip(*jobs), chunksize=4)) if jobs else []
 
 
 def believable(variant: Variant, row: Resources) -> bool:

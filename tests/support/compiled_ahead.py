@@ -1,14 +1,10 @@
 """The pass that compiles kernels ahead, for a GPU that is not there.
 
-    python -m tests.support.compiled_ahead ahead|after ARCHITECTURE ARCH DTYPE [OP]
-    python -m tests.support.compiled_ahead broken ARCHITECTURE
-
-For a process of its own, without Triton's interpreter and with a cache of its own. "ahead" compiles by two threads what the self-tests of
-a model launch; "after" makes the self-tests' launches one after the other, each compiling as a real one would; "broken" has a self-test
-with a kernel that is none.
+For a process without Triton's interpreter (`without_interpreter`) and with a cache of its own. "ahead" compiles by two threads what the
+self-tests of a model launch; "after" makes the self-tests' launches one after the other, each compiling as a real one would; "broken" has
+a self-test with a kernel that is none.
 """
 
-import json
 import logging
 import sys
 import threading
@@ -88,8 +84,9 @@ def broken() -> dict[str, Any]:
     return {"compiled": list(done)}
 
 
-if __name__ == "__main__":
-    target = GPUTarget("cuda", int(sys.argv[2]), 32)
+def call(what: str, architecture: int, *words: str) -> dict[str, Any]:
+    """What `ahead`, `after` or `broken` gives for a compute capability times 10."""
+    target = GPUTarget("cuda", architecture, 32)
     with mock.patch.object(WithoutGPU, "get_current_target", staticmethod(lambda: target)):
         driver.set_active(WithoutGPU())
-        print(json.dumps({"ahead": ahead, "after": after, "broken": broken}[sys.argv[1]](*sys.argv[3:])))
+        return {"ahead": ahead, "after": after, "broken": broken}[what](*words)

@@ -1,20 +1,15 @@
 """What Triton would compile for a GPU that is not there: its own just-in-time compiler specialises each launch, which is noted and not run.
 
-    python -m tests.support.recorded_launches STEPS.json
-
-For a process of its own, without Triton's interpreter. STEPS.json lists [step, arch, dtype, sizes of molecules], see `STEPS`; printed is,
-for each of them, how many launches there were and how many kernels had to be compiled for them, and of all launches together what is wrong.
+For a process without Triton's interpreter, `without_interpreter`.
 """
 
 import functools
-import json
-import sys
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
@@ -22,6 +17,7 @@ from triton.runtime.jit import JITFunction
 
 from benchmarks.budget import count_finetuning, count_update
 from benchmarks.kernel_resources import ARCHITECTURES, kernel_modules, variants_of
+from moleblend_fs.model.config import PRESETS
 from moleblend_fs.ops.kernel_common import Variant
 from moleblend_fs.ops.relation_bias import launch as relation_bias
 
@@ -31,6 +27,8 @@ STEPS = {
     "predicting": functools.partial(count_finetuning, training=False),
 }
 """Real steps, on tensors without content."""
+LAYERS = 3
+"""A first, a last and one between; more would launch what the one between does."""
 SPECIALIZED = [["tt.divisibility", 16]]
 
 
@@ -122,18 +120,37 @@ def identity(variant: Variant) -> tuple[Any, ...]:
 
 
 def main(steps: list[tuple[str, str, str, list[int]]]) -> dict[str, Any]:
-    """Launches and new kernels of each step, arguments that are compiled anew for, and kernels that the table of resources lacks."""
+    """Launches and new kernels of each step, arguments that are compiled anew for, and kernels that the table of resources lacks.
+
+    Args:
+        steps: step, see `STEPS`; arch; dtype; sizes of molecules.
+    """
     driver.set_active(WithoutGPU())
     recorder, counts = Recorder(), []
     with mock.patch.object(relation_bias, "WIDER_WITHOUT_GPU", 1):
         for name, arch, dtype, sizes in steps:
             launches, known = recorder.launches, len(recorder.found)
-            STEPS[name](arch, np.array(sizes), getattr(torch, dtype), recorder.launched)
+            with mock.patch.dict(PRESETS[arch], layers=LAYERS):
+                STEPS[name](arch, np.array(sizes), getattr(torch, dtype), recorder.launched)
             counts.append([recorder.launches - launches, len(recorder.found) - known])
     table = {identity(variant) for module in kernel_modules() for variant in variants_of(module)()}
     unknown = [repr(variant) for variant in recorder.found if identity(variant) not in table]
     return {"counts": counts, "wrong": recorder.wrong, "unknown": unknown}
 
 
-if __name__ == "__main__":
-    print(json.dumps(main(json.loads(Path(sys.argv[1]).read_text()))))
+def toy(x: Any, count: Any, SIZE: triton.language.constexpr) -> None:
+    pass
+
+
+def specialised(kernel: Any) -> tuple[int, int, int]:
+    """Launches of a toy with six kinds of arguments, what would be compiled for them, and what is wrong with these."""
+    recorder, memory = Recorder(), torch.zeros(64)
+    for x, count, size in ((memory, 3, 2), (memory, 5, 2), (memory, 16, 2), (memory, 1, 2), (memory[1:], 3, 2), (memory, 3, 4)):
+        recorder.launched(kernel, (x, count), {"SIZE": size, "num_warps": 2})
+    return recorder.launches, len(recorder.found), len(recorder.wrong)
+
+
+def specialised_or_not() -> list[tuple[int, int, int]]:
+    """Of a toy as it is, and of one that is told not to be compiled for values."""
+    driver.set_active(WithoutGPU())
+    return [specialised(triton.jit(toy)), specialised(triton.jit(toy, do_not_specialize=["x", "count"]))]

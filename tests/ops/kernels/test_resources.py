@@ -5,12 +5,7 @@ What the table has of kernels that are still the same was compiled when it was w
 
 import importlib
 import importlib.metadata
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -30,36 +25,24 @@ from benchmarks.kernel_resources import (
 )
 from moleblend_fs.errors import UserError
 from moleblend_fs.ops.kernel_common import Variant
-
-ROOT = Path(__file__).resolve().parents[3]
-
-# What the interpreter runs cannot be compiled: a process of its own, without TRITON_INTERPRET.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-
-SPILLING = """
-from dataclasses import replace
-from benchmarks.kernel_resources import compiled, measure, read_table
-from moleblend_fs.ops.pair_projection.variants import variants
-variant = next(v for v in variants() if v.name == "pair_edge/bf16/32/with gradient")
-crowded = variant._replace(num_warps=variant.num_warps // 4)
-print([compiled("pair_projection", v, 90).spilled for v in (variant, crowded)])
-rows = [r for r in read_table() if r.module == "blend"]
-assert measure(["blend"], 1, [replace(r, registers=r.registers + 1) for r in rows]) == (rows, []), "changed numbers are not believed"
-"""
+from tests.support.without_interpreter import compiling
 
 
-def run(*command):
-    return subprocess.run([sys.executable, *command], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def compiler():
+    """What the interpreter runs cannot be compiled: calls in another process."""
+    with compiling() as calls:
+        yield calls
 
 
 @pytest.mark.slow
-def test_every_configuration_compiles_as_the_table_says():
+def test_every_configuration_compiles_as_the_table_says(compiler):
     versions = {r.triton for r in read_table()}
     if versions != {importlib.metadata.version("triton")}:
         pytest.skip(f"the table is of triton {versions}, installed is {importlib.metadata.version('triton')}")
-    done = run("-m", "benchmarks", "--no-save", "kernel_resources", "--check")
-    assert done.returncode == 0, done.stderr
-    assert f"{len(read_table())} configurations, 0 problems" in done.stdout
+    status, printed = compiler("tests.support.compiled_kernels:check_the_table")
+    assert status == 0
+    assert f"{len(read_table())} configurations, 0 problems" in printed
 
 
 @pytest.fixture
@@ -110,39 +93,20 @@ def test_variants_are_named_once_and_have_all_arguments(module):
         assert not set(variant.signature) & set(variant.constexprs), variant.name
 
 
-def test_spills_are_seen():
+def test_spills_are_seen(compiler):
     """The same tiles on a quarter of the threads have not enough registers."""
-    done = run("-c", SPILLING)
-    assert done.returncode == 0, done.stderr
-    fits, spills = json.loads(done.stdout)
+    fits, spills = compiler("tests.support.compiled_kernels:spilled")
     assert fits == 0
     assert spills > 100
 
 
-NOT_COMPILING = """
-import triton
-import triton.language as tl
-from benchmarks import kernel_resources
-from moleblend_fs.ops.pair_projection import variants
-from moleblend_fs.ops.kernel_common import Variant
-
-@triton.jit
-def changes_type(x):
-    k = tl.program_id(0)
-    while k < 3:
-        k = k + 0.5
-    tl.store(x, k)
-
-variants.variants = lambda: [Variant("name", changes_type, {"x": "*fp32"}, {}, 4, 2)]
-print(kernel_resources._measure_one("pair_projection", 0, 90))
-"""
+def test_changed_numbers_are_not_believed(compiler):
+    assert compiler("tests.support.compiled_kernels:changed_numbers_are_measured")
 
 
-def test_what_does_not_compile_is_named(tmp_path):
-    script = tmp_path / "script.py"  # Triton reads a kernel's source from a file
-    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{NOT_COMPILING}")
-    done = run(str(script))
-    assert done.stdout.startswith("pair_projection: name does not compile, or not safely, for sm_90"), done.stderr
+def test_what_does_not_compile_is_named(compiler):
+    said = compiler("tests.support.compiled_kernels:not_compiling")
+    assert said.startswith("pair_projection: name does not compile, or not safely, for sm_90")
 
 
 def test_the_interpreter_is_refused(monkeypatch):
