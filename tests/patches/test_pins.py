@@ -13,8 +13,8 @@ import pytest
 import fairseq_plugins
 from tests.support.pins import ROOT, digest, is_digest, moved, patch_files, pins_of, source
 
-FOREIGN = ("deepspeed", "fairseq", "fairseq_cli", "torch")
-DISTRIBUTIONS = {"deepspeed": "deepspeed", "fairseq": "ve-fairseq", "fairseq_cli": "ve-fairseq", "torch": "torch"}
+FOREIGN = ("deepspeed", "fairseq", "fairseq_cli", "omegaconf", "torch")
+DISTRIBUTIONS = {"deepspeed": "deepspeed", "omegaconf": "omegaconf", "fairseq": "ve-fairseq", "fairseq_cli": "ve-fairseq", "torch": "torch"}
 SOURCES = sorted(path for room in ("moleblend_fs", "fairseq_plugins", "benchmarks", "scripts") for path in (ROOT / room).rglob("*.py"))
 NOT_PRIVATE = {
     "_fields": "of named tuples",
