@@ -2,7 +2,10 @@
 
 import gc
 import os
+import sys
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 import torch
 
 from moleblend_fs.data.store import Store
-from tests.support import interpreter
+from tests.support import forked_ranks, interpreter, warm_likeness
 
 gc.disable()  # until all tests are imported, a third of whose time went into looking for garbage among what stays
 os.environ["MOLEBLEND_CACHE"] = "off"  # tests leave nothing among the user's caches, and find nothing there
@@ -33,6 +36,26 @@ def pytest_runtestloop() -> None:
     """From here on garbage is looked for, but not among what has been imported: 700,000 objects, each time half a second."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_starts() -> Iterator[str]:
+    """Our commands, where tests start them as programs, begin warm, in a process that has imported what they need (`warm_server`)."""
+    if sys.platform != "linux":
+        yield ""
+        return
+    with tempfile.TemporaryDirectory(prefix="warm") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(warm_likeness.FOLDER), prepend=os.pathsep)
+        patch.setenv(warm_likeness.VARIABLE, f"{folder}/s")
+        forked_ranks.begin_server()
+        yield f"{folder}/s"
+
+
+@pytest.fixture(autouse=True)
+def cold_starts(request, monkeypatch) -> None:
+    """Tests that are marked so start programs as users do; so do those with other hosts."""
+    if request.node.get_closest_marker("cold") or request.node.get_closest_marker("cluster"):
+        monkeypatch.delenv(warm_likeness.VARIABLE, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ import pytest
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, is_stream, told, whole_file, whole_folder, write_atomically
 
+pytestmark = pytest.mark.cold
+
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())

@@ -20,6 +20,8 @@ from moleblend_fs.objectives.registry import objectives
 from tests.inference.untrained_models import untrained
 from tests.predictions.run_folders import run_folder
 
+pytestmark = pytest.mark.cold
+
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(
     module.name

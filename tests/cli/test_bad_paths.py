@@ -16,6 +16,8 @@ from tests.fairseq_plugins.conftest import write_labelled
 from tests.inference.untrained_models import pretrained, untrained
 from tests.support.sidecars import tokenizer
 
+pytestmark = pytest.mark.cold
+
 COMMAND = str(Path(sys.executable).parent / "moleblend")
 RUNS = {
     "predict": ("{model}", "{store}", "{out}"),

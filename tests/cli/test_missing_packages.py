@@ -10,6 +10,8 @@ from moleblend_fs.cli.main import EXTRA_OF
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference import attribution
 
+pytestmark = pytest.mark.cold
+
 WITHOUT = "import sys; sys.modules[{!r}] = None; from moleblend_fs.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 

@@ -363,6 +363,7 @@ def test_what_is_read_is_not_overwritten(mixed, tmp_path, capsys):
     assert (model / "config.json").read_bytes() == before
 
 
+@pytest.mark.cold
 def test_the_table_on_standard_output(mixed, tmp_path):
     """Redirected to a file, and as a pipe that its reader leaves: nothing but the table."""
     model = untrained(tmp_path / "model")

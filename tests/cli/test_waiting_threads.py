@@ -9,6 +9,8 @@ import pytest
 from moleblend_fs.cli.main import main
 from tests.docs.blocks import ROOT
 
+pytestmark = pytest.mark.cold
+
 VARIABLE = "OMP_WAIT_POLICY"
 
 

@@ -4,12 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.training import alone
+from tests.support import warm_likeness
 from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,7 +113,7 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 
 def job_environment() -> dict[str, str]:
     """This interpreter's commands first, one thread a process, and nothing of a distributed start."""
-    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    hidden = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", warm_likeness.VARIABLE)
     kept = {name: value for name, value in os.environ.items() if name not in hidden and not name.startswith(("SLURM_", "SBATCH_"))}
     binaries = Path(sys.executable).parent
     return kept | {"OMP_NUM_THREADS": "1", "VENV": str(binaries.parent), "PATH": f"{binaries}:{kept['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
@@ -135,6 +136,12 @@ def cluster(tmp_path_factory):
         yield Cluster(job_environment() | {"SLURM_CONF": str(lab / "slurm.conf")}, lab)
     finally:
         subprocess.run([CLUSTER / "slurm_down.sh", lab], check=False)
+
+
+@pytest.fixture
+def warm_cluster(cluster, warm_starts):
+    """The same, for jobs whose start is not what is tested: `warm_server` has imported what they need."""
+    return replace(cluster, environment=cluster.environment | {warm_likeness.VARIABLE: warm_starts})
 
 
 @pytest.fixture

@@ -48,17 +48,17 @@ def test_preprocessing_in_shards(cluster, qm9_sample, tmp_path):
     assert Store(out).manifest.splits == whole.manifest.splits
 
 
-def test_finetuning_array_and_its_table(cluster, moleculenet, tmp_path):
+def test_finetuning_array_and_its_table(warm_cluster, moleculenet, tmp_path):
     """Two sets x two trials x two seeds, one of the trials impossible; then mended."""
     trials = tmp_path / "trials.txt"
     trials.write_text(f"# two settings\nEPOCHS=2 BATCH=16 {SIZE} --lr 1e-3\nEPOCHS=2 BATCH=16 {SIZE} --attention-heads 3\n")
     out = tmp_path / "runs"
     settings = {"OUT": out, "STORES": tmp_path / "stores", "DATA": moleculenet, "DATASETS": "bbbp esol", "SEEDS": "0 1", "TRIALS": trials}
     settings |= {"PRETRAINED": "none", "GPUS": 0, "CPUS": 1, "ARCH": "tiny"}
-    jobs = cluster.submit("finetune_array.sbatch", **settings)
+    jobs = warm_cluster.submit("finetune_array.sbatch", **settings)
     assert list(jobs) == ["stores", "tasks", "collect"]
-    collect = cluster.wait(jobs["collect"], ENDED)[0]
-    states = {int(task["ArrayTaskId"]): task["JobState"] for task in cluster.jobs(jobs["tasks"])}
+    collect = warm_cluster.wait(jobs["collect"], ENDED)[0]
+    states = {int(task["ArrayTaskId"]): task["JobState"] for task in warm_cluster.jobs(jobs["tasks"])}
     assert states == {n: "FAILED" if n in (2, 3, 6, 7) else "COMPLETED" for n in range(8)}
     assert (collect["JobState"], collect["ExitCode"]) == ("FAILED", "1:0")
     said = (out / "collect.out").read_text()
@@ -74,10 +74,10 @@ def test_finetuning_array_and_its_table(cluster, moleculenet, tmp_path):
     assert [n for n, row in results.items() if row["test"]] == [0, 1, 4, 5]
     assert len({results[n]["test"] for n in (4, 5)}) == 2  # the seed makes a difference
     # Mended, and one of them submitted again.
-    cluster.run("sed", "-i", "s/--attention-heads 3/--attention-heads 4/", out / "tasks.tsv", trials)
-    again = cluster.submit("finetune_array.sbatch", **settings, ARRAY=6)
-    cluster.wait(again["collect"], ENDED)
-    done = cluster.run(SLURM / "collect.sh", out, check=False)
+    warm_cluster.run("sed", "-i", "s/--attention-heads 3/--attention-heads 4/", out / "tasks.tsv", trials)
+    again = warm_cluster.submit("finetune_array.sbatch", **settings, ARRAY=6)
+    warm_cluster.wait(again["collect"], ENDED)
+    done = warm_cluster.run(SLURM / "collect.sh", out, check=False)
     assert done.returncode == 1
     assert "5 of 8 tasks finished" in done.stdout
     assert [line.split()[:3] for line in done.stdout.splitlines() if line.startswith("esol")] == [["esol", "0", "2"], ["esol", "1", "1"]]

@@ -52,6 +52,7 @@ def test_a_signal_ends_training_after_a_checkpoint(store, tmp_path, number, opti
     assert all(sorted(molecules.elements()) == wanted for molecules in seen.values())
 
 
+@pytest.mark.cold
 def test_a_signal_to_a_run_of_one_process(store, tmp_path):
     """Nobody else tells it: it must listen itself. A deaf one comes to its end, and leaves no word of a signal."""
     words = arguments(store.path, tmp_path, (*QUIET, *ADAM, "--num-workers", "1", "--max-update", "200"))
@@ -163,7 +164,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(store, tmp_path, optimizer):
     run(store, tmp_path, *kind, "--max-update", "4")
 
 
-@pytest.mark.parametrize(("number", "patience"), [(signal.SIGKILL, "30"), (signal.SIGSTOP, "1")])
+@pytest.mark.parametrize(("number", "patience"), [(signal.SIGKILL, "30"), pytest.param(signal.SIGSTOP, "1", marks=pytest.mark.cold)])
 def test_torchrun_brings_a_rank_back(store, tmp_path, number, patience):
     """A rank is killed, or hangs; torchrun starts both again and they go on from the last checkpoint.
 

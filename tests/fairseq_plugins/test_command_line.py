@@ -67,6 +67,7 @@ def test_what_is_there(qm9_store, tmp_path, schedule):
 
 
 @pytest.mark.slow
+@pytest.mark.cold
 def test_the_command_itself(qm9_store, tmp_path):
     run = train_command(qm9_store.path, tmp_path, *STEP, *TASK)
     assert run.code == 2

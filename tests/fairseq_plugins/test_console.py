@@ -26,6 +26,7 @@ def words(store, folder, *options: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.cold
 def test_the_console_has_what_matters_and_the_details_the_rest(qm9_store, tmp_path):
     """A run of three epochs, with colons and blanks in each path, and folders that are made."""
     place = tmp_path / "run 10:30"

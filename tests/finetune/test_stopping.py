@@ -14,6 +14,8 @@ from moleblend_fs.checkpoint.read import load
 from moleblend_fs.cli.main import main
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.cold
+
 OPTIONS = ["--target", "logS", "--split", "random", "--epochs", "16", "--batch-size", "4", "--ensemble", "1", "--arch", "tiny"]
 
 

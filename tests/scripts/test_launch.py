@@ -308,6 +308,7 @@ def launch(out, *words, **settings):
 
 
 @pytest.mark.slow
+@pytest.mark.cold
 @pytest.mark.parametrize(("launcher", "number", "code"), [("torchrun", signal.SIGUSR1, 85), ("deepspeed", signal.SIGTERM, 0)])
 def test_training_that_is_stopped(launcher, number, code, qm9_store, tmp_path):
     """tests/cluster has the other pairs of launcher and signal."""

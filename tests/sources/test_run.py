@@ -32,6 +32,8 @@ from moleblend_fs.sources.workers import Chunk, WorkerPool
 from tests.sources.hostile_sources import Deadly, Hanging, Hostile, Raising, Unborn
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.cold
+
 MOLEBLEND = [sys.executable, "-m", "moleblend_fs.cli.main"]
 
 

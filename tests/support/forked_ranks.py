@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-PRELOADED = ["torch", "fairseq_cli.train", "moleblend_fs.tasks.register", "torch._dynamo"]
-"""What ranks import, the last where DeepSpeed makes their engine."""
+PRELOADED = ["tests.support.warm_server", "torch", "fairseq_cli.train", "moleblend_fs.tasks.register", "torch._dynamo"]
+"""What ranks import, the last where DeepSpeed makes their engine; before that the server waits until it is needed."""
 if importlib.util.find_spec("deepspeed") is not None:
     PRELOADED.append("deepspeed.runtime.zero.muon.muon_optimizer")  # which its engine imports, and with it torch's compiler
 PRELOADED.append("tests.support.warm")
@@ -131,12 +131,17 @@ def _forked(entry: Callable[[list[str]], None], words: Sequence[str], log: Path,
 
 def fork(target: Callable[..., None], arguments: Sequence[Any]) -> BaseProcess:
     """A process forked from the server, which runs a function of a module with these arguments."""
-    with contextlib.chdir(Path(__file__).parents[2]):  # it takes packages from the folder that it starts in, perhaps another clone
-        SERVER.ensure_running()
+    begin_server()
     process = multiprocessing.get_context("forkserver").Process(target=target, args=tuple(arguments))
     with mock.patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
         process.start()
     return process
+
+
+def begin_server() -> None:
+    """Start the process that others are forked from, which waits for the first before it imports anything."""
+    with contextlib.chdir(Path(__file__).parents[2]):  # it takes packages from the folder that it starts in, perhaps another clone
+        SERVER.ensure_running()
 
 
 def _run(entry: Callable[[list[str]], None], words: list[str], log: str, environment: dict[str, str]) -> None:

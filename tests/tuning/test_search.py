@@ -25,6 +25,7 @@ from moleblend_fs.tuning.space import space_of
 from moleblend_fs.tuning.study import Study
 from tests.finetune.conftest import ESOL
 from tests.support.waiting import until
+from tests.support.warm_likeness import VARIABLE
 
 SPACE = ("lr=1e-4..1e-2", "batch-size=4,8")
 SETTINGS = Settings(targets=("logS:regression",), split="random", arch="tiny", ensemble=1, epochs=12)
@@ -52,10 +53,10 @@ def searched(tmp_path_factory):
     words = [word for text in SPACE for word in ("--space", text)] + ["--trials", "2", "--jobs", "1", *SETTINGS.words()]
     command = [sys.executable, "-P", "-m", "moleblend_fs.cli.main", "tune", str(table), str(folder / "run"), *words]
 
-    def started() -> subprocess.Popen:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def started(**variables: str) -> subprocess.Popen:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | variables)
 
-    first, log = started(), folder / "run" / "trials" / "trial0-fold0" / "train.log"
+    first, log = started(**{VARIABLE: ""}), folder / "run" / "trials" / "trial0-fold0" / "train.log"
     until(lambda: log.exists() and '{"epoch": 2, "train_loss"' in log.read_text(), seconds=300, runs=lambda: first.poll() is None)
     first.send_signal(signal.SIGKILL)
     first.wait()
