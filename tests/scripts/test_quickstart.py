@@ -15,7 +15,7 @@ RUNS = [f"gap_{inputs}_{variant}" for inputs in ("2d", "2d+3d") for variant in (
 
 
 def quickstart(out: Path) -> subprocess.CompletedProcess[str]:
-    settings = {"OUT": str(out), "PRETRAIN_UPDATES": "60", "FINETUNE_UPDATES": "60"}  # curves of more than one point
+    settings = {"OUT": str(out), "PRETRAIN_UPDATES": "55", "FINETUNE_UPDATES": "55"}  # 53 are an epoch: curves of two points
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     script = ROOT / "examples" / "quickstart" / "run.sh"
     return subprocess.run([script], env=os.environ | settings | {"PATH": path}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
