@@ -167,3 +167,12 @@ def free(lock) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def test_triton_is_hastened_in_each_process():
+    pytest.importorskip("triton")
+    code = "from triton.runtime import interpreter; print(hasattr(interpreter._patch_lang, '__wrapped__'))"
+    for interpreted in ("0", "1"):
+        variables = os.environ | {"TRITON_INTERPRET": interpreted}
+        done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{interpreted == '1'}\n"

@@ -73,6 +73,7 @@ def test_an_output_that_is_not_what_is_committed_is_found():
     assert notebooks.differences(a_notebook("1"), ran) == ["1 cells are committed, 2 were run"]
 
 
+@pytest.mark.cold
 def test_a_cell_that_fails_is_an_error():
     with pytest.raises(notebooks.CellExecutionError, match="no such thing"):
         notebooks.executed(a_notebook("raise ValueError('no such thing')"))

@@ -10,7 +10,7 @@ import sys
 
 COMMANDS = {"moleblend": "commands", "fairseq-train": "training", "standard_output.py": "training"}
 """Program that Python is given -> what has been imported for it."""
-MODULE = "moleblend_fs.cli.main"
+MODULES = ("moleblend_fs.cli.main", "ipykernel_launcher")
 RANK = "from multiprocessing.spawn import spawn_main; spawn_main("
 """How a rank begins that training starts itself."""
 
@@ -22,7 +22,7 @@ def wanted(words):
         if word in ("-P", "-u"):
             continue
         if word == "-m":
-            return found("commands", "module", rest) if rest[:1] == [MODULE] and rest[1:2] != ["train"] else None
+            return found("commands", "module", rest) if rest[0] in MODULES and rest[:2] != [MODULES[0], "train"] else None
         if word == "-c":
             return found("training", "code", [*rest[:1], "-c", *rest[1:]]) if rest[0].startswith(RANK) else None
         name = os.path.basename(word)
