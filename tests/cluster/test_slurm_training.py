@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_a_mistake_is_told_with_its_reason(cluster, qm9_store, tmp_path):
     assert "moleblend: error: --blend-ratio" in output(tmp_path, job)
 
 
-MANY = 200
+MANY = 120
 """Updates of a run that is stopped in its midst: it lasts some seconds, and its first updates are seen in the log at once."""
 
 
@@ -95,7 +96,8 @@ def test_job_whose_time_is_up_is_requeued_and_finishes(cluster, qm9_store, tmp_p
     setup = tmp_path / "setup.sh"
     setup.write_text(FINISH)
     settings = {"STORE": qm9_store.path, "OUT": tmp_path, "SETUP": setup, VARIABLE: tmp_path / "ledger", **SETTINGS, "UPDATES": 100_000}
-    job = cluster.submit("pretrain.sbatch", *OPTIONS, *GENTLE, **settings | {"TIME": "00:01:00", "WARN": 5})["pretrain"]
+    slow = ("--user-dir", str(Path(__file__).parent / "slow_plugin"))  # it would compute for all that time
+    job = cluster.submit("pretrain.sbatch", *OPTIONS, *GENTLE, *slow, **settings | {"TIME": "00:01:00", "WARN": 5})["pretrain"]
     ended = cluster.wait(job, ENDED)[0]
     said = output(tmp_path, job)
     # On a busy machine a start may take so long that it is stopped, too.
