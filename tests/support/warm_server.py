@@ -51,12 +51,12 @@ def serve(listener: socket.socket, alive: int) -> None:
         pid = os.fork()
         if pid == 0:
             listener.close()
-            keep(connection)
+            keep(connection, alive)
         children.add(pid)
         connection.close()
 
 
-def keep(connection: socket.socket) -> NoReturn:
+def keep(connection: socket.socket, alive: int) -> NoReturn:
     """Begin the process that is asked for, pass signals on to it, tell how it ended; where the asking one is killed, kill it."""
     code = 1
     try:
@@ -73,22 +73,22 @@ def keep(connection: socket.socket) -> NoReturn:
         for descriptor in descriptors:
             os.close(descriptor)
         connection.send(b"w")
-        code = kept(connection, pid)
+        code = kept(connection, pid, alive)
     finally:
         os._exit(code)
 
 
-def kept(connection: socket.socket, pid: int) -> int:
-    """Pass signals on to a process until it ends; 0."""
+def kept(connection: socket.socket, pid: int, alive: int) -> int:
+    """Pass signals on to a process until it ends, as it does when the tests have ended; 0."""
     ended = os.pidfd_open(pid)
     while True:
-        ready, _, _ = select.select([connection, ended], [], [])
+        ready, _, _ = select.select([connection, ended, alive], [], [])
         if ended in ready:
             status = os.waitpid(pid, 0)[1]
             with contextlib.suppress(OSError):
                 connection.send(status.to_bytes(4, "big"))
             return 0
-        numbers = connection.recv(100)
+        numbers = b"" if alive in ready else connection.recv(100)
         for number in numbers or [signal.SIGKILL]:
             signal.pidfd_send_signal(ended, number)
         if not numbers:
