@@ -74,7 +74,7 @@ def made(name: str, variant: str, manifest: Manifest | None = None, **more: Any)
 
 def model_of(objective: Objective, *, seed: int = 0, spread: float = 0.3, **size: int) -> MoleBlend:
     """A model in float64 without dropout, its weights large enough that everything matters."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # the CPU's alone: torch.manual_seed notes for each other device from where it is called
     config = ModelConfig(**{**SIZE, **size}, heads=objective.heads(), **objective.config_fields()).without_dropout()
     model = MoleBlend(config).double()
     with torch.no_grad():
