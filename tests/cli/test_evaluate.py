@@ -83,7 +83,7 @@ def test_a_converted_checkpoint_predicts_the_same(gap, qm9_store, tmp_path, caps
 
 
 def test_classification_with_missing_labels(tox21_store, tmp_path, capsys):
-    run = tuned(tox21_store, tmp_path / "run")
+    run = tuned(tox21_store, tmp_path / "run", "--max-epoch", "20")  # after 2, predictions differ in their last digits alone: no order
     result = evaluated(run, tox21_store, "valid", tmp_path)
     labels = tox21_store.labels(tox21_store.split("valid"))
     prediction = np.array([row["prediction"] for row in result["predictions"]])
