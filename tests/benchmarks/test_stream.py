@@ -17,6 +17,7 @@ def test_molecules_are_different_and_can_be_read():
 
 
 @pytest.mark.slow
+@pytest.mark.cold  # it is asked what memory it takes
 def test_what_is_lost_repeated_or_changed_is_found(tmp_path):
     """The whole of it, small: killed once; then the output is spoiled in the ways that a wrong resumption would."""
     args = argparse.Namespace(folder=tmp_path, rows=0, every=0, kills=0, workers=1, tiny=True)

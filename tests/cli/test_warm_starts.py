@@ -151,13 +151,15 @@ def test_killed_it_is_gone(qm9_store, tmp_path):
     with open(tmp_path / "lock", "w") as lock, open(tmp_path / "said", "w") as said:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = subprocess.Popen(words, stdout=said, stderr=said, pass_fds=[lock.fileno()])
-    until(
-        lambda: '"num_updates": "3"' in (tmp_path / "said").read_text(),
-        runs=lambda: process.poll() is None,
-        said=(tmp_path / "said").read_text,
-    )
-    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text(), "another trains"
-    process.kill()
+    try:
+        until(
+            lambda: '"num_updates": "3"' in (tmp_path / "said").read_text(),
+            runs=lambda: process.poll() is None,
+            said=(tmp_path / "said").read_text,
+        )
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text(), "another trains"
+    finally:
+        process.kill()
     assert process.wait() == -signal.SIGKILL
     with open(tmp_path / "lock") as lock:
         until(lambda: free(lock))

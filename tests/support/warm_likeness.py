@@ -17,8 +17,10 @@ OF_TRAINING = "MOLEBLEND_WARM_TRAINING"
 FREE = {
     *("LOCAL_RANK", "RANK", "WORLD_SIZE"),  # of a launcher
     *("PATH", "PYTHONPATH"),  # which are looked at otherwise
-    *("PS1", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES"),  # of a shell
+    *("PS1", "PWD", "OLDPWD", "SHLVL", "_", "TERM", "COLUMNS", "LINES"),  # of a shell, and a notebook's
     *("OMP_WAIT_POLICY", "PYTEST_CURRENT_TEST", VARIABLE),  # one thread waits for none
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # scikit-learn sets them where it is imported, as in the process of the tests
+    *("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"),  # read at the first product, which is after the fork
 }
 """Variables that may differ although they are read at imports."""
 FOUND = ("cc", "gcc", "g++", "nvcc", "ninja")

@@ -7,6 +7,7 @@ Imported by the process that ranks are forked from (`forked_ranks`), before anyt
 """
 
 import contextlib
+import errno
 import importlib
 import marshal
 import os
@@ -96,12 +97,17 @@ def kept(connection: socket.socket, pid: int, alive: int) -> int:
             return 0
 
 
-def listening(address: str) -> socket.socket:
+def listening(address: str) -> socket.socket | None:
+    """None where a server of the same tests listens already: this one is of a program that a test has started."""
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(address)
     except FileNotFoundError:
         os._exit(0)  # the tests have ended
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
     listener.listen(100)
     return listener
 
@@ -110,6 +116,8 @@ def prepare(address: str, training: list[str]) -> None:
     """Wait for the first process that is asked for, here or of the server that imports this; then begin the servers of both kinds."""
     asked, alive = map(int, re.findall(r"\d+", sys.orig_argv[-1])[:2])  # of `multiprocessing.forkserver.main`
     listeners = {kind: listening(f"{address}.{kind}") for kind in ("commands", "training")}
+    if None in listeners.values():
+        return
     if alive in select.select([*listeners.values(), asked, alive], [], [])[0]:
         os._exit(0)
     warm_process.fit_any_file()

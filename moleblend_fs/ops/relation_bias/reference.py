@@ -101,7 +101,10 @@ def distance_bias(
 
 
 class LookedUpBias(torch.autograd.Function):
-    """SPD and edge, a few thousand pairs at a time, and again in the backward pass: torch would keep 80 bytes of indices a pair."""
+    """SPD and edge, a few thousand pairs at a time, and again in the backward pass: torch would keep 80 bytes of indices a pair.
+
+    The hop table's class 0, "no bond", gets no gradient.
+    """
 
     @staticmethod
     def forward(ctx, shown_P, spd_P, path_P5, spd_table, hop_table):

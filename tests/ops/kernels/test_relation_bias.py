@@ -241,6 +241,8 @@ def test_dispatched(device, monkeypatch):
     monkeypatch.setenv("MOLEBLEND_OPS", "reference")
     plain = results(dispatched.relation_bias, case, torch.float32)
     assert plain[0].is_contiguous()  # (P, H), unlike the kernels' bias
+    for gradients in (ours, plain):
+        gradients[NAMES.index("d_hop_table")][:, 0] = 0  # of "no bond", which is always 0 and learns nothing: one version passes it over
     found = errors(ours, [x.double() for x in plain])
     assert max(found.values()) <= 2 * TOLERANCE, found
 
