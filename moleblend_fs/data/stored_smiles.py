@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from moleblend_fs.data.record import smiles_in
 from moleblend_fs.data.store import Store
 
@@ -9,7 +11,7 @@ PART = 1024
 """Records that are held at a time."""
 
 
-def smiles_of_store(store: Store, indices: Sequence[int] | None = None) -> Iterator[tuple[int, str]]:
+def smiles_of_store(store: Store, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[tuple[int, str]]:
     """(molecule index, SMILES) of some molecules, or of all."""
     wanted = range(len(store)) if indices is None else indices
     for start in range(0, len(wanted), PART):

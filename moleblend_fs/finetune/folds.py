@@ -12,10 +12,10 @@ from rdkit.ML.Cluster import Butina
 
 from moleblend_fs.chem.identity import molecule_key
 from moleblend_fs.chem.scaffold import murcko_scaffold
-from moleblend_fs.data.record import smiles_in
-from moleblend_fs.data.split_file import PART, SplitFile, molecules_at
+from moleblend_fs.data.split_file import SplitFile, molecules_at
 from moleblend_fs.data.splits import TEST, TRAIN, VALID, Splitter
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.stored_smiles import smiles_of_store
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.wording import counted
@@ -34,8 +34,7 @@ Parts = dict[str, np.ndarray]
 
 def smiles_of(store: Store, indices: Sequence[int] | np.ndarray | None = None) -> list[str]:
     """SMILES of some molecules, by default of all."""
-    wanted = np.arange(len(store)) if indices is None else np.asarray(indices)
-    return [smiles_in(record) for start in range(0, len(wanted), PART) for record in store.records(wanted[start : start + PART])]
+    return [smiles for _, smiles in smiles_of_store(store, indices)]
 
 
 def make_folds(store: Store, settings: Settings) -> SplitFile:

@@ -34,6 +34,7 @@ class Case:
         turning: terms that are not, whatever the options: their targets turn with the molecule, the head's axes do not.
         reached: the loss, of every molecule, that a tiny model comes below on eight molecules when nothing else is asked of it; by variant.
         updates, rate: for that; the rate is Adam's. rates: of variants that want another.
+        eight: these molecules, by their place among the store's, the smallest first.
         sidecars: what the objective is told of its sidecars.
         extra: adds the data that batches carry for it.
     """
@@ -45,6 +46,7 @@ class Case:
     updates: int = 300
     rate: float = 5e-3
     rates: dict[str, float] = field(default_factory=dict)
+    eight: tuple[int, ...] = (0, 1, 2, 4, 6, 9, 13, 20)
     sidecars: dict[str, SidecarManifest] = field(default_factory=dict)
     extra: Callable[[MoleculeBatch], MoleculeBatch] = lambda batch: batch
 

@@ -436,7 +436,7 @@ def test_eight_molecules_are_learned_by_heart(name, variant, qm9_store, by_size)
     objective = made(name, variant, qm9_store.manifest)
     wide = {"layers": 1, "embed_dim": 32, "ffn_dim": 32, "attention_heads": 4, "gaussians": 32, "pair_dim": 16, "hidden_3d": 16}
     model = model_of(objective, spread=0.1, **wide).float()
-    batch = batch_of_store(qm9_store, by_size[[0, 1, 2, 4, 6, 9, 13, 20]], name)
+    batch = batch_of_store(qm9_store, by_size[list(case.eight)], name)
     layout = Layout(batch.num_atoms, "cpu")
     ready = objective.prepare(batch, layout, seed=3, epoch=2)
     rate = case.rates.get(variant, case.rate)
