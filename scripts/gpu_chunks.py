@@ -70,7 +70,7 @@ def accuracy(place: Place) -> int:
 
     from moleblend_fs import ops
 
-    logging.basicConfig(level=logging.DEBUG, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.DEBUG, format="%(message)s", stream=sys.stdout, force=True)
     for name in [room.name for room in pkgutil.iter_modules(ops.__path__) if room.ispkg]:
         self_test = importlib.import_module(f"moleblend_fs.ops.{name}.selftest").self_test
         shape = None if place.rehearsal else BASE_SHAPES.get(name)
