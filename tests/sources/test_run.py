@@ -34,7 +34,9 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.cold
 
-MOLEBLEND = [sys.executable, "-m", "moleblend_fs.cli.main"]
+LIMIT = 1300
+"""Rows that are read: five chunks and a piece of one."""
+PREPROCESS = [sys.executable, "-m", "moleblend_fs.cli.main", "preprocess", "qm9", "--limit", str(LIMIT), "--no-progress"]
 
 
 def smiles_source(path, conformers=0, text="CCO\nC1CC\nCCN\n"):
@@ -52,13 +54,13 @@ def contents(store):
 @pytest.fixture(scope="module")
 def reference(qm9_sample, tmp_path_factory):
     out = tmp_path_factory.mktemp("reference") / "store"
-    preprocess(open_qm9(str(qm9_sample)), out, limit=2000, progress=False)
+    preprocess(open_qm9(str(qm9_sample)), out, limit=LIMIT, progress=False)
     return Store(out)
 
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_workers_make_no_difference(reference, qm9_sample, tmp_path, workers):
-    preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", limit=2000, workers=workers, progress=False)
+    preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", limit=LIMIT, workers=workers, progress=False)
     assert contents(Store(tmp_path / "s")) == contents(reference)
 
 
@@ -82,7 +84,7 @@ def next_row(partial):
 def test_killed_and_resumed_equals_uninterrupted(reference, qm9_sample, tmp_path, workers, kind):
     """Killed three times in mid-run; each time it goes on where it stopped, and the end is the same to the byte."""
     out = tmp_path / "s"
-    command = [*MOLEBLEND, "preprocess", "qm9", str(qm9_sample), str(out), "--limit", "2000", "--workers", str(workers), "--no-progress"]
+    command = [*PREPROCESS, str(qm9_sample), str(out), "--workers", str(workers)]
     reached = 0
     for _ in range(3):
         # Shells start background jobs with Ctrl-C ignored, and children inherit that.
@@ -136,14 +138,14 @@ def test_resuming_with_other_options_or_input_is_refused(qm9_sample, tmp_path, m
     whole = _Reader.chunks
     monkeypatch.setattr(_Reader, "chunks", two_chunks)
     with pytest.raises(Stop):
-        preprocess(source, tmp_path / "s", progress=False)
+        preprocess(source, tmp_path / "s", limit=LIMIT, progress=False)
     monkeypatch.undo()
     assert next_row(tmp_path / "s.partial") == 512  # what was read before is in
     with pytest.raises(UserError, match="other options or inputs"):
-        preprocess(open_qm9(str(qm9_sample), hydrogens=False), tmp_path / "s", progress=False)
+        preprocess(open_qm9(str(qm9_sample), hydrogens=False), tmp_path / "s", limit=LIMIT, progress=False)
     with pytest.raises(UserError, match="other options or inputs"):
         preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", limit=700, progress=False)
-    preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", progress=False)
+    preprocess(open_qm9(str(qm9_sample)), tmp_path / "s", limit=LIMIT, progress=False)
 
 
 def failed_rows(store):
@@ -289,7 +291,7 @@ def test_a_folder_of_the_users_is_not_taken_for_a_half_made_store(tmp_path):
 
 def test_full_disk_is_reported_and_mended(reference, qm9_sample, tmp_path):
     """A limit on file sizes stands for a full disk: a message, exit code 2, and afterwards the same store as ever."""
-    command = [*MOLEBLEND, "preprocess", "qm9", str(qm9_sample), str(tmp_path / "s"), "--limit", "2000", "--workers", "1", "--no-progress"]
+    command = [*PREPROCESS, str(qm9_sample), str(tmp_path / "s"), "--workers", "1"]
     limit = 1_000_000
     full = subprocess.run(
         command,
@@ -300,7 +302,7 @@ def test_full_disk_is_reported_and_mended(reference, qm9_sample, tmp_path):
     assert full.returncode == 2
     assert "is the disk full?" in full.stderr
     assert "Traceback" not in full.stderr
-    assert 0 < next_row(tmp_path / "s.partial") < 2000
+    assert 0 < next_row(tmp_path / "s.partial") < LIMIT
     subprocess.run(command, check=True, capture_output=True)
     assert contents(Store(tmp_path / "s")) == contents(reference)
 
