@@ -18,7 +18,10 @@ def norms(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
 
 def multiply_(tensors: list[Tensor], factor: Tensor) -> None:
     """Multiply all in place by a number, () on their device."""
-    torch._foreach_mul_(tensors, factor)
+    if factor.is_cuda:
+        torch._foreach_mul_(tensors, factor)
+    elif (number := factor.item()) != 1:  # as a tensor it would be converted for each of them
+        torch._foreach_mul_(tensors, number)
 
 
 def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:

@@ -12,13 +12,21 @@ from torch import Tensor
 
 from moleblend_fs.patches import foreach
 
+PIECE = 1 << 16
+"""Numbers that a CPU's cache holds in float64; converted as a whole, a table of embeddings goes through memory twice more."""
+
 
 def sum_of_squares(gradients: Iterable[Tensor]) -> Tensor:
     """() float64, on the gradients' device; 0 for none."""
     gradients = [gradient.detach() for gradient in gradients]
     if not gradients:
         return torch.zeros((), dtype=torch.float64)
-    return foreach.norms(gradients, torch.float64).square().sum()
+    return foreach.norms(in_pieces(gradients), torch.float64).square().sum()
+
+
+def in_pieces(gradients: list[Tensor]) -> list[Tensor]:
+    """The same numbers, on a CPU in parts that its cache holds."""
+    return gradients if gradients[0].is_cuda else [piece for gradient in gradients for piece in gradient.flatten().split(PIECE)]
 
 
 def coefficient(norm: Tensor, max_norm: float) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fairseq import utils
 
-from moleblend_fs.zero.gradient_norm import clip_grad_norm_, coefficient, sum_of_squares
+from moleblend_fs.zero.gradient_norm import PIECE, clip_grad_norm_, coefficient, sum_of_squares
 
 
 @pytest.fixture
@@ -38,6 +38,12 @@ def test_cuts_do_not_change_a_bit(parameters):
     whole = sum_of_squares([flat]).sqrt().float()
     for pieces in (flat.split(1), flat.split(17), flat.split([1, len(flat) - 1])):
         assert torch.equal(sum_of_squares(pieces).sqrt().float(), whole)
+
+
+def test_gradients_of_many_pieces():
+    generator = torch.Generator().manual_seed(1)
+    gradient = torch.randn(3 * PIECE + 7, generator=generator).view(-1, 1).expand(-1, 2).t()  # not contiguous
+    assert float(sum_of_squares([gradient, torch.zeros(0)])) == pytest.approx(float(gradient.double().square().sum()), rel=1e-12)
 
 
 def test_no_gradients_and_gradients_that_are_not_finite(parameters):

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from fairseq import utils
+from fairseq.optim.adam import FairseqAdam, FairseqAdamConfig
 from omegaconf import II, MISSING, DictConfig, OmegaConf, open_dict
+from torch.profiler import profile
 
 from fairseq_plugins.patches import configuration_reads, seeds
 
@@ -22,6 +24,19 @@ def test_a_seed_gives_the_same_numbers_and_leaves_nothing_behind():
         assert torch.equal(torch.rand(3), expected)
     assert torch.equal(torch.get_rng_state(), outside), "set back"
     assert len(torch.cuda._queued_calls) == kept
+
+
+@pytest.mark.parametrize("factor", [0.5, torch.tensor(1.0), torch.tensor(3.0), float("nan"), 1.0, 1])
+def test_gradients_are_multiplied_where_that_changes_them(factor):
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.tensor([1.0, -2.0, torch.inf])
+    expected = weight.grad * factor
+    adam = FairseqAdam(FairseqAdamConfig(adam_betas="(0.9, 0.98)", tpu=False, lr=[0.1]), [weight])
+    with profile() as operations:
+        adam.multiply_grads(factor)
+    torch.testing.assert_close(weight.grad, expected, rtol=0, atol=0, equal_nan=True)
+    multiplied = any("mul" in event.key for event in operations.key_averages())
+    assert multiplied == (isinstance(factor, torch.Tensor) or factor != 1)
 
 
 class Colour(Enum):
