@@ -18,10 +18,7 @@ def norms(tensors: list[Tensor], dtype: torch.dtype) -> Tensor:
 
 def multiply_(tensors: list[Tensor], factor: Tensor) -> None:
     """Multiply all in place by a number, () on their device."""
-    if factor.is_cuda:
-        torch._foreach_mul_(tensors, factor)
-    elif (number := factor.item()) != 1:  # as a tensor it would be converted for each of them
-        torch._foreach_mul_(tensors, number)
+    torch._foreach_mul_(tensors, factor)
 
 
 def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
