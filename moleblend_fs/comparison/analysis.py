@@ -124,7 +124,9 @@ def compare(table: ScoreTable, choices: Choices) -> Comparison:
             post_hoc, p = "the same test", np.array([omnibus.p])
         else:
             post_hoc, p = "Conover's test with Holm's correction", tests.holm(tests.conover_p(table.values)[tuple(np.array(columns).T)])
-    pairs = tuple(_pair(table, i, j, float(each), threshold, overlap) for (i, j), each in zip(columns, p, strict=True))
+    leads = [mean[i] - mean[j] if parametric else tests.rank_lead(table.values, i, j) for i, j in columns]
+    each = zip(columns, p.tolist(), leads, strict=True)
+    pairs = tuple(_pair(table, i, j, p_of_pair, lead, threshold, overlap) for (i, j), p_of_pair, lead in each)
     return Comparison(
         table=table, threshold=threshold, threshold_told=told, overlap=overlap, omnibus=omnibus, post_hoc=post_hoc, why=why, pairs=pairs,
         mean_ranks=rank, margin=margin,
@@ -142,14 +144,15 @@ def chosen_test(values_SM: np.ndarray, asked: Test) -> tuple[bool, str]:
     return fine, f"{said} ({limits})"
 
 
-def _pair(table: ScoreTable, i: int, j: int, p: float, threshold: float, overlap: float) -> Pair:
+def _pair(table: ScoreTable, i: int, j: int, p: float, lead: float, threshold: float, overlap: float) -> Pair:
+    """Two methods. `lead`: by how much the first has the larger scores, as the test sees it; where means say otherwise, none is better."""
     first, second = table.values[:, i], table.values[:, j]
     difference = first - second
     mean = float(difference.mean())
     low, high = tests.paired_interval(difference, overlap)
     winner = None
     verdict = SAME if -threshold < low and high < threshold else OPEN
-    if p < tests.ALPHA and mean != 0:
+    if p < tests.ALPHA and mean * lead > 0:
         winner = i if (mean > 0) == table.higher_is_better else j
         verdict = BETTER if abs(mean) >= threshold else SMALL
     return Pair(
@@ -167,7 +170,7 @@ def threshold_of(table: ScoreTable, thresholds: Mapping[str, tuple[float, bool]]
         value, share = given
         return (value * best, f"{100 * value:g} % of the best mean, as asked") if share else (value, "as asked")
     if table.metric in HIGHER:
-        percent = float(np.abs(table.values).max()) > 1  # scores that end at 100
+        percent = float(table.values.max()) > 1  # scores that end at 100
         value = 100 * BOUNDED if percent else BOUNDED
         return value, "the default for scores up to " + ("100" if percent else "1")
     return RELATIVE * best, f"the default, {100 * RELATIVE:g} % of the best mean"

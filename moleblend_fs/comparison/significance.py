@@ -162,6 +162,15 @@ def _wilcoxon(difference: np.ndarray) -> Omnibus:
     )
 
 
+def rank_lead(values_SM: np.ndarray, first: int, second: int) -> float:
+    """By how much the first method has the larger scores, as the rank test sees it: of two methods the rank-biserial correlation, else
+    the difference of mean ranks."""
+    if values_SM.shape[1] == 2:
+        return _wilcoxon(values_SM[:, first] - values_SM[:, second]).effect
+    rank = stats.rankdata(values_SM, axis=1).mean(axis=0)
+    return float(rank[first] - rank[second])
+
+
 def conover_p(values_SM: np.ndarray) -> np.ndarray:
     """(M, M) p of Conover's comparisons after Friedman's test, two-sided, not yet corrected for their number.
 

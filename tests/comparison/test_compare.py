@@ -147,6 +147,23 @@ def test_verdicts():
     assert strict.pairs[0].verdict == BETTER
 
 
+@pytest.mark.parametrize("test", ["auto", "friedman"])
+def test_of_ranks_none_is_better_whose_mean_is_worse(test):
+    """a is better by a little on eleven splits of twelve, and fails on one: by ranks it is better beyond doubt, by its mean worse."""
+    generator = np.random.default_rng(3)
+    first, second = 0.5 + 0.01 * generator.standard_normal(12), 0.51 + 0.01 * generator.standard_normal(12)
+    first[:11], first[11], second[11] = np.minimum(first[:11], second[:11] - 0.005), 1.5, 0.5
+    (pair,) = compare(table_of(np.stack([first, second], axis=1)), Choices(test=test)).pairs
+    assert pair.p < 0.05
+    assert (pair.verdict, pair.winner) == (OPEN, None)
+    (pair,) = compare(table_of(np.stack([first, second], axis=1)[:11]), Choices(test="friedman")).pairs
+    assert pair.winner == 0
+    three = np.stack([first, second, second + 0.2], axis=1)
+    pairs = {(pair.first, pair.second): pair for pair in compare(table_of(three), Choices(test="friedman")).pairs}
+    assert pairs[0, 1].winner is None
+    assert pairs[1, 2].winner == 1
+
+
 def test_which_test_is_chosen():
     generator = np.random.default_rng(2)
     even = generator.standard_normal((10, 3))
@@ -169,6 +186,7 @@ def test_thresholds():
     assert compare(table_of([[0.5, 0.7]]), Choices()).threshold == pytest.approx(0.01)
     assert compare(table_of([[0.5, 0.7]], "roc_auc", True), Choices()).threshold == 0.005
     assert compare(table_of([[50, 70]], "roc_auc", True), Choices()).threshold == 0.5
+    assert compare(table_of([[-1.7, 0.7]], "r2", True), Choices()).threshold == 0.005
 
 
 def test_ranks_over_data_sets(tmp_path):
