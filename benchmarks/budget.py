@@ -45,7 +45,7 @@ def without_gpu() -> Iterator[FakeTensorMode]:
     from moleblend_fs.ops.attention import launch as attention
     from moleblend_fs.ops.gelu_dropout import autograd as gelu_dropout
     from moleblend_fs.ops.residual_norm import autograd as residual_norm
-    from moleblend_fs.zero import gradient_norm
+    from moleblend_fs.zero import gradient_clipping
 
     drawing = (attention, atom_forces, gelu_dropout, residual_norm)
     with (
@@ -57,7 +57,7 @@ def without_gpu() -> Iterator[FakeTensorMode]:
         mock.patch.object(cosine_loss, "gradient_along", return_value=True),
         mock.patch.object(multi_hot, "by_product", return_value=True),
         mock.patch.object(heads, "by_product", return_value=True),
-        mock.patch.object(gradient_norm, "in_pieces", lambda gradients: gradients),
+        mock.patch.object(gradient_clipping, "in_pieces", lambda gradients: gradients),
         mock.patch.object(encoder, "reads_half_precision", lambda x, gain: gain.dtype == x.dtype),
         contextlib.ExitStack() as stack,
     ):

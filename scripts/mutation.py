@@ -53,7 +53,7 @@ ROOMS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "zero": (
         ["moleblend_fs/zero/*"],
-        ["tests/distributed/test_gradient_norm.py", "tests/distributed/test_engine_config.py"],
+        ["tests/distributed/test_gradient_clipping.py", "tests/distributed/test_engine_config.py"],
     ),
     "criterion": (["fairseq_plugins/criterion.py"], ["tests/fairseq_plugins/test_minimised_loss.py"]),
 }

@@ -1,4 +1,4 @@
-"""Replaces how ZeRO's optimizers compute norms and clip (DeepSpeed 0.19), by the formulas of `zero/gradient_norm.py`."""
+"""Replaces how ZeRO's optimizers compute norms and clip (DeepSpeed 0.19), by the formulas of `zero/gradient_clipping.py`."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moleblend_fs.zero.gradient_norm import coefficient, sum_of_squares
+from moleblend_fs.zero.gradient_clipping import coefficient, sum_of_squares
 
 PINS = {
     "deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer.scaled_global_norm": "743a054fb50f",

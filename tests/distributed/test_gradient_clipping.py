@@ -4,7 +4,7 @@ import pytest
 import torch
 from fairseq import utils
 
-from moleblend_fs.zero.gradient_norm import PIECE, clip_grad_norm_, coefficient, sum_of_squares
+from moleblend_fs.zero.gradient_clipping import PIECE, clip_grad_norm_, coefficient, sum_of_squares
 
 
 @pytest.fixture
