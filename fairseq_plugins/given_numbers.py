@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from moleblend_fs.errors import UserError
+from moleblend_fs.shared_options import MOST_SEED
 
 LEAST: dict[str, dict[str, int]] = {
     "common": {"log_interval": 1, "seed": 0},
@@ -22,8 +23,6 @@ LEAST: dict[str, dict[str, int]] = {
     "task": {"max_pairs": 0, "pool_batches": 0},
 }
 """Section of fairseq's configuration -> option -> the least that it may be, itself or each of a list."""
-MOST_SEED = 2**32 - 1_000_001
-"""numpy's generators, which fairseq seeds with this and an epoch, take 32 bits."""
 
 
 def check_numbers(cfg: DictConfig) -> None:

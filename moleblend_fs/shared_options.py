@@ -9,6 +9,9 @@ Precision = Literal["float32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """In what models multiply when they predict: bf16 is for large matrix products alone."""
 
+MOST_SEED = 2**32 - 1_000_001
+"""Of training: numpy's generators, which fairseq seeds with this and an epoch, take 32 bits."""
+
 RANDOM, RIDGE = HEAD_STARTS = ("random", "ridge")
 """Where the property head's last layer begins on pretrained weights."""
 

@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
+from moleblend_fs.checkpoint.weights_by_name import WITH_HYDROGENS
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.mol_to_graph import MAX_ATOMS
 from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.graph import LabelSpec
 from moleblend_fs.data.model_description import reads_structures
+from moleblend_fs.data.record import summary
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import MANIFEST, Store
+from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import resolved
-from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.finetune.settings import Settings, flag
 from moleblend_fs.finetune.store_cache import CONFORMERS, obtain_store
 from moleblend_fs.sources import csv_and_smiles, sdf
 from moleblend_fs.sources.base import Source
@@ -28,10 +32,13 @@ from moleblend_fs.sources.molecules_to_predict import LIST_SUFFIXES
 from moleblend_fs.sources.run import preprocess
 from moleblend_fs.sources.sdf_records import item_names
 from moleblend_fs.sources.smiles_column import find_smiles_column, spellings
+from moleblend_fs.wording import counted, verb
 
 PACKED = (".gz", ".xz", ".bz2", ".zip")
 SDF = (".sdf", ".sd", ".mol")
 COPY = "data.csv"
+NAMED = 5
+"""Rows that a message names, at most."""
 UNIT = re.compile(r"[\[(]([^\[\]()]+)[\])]\s*$")
 """A unit at the end of a column's name: "logS (mol/L)", "gap [eV]"."""
 
@@ -78,7 +85,7 @@ def targets_of(asked: tuple[str, ...], kind: str, columns: list[str], path: Path
     """The labels that --target asks for: columns, patterns of them, or several separated by commas.
 
     Raises:
-        UserError: no target, or one that is no column.
+        UserError: no target, or one that is no column or given as two kinds.
     """
     names: list[str] = []
     for text in asked:
@@ -95,6 +102,9 @@ def targets_of(asked: tuple[str, ...], kind: str, columns: list[str], path: Path
     if missing:
         there = f"{', '.join(columns[:40])}{alike(missing, columns)}"
         raise UserError(f"{path}: --target: no column {', '.join(map(repr, missing))}; there are: {there}")
+    names = [label.name for label in labels]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(f"{path}: --target: {', '.join(map(repr, twice))} is given as several kinds or units")
     return [replace(label, kind=label.kind or kind, unit=label.unit or unit_of(label.name)) for label in labels]
 
 
@@ -153,8 +163,27 @@ def prepare(
     Raises:
         UserError: DATA or a target cannot be read, or is ambiguous.
     """
-    if is_store(path):
-        return _of_store(path, settings)
+    data = _of_store(path, settings) if is_store(path) else _of_table(path, settings, folder, hydrogens, workers, progress, cache)
+    if settings.inputs == "3d":
+        _check_structures(path, data)
+    return data
+
+
+def _check_structures(path: Path, data: Data) -> None:
+    """UserError names rows whose molecule has no 3D structure: a model of structures alone has nothing to read there."""
+    store = data.store
+    if (lacking := store.manifest.molecules - store.manifest.molecules_with_3d) == 0:
+        return
+    without = (row for index, row in enumerate(store.source_row.tolist()) if not summary(store.record(index)).conformers)
+    rows = ", ".join(map(str, islice(without, NAMED)))
+    raise UserError(
+        f"{path}: --inputs 3d, but {counted(lacking, 'molecule has', 'molecules have')} no 3D structure (counted from 0, "
+        f"{verb(lacking, 'row', 'rows')} {rows}{', ...' if lacking > NAMED else ''}); leave {verb(lacking, 'it', 'them')} out, or take "
+        "--inputs 2d+3d, which shows such molecules in 2D"
+    )
+
+
+def _of_table(path: Path, settings: Settings, folder: Path, hydrogens: str, workers: int, progress: bool, cache: Path | None) -> Data:
     told = ""
     if (folder / "store" / MANIFEST).is_file():
         table, note = as_text(path, folder / COPY)
@@ -185,11 +214,33 @@ def opened(path: Path, settings: Settings, folder: Path, hydrogens: str, cache: 
 
 def _of_store(path: Path, settings: Settings) -> Data:
     store = Store(path)
-    names = [label.name for label in store.manifest.labels]
-    chosen = targets_of(settings.targets or ("*",), "", names, path)
-    targets = tuple(store.manifest.labels[names.index(label.name)] for label in chosen)
+    _check_made(path, store, settings)
+    labels = {label.name: label for label in store.manifest.labels}
+    with told_as_target():
+        chosen = targets_of(settings.targets or ("*",), settings.kind, list(labels), path)
+    targets = tuple(labels[label.name] for label in chosen)
+    if other := [label for label, stored in zip(chosen, targets, strict=True) if label.kind not in (UNSAID, stored.kind)]:
+        raise UserError(
+            f"{path}: {other[0].name!r} is stored as {labels[other[0].name].kind}, not {other[0].kind}; make a store of that kind"
+        )
     _one_kind(targets)
     return Data(store=store, targets=targets, table=None, notes=())
+
+
+def _check_made(path: Path, store: Store, settings: Settings) -> None:
+    """UserError for settings of how molecules are read and made: those of a store are."""
+    for name in ("smiles_column", "split_column", "max_atoms"):
+        if value := getattr(settings, name):
+            raise UserError(
+                f"{path} is a store: {flag(name)} {value} is for tables; leave it out (--split store takes the store's own split)"
+            )
+    if settings.conformers > 1:
+        raise UserError(f"{path} is a store: --conformers {settings.conformers} is for tables; moleblend preprocess makes them")
+    made = TrainedOn.of(store.manifest).hydrogens
+    if settings.hydrogens and made in WITH_HYDROGENS and made != settings.hydrogens:
+        raise UserError(
+            f"--hydrogens {settings.hydrogens}, but the store {path} was made {WITH_HYDROGENS[made]}; moleblend preprocess makes another"
+        )
 
 
 def _one_kind(labels: tuple[LabelSpec, ...]) -> None:

@@ -186,9 +186,11 @@ def _fold(parts: Sequence[np.ndarray], k: int, groups: Sequence[str], share: flo
 def carved(molecules: np.ndarray, groups: Sequence[str], size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(the rest, about `size` molecules of whole groups drawn at random; at least one group)."""
     taken: list[int] = []
-    for members in _members([groups[i] for i in molecules], seed):
-        if not taken or len(taken) + len(members) <= max(1, size):
+    drawn = _members([groups[i] for i in molecules], seed)
+    for members in drawn:
+        if len(taken) + len(members) <= max(1, size):
             taken += members
+    taken = taken or min(drawn, key=len)
     chosen = np.zeros(len(molecules), dtype=bool)
     chosen[taken] = True
     return molecules[~chosen], molecules[chosen]

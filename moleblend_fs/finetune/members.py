@@ -16,8 +16,9 @@ from moleblend_fs.data.splits import TRAIN, VALID
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.data import Data
+from moleblend_fs.finetune.recipes import OUTPUT_SCALE, Recipe, recipe_for
 from moleblend_fs.finetune.run_folder import MEMBERS, SPLITS
-from moleblend_fs.finetune.settings import OUTPUT_SCALE, Recipe, Settings, recipe_for
+from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.model.config import HEAD_SIZES, PRESETS, TOKEN, architecture_options
 from moleblend_fs.shared_options import RIDGE
 
@@ -121,8 +122,8 @@ def plan_one(
     architecture = f"--arch moleblend_{recipe.arch}" if start is None else architecture_options(start.config)
     scale = settings.output_scale or (OUTPUT_SCALE if settings.pretrained and not settings.fitted_head else 1.0)
     readout = settings.readout or (TOKEN if start is None else start.config.readout)
-    all_of_store = len(data.targets) == len(store.manifest.labels)
-    targets = [] if all_of_store else ["--targets", ",".join(label.name for label in data.targets)]
+    names, stored = ([label.name for label in labels] for labels in (data.targets, store.manifest.labels))
+    targets = [] if names == stored else ["--targets", ",".join(names)]
     words = (
         *(store_path, "--split-file", splits, "--fold", fold),
         *("--task", "moleblend_finetune", "--criterion", "property_prediction", *architecture.split()),

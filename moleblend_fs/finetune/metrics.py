@@ -40,12 +40,14 @@ def metrics_of(
         metrics["not_calibrated"] = [n for n, *of in zip(names, *(r.calibration for r in results), strict=True) if not all(map(fitted, of))]
     if not tested:
         return metrics | {"first_line": "there is no test split with labels: nothing was scored"}
-    metrics["models"][MODEL_NAME] = score_folds([(r.reported(), r.test.labels) for r in tested], names, kind, settings.seed)
+    metrics["models"][MODEL_NAME] = score_folds([(r.test.indices, r.reported(), r.test.labels) for r in tested], names, kind, settings.seed)
     if kind == "regression":
         metrics["coverage"] = _coverage(tested, names, settings.level)
     said = {r.name: _baselines(data, folds[r.name], settings.seed, jobs) for r in tested}
     for name in baselines.NAMES[kind]:
-        metrics["models"][name] = score_folds([(said[r.name][name], r.test.labels) for r in tested], names, kind, settings.seed)
+        metrics["models"][name] = score_folds(
+            [(r.test.indices, said[r.name][name], r.test.labels) for r in tested], names, kind, settings.seed
+        )
     return metrics | compared(metrics)
 
 

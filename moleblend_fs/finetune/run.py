@@ -11,7 +11,7 @@ import numpy as np
 from moleblend_fs import __version__
 from moleblend_fs.chem.parse import silence_rdkit
 from moleblend_fs.data.split_file import SplitFile, open_store
-from moleblend_fs.data.splits import TRAIN
+from moleblend_fs.data.splits import TEST, TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, whole_file, write_atomically
@@ -206,9 +206,9 @@ def _folds(data: Data, folder: Path) -> dict[str, Store]:
     return {name: open_store(data.store.path, folder / SPLITS, name) for name in splits_of(folder / SPLITS).folds}
 
 
-def _cross(folds: dict[str, Store], settings: Settings) -> bool:
-    """Whether the folds are those of a cross-validation, in which every molecule is tested."""
-    return settings.folds > 1
+def _molecules(folds: dict[str, Store], split: str) -> np.ndarray:
+    """Numbers of the molecules that are of a split in any fold."""
+    return np.unique(np.concatenate([np.asarray(store.split(split)) for store in folds.values()]))
 
 
 def _write(
@@ -222,11 +222,11 @@ def _write(
     metrics: dict[str, Any],
 ) -> None:
     """All files but the report."""
-    cross = _cross(folds, settings)
-    write_tables(folder, data, results, members=settings.ensemble, level=settings.level, cross=cross)
+    trained = _molecules(folds, TRAIN)
+    cross = bool(np.isin(trained, _molecules(folds, TEST)).all())  # a cross-validation, in which all molecules are tested
+    write_tables(folder, data, results, trained, members=settings.ensemble, level=settings.level, cross=cross)
     write_atomically(folder / METRICS, as_json(metrics, indent=1) + "\n")
     _write_calibration(folder, data, results, cross=cross)
-    trained = np.unique(np.concatenate([np.asarray(store.split(TRAIN)) for store in folds.values()]))
     with whole_file(folder / TRAINING_MOLECULES) as stream:
         stream.write("smiles,row\n")
         for text, row in zip(smiles_of(data.store, trained), data.store.source_row[trained].tolist(), strict=True):

@@ -1,6 +1,7 @@
 """Scores with bootstrap intervals, over one split or the mean of several, and calibration on molecules that no member was trained on."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,46 +15,67 @@ RESAMPLES = {"regression": 1000, "classification": 200}
 INTERVALS = {"regression": ("rmse", "mae", "r2"), "classification": ("roc_auc", "pr_auc")}
 """Scores that have an interval; the first is the one by which models are compared."""
 HIGHER_IS_BETTER = {"rmse": False, "mae": False, "r2": True, "roc_auc": True, "pr_auc": True}
+MEAN = "mean"
+"""What stands for the mean over the targets among them."""
 FEWEST_OF_A_CLASS = 10
 """Molecules of each class that calibration of probabilities needs."""
-Tested = tuple[np.ndarray, np.ndarray]
-"""(predictions, labels) of one fold's test molecules, both (n, targets); logits for classes, NaN where a label is missing."""
+LEAST_DEFINED = 0.9
+"""Share of the resamples that must define a score for an interval: of the others it would be another score's."""
+Tested = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""(numbers, predictions, labels) of one fold's test molecules: (n,), (n, targets) logits for classes, (n, targets) NaN where missing."""
+Scores = dict[str, dict[str, float | None]]
+"""Target -> score -> value, None where the labels do not define it."""
 
 
 def score_folds(folds: Sequence[Tested], names: tuple[str, ...], kind: str, seed: int) -> dict[str, dict[str, Any]]:
     """Target (and "mean" over targets) -> score -> {"value", "low", "high"}.
 
-    Values are means over the folds. The 95 % interval is the percentile bootstrap over molecules, drawn anew within each fold, all
-    targets of a molecule together. None where the labels do not define a score.
+    Values are means over the folds. The 95 % interval is the percentile bootstrap over molecules: each is drawn as often in every fold
+    that tests it, all targets together. None where the labels do not define a score.
     """
-    value = _mean_over_folds([scores(*fold, names, kind) for fold in folds], names)
-    drawn: dict[tuple[str, str], list[float]] = {}
-    generator = np.random.Generator(np.random.PCG64(seed))
-    for _ in range(RESAMPLES[kind]):
-        picked = [generator.integers(len(label), size=len(label)) for _, label in folds]
-        parts = [scores(p[rows], t[rows], names, kind, INTERVALS[kind]) for (p, t), rows in zip(folds, picked, strict=True)]
-        for target, row in _mean_over_folds(parts, names).items():
+    parts = [scores(p, t, names, kind) for _, p, t in folds]
+    drawn: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for resampled in _resamples(folds, names, kind, seed):
+        for target, row in _mean_over_folds(resampled, names).items():
             for score, number in row.items():
-                if number is not None:
-                    drawn.setdefault((target, score), []).append(number)
+                if number is not None and _defined_alike(resampled, parts, names if target == MEAN else (target,), score):
+                    drawn[target, score].append(number)
+    least = LEAST_DEFINED * RESAMPLES[kind]
     return {
-        target: {score: _with_interval(number, drawn.get((target, score))) for score, number in row.items()}
-        for target, row in value.items()
+        target: {score: _with_interval(number, drawn[target, score], least) for score, number in row.items()}
+        for target, row in _mean_over_folds(parts, names).items()
     }
 
 
-def _with_interval(value: float | None, drawn: list[float] | None) -> dict[str, float | None]:
-    if value is None or not drawn:
+def _resamples(folds: Sequence[Tested], names: tuple[str, ...], kind: str, seed: int) -> Iterator[list[Scores]]:
+    """The folds' scores, of molecules drawn with replacement among all that are tested."""
+    molecules, places = np.unique(np.concatenate([numbers for numbers, *_ in folds]), return_inverse=True)
+    of_folds = np.split(places, np.cumsum([len(numbers) for numbers, *_ in folds])[:-1])
+    generator = np.random.Generator(np.random.PCG64(seed))
+    for _ in range(RESAMPLES[kind]):
+        times = np.bincount(generator.integers(len(molecules), size=len(molecules)), minlength=len(molecules))
+        rows = [np.repeat(np.arange(len(place)), times[place]) for place in of_folds]
+        yield [scores(p[own], t[own], names, kind, INTERVALS[kind]) for (_, p, t), own in zip(folds, rows, strict=True)]
+
+
+def _defined_alike(resampled: Sequence[Scores], parts: Sequence[Scores], targets: tuple[str, ...], score: str) -> bool:
+    """Whether a score is defined of all targets and folds of which it is defined without resampling."""
+    pairs = [(again[target][score], part[target][score]) for again, part in zip(resampled, parts, strict=True) for target in targets]
+    return all(again is not None for again, first in pairs if first is not None)
+
+
+def _with_interval(value: float | None, drawn: list[float], least: float) -> dict[str, float | None]:
+    if value is None or len(drawn) < least:
         return {"value": value}
     low, high = np.percentile(drawn, [2.5, 97.5])
     return {"value": value, "low": float(low), "high": float(high)}
 
 
-def _mean_over_folds(parts: Sequence[dict[str, dict[str, float | None]]], names: tuple[str, ...]) -> dict[str, dict[str, float | None]]:
-    result: dict[str, dict[str, float | None]] = {}
+def _mean_over_folds(parts: Sequence[Scores], names: tuple[str, ...]) -> Scores:
+    result: Scores = {}
     for name in names:
         result[name] = {score: _mean([part[name][score] for part in parts]) for score in parts[0][name]}
-    result["mean"] = {score: average(result, score) for score in parts[0][names[0]]}
+    result[MEAN] = {score: average(result, score) for score in parts[0][names[0]]}
     return result
 
 

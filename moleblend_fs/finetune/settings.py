@@ -1,17 +1,18 @@
 """What `moleblend finetune` is asked for, and what it chooses by itself."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from moleblend_fs.checkpoint.weights_by_name import NONE, default_weights, located
 from moleblend_fs.data.model_description import INPUTS, PREDICTED
 from moleblend_fs.data.split_file import SplitFile
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import PRESETS, READOUTS
-from moleblend_fs.shared_options import HEAD_STARTS, PRECISIONS, RIDGE, Precision, check_precision
+from moleblend_fs.shared_options import HEAD_STARTS, MOST_SEED, PRECISIONS, RIDGE, Precision, check_precision
 from moleblend_fs.sources.labels import KINDS
 
 SPLITS = ("scaffold", "random", "scaffold-balanced", "butina", "column", "file", "store")
@@ -53,7 +54,7 @@ class Settings:
         arch: size of the model, "" for that of the weights or of the table.
         readout: what the property head reads, see `model.readout`; "" for that of the weights, or the graph token.
         head_start: of `HEAD_STARTS`; "" for random.
-        output_scale: of the property head, see `ModelConfig`; 0 for `OUTPUT_SCALE` where it begins at random on weights, and 1 elsewhere.
+        output_scale: of the property head, see `ModelConfig`; 0 for `recipes.OUTPUT_SCALE` where it begins at random on weights, else 1.
         epochs, batch_size: 0 for the table's. lr: 0 for the table's.
         weight_decay: decoupled, as Adam of fairseq has it.
         dropout, attention_dropout: of the model; None for its own (0 and 0.1).
@@ -139,10 +140,16 @@ class Settings:
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise UserError(f"{flag(name)} must be one of {', '.join(filter(None, choices))}, got {value!r}")
-        if not 0 <= self.seed < 1 << 63:
-            raise UserError(f"--seed must be a whole number from 0 on, got {self.seed}")
+        if not 0 <= self.seed <= MOST_SEED - self.ensemble:
+            raise UserError(f"--seed must be a whole number from 0 to {MOST_SEED - self.ensemble}, got {self.seed}")
+        for name in ("weights", "split_file"):
+            if isinstance(path := getattr(self, name), os.PathLike):  # never the name of published weights
+                folder, file = os.path.split(os.fspath(path))
+                object.__setattr__(self, name, os.path.join(folder or ".", file))
         object.__setattr__(self, "targets", tuple(self.targets))
         object.__setattr__(self, "fractions", tuple(self.fractions))
+        if len(self.fractions) != 3 or not all(isinstance(share, Real) for share in self.fractions):
+            raise UserError(f"--split-fractions must be three shares that sum to 1, of train, valid and test, got {self.fractions}")
 
     @property
     def pretrained(self) -> bool:
@@ -197,41 +204,3 @@ class Settings:
 def flag(name: str) -> str:
     """The option of a setting."""
     return "--" + {"targets": "target", "fractions": "split-fractions"}.get(name, name).replace("_", "-")
-
-
-class Recipe(NamedTuple):
-    """How long and with what steps to train.
-
-    Attributes:
-        arch: size of a model that starts from random weights.
-        batch_size: molecules in an update. epochs: passes over the training molecules.
-        lr: the learning rate.
-    """
-
-    arch: str
-    batch_size: int
-    epochs: int
-    lr: float
-
-
-RECIPES = (
-    (300, "tiny", 16, (120, 1e-3), (40, 2e-4)),
-    (1_000, "tiny", 16, (60, 1e-3), (20, 2e-4)),
-    (3_000, "tiny", 32, (40, 1e-3), (20, 2e-4)),
-    (10_000, "tiny", 32, (30, 1e-3), (15, 1e-4)),
-    (100_000, "small", 64, (20, 5e-4), (15, 1e-4)),
-    (float("inf"), "small", 128, (10, 5e-4), (10, 1e-4)),
-)
-"""(most training molecules, size, molecules of an update, (epochs, learning rate) from random weights, and from others):
-docs/finetune.md has the table, and what it was chosen on."""
-
-
-OUTPUT_SCALE = 10.0
-"""Of a property head on pretrained weights (`ModelConfig.output_scale`): it knows nothing yet, and would learn as slowly as the encoder
-should."""
-
-
-def recipe_for(molecules: int, pretrained: bool) -> Recipe:
-    """The recipe of a number of training molecules."""
-    _, arch, batch_size, random, others = next(row for row in RECIPES if molecules <= row[0])
-    return Recipe(arch, batch_size, *(others if pretrained else random))

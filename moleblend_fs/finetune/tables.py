@@ -25,11 +25,13 @@ class Tables:
     """The tables of one run.
 
     Args:
-        data: what the run reads. members: of each fold. level: of the intervals.
+        data: what the run reads. trained: numbers of the molecules that a member was trained on.
+        members: of each fold. level: of the intervals.
     """
 
-    def __init__(self, data: Data, *, members: int, level: float):
+    def __init__(self, data: Data, trained: np.ndarray, *, members: int, level: float):
         self.data, self.members, self.level = data, members, level
+        self.trained = set(data.store.source_row[trained].tolist())
         self.kind = data.targets[0].kind
         self.smiles = dict(zip(data.store.source_row.tolist(), smiles_of(data.store), strict=True))
         self.failed = {line.row: line for line in data.store.failures()}
@@ -94,8 +96,10 @@ class Tables:
         """What a row without a prediction is."""
         if row in tested:
             return "tested: see predictions_test.csv"
-        if row in self.smiles:
+        if row in self.trained:
             return "trained on: no out-of-fold prediction"
+        if row in self.smiles:
+            return "in no split: neither trained on nor tested"
         if row in self.failed:
             return f"no molecule: {self.failed[row].reason}"
         return "a structure of the molecule of another row"
@@ -115,13 +119,16 @@ class Tables:
             yield row, [*cells, str(row), result.name, split, status]
 
 
-def write_tables(out: Path, data: Data, results: Sequence[FoldResult], *, members: int, level: float, cross: bool) -> None:
+def write_tables(
+    out: Path, data: Data, results: Sequence[FoldResult], trained: np.ndarray, *, members: int, level: float, cross: bool
+) -> None:
     """Both tables.
 
     Args:
+        trained: numbers of the molecules that a member was trained on.
         cross: whether out-of-fold predictions are those of the folds' test molecules; otherwise of their validation molecules.
     """
-    tables = Tables(data, members=members, level=level)
+    tables = Tables(data, trained, members=members, level=level)
     tables.write(out / "predictions_oof.csv", results, TEST if cross else VALID, every_row=True)
     tables.write(out / "predictions_test.csv", results, TEST, every_row=False)
 

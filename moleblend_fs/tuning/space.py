@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from moleblend_fs.checkpoint.weights_by_name import is_name
 from moleblend_fs.errors import UserError
-from moleblend_fs.finetune.settings import ARCHITECTURES, Settings, flag, recipe_for
+from moleblend_fs.finetune.recipes import recipe_for
+from moleblend_fs.finetune.settings import ARCHITECTURES, Settings, flag
 
 Value = float | int | str
 

@@ -1,6 +1,7 @@
 """Molecules and values of Python programs as files: each value beside its molecule."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,13 +94,23 @@ def test_structures_are_kept_beside_missing_molecules_and_in_tables(tmp_path):
         ({"epochs": "5"}, "--epochs must be a whole number, got '5'"),
         ({"lr": "fast"}, "--lr must be a number"),
         ({"ensemble": True}, "--ensemble must be a whole number, got True"),
-        ({"seed": -1}, "--seed must be a whole number from 0 on"),
+        ({"seed": -1}, "--seed must be a whole number from 0 to"),
         ({"seed": None}, "--seed must be a whole number, got None"),
+        ({"seed": 2**32 - 1_000_002, "ensemble": 2}, "--seed must be a whole number from 0 to 4293967293"),
+        ({"fractions": (0.9, 0.1)}, "--split-fractions must be three shares"),
+        ({"fractions": ("a", "b", "c")}, "--split-fractions must be three shares"),
     ],
 )
 def test_settings_from_python_are_checked_as_options_are(given, message):
     with pytest.raises(UserError, match=message):
         Settings(**given)
+
+
+def test_paths_are_settings():
+    """JSON holds texts alone; a bare word would be the name of published weights."""
+    settings = Settings(weights=Path("small"), split="file", split_file=Path("splits") / "mine.json")
+    assert (settings.weights, settings.split_file) == ("./small", "splits/mine.json")
+    assert Settings(weights=Path("/runs/x.pt")).weights == "/runs/x.pt"
 
 
 def test_numbers_of_numpy_are_settings():

@@ -73,6 +73,10 @@ def test_large_groups_train():
     rest, taken = carved(np.arange(50, 100), groups, 7, seed=0)
     assert len(taken) == 7
     assert sorted([*rest, *taken]) == list(range(50, 100))
+    for seed in range(20):
+        rest, taken = carved(np.arange(100), groups, 7, seed=seed)
+        assert len(taken) == 7, "the large group is drawn first by some of these seeds"
+    assert [len(part) for part in carved(np.arange(10), ["a"] * 6 + ["b"] * 4, 2, seed=0)] == [6, 4], "none fits: the smallest"
 
 
 def test_similar_molecules_are_one_cluster():

@@ -16,8 +16,9 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.estimators import MoleBlendRegressor
 from moleblend_fs.finetune.members import starting_checkpoint
 from moleblend_fs.finetune.progress import Progress
+from moleblend_fs.finetune.recipes import OUTPUT_SCALE
 from moleblend_fs.finetune.run import finetune, look
-from moleblend_fs.finetune.settings import OUTPUT_SCALE, Settings
+from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.starting_point import starting_point
 from moleblend_fs.tuning.run import Wanted, absolute, searchable
 from tests.finetune.conftest import QUICK

@@ -31,7 +31,7 @@ def test_columns_of_the_input_that_are_called_as_ours(tmp_path, members):
     known = [TargetCalibration(kind="regression", absolute_residuals=(0.1,) * 30)] * 2
     names = tuple("ab")[:members]
     result = FoldResult(name="fold0", valid=said(0), test=said(1, 3), calibration=known, skills=dict.fromkeys(names, 1.0), members=names)
-    write_tables(tmp_path, data, [result], members=members, level=0.9, cross=False)
+    write_tables(tmp_path, data, [result], np.array([2]), members=members, level=0.9, cross=False)
     with open(tmp_path / "predictions_test.csv", newline="") as stream:
         header, *written = csv.reader(stream)
     assert header[: len(THEIRS)] == THEIRS

@@ -1,0 +1,47 @@
+"""Scores of folds and their bootstrap intervals."""
+
+import numpy as np
+import pytest
+
+from moleblend_fs.finetune.scoring import score_folds
+
+
+def of_values(count: int, seed: int):
+    """(numbers, predictions, labels) of molecules of one target."""
+    generator = np.random.default_rng(seed)
+    labels = generator.standard_normal((count, 1))
+    return np.arange(count), labels + generator.standard_normal((count, 1)), labels
+
+
+def width(found) -> float:
+    return found["high"] - found["low"]
+
+
+def test_testing_the_same_molecules_again_tells_no_more():
+    """A score's interval is as wide after five repeats that test the same molecules: it is about these molecules."""
+    once = of_values(60, seed=0)
+    repeated = score_folds([once] * 5, ("y",), "regression", 0)["y"]["rmse"]
+    assert repeated == pytest.approx(score_folds([once], ("y",), "regression", 0)["y"]["rmse"])
+    others = [(60 * fold + np.arange(60), *of_values(60, seed=fold)[1:]) for fold in range(5)]
+    assert width(score_folds(others, ("y",), "regression", 0)["y"]["rmse"]) < 0.6 * width(repeated), "five times as many molecules do"
+
+
+def test_an_interval_is_of_the_score_that_is_told():
+    """b has one molecule of class 1, which a third of the resamples lack: neither it nor the mean of both has an interval."""
+    generator = np.random.default_rng(0)
+    labels = np.stack([np.arange(40) % 2, np.arange(40) == 7], axis=1).astype(float)
+    found = score_folds([(np.arange(40), labels + generator.standard_normal((40, 2)), labels)], ("a", "b"), "classification", 0)
+    assert {"value", "low", "high"} == set(found["a"]["roc_auc"])
+    for target in ("b", "mean"):
+        assert set(found[target]["roc_auc"]) == {"value"}
+    assert found["mean"]["roc_auc"]["value"] == pytest.approx(np.mean([found[name]["roc_auc"]["value"] for name in "ab"]))
+
+
+def test_of_one_split_it_is_the_percentile_bootstrap():
+    numbers, predictions, labels = of_values(50, seed=1)
+    found = score_folds([(numbers, predictions, labels)], ("y",), "regression", 3)["y"]["mae"]
+    generator, drawn = np.random.Generator(np.random.PCG64(3)), []
+    for _ in range(1000):
+        rows = generator.integers(50, size=50)
+        drawn.append(np.abs(predictions[rows] - labels[rows]).mean())
+    assert (found["low"], found["high"]) == pytest.approx(np.percentile(drawn, [2.5, 97.5]).tolist())
