@@ -1,5 +1,6 @@
 """Files that are whole under their names or not there at all, JSON that any reader understands, and the system's errors in plain words."""
 
+import csv
 import errno
 import json
 import math
@@ -9,7 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -140,10 +141,16 @@ def _open_beside(target: Path, mode: str, options: dict[str, Any]) -> tuple[IO[A
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    rights = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644  # a name that is too long fails here
+    rights = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()  # a name that is too long fails here
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:30]}.")
     os.fchmod(handle, rights)
     return os.fdopen(handle, mode, **options), Path(temporary)
+
+
+def _umask() -> int:
+    """Rights that new files of this process are not to have. It is told when it is set alone: another thread's files have fewer then."""
+    os.umask(mask := os.umask(0o077))
+    return mask
 
 
 @contextmanager
@@ -163,13 +170,33 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({told(error)})") from error
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_umask())
         rename_flushed(temporary, target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) and error.errno not in NOT_OF_THE_FILE:
             raise UserError(f"{path}: cannot be written ({told(error)})") from error
         raise
+
+
+class CsvWriter:
+    """`csv.writer` whose lines end in a line feed, which quotes a carriage return too (csv's own does from Python 3.13 on).
+
+    Args:
+        stream: of text, opened with newline="".
+    """
+
+    def __init__(self, stream: Any, delimiter: str = ","):
+        self._plain = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
+        self._quoting = csv.writer(stream, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def writerow(self, row: Iterable[Any]) -> None:
+        cells = list(row)
+        (self._quoting if any(isinstance(cell, str) and "\r" in cell for cell in cells) else self._plain).writerow(cells)
+
+    def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
+        for row in rows:
+            self.writerow(row)
 
 
 def flush(path: str | os.PathLike) -> None:

@@ -1,6 +1,8 @@
 """Whole files or none, streams, JSON without NaN."""
 
+import csv
 import errno
+import io
 import json
 import os
 import resource
@@ -12,13 +14,36 @@ from pathlib import Path
 import pytest
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import as_json, is_stream, told, whole_file, whole_folder, write_atomically
+from moleblend_fs.files import CsvWriter, as_json, is_stream, told, whole_file, whole_folder, write_atomically
 
 pytestmark = pytest.mark.cold
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(("mask", "of_files", "of_folders"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750), (0o077, 0o600, 0o700)])
+def test_new_files_and_folders_have_the_rights_that_the_user_gives(tmp_path, mask, of_files, of_folders):
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "x", "new")
+        with whole_folder(tmp_path / "folder") as folder:
+            (folder / "x").touch()
+    finally:
+        after = os.umask(before)
+    assert after == mask
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("x", "folder")] == [of_files, of_folders]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_any_text_is_a_cell(delimiter):
+    rows = [["a\rb", "c"], ["d\r\ne", 1], ["plain", 'quoted "x"'], ["\r", ""], [delimiter, "\n"]]
+    stream = io.StringIO(newline="")
+    CsvWriter(stream, delimiter).writerows(rows)
+    read = csv.reader(io.StringIO(stream.getvalue(), newline=""), delimiter=delimiter)
+    assert list(read) == [[str(cell) for cell in row] for row in rows]
+    assert f'\nplain{delimiter}"quoted ""x"""\n' in stream.getvalue(), "nothing else is quoted"
 
 
 @pytest.mark.parametrize(("old", "new"), [("old", "new\r\n\u00e9"), (b"old", b"\x00new\n")])

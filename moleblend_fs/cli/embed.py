@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import csv
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +23,7 @@ from moleblend_fs.cli.common import (
 from moleblend_fs.cli.given_molecules import check_given, named_input, open_given
 from moleblend_fs.data.model_description import INPUTS
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import delimiter_of, resolved, whole_file
+from moleblend_fs.files import CsvWriter, delimiter_of, resolved, whole_file
 from moleblend_fs.inference.checkpoint_fit import parse_allowed
 from moleblend_fs.wording import counted
 
@@ -119,7 +118,7 @@ def write(arguments: argparse.Namespace, ending: str) -> int:
         rows = embedded_rows(embedder, incoming, arguments.level, total, progress=not arguments.no_progress)
         stream = stack.enter_context(whole_file(arguments.output, "w" if ending in TEXT else "wb"))
         if ending in TEXT:
-            table = csv.writer(stream, delimiter=delimiter_of(arguments.output), lineterminator="\n")
+            table = CsvWriter(stream, delimiter=delimiter_of(arguments.output))
             failed = write_text(table.writerow, rows, incoming.columns, width_of(embedder, arguments.level), arguments.level)
         elif ending == ".parquet":
             failed = write_parquet(stream, rows, incoming.columns, width_of(embedder, arguments.level), arguments.level)

@@ -1,7 +1,6 @@
 """`moleblend explain`: what predictions rest on, atom by atom and pair by pair."""
 
 import argparse
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from moleblend_fs.cli.common import (
 )
 from moleblend_fs.cli.given_molecules import STDOUT, named_input, open_given
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import delimiter_of, whole_file
+from moleblend_fs.files import CsvWriter, delimiter_of, whole_file
 from moleblend_fs.inference.checkpoint_fit import parse_allowed
 from moleblend_fs.wording import counted, verb
 
@@ -124,7 +123,7 @@ def explain(arguments: argparse.Namespace, outs: Sequence[Path]) -> int:
             if out in pages:
                 stream.write(pages[out])
             else:
-                csv.writer(stream, delimiter=delimiter_of(out), lineterminator="\n").writerows(lines(found))
+                CsvWriter(stream, delimiter=delimiter_of(out)).writerows(lines(found))
     failed = sum(not each.prediction.size for each in found)
     if failed:
         told = f"{failed} of {counted(len(found), 'molecule')} {verb(failed, 'is', 'are')} not explained"

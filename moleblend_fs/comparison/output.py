@@ -1,6 +1,5 @@
 """A comparison as text for the terminal, and as a table of pairs."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 
 from moleblend_fs.comparison.analysis import BETTER, SMALL, Comparison, Overall, Pair
 from moleblend_fs.comparison.score_lines import COSTS
-from moleblend_fs.files import delimiter_of, whole_file
+from moleblend_fs.files import CsvWriter, delimiter_of, whole_file
 from moleblend_fs.wording import counted
 
 HEADER = (
@@ -146,7 +145,7 @@ def write_pairs(path: Path, comparisons: Sequence[Comparison]) -> int:
     """A line for every pair of methods on every data set; how many."""
     count = 0
     with whole_file(path) as stream:
-        table = csv.writer(stream, delimiter=delimiter_of(path), lineterminator="\n")
+        table = CsvWriter(stream, delimiter=delimiter_of(path))
         table.writerow(HEADER)
         for each in comparisons:
             mean = each.table.values.mean(axis=0)

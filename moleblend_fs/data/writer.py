@@ -1,6 +1,5 @@
 """Writing a store: from what its working tables hold, and in one rename at the end."""
 
-import csv
 import hashlib
 import heapq
 import io
@@ -26,7 +25,7 @@ from moleblend_fs.data.record import StoredRecord, summary
 from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key, split_hash
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import write_atomically
+from moleblend_fs.files import CsvWriter, write_atomically
 
 COPY_CHUNK = 4096
 
@@ -170,7 +169,7 @@ class StoreWriter(PartialStore):
 
     def _write_failures(self, more: Sequence[tuple[int, Failure]] = ()) -> Path:
         text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
+        table = CsvWriter(text)
         table.writerow(["row", "input", "reason"])
         with self._read() as tables:
             listed = ((int.from_bytes(k), parse_entry(tables, Failure, value)) for k, value in tables.items(tables.table(b"failures")))

@@ -1,6 +1,5 @@
 """Molecules and values of a Python program as the file that `finetune` reads."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from rdkit import Chem
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import whole_file
+from moleblend_fs.files import CsvWriter, whole_file
 from moleblend_fs.predictions.in_memory import entries, frame_of, index_of, is_missing, text_of
 from moleblend_fs.sources.smiles_column import find_smiles_column
 from moleblend_fs.wording import counted
@@ -44,7 +43,7 @@ def written(molecules: Any, y: Any, targets: Sequence[str], folder: Path, *, str
     if structures and (mols := _with_structures(columns[SMILES] if frame is None else frame.molecules())):
         return _write_sdf(folder / "molecules.sdf", mols, {name: values for name, values in columns.items() if name != named})
     with whole_file(folder / "molecules.csv") as stream:
-        table = csv.writer(stream, lineterminator="\n")
+        table = CsvWriter(stream)
         table.writerow(columns)
         table.writerows(zip(*([text_of(value) for value in values] for values in columns.values()), strict=True))
     return folder / "molecules.csv"

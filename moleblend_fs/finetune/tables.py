@@ -1,6 +1,5 @@
 """predictions_oof.csv and predictions_test.csv: all columns of the input, what the members say, and what became of every row."""
 
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ import numpy as np
 
 from moleblend_fs.data.finetune_tables import OF_EVERY_ROW, columns_of_target, own_columns
 from moleblend_fs.data.splits import TEST, VALID
-from moleblend_fs.files import whole_file
+from moleblend_fs.files import CsvWriter, whole_file
 from moleblend_fs.finetune.data import Data
 from moleblend_fs.finetune.folds import smiles_of
 from moleblend_fs.finetune.predicting import FoldResult, Said
@@ -82,7 +81,7 @@ class Tables:
                 lines[row].append(cells)
         tested = {int(row) for result in results for row in self.data.store.source_row[result.test.indices]}
         with whole_file(path) as stream:
-            table = csv.writer(stream, lineterminator="\n")
+            table = CsvWriter(stream)
             table.writerow(self.header)
             for row, cells in self._rows():
                 note = f"; {self.failed[row].reason}" if row in self.failed else ""

@@ -6,7 +6,6 @@ OUT.partial.json  what was asked for, and how far OUT.partial is good: written a
 
 import bz2
 import contextlib
-import csv
 import errno
 import fcntl
 import gzip
@@ -24,7 +23,7 @@ from typing import Any
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.data.unfinished_output import LeftBehind, why_begin_anew
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import as_json, resolved, told, write_atomically
+from moleblend_fs.files import CsvWriter, as_json, resolved, told, write_atomically
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {".gz": partial(gzip.compress, mtime=0), ".xz": lzma.compress, ".bz2": bz2.compress}
 """Ending of a name -> how a part of the file is packed; all that read these take parts one after the other for one file."""
@@ -156,5 +155,5 @@ class ResumableFile:
 def lines_to_text(lines: Sequence[Sequence[str]], delimiter: str = ",") -> str:
     """Lines of a table, with line feeds."""
     stream = io.StringIO()
-    csv.writer(stream, delimiter=delimiter, lineterminator="\n").writerows(lines)
+    CsvWriter(stream, delimiter=delimiter).writerows(lines)
     return stream.getvalue()

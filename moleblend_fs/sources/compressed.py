@@ -17,6 +17,8 @@ from moleblend_fs.wording import counted
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 """First bytes of a packed file -> what opens it."""
 ZIP = b"PK\x03\x04"
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+"""Of ZIP archives, those that can be unpacked: not Deflate64, which Windows takes for large files."""
 SUFFIXES = (".gz", ".gzip", ".xz", ".bz2", ".zip")
 
 FOREIGN = {
@@ -108,6 +110,8 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     if len(names) != 1:
         shown = ", ".join(info.filename for info in names[:5]) or "none"
         raise UserError(f"{path}: a ZIP archive of {counted(len(names), 'file')} ({shown}); unpack it and give one of them")
+    if names[0].compress_type not in METHODS:
+        raise UserError(f"{path}: a ZIP archive packed by a method that Python cannot read; unpack it and give the file in it")
     if names[0].flag_bits & 1:
         raise UserError(f"{path}: the ZIP archive has a password; unpack it and give the file in it")
     return names[0]

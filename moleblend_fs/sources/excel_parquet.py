@@ -1,6 +1,5 @@
 """Excel workbooks and Parquet files as text, row by row, for everything that reads tables; told from their content, perhaps packed."""
 
-import csv
 import importlib.util
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import whole_file
+from moleblend_fs.files import CsvWriter, whole_file
 from moleblend_fs.sources.compressed import PACKED, ZIP, open_bytes
 
 READERS = {"excel": ("an Excel workbook", "openpyxl"), "parquet": ("a Parquet file", "pyarrow")}
@@ -114,7 +113,7 @@ def as_text(path: Path, copy: Path) -> tuple[Path, str]:
     with open(path, "rb") as one, open(path, "rb") as two, damage_told(path, what):
         rows, note = _workbook(path, (one, two)) if kind == "excel" else (_parquet(path), "")
         with whole_file(copy) as stream:
-            csv.writer(stream, lineterminator="\n").writerows(_told(rows, path, what))
+            CsvWriter(stream).writerows(_told(rows, path, what))
     return copy, note
 
 
@@ -149,6 +148,8 @@ def _workbook(path: Path, streams: tuple[IO[bytes], IO[bytes]]) -> tuple[Iterato
     import openpyxl
 
     books = [openpyxl.load_workbook(stream, read_only=True, data_only=stream is streams[0]) for stream in streams]
+    for sheet in (sheet for book in books for sheet in book.worksheets):
+        sheet.reset_dimensions()  # which some programs write too small: cells beyond them would not be read
     filled = [name for name in books[0].sheetnames if _first(books[0][name]) is not None]
     if not filled:
         raise UserError(f"{path}: the workbook has no sheet with cells")

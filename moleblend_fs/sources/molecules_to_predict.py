@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -231,27 +232,27 @@ def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | N
     """
     copy = TextCopy(path)
     with named(copy.path, path):
-        incoming = _open_text(copy.path, smiles_column, kind)
+        incoming = _open_text(copy.path, smiles_column, kind, table=copy.path != path)
     incoming.given, incoming.copy, incoming.called = path, copy, str(path)
     incoming.notes = tuple(line for line in (copy.note, *incoming.notes) if line)
     return incoming
 
 
-def _open_text(path: Path, smiles_column: str | None, kind: str | None) -> Incoming:
-    """The same of a file that is text, perhaps packed."""
-    if kind == "sdf" or (kind is None and smiles_column is None and _is_sdf(path)):
+def _open_text(path: Path, smiles_column: str | None, kind: str | None, *, table: bool) -> Incoming:
+    """The same of a file that is text, perhaps packed. `table`: it is the copy of one."""
+    if kind == "sdf" or (kind is None and smiles_column is None and not table and _is_sdf(path)):
         return IncomingSdf(path)
     if kind == "smiles":
         return IncomingList(path)
     names = [smiles_column] if smiles_column is not None else spellings()
-    table = Table(path, [names])
+    read = Table(path, [names])
     if smiles_column is not None:
-        return IncomingTable(table, smiles_column)
-    if (column := find_smiles_column(table.header)) is not None:
-        return IncomingTable(table, column)
+        return IncomingTable(read, smiles_column)
+    if (column := find_smiles_column(read.header)) is not None:
+        return IncomingTable(read, column)
     if kind is None and (_bare_suffix(path) in LIST_SUFFIXES or _is_list(path)):
         return IncomingList(path)
-    shown = ", ".join(table.header[:20]) + (f", ... ({len(table.header)} in all)" if len(table.header) > 20 else "")
+    shown = ", ".join(read.header[:20]) + (f", ... ({len(read.header)} in all)" if len(read.header) > 20 else "")
     raise UserError(
         f"{path}: no column is called smiles; the first line has: {shown}. Name the column with --smiles-column, "
         "or give a list of SMILES (one a line, then its name), or an SD file"
@@ -264,7 +265,12 @@ def _bare_suffix(path: Path) -> str:
 
 
 def _is_sdf(path: Path) -> bool:
-    return b"M  END" in next(read_blocks(path), b"").replace(b"\0", b"")  # in UTF-16, too
+    """Whether a molecule of an SD file ends in its beginning, and that is no cell of a table, whose first line names a column of SMILES."""
+    if b"M  END" not in next(read_blocks(path), b"").replace(b"\0", b""):  # in UTF-16, too
+        return False
+    with suppress(UserError):
+        return find_smiles_column(Table(path, [spellings()]).header) is None
+    return True
 
 
 def _is_list(path: Path) -> bool:

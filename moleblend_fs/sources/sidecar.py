@@ -1,7 +1,6 @@
 """Sidecars are computed from a store: resumable, by any number of workers, in parts where that is asked for."""
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -22,7 +21,7 @@ from moleblend_fs.data.store import Store
 from moleblend_fs.data.store_parts import ShardNumber
 from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import rename_flushed, write_atomically
+from moleblend_fs.files import CsvWriter, rename_flushed, write_atomically
 from moleblend_fs.sources.sidecar_kinds import Kind
 
 REQUEST, FAILED = "request.json", "failures.jsonl"
@@ -158,7 +157,7 @@ def _finish(store: Store, kind: Kind, partial: Path) -> None:
     """The list of failures, and the manifest."""
     failed = _failed_in(partial)
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
+    table = CsvWriter(text)
     table.writerow(["row", "input", "reason"])
     table.writerows([int(store.source_row[molecule]), given, reason] for molecule, given, reason in failed)
     write_atomically(partial / FAILURES, text.getvalue())

@@ -2,11 +2,14 @@
 
 import csv
 import datetime
+import re
 import shutil
 import sys
+import zipfile
 
 import numpy as np
 import pytest
+from rdkit import Chem
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
@@ -45,6 +48,57 @@ def test_a_plain_table_is_read_as_it_is(tmp_path):
     path.write_text("smiles,y\nCCO,1\n")
     assert as_text(path, tmp_path / "copy.csv") == (path, "")
     assert not (tmp_path / "copy.csv").exists()
+
+
+def test_cells_beyond_the_size_that_a_workbook_says_it_has(tmp_path):
+    """Other programs write any size; openpyxl's reading of rows stops at it."""
+    whole, lying = frame_file(tmp_path / "whole.xlsx", HEADER, ROWS), tmp_path / "in.xlsx"
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(lying, "w") as other:
+        for name in archive.namelist():
+            content, changed = archive.read(name), re.sub(rb'<dimension ref="[^"]*"', b'<dimension ref="A1:B2"', archive.read(name))
+            assert (content != changed) == name.startswith("xl/worksheets/sheet")
+            other.writestr(name, changed)
+    assert cells(lying, tmp_path) == cells(whole, tmp_path)
+
+
+def test_line_ends_of_any_kind_within_a_cell(tmp_path, capsys):
+    """Rows in are rows out: a bare carriage return is no end of a row."""
+    notes = ["a\rb", "c\r\nd", "e\nf", "\r"]
+    path = frame_file(tmp_path / "in.parquet", ["smiles", "note"], [("CCO", note) for note in notes])
+    model = untrained(tmp_path / "model", width=64)
+    assert main(["predict", str(model), str(path), str(tmp_path / "out.csv")]) == 0
+    with open(tmp_path / "out.csv", newline="") as stream:
+        assert [row["note"] for row in csv.DictReader(stream)] == notes
+
+
+def test_molblocks_in_cells_make_no_sd_file(tmp_path):
+    """ChEMBL's table of structures has a column of them before the SMILES."""
+    rows = [(f"m{i}", Chem.MolToMolBlock(Chem.MolFromSmiles(text)), text) for i, text in enumerate(("CCO", "c1ccccc1", "CCN"))]
+    with open(tmp_path / "in.csv", "w", newline="") as stream:
+        csv.writer(stream).writerows([["id", "molfile", "canonical_smiles"], *rows])
+    for path in (tmp_path / "in.csv", frame_file(tmp_path / "in.parquet", ["id", "molfile", "canonical_smiles"], rows)):
+        incoming = open_incoming(path)
+        assert incoming.columns == ["id", "molfile", "canonical_smiles"]
+        assert incoming.count() == 3
+    nameless = frame_file(tmp_path / "nameless.parquet", ["id", "molfile"], [row[:2] for row in rows])
+    with pytest.raises(UserError, match="no column is called smiles"):
+        open_incoming(nameless)
+    (tmp_path / "in.sdf").write_text("".join(f"{block}$$$$\n" for _, block, _ in rows))
+    assert open_incoming(tmp_path / "in.sdf").count() == 3
+
+
+def test_an_archive_packed_in_another_way_is_told(tmp_path):
+    """Deflate64 is what Windows packs large files by."""
+    path = tmp_path / "in.csv.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("in.csv", "smiles\nCCO\n")
+    content = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = content.index(mark) + place
+        content[at : at + 2] = (9).to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="a ZIP archive packed by a method that Python cannot read; unpack it"):
+        open_incoming(path)
 
 
 def test_odd_cells_of_a_workbook(tmp_path):
