@@ -153,10 +153,10 @@ def accept_pair_limit(cfg: DictConfig) -> None:
 
 
 def tidy_subsets(cfg: DictConfig) -> None:
-    """fairseq takes " b" of "a, b" for a name. It also looks for files of unused validation sets beside the data, whose path it splits
-    at each colon; a store has none."""
-    cfg.dataset.train_subset = splits.tidy(cfg.dataset.train_subset)
-    cfg.dataset.valid_subset = splits.tidy(cfg.dataset.valid_subset)
+    """fairseq takes " b" of "a, b" for a name; the task has copies of both options. It also looks for files of unused validation sets
+    beside the data, whose path it splits at each colon; a store has none."""
+    for section in (cfg.dataset, cfg.task):
+        section.train_subset, section.valid_subset = splits.tidy(section.train_subset), splits.tidy(section.valid_subset)
     cfg.dataset.ignore_unused_valid_subsets = True
 
 

@@ -51,6 +51,20 @@ def test_scales_are_those_of_what_is_trained_on(folds, tmp_path, given, names):
     assert run.column("other", "other_molecules") == [3]
 
 
+def test_blanks_after_commas_change_nothing(folds, tmp_path):
+    """Batches are drawn anew each epoch, and the checkpoint knows its splits."""
+    runs = []
+    for name, comma in (("plain", ","), ("blank", ", ")):
+        subsets = ("--train-subset", comma.join(("fold0", "fold1")), "--valid-subset", comma.join(("held out", "other")))
+        runs.append(train(folds.path, tmp_path / name, *OPTIONS, *subsets, "--max-epoch", "2"))
+    plain, blank = runs
+    assert len(plain.logged("train")) == 2
+    assert blank.column("train", "train_loss") == plain.column("train", "train_loss")
+    kept = load(blank.folder / "checkpoint_last.pt").trained_on
+    assert sorted(kept.trained_splits()) == ["fold0", "fold1"]
+    assert (kept.train_subset, kept.valid_subset) == ("fold0,fold1", "held out,other")
+
+
 def test_pretraining_on_several_splits(folds, tmp_path):
     flat = ("--geometry-weight", "0", "--noise-weight", "0")
     options = (*PRETRAIN, *SMALL, *ADAM, *flat, "--batch-size", "3", "--max-epoch", "1", "--train-subset", "fold0,fold1,other")
