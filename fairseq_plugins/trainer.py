@@ -58,6 +58,8 @@ class MoleBlendTrainer(CheckpointTrainer):
         if hasattr(task, "selection") and cfg.checkpoint.best_checkpoint_metric == "loss":
             with open_dict(cfg):
                 cfg.checkpoint.best_checkpoint_metric, cfg.checkpoint.maximize_best_checkpoint_metric = task.selection
+                if "maximize_best_checkpoint_metric" in cfg.lr_scheduler:  # reduce_lr_on_plateau, which has a copy
+                    cfg.lr_scheduler.maximize_best_checkpoint_metric = task.selection.maximize
         self.unread: list[UnreadUpdate] = []
         self.samples: list[Any] = []
         self.norm = torch.zeros(())

@@ -79,6 +79,22 @@ def test_targets_without_a_score_are_named_and_left_out(classes, tmp_path, capsy
     assert "zeros: roc_auc -" in table
 
 
+def test_the_rate_falls_where_the_score_that_chooses_stands_still(classes, tmp_path):
+    """reduce_lr_on_plateau looks at ROC-AUC as the choice of the best checkpoint does: up is better."""
+    options = (*OPTIONS, "--lr-scheduler", "reduce_lr_on_plateau", "--lr-shrink", "0.5", "--max-epoch", "5")
+    run = train(classes.path, tmp_path, *options, "--targets", "both", "--valid-subset", "train", "--no-save")
+    assert run.code == 0, run.output[-2000:]
+    scores = [float(line["train_roc_auc"]) for line in run.logged("train") if "train_roc_auc" in line]
+    rates = [float(line["train_lr"]) for line in run.logged("train") if "train_lr" in line]
+    better = [score > max(scores[:epoch], default=-1.0) for epoch, score in enumerate(scores)]
+    assert any(better[1:-1]), "some epochs are better"
+    assert not all(better[:-1]), "some are not"
+    expected = [1e-3]
+    for rose in better[:-1]:
+        expected.append(expected[-1] * (1.0 if rose else 0.5))
+    assert rates == pytest.approx(expected)
+
+
 def test_regression_needs_labels(values, tmp_path):
     run = train(values.path, tmp_path / "absent", *OPTIONS, "--targets", "absent")
     assert run.code == 2
