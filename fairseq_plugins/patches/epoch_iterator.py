@@ -106,6 +106,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
     def _get_iterator_for_epoch(self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0) -> Any:
         """A loader of what an epoch still has to come, counted from where it stands."""
         if self.reuse_dataloader and self.dataloader is not None:
+            self.epoch_batch_sampler.shuffle = shuffle  # fairseq keeps the first epoch's, so that --curriculum never ends
             self.epoch_batch_sampler.make_batches_for_epoch(epoch)
         else:
             self.epoch_batch_sampler = iterators.FrozenBatchSampler(self.ordered_batches, epoch, fix_batches_to_gpus, shuffle, 0)

@@ -90,6 +90,19 @@ def test_an_interrupted_epoch_goes_on_where_it_was(qm9_store, workers, stop):
     assert before + seen(second.next_epoch_itr(shuffle=True)) == whole
 
 
+def test_a_curriculum_ends_and_a_run_resumed_after_it_has_the_same_order(qm9_store):
+    """--curriculum 1: the first epoch is not shuffled, the second is, as in a run that begins there."""
+    unbroken, plain = (iterator_of(task_of(qm9_store), max_sentences=8) for _ in range(2))
+    for epochs in (unbroken, plain):
+        list(epochs.next_epoch_itr(shuffle=False))
+    state = unbroken.state_dict()
+    second = seen(unbroken.next_epoch_itr(shuffle=True))
+    resumed = iterator_of(task_of(qm9_store), max_sentences=8)
+    resumed.load_state_dict(state)
+    assert seen(resumed.next_epoch_itr(shuffle=True)) == second
+    assert seen(plain.next_epoch_itr(shuffle=False)) != second
+
+
 def test_validation_is_by_size_and_whole(qm9_store):
     for _ in range(2):
         samples = list(iterator_of(task_of(qm9_store), split="valid", max_sentences=4).next_epoch_itr(shuffle=False))
