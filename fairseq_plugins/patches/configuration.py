@@ -138,10 +138,21 @@ def check_pretrained(cfg: DictConfig) -> None:
 
 
 def check_restore_file(cfg: DictConfig) -> None:
-    """fairseq begins from scratch where the file asked for does not exist; only the default one may be absent."""
-    asked = cfg.checkpoint.restore_file
-    if asked != "checkpoint_last.pt" and not os.path.exists(asked):
-        raise UserError(f"--restore-file {asked}: no such checkpoint; leave it out to resume from checkpoint_last.pt in --save-dir")
+    """fairseq begins from scratch where what it was asked to go on from is no file; only the default one may be absent."""
+    checkpoint = cfg.checkpoint
+    last = os.path.join(checkpoint.save_dir, f"checkpoint_last{checkpoint.checkpoint_suffix}.pt")
+    if checkpoint.restore_file != "checkpoint_last.pt":
+        check_resumed("--restore-file", checkpoint.restore_file)
+    elif checkpoint.continue_once is not None and not os.path.exists(last):
+        check_resumed("--continue-once", checkpoint.continue_once)
+
+
+def check_resumed(option: str, path: str) -> None:
+    """UserError where an option names no file."""
+    if os.path.isdir(path):
+        raise UserError(f"{option} {path}: a folder; name a checkpoint in it, such as {os.path.join(path, 'checkpoint_last.pt')}")
+    if not os.path.isfile(path):
+        raise UserError(f"{option} {path}: no such checkpoint; leave it out to resume from checkpoint_last.pt in --save-dir")
 
 
 def accept_pair_limit(cfg: DictConfig) -> None:
