@@ -17,7 +17,7 @@ LEAST: dict[str, dict[str, int]] = {
         **dict.fromkeys(("num_workers", "data_buffer_size", "validate_interval_updates", "validate_after_updates", "curriculum"), 0),
         "max_valid_steps": 1,
     },
-    "optimization": {"update_freq": 1, "lr": 0, "stop_time_hours": 0},
+    "optimization": {"update_freq": 1, "lr": 0, "stop_time_hours": 0, "max_epoch": 0, "max_update": 0},
     "lr_scheduler": {"warmup_updates": 0},
     "checkpoint": {"save_interval": 1, "save_interval_updates": 0},
     "task": {"max_pairs": 0, "pool_batches": 0},

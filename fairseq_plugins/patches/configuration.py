@@ -12,11 +12,12 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq_plugins import console, output_paths, splits
-from fairseq_plugins.given_numbers import check_numbers
+from fairseq_plugins.given_numbers import check_numbers, flag
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
 from fairseq_plugins.patches.starting_ranks import infer_world, use_cpu_backends
 from moleblend_fs.checkpoint.weights_by_name import located
 from moleblend_fs.errors import UserError
+from moleblend_fs.runtime.stop_signals import exit_code_asked
 from moleblend_fs.zero.engine import STAGES, engine_config, require_deepspeed
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def fix_config(cfg: DictConfig) -> None:
         UserError: options that do not go together, or a file or folder that cannot be read or written.
     """
     check_numbers(cfg)
+    exit_code_asked()
     with open_dict(cfg):
         clear_tpu(cfg)
         refuse_fp16_on_cpu(cfg)
@@ -45,6 +47,7 @@ def fix_config(cfg: DictConfig) -> None:
         refuse_unsafe_saving(cfg)
         refuse_with_deepspeed(cfg)
         warn_of_averages(cfg)
+        refuse_with_pretrained(cfg)
         check_pretrained(cfg)
         check_restore_file(cfg)
         accept_pair_limit(cfg)
@@ -106,9 +109,9 @@ def refuse_with_deepspeed(cfg: DictConfig) -> None:
         "--pipeline-model-parallel": cfg.distributed_training.pipeline_model_parallel,
         "--model-parallel-size": cfg.common.model_parallel_size > 1,
     }
-    for flag, given in refused.items():
+    for option, given in refused.items():
         if given:
-            raise UserError(f"{flag} does not go with --optimizer deepspeed; leave it out, or choose --optimizer adam")
+            raise UserError(f"{option} does not go with --optimizer deepspeed; leave it out, or choose --optimizer adam")
     if cfg.optimizer.zero_stage not in STAGES:
         raise UserError(f"--zero-stage {cfg.optimizer.zero_stage}: choose 1, 2 or 3 (without ZeRO: --optimizer adam)")
     if on_cpu(cfg):
@@ -121,6 +124,18 @@ def warn_of_averages(cfg: DictConfig) -> None:
     """fairseq keeps them in each checkpoint; the weights that everything else takes are those of the last update."""
     if cfg.ema.store_ema:
         logger.warning("--store-ema: checkpoints keep the averaged weights, but validation, evaluate, predict and finetuning take the last")
+
+
+def refuse_with_pretrained(cfg: DictConfig) -> None:
+    """fairseq ends in a traceback for each, once the data are loaded."""
+    checkpoint = cfg.checkpoint
+    if checkpoint.finetune_from_model is None:
+        return
+    for name in ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"):
+        if checkpoint[name]:
+            raise UserError(f"{flag(name)} does not go with --finetune-from-model, which takes weights alone; leave it out")
+    if checkpoint.restore_file != "checkpoint_last.pt":
+        raise UserError("--restore-file, to go on from, does not go with --finetune-from-model, to begin with; leave one of them out")
 
 
 def check_pretrained(cfg: DictConfig) -> None:

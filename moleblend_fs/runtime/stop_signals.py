@@ -18,6 +18,7 @@ from moleblend_fs.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_VARIABLE = "MOLEBLEND_PREEMPTED_EXIT"
+MOST_EXIT_CODE = 255
 MARKER = "preempted"
 MARKER_BEGINS = "stopped by signal "
 """The first words of the marker, by which a file of ours is known."""
@@ -48,7 +49,15 @@ class Preemption:
 
     def exit_code(self) -> int:
         """0 for a run that came to its end."""
-        return int(os.environ.get(EXIT_VARIABLE, "0")) if self.stopping else 0
+        return exit_code_asked() if self.stopping else 0
+
+
+def exit_code_asked() -> int:
+    """What MOLEBLEND_PREEMPTED_EXIT says, empty for 0; UserError where it is no exit code."""
+    text = os.environ.get(EXIT_VARIABLE) or "0"
+    if not (text.isascii() and text.isdigit() and int(text) <= MOST_EXIT_CODE):
+        raise UserError(f"{EXIT_VARIABLE} must be an exit code, 0 to {MOST_EXIT_CODE}, got {text!r}")
+    return int(text)
 
 
 def _ignore_signals() -> None:

@@ -106,6 +106,14 @@ def cases(qm9_store, tox21_store, awkward_store, tmp_path_factory) -> dict[str, 
             [f"{source}: a checkpoint of another architecture", "--arch moleblend_tiny --layers 2 --embed-dim 16"],
         ),
         "no pretrained": ([qm9, *finetune, "--finetune-from-model", str(folder / "gone.pt")], ["gone.pt: no such checkpoint"]),
+        "pretrained with a reset": (
+            [qm9, *finetune, "--finetune-from-model", source, "--reset-optimizer"],
+            ["--reset-optimizer does not go with --finetune-from-model"],
+        ),
+        "pretrained with a file to resume": (
+            [qm9, *finetune, "--finetune-from-model", source, "--restore-file", source],
+            ["--restore-file", "--finetune-from-model", "leave one of them out"],
+        ),
         "no checkpoint": ([qm9, *finetune, "--finetune-from-model", str(folder / "text.pt")], ["text.pt: "]),
         "malicious": ([qm9, *finetune, "--finetune-from-model", str(folder / "evil.pt")], ["evil.pt: refused", "run code", "mkdir"]),
         "malicious to resume": ([qm9, *pretrain, f"--save-dir={folder / 'resume_evil'}"], ["checkpoint_last.pt: refused", "mkdir"]),
@@ -160,3 +168,12 @@ def test_nothing_malicious_was_run(cases, results):
     assert not trap.exists()
     torch.load(source, weights_only=False)
     assert trap.exists(), "the trap would not have sprung anyway"
+
+
+def test_an_exit_code_that_is_none_is_told_before_anything_is_trained(qm9_store, tmp_path, monkeypatch):
+    """It was read once the run was stopped and saved."""
+    monkeypatch.setenv("MOLEBLEND_PREEMPTED_EXIT", "requeue")
+    run = train(qm9_store.path, tmp_path / "run", *PRETRAIN, *SMALL, *ADAM, "--batch-size", "16", "--max-update", "1")
+    assert run.code == 2
+    assert "MOLEBLEND_PREEMPTED_EXIT must be an exit code, 0 to 255, got 'requeue'" in run.output
+    assert not (tmp_path / "run").exists()

@@ -115,6 +115,8 @@ def test_helps_are_the_same_and_the_class_can_be_pickled(theirs, ours):
         (("--log-interval", "0"), "--log-interval must be at least 1"),
         (("--num-workers", "-1"), "--num-workers must be at least 0"),
         (("--max-pairs", "-1"), "--max-pairs must be at least 0"),
+        (("--max-epoch", "-1"), "--max-epoch must be at least 0, got -1"),
+        (("--max-update", "-1"), "--max-update must be at least 0, got -1"),
         (("--seed", "-1"), "--seed must be at least 0"),
         (("--seed", str(2**32)), "--seed must be at most 42939"),
     ],

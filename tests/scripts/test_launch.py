@@ -259,6 +259,25 @@ wait
 """Saves when it is told to stop, which takes until something comes through the pipe `saved`."""
 
 
+def test_pretraining_looks_for_each_of_several_stores(tmp_path):
+    """With a stand-in for sbatch, which gives the job a number."""
+    for name in ("a", "b", "c:d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").touch()
+    path = f"{tools(tmp_path, sbatch='echo 7')}/bin:{os.environ['PATH']}"
+
+    def submitted(store):
+        return call(SLURM / "pretrain.sbatch", cwd=tmp_path, STORE=store, OUT=tmp_path / "out", PATH=path)
+
+    for store in ("a", "a:b", "c:d"):
+        done = submitted(store)
+        assert (done.returncode, done.stdout) == (0, "pretrain: job 7\n"), done.stderr
+    for store, lacking in (("a:z", "z"), ("z", "z"), ("c:d:a", "c")):
+        done = submitted(store)
+        assert done.returncode == 2
+        assert f"STORE={store}: {lacking} is no store" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("sent", "heard", "launcher"), [("TERM", "TERM", "torchrun"), ("USR1", "USR1", "torchrun"), ("USR1", "TERM", "deepspeed")]
 )
