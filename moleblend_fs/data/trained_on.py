@@ -1,7 +1,7 @@
 """What a checkpoint was trained on, as far as it matters for what it may be used with: written into every checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from moleblend_fs.data.graph import LabelSpec
@@ -81,9 +81,10 @@ class TrainedOn:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "TrainedOn":
-        """The inverse of `to_json`; fields of later versions are left out."""
+        """The inverse of `to_json`; fields of later versions are left out, and blanks after commas that earlier ones wrote."""
         known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
-        return from_json(cls, known)
+        found = from_json(cls, known)
+        return replace(found, train_subset=_without_blanks(found.train_subset), valid_subset=_without_blanks(found.valid_subset))
 
     def trained_splits(self) -> dict[str, SplitInfo]:
         """The splits that were trained on."""
@@ -102,6 +103,10 @@ class TrainedOn:
         """How it was split, in a few words."""
         kind = self.split.get("kind", "?")
         return f"{kind}, seed {self.split['seed']}" if "seed" in self.split else str(kind)
+
+
+def _without_blanks(subset: str) -> str:
+    return ",".join(name.strip() for name in subset.split(","))
 
 
 def _structures(manifest: Manifest) -> str:

@@ -9,6 +9,7 @@ from fairseq_plugins import splits
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
+from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from tests.fairseq_plugins.conftest import write_labelled
 from tests.fairseq_plugins.runs import ADAM, FINETUNE, PRETRAIN, SMALL, train
@@ -63,6 +64,14 @@ def test_blanks_after_commas_change_nothing(folds, tmp_path):
     kept = load(blank.folder / "checkpoint_last.pt").trained_on
     assert sorted(kept.trained_splits()) == ["fold0", "fold1"]
     assert (kept.train_subset, kept.valid_subset) == ("fold0,fold1", "held out,other")
+
+
+def test_checkpoints_that_were_written_with_blanks_know_their_splits(folds):
+    written = TrainedOn.of(folds.manifest, train_subset="fold0, fold1", valid_subset="held out , other").to_json()
+    found = TrainedOn.from_json(written)
+    assert found == TrainedOn.of(folds.manifest, train_subset="fold0,fold1", valid_subset="held out,other")
+    assert list(found.trained_splits()) == ["fold0", "fold1"]
+    assert found.choosing_split() == folds.manifest.splits["held out"]
 
 
 def test_pretraining_on_several_splits(folds, tmp_path):
