@@ -129,6 +129,34 @@ def test_answers_are_found_among_what_else_is_printed(tmp_path):
             answer_of(process)
 
 
+def test_the_processor_time_of_workers_of_a_server_that_goes_on_is_counted(tmp_path):
+    """Ours parses many molecules in processes that a fork server starts, which nobody waits for until it ends."""
+    (tmp_path / "smiles.txt").write_text("C")
+    (tmp_path / "spinning.py").write_text(
+        "import subprocess, sys, time\n"
+        "SPIN = 'import time; end = time.process_time() + 0.5\\nwhile time.process_time() < end: pass\\nprint(flush=True); input()'\n"
+        "START = f'import subprocess, sys; subprocess.run([sys.executable, \"-c\", {SPIN!r}])'\n"
+        "def predict(smiles):\n"
+        "    server = subprocess.Popen([sys.executable, '-c', START], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "    server.stdout.readline()\n"
+        "    predict.kept = server\n"
+        "    return [1.0 for _ in smiles]\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from serving import serve; from spinning import predict; serve(predict)"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": f"{HERE}:{tmp_path}"},
+    )
+    with process:
+        assert answer_of(process) == {}
+        found = ask(process, json.dumps({"smiles": str(tmp_path / "smiles.txt"), "count": 1}) + "\n")
+        assert process.stdin is not None
+        process.stdin.close()
+    assert found["cpu"] > 0.45
+
+
 def test_a_program_is_trained_scored_and_timed_once(table, tmp_path, monkeypatch):
     """The forest, which our own environment has: its rows, and that finished parts are read."""
     monkeypatch.setattr(measurement, "REPEATS", {1: 2})
