@@ -110,15 +110,21 @@ class Embedder(Reader):
             (n, d) for "graph" and "mean", NaN where there is no molecule. Else a list of n arrays, (atoms, d) or (atoms, atoms), or None
             where there is no molecule; atoms stand in the order of the SMILES or RDKit molecule, hydrogens that were added after them.
         """
-        found = [
-            shaped(None if values is None else values[0], int(atoms), level)
-            for window in self.windows(taken(molecules), level)
-            for values, atoms in zip(window.values, window.num_atoms, strict=True)
-        ]
+        incoming, found = taken(molecules), list[np.ndarray | None]()
+        for window in self.windows(incoming, level):
+            for values, atoms in zip(window.values, window.num_atoms.tolist(), strict=True):
+                each = shaped(None if values is None else values[0], atoms, level)
+                order = None if each is None or LEVELS[level] == "molecule" else incoming.atom_order(len(found), atoms)
+                found.append(each if order is None else in_order(each, np.argsort(order), level))
         if LEVELS[level] != "molecule":
             return found
         missing = np.full(self.width, np.nan, dtype=np.float32)
         return np.stack([missing if each is None else each for each in found]) if found else np.zeros((0, self.width), np.float32)
+
+
+def in_order(values: np.ndarray | None, order: np.ndarray, level: Level) -> np.ndarray | None:
+    """Atoms' rows, or all pairs' distances, with the atoms in another order."""
+    return None if values is None else values[np.ix_(order, order)] if level == "distances" else values[order]
 
 
 def shaped(values: np.ndarray | None, atoms: int, level: Level) -> np.ndarray | None:

@@ -87,6 +87,10 @@ class Incoming(Source):
             if number >= start:
                 yield number, row
 
+    def atom_order(self, row: int, atoms: int) -> np.ndarray | None:
+        """Numbers that the atoms of a row's graph have in the molecule that was given, (atoms,); None where they stand in its order."""
+        return None
+
     def count(self) -> int:
         """Rows, by reading them all."""
         return sum(1 for _ in self.incoming())
@@ -218,6 +222,15 @@ class IncomingMols(Incoming):
         if self.build.conformers.count:
             return graph_from_smiles(Chem.MolToSmiles(Chem.RemoveHs(mol)), labels=NO_LABELS, options=self.build)
         return graph_of_mol(mol, self.build, shown=shown, structures=self.structures, lacking=LACKING)
+
+    def atom_order(self, row: int, atoms: int) -> np.ndarray | None:
+        mol = self._mols[row]
+        if mol is None or not self.build.conformers.count:
+            return None
+        bare = Chem.RemoveHs(mol)
+        Chem.MolToSmiles(bare)  # which notes in what order it writes the atoms
+        written = list(bare.GetPropsAsDict(includePrivate=True, includeComputed=True)["_smilesAtomOutputOrder"])
+        return np.array([*written, *range(len(written), atoms)])
 
 
 def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | None = None) -> Incoming:

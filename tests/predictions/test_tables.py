@@ -11,16 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from moleblend_fs import Embedder
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.trained_on import TrainedOn
 from moleblend_fs.errors import UserError
 from moleblend_fs.predictions import resumable_table
+from moleblend_fs.predictions.embedder import in_order
 from moleblend_fs.predictions.in_memory import taken
 from moleblend_fs.sources.molecules_to_predict import open_incoming
 from tests.conftest import preprocessed
@@ -211,6 +214,28 @@ def test_conformers_are_made_as_in_training(tmp_path):
     assert main(["predict", str(model), str(source), str(tmp_path / "h.csv"), "--hydrogens", "none"]) == 2
 
 
+@pytest.mark.parametrize("hydrogens", ["none", "explicit"])
+def test_atoms_of_rdkit_molecules_stand_in_their_own_order(tmp_path, hydrogens):
+    """Also where structures are made, of the canonical SMILES: its atoms stand in another order."""
+    source = write_csv(tmp_path / "in.csv", ("CCO", "CC(C)=O", "CCN"))
+    store = preprocessed(tmp_path / "store", "csv", str(source), "--split", "none", "--conformers", "1", "--hydrogens", hydrogens)
+    model = trained_on(tmp_path, store, inputs="2d+3d")
+    mol = Chem.RenumberAtoms(Chem.MolFromSmiles("OCC(N)=O"), [3, 1, 4, 0, 2])
+    canonical = Chem.MolToSmiles(mol)
+    ranks, written = (Chem.CanonicalRankAtoms(each, breakTies=False) for each in (mol, Chem.MolFromSmiles(canonical)))
+    places = [list(written).index(rank) for rank in ranks]
+    assert places != sorted(places)
+    with Embedder(model) as embedder:
+        (expected,), (_, found) = embedder([canonical], level="atom"), embedder([None, mol], level="atom")
+        assert found.shape == expected.shape
+        np.testing.assert_array_equal(found[:5], expected[places])
+        np.testing.assert_array_equal(found[5:], expected[5:])
+        (with_hydrogens,) = embedder([Chem.AddHs(mol)], level="atom")
+        np.testing.assert_array_equal(with_hydrogens, found)
+    pairs = np.arange(9).reshape(3, 3)
+    assert in_order(pairs, np.array([2, 0, 1]), "distances").tolist() == [[8, 6, 7], [2, 0, 1], [5, 3, 4]]
+
+
 def test_what_does_not_fit_is_told(tmp_path, capsys):
     source = write_csv(tmp_path / "in.csv", ("CCO", "CCN"))
     store = preprocessed(tmp_path / "store", "csv", str(source), "--split", "none")
@@ -257,6 +282,7 @@ def test_the_default_output_of_a_link_lies_beside_the_link(model, tmp_path, caps
 
 KILLED = """
 import os, signal, sys
+from moleblend_fs import Embedder
 from moleblend_fs.cli.main import main
 from moleblend_fs.predictions import resumable_table, writing
 
