@@ -10,7 +10,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from moleblend_fs.cli.common import compare_with_store, molecules_of, say
+from moleblend_fs.data.accounting import EXCLUDED
+from moleblend_fs.data.conformer_groups import JOINED
 from moleblend_fs.data.model_description import Described
 from moleblend_fs.data.store import MANIFEST, Store
 from moleblend_fs.errors import UserError
@@ -20,6 +24,7 @@ from moleblend_fs.inference.checkpoint_fit import parse_allowed
 ROW, SMILES, STATUS = "row", "smiles", "status"
 STDOUT = Path("/dev/stdout")
 PIPED = "standard input"
+ALL_ROWS = "leave --split out to have them in the table"
 
 
 class OpenedInput(NamedTuple):
@@ -125,7 +130,7 @@ def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str)
     """A table, a list, an SD file, or SMILES of the command line."""
     from moleblend_fs.predictions.hydrogens_and_structures import prepare
     from moleblend_fs.predictions.rows import default_workers, made_of
-    from moleblend_fs.sources.base import identify
+    from moleblend_fs.sources.base import content_hash
 
     for flag in ("source", "split", "split_file", "fold"):
         if getattr(arguments, flag):
@@ -143,9 +148,7 @@ def open_rows(arguments: argparse.Namespace, checkpoint: Described, inputs: str)
     def begin(start: int) -> Any:
         return made_of(incoming, start, workers=workers, row_timeout=arguments.row_timeout)
 
-    inputs_of = {
-        "stdin" if path.name == "stdin" else str(path): digest for path in incoming.files() for digest in identify([path]).values()
-    }
+    inputs_of = {"stdin" if path.name == "stdin" else str(path): content_hash(path) for path in incoming.files()}
     request = {"inputs": inputs_of, "options": incoming.options(), "smiles": arguments.smiles}
     return OpenedInput(incoming.columns, begin, request, incoming.count, incoming.left_out)
 
@@ -171,15 +174,37 @@ def open_stored(arguments: argparse.Namespace, checkpoint: Described, inputs: st
         return _from(start, read_from(store, indices, cells, whole=whole))
 
     def left_out() -> dict[str, int]:
-        if not whole:
-            beyond = "they belong to no split; leave --split out to have them in the table"
-            return {beyond: sum(1 for _ in store.failures())}
-        return {} if store.manifest.rows is None else store.manifest.rows.left_out
+        return rows_without_line(store) if whole else rows_of_no_split(store, indices)
 
     source = None if arguments.source is None else str(arguments.source)
     split = None if whole else store.manifest.splits[arguments.split].sha256
     request = {"inputs": {str(store.path): store.manifest.records_sha256}, "split": split, "source": source}
-    return OpenedInput([ROW, SMILES, *names], begin, request, lambda: len(indices) + (store.manifest.failures if whole else 0), left_out)
+    return OpenedInput([ROW, SMILES, *names], begin, request, lambda: rows_with_line(store) if whole else len(indices), left_out)
+
+
+def rows_with_line(store: Store) -> int:
+    """How many rows of a store's source have a place in a table of all of it."""
+    counts = store.manifest.rows
+    others = store.manifest.failures if counts is None else counts.failed + counts.left_out.get(EXCLUDED, 0)
+    return len(store) + len(store.joined_rows) + others
+
+
+def rows_without_line(store: Store) -> dict[str, int]:
+    """What of a store's source became no row of a table of all of it, by why."""
+    counts = {} if store.manifest.rows is None else store.manifest.rows.left_out
+    listed = {EXCLUDED, JOINED} if store.manifest.joined is not None else {EXCLUDED}  # which former versions did not list
+    return {why: count for why, count in counts.items() if why not in listed}
+
+
+def rows_of_no_split(store: Store, indices: np.ndarray) -> dict[str, int]:
+    """What does not stand in a table of some molecules of a store, by why: rows that gave none, and further rows of these."""
+    joined = store.joined_rows
+    known = {*store.source_row.tolist(), *joined[:, 0].tolist()}
+    failed = {line.row for line in store.failures()} - known
+    return {
+        f"they belong to no split; {ALL_ROWS}": len(failed),
+        f"they are {JOINED}; {ALL_ROWS}": int(np.isin(joined[:, 1], indices).sum()),
+    }
 
 
 def _from(start: int, parts: Iterator[list[Any]]) -> Iterator[list[Any]]:

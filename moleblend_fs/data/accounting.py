@@ -9,6 +9,8 @@ from moleblend_fs.data.splits import TEST, TRAIN, VALID, Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.wording import counted
 
+EXCLUDED = "excluded"
+"""How rows are counted whose molecules were left out as those of another set; failures.csv lists them."""
 FAR = 0.1
 """Difference of a split's share from the one asked for that is reported."""
 

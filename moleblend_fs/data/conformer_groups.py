@@ -11,6 +11,12 @@ from moleblend_fs.wording import counted, verb
 
 JOINED = "conformers of a molecule of another row"
 """How rows that became part of an earlier one are counted."""
+NO_CONFORMER = -1
+
+
+def conformer_of(row: int) -> str:
+    """What is said of a row that became part of an earlier one."""
+    return f"a conformer of the molecule of row {row}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +39,13 @@ class Groups:
     Attributes:
         members: for each molecule of the store its indices in the tables, in the order of the rows.
         contradictions: rows whose labels differ from those that are kept, for failures.csv; found while joining.
+        joined: (row, molecule of the store, which of its conformers) of each row that is not the first of its molecule; the conformer is
+            `NO_CONFORMER` where the row has none; found while joining.
     """
 
     members: list[list[int]]
     contradictions: list[tuple[int, Failure]] = field(default_factory=list)
+    joined: list[tuple[int, int, int]] = field(default_factory=list)
 
     @property
     def first(self) -> np.ndarray:
@@ -60,25 +69,27 @@ class Groups:
         return [told]
 
     def join(
-        self, group: list[int], record: Callable[[int], bytes], structures: Sequence[Structure | None], labels: Sequence[LabelSpec]
+        self, molecule: int, record: Callable[[int], bytes], structures: Sequence[Structure | None], labels: Sequence[LabelSpec]
     ) -> bytes:
-        """The record of a group: the graph, labels and atoms' order of its first member, the conformers of all that have one.
+        """The record of a molecule: the graph, labels and atoms' order of its first member, the conformers of all that have one.
 
         A label that the first member lacks is the next one's that has it.
         """
+        group = self.members[molecule]
         if len(group) == 1:
             return record(group[0])
         row, graph = decode(record(group[0]))
-        values, conformers = graph.labels.copy(), []
+        values, conformers = graph.labels.copy(), list[np.ndarray]()
         first = _order(structures[group[0]])
         for index in group:
             other_row, other = decode(record(index))
             place = np.empty_like(first)
             place[first] = _order(structures[index])
-            if other.coordinates is not None:
-                conformers.append(other.coordinates[:, place])
+            if index != group[0]:
+                self.joined.append((other_row, molecule, NO_CONFORMER if other.coordinates is None else len(conformers)))
+            conformers += [] if other.coordinates is None else list(other.coordinates[:, place])
             self._compare(values, other, other_row, row, labels)
-        graph.labels, graph.coordinates = values, np.concatenate(conformers) if conformers else None
+        graph.labels, graph.coordinates = values, np.stack(conformers) if conformers else None
         return encode(graph, row)
 
     def _compare(self, values: np.ndarray, other: MolecularGraph, other_row: int, row: int, labels: Sequence[LabelSpec]) -> None:
@@ -89,7 +100,7 @@ class Groups:
             told = ", ".join(
                 f"{labels[i].name} is {other.labels[i]:.10g}, there {values[i]:.10g}" for i in np.flatnonzero(different).tolist()
             )
-            reason = f"a conformer of the molecule of row {row}, whose labels are kept: {told}"
+            reason = f"{conformer_of(row)}, whose labels are kept: {told}"
             self.contradictions.append((other_row, Failure(input=other.smiles, reason=reason)))
 
 

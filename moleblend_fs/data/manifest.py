@@ -28,6 +28,14 @@ class SplitInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedRows:
+    """Rows that became conformers of an earlier row's molecule: how many, and the SHA-256 of the array that lists them."""
+
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LabelStatistics:
     """Count, mean, standard deviation (population), minimum and maximum of a label over one split's present values."""
 
@@ -57,7 +65,7 @@ class Manifest:
     Attributes:
         source: name of the source (pcqm4mv2, qm9, ...).
         options: what `moleblend preprocess` was given, as JSON values.
-        inputs: file name -> SHA-256 (or size for very large files) of each input.
+        inputs: file name -> SHA-256 of each input ("bytes:..." of those over 1 GiB in stores of former versions).
         molecules: records in the store.
         failures: rows listed in failures.csv.
         conformers: conformers in all; molecules_with_3d: molecules that have at least one.
@@ -70,6 +78,7 @@ class Manifest:
         versions: library versions that made the store.
         converged: conformers whose minimisation ended at a minimum of the force field; None where none were made.
         rows: where every row of the source went.
+        joined: rows that became conformers of an earlier row's molecule; None where there are none, or a former version made the store.
         duplicates: molecules that are in the store more than once.
         notes: what was found out about the input and said to the user, a sentence each.
     """
@@ -90,6 +99,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     converged: int | None = None
     rows: RowCounts | None = None
+    joined: JoinedRows | None = None
     duplicates: Duplicates = field(default_factory=Duplicates)
     notes: tuple[str, ...] = ()
     format_version: int = FORMAT_VERSION

@@ -150,6 +150,7 @@ class Mixture(Store):
             versions={},
             converged=None,
             rows=None,
+            joined=None,
             duplicates=Duplicates(),
             notes=(),
         )

@@ -5,6 +5,7 @@ STORE/manifest.json    see `manifest`
 STORE/num_atoms.npy    (N,) uint16, for batching without reading records
 STORE/source_row.npy   (N,) int64, row of the source each molecule came from
 STORE/split_NAME.npy   (n,) int64, molecule indices of a split, in store order
+STORE/joined_rows.npy  (J, 3) int64, of each row that became part of an earlier one: row, molecule, which of its conformers (-1: none)
 STORE/failures.csv     row, input, reason of every row that gave no molecule
 """
 
@@ -29,6 +30,7 @@ from moleblend_fs.files import resolved
 from moleblend_fs.wording import counted
 
 RECORDS, MANIFEST, FAILURES = "records.lmdb", "manifest.json", "failures.csv"
+JOINED_ROWS = "joined_rows"
 
 
 class FailedRow(NamedTuple):
@@ -127,6 +129,21 @@ class Store:
         """(N,) int64, row of the source."""
         return self._array("source_row", "<i8", len(self))
 
+    @cached_property
+    def joined_rows(self) -> np.ndarray:
+        """(J, 3) int64, ascending rows that became conformers of an earlier row's molecule, that molecule, and which of its conformers.
+
+        Raises:
+            UserError: they are not those that the manifest has the hash of.
+        """
+        about = self.manifest.joined
+        if about is None:
+            return np.zeros((0, 3), dtype=np.int64)
+        joined = self._array(JOINED_ROWS, "<i8", about.rows, 3)
+        if array_hash(joined) != about.sha256:
+            raise UserError(f"{self.path / JOINED_ROWS}.npy: other rows than the manifest has; {REMEDY}")
+        return joined
+
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
@@ -173,15 +190,15 @@ class Store:
         if found != self.manifest.failures:
             raise UserError(f"{path}: {found} failures, but the manifest says {self.manifest.failures}; {REMEDY}")
 
-    def _array(self, name: str, dtype: str, length: int) -> np.ndarray:
+    def _array(self, name: str, dtype: str, *shape: int) -> np.ndarray:
         path = self.path / f"{name}.npy"
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)  # which compares the header with the file's size
         except Exception as error:  # a damaged header is evaluated, and can raise nearly anything
             raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from error
-        if array.dtype != np.dtype(dtype) or array.shape != (length,):
+        if array.dtype != np.dtype(dtype) or array.shape != shape:
             raise UserError(
-                f"{path}: {array.dtype} of shape {array.shape}, but the manifest says {counted(length, 'value')} of "
+                f"{path}: {array.dtype} of shape {array.shape}, but the manifest says {counted(shape[0], 'value')} of "
                 f"{np.dtype(dtype)}; {REMEDY}"
             )
         result = np.array(array)  # in memory: a file that is cut while it is mapped ends the process
@@ -191,4 +208,9 @@ class Store:
 
 def split_hash(rows: np.ndarray) -> str:
     """SHA-256 of a split's source rows, sorted."""
-    return hashlib.sha256(np.sort(rows).astype("<i8").tobytes()).hexdigest()
+    return array_hash(np.sort(rows))
+
+
+def array_hash(array: np.ndarray) -> str:
+    """SHA-256 of whole numbers as 8 bytes each."""
+    return hashlib.sha256(array.astype("<i8").tobytes()).hexdigest()

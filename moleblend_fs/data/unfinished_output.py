@@ -55,7 +55,7 @@ def why_begin_anew(found: LeftBehind, wanted: dict[str, Any]) -> str | None:
 
 
 def _same_content(before: dict[str, str], now: dict[str, str]) -> bool:
-    """Whether files only have other names; of those that are too large to be hashed the names have to agree."""
+    """Whether files only have other names; stores have to be called the same."""
     hashes = [sorted(inputs.values()) for inputs in (before, now)]
     return hashes[0] == hashes[1] and all(value.startswith("sha256:") for value in hashes[0])
 

@@ -19,11 +19,11 @@ from moleblend_fs.data.accounting import RowCounts, split_notes
 from moleblend_fs.data.conformer_groups import JOINED, Groups, Structure, find_groups
 from moleblend_fs.data.duplicates import find_duplicates
 from moleblend_fs.data.graph import Failure, LabelSpec
-from moleblend_fs.data.manifest import LabelStatistics, Manifest, SplitInfo
+from moleblend_fs.data.manifest import JoinedRows, LabelStatistics, Manifest, SplitInfo
 from moleblend_fs.data.partial_store import MAP_BYTES, TABLES, About, PartialStore, parse_entry, write_growing
 from moleblend_fs.data.record import StoredRecord, summary
 from moleblend_fs.data.splits import Splitter
-from moleblend_fs.data.store import FAILURES, MANIFEST, RECORDS, forget, key, split_hash
+from moleblend_fs.data.store import FAILURES, JOINED_ROWS, MANIFEST, RECORDS, array_hash, forget, key, split_hash
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import CsvWriter, write_atomically
 
@@ -85,6 +85,7 @@ class StoreWriter(PartialStore):
             records_bytes=(self.partial / RECORDS).stat().st_size,
             versions=versions,
             rows=counts,
+            joined=self._save_joined(groups.joined),
             duplicates=find_duplicates(keys, splits, scan.labels, labels),
             notes=(*notes, *groups.note(labels), *split_notes(splitter, splits)),
         )
@@ -113,6 +114,16 @@ class StoreWriter(PartialStore):
         for name, indices in splits.items():
             np.save(self.partial / f"split_{name}.npy", indices.astype(np.int64))
 
+    def _save_joined(self, joined: list[tuple[int, int, int]]) -> JoinedRows | None:
+        """Which rows became part of an earlier one, by ascending row; no file where there is none."""
+        path = self.partial / f"{JOINED_ROWS}.npy"
+        path.unlink(missing_ok=True)  # of a run for other rows that was stopped at its end
+        if not joined:
+            return None
+        rows = np.array(sorted(joined), dtype=np.int64)
+        np.save(path, rows)
+        return JoinedRows(rows=len(rows), sha256=array_hash(rows))
+
     def _copy_records(self, groups: Groups, structures: list[Structure | None], specs: Sequence[LabelSpec]) -> "_Scan":
         """The record file as it will be read, without the working tables, and what the records say of themselves."""
         target = self.partial / RECORDS
@@ -127,7 +138,7 @@ class StoreWriter(PartialStore):
             def record_of(member: int) -> bytes:
                 return transaction.get(key(member)) or b""
 
-            pairs = ((key(index), groups.join(group, record_of, structures, specs)) for index, group in enumerate(groups.members))
+            pairs = ((key(index), groups.join(index, record_of, structures, specs)) for index in range(len(groups.members)))
             while chunk := list(itertools.islice(pairs, COPY_CHUNK)):
                 write_growing(out, partial(_append, chunk))
                 for _, record in chunk:

@@ -188,8 +188,8 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     pretraining = with_pretraining(data.store, folds, settings.start)
     write_page(folder, nearest(folder, data.store, folds, [label.name for label in data.targets]), overlap(data.store, folds), pretraining)
     progress.end()
-    made = set(data.store.source_row.tolist())
-    failed = sum(1 for line in data.store.failures() if line.row not in made)
+    made = {*data.store.source_row.tolist(), *data.store.joined_rows[:, 0].tolist()}
+    failed = len({line.row for line in data.store.failures()} - made)
     began = begun.start.told
     return Outcome(out=shown, metrics=metrics, notes=data.notes, molecules=len(data.store), failed=failed, began=began)
 

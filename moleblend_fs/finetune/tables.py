@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moleblend_fs.data.conformer_groups import conformer_of
 from moleblend_fs.data.finetune_tables import OF_EVERY_ROW, columns_of_target, own_columns
 from moleblend_fs.data.splits import TEST, VALID
 from moleblend_fs.files import CsvWriter, whole_file
@@ -34,6 +35,7 @@ class Tables:
         self.kind = data.targets[0].kind
         self.smiles = dict(zip(data.store.source_row.tolist(), smiles_of(data.store), strict=True))
         self.failed = {line.row: line for line in data.store.failures()}
+        self.joined = {row: int(data.store.source_row[molecule]) for row, molecule, _ in data.store.joined_rows.tolist()}
         self.given, self.place = self._given()
         several, interval = members > 1, self.kind == "regression"
         own = [name for label in data.targets for name in columns_of_target(label.name, several=several, interval=interval)]
@@ -62,11 +64,12 @@ class Tables:
         store = self.data.store
         columns = [store.manifest.label_index(label.name) for label in self.data.targets]
         places = dict(zip(store.source_row.tolist(), range(len(store)), strict=True))
-        for row in sorted({*places, *self.failed}):
+        for row in sorted({*places, *self.joined, *self.failed}):
             if row in places:
                 yield row, [self.smiles[row], *map(number, store.labels([places[row]])[0, columns])]
             else:
-                yield row, [self.failed[row].input, *[""] * len(columns)]
+                smiles = self.smiles[self.joined[row]] if row in self.joined else self.failed[row].input
+                yield row, [smiles, *[""] * len(columns)]
 
     def write(self, path: Path, results: Sequence[FoldResult], split: str, *, every_row: bool) -> None:
         """One table.
@@ -99,9 +102,11 @@ class Tables:
             return "trained on: no out-of-fold prediction"
         if row in self.smiles:
             return "in no split: neither trained on nor tested"
+        if row in self.joined:
+            return self.failed[row].reason if row in self.failed else conformer_of(self.joined[row])
         if row in self.failed:
             return f"no molecule: {self.failed[row].reason}"
-        return "a structure of the molecule of another row"
+        return "a structure of the molecule of another row"  # in stores of former versions, which do not say of which
 
     def _lines(self, said: Said, result: FoldResult, split: str) -> Iterator[tuple[int, list[str]]]:
         """(row, our cells) of each molecule."""

@@ -1,16 +1,20 @@
 """Rows on their way to predictions: the cells that they go out with, and the molecule that was made of them or why there is none."""
 
+import dataclasses
+import heapq
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import NamedTuple
+from collections.abc import Iterator
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moleblend_fs.chem.parse import silence_rdkit
+from moleblend_fs.data.conformer_groups import NO_CONFORMER, conformer_of
 from moleblend_fs.data.graph import Failure
-from moleblend_fs.data.record import decode, smiles_in
+from moleblend_fs.data.record import decode, encode, smiles_in
 from moleblend_fs.data.store import FailedRow, Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.molecules_to_predict import Incoming, IncomingRow
@@ -83,31 +87,47 @@ def _made(incoming: Incoming, row: IncomingRow, results: Results) -> Made:
 
 
 def read_from(store: Store, indices: np.ndarray, carried: Iterator[tuple[int, list[str]]] | None, *, whole: bool) -> Iterator[list[Made]]:
-    """A store's molecules; the first cells are their rows in its source and their SMILES.
+    """Rows of a store's source; the first cells are their numbers there and the SMILES.
 
     Args:
+        indices: the molecules.
         carried: cells of the source's rows, by ascending row, that stand in each line as well; None for none.
-        whole: whether `indices` are all molecules, by source row, so that rows that gave none have their places between them.
+        whole: whether `indices` are all molecules, by source row, so that all rows have their places: those that gave no molecule, and
+            those that became conformers of an earlier row's, which is predicted from each row's own structure.
     """
-    failures = Failures(store.failures() if whole else iter(()))
+    rows = iter(_rows_of(store) if whole else ((int(store.source_row[index]), [int(index)]) for index in indices))
+    while some := list(islice(rows, STORE_CHUNK)):
+        yield [_stored(store, row, parts, [] if carried is None else _cells(carried, row)) for row, parts in some]
 
-    def made(row: int, smiles: str, record: bytes | None, reason: str = "", notes: Sequence[str] = ()) -> Made:
-        cells = [] if carried is None else _cells(carried, row)
-        return Made([str(row), smiles, *cells], smiles, record, reason, tuple(notes))
 
-    for start in range(0, len(indices), STORE_CHUNK):
-        rows: list[Made] = []
-        for record in store.records(indices[start : start + STORE_CHUNK]):
-            row, graph = decode(record)
-            notes = []
-            for failed in failures.up_to(row):
-                if failed.row == row:
-                    notes.append(failed.reason)
-                else:
-                    rows.append(made(failed.row, failed.input, None, failed.reason))
-            rows.append(made(row, graph.smiles, record, notes=notes))
-        yield rows
-    yield [made(failed.row, failed.input, None, failed.reason) for failed in failures.up_to(float("inf"))]
+def _rows_of(store: Store) -> Iterator[tuple[int, list[Any]]]:
+    """(row, what there is of it: its molecule's number, its line of `joined_rows`, lines of failures.csv), rows ascending."""
+    order = np.argsort(store.source_row, kind="stable")
+    molecules = ((int(store.source_row[index]), int(index)) for index in order)
+    joined = ((row, (molecule, conformer)) for row, molecule, conformer in store.joined_rows.tolist())
+    failed = ((line.row, line) for line in store.failures())
+    for row, parts in groupby(heapq.merge(molecules, joined, failed, key=itemgetter(0)), key=itemgetter(0)):
+        yield row, [part for _, part in parts]
+
+
+def _stored(store: Store, row: int, parts: list[Any], cells: list[str]) -> Made:
+    first, notes = parts[0], [part.reason for part in parts if isinstance(part, FailedRow)]
+    if isinstance(first, FailedRow):
+        return Made([str(row), first.input, *cells], first.input, None, "; ".join(notes))
+    if isinstance(first, tuple):
+        smiles, record, of = _conformer(store, *first)
+        notes = notes if any(note.startswith(of) for note in notes) else [of, *notes]
+    else:
+        record = store.record(first)
+        smiles = smiles_in(record)
+    return Made([str(row), smiles, *cells], smiles, record, notes=tuple(notes))
+
+
+def _conformer(store: Store, molecule: int, conformer: int) -> tuple[str, bytes, str]:
+    """(SMILES, record, what is to be said) of a row that became a conformer of a molecule: that with this conformer alone, or with none."""
+    row, graph = decode(store.record(molecule))
+    own = None if conformer == NO_CONFORMER or graph.coordinates is None else graph.coordinates[conformer : conformer + 1]
+    return graph.smiles, encode(dataclasses.replace(graph, coordinates=own), row, stored=False), conformer_of(row)
 
 
 def _cells(carried: Iterator[tuple[int, list[str]]], row: int) -> list[str]:
@@ -116,17 +136,3 @@ def _cells(carried: Iterator[tuple[int, list[str]]], row: int) -> list[str]:
         if number == row:
             return cells
     raise UserError(f"the source has no row {row}; was it changed while it was read?")
-
-
-class Failures:
-    """failures.csv read alongside molecules that come by ascending source row."""
-
-    def __init__(self, lines: Iterator[FailedRow]):
-        self._lines = lines
-        self._waiting = next(lines, None)
-
-    def up_to(self, row: float) -> Iterator[FailedRow]:
-        """The next lines, as far as they are of this row or an earlier one."""
-        while self._waiting is not None and self._waiting.row <= row:
-            yield self._waiting
-            self._waiting = next(self._lines, None)

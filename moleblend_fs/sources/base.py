@@ -12,9 +12,6 @@ from moleblend_fs.chem.smiles_to_graph import BuildOptions
 from moleblend_fs.data.graph import Failure, LabelSpec, MolecularGraph
 from moleblend_fs.data.splits import Splitter
 
-HASH_LIMIT = 1 << 30
-"""Larger input files are identified by their size alone."""
-
 
 class Source(ABC):
     """Rows of raw molecules, read in the parent process, and how to turn one into a graph, in the workers.
@@ -69,21 +66,20 @@ class Source(ABC):
 
 
 def identify(files: Sequence[Path]) -> dict[str, str]:
-    """File name -> "sha256:..." of its content, or "bytes:..." for very large files.
+    """File name -> "sha256:..." of its content.
 
     Files of one name in different folders are told apart by their folders' names.
     """
     names = [path.name for path in files]
     result = {}
     for path, name in zip(files, names, strict=True):
-        size = path.stat().st_size
         shown = name if names.count(name) == 1 else f"{path.parent.name}/{name}"
-        result[shown] = f"bytes:{size}" if size > HASH_LIMIT else content_hash(path)
+        result[shown] = content_hash(path)
     return result
 
 
 def content_hash(path: Path) -> str:
-    """ "sha256:..." of a file's content, of any size."""
+    """ "sha256:..." of a file's content."""
     with open(path, "rb") as stream:
         return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from moleblend_fs.chem.skeleton import skeleton_of
+from moleblend_fs.data.accounting import EXCLUDED
 from moleblend_fs.data.graph import Failure, MolecularGraph
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
 from moleblend_fs.wording import counted, verb
 
-EXCLUDED = "excluded"
 NOT_SAMPLED = "not in the sample"
 HASHED = 1024
 """Rows that are hashed at a time."""

@@ -1,6 +1,7 @@
 """`moleblend predict`: every row of the source has its line, and broken models and molecules without 3D are told."""
 
 import csv
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -160,6 +161,30 @@ def test_a_model_of_3d_alone_predicts_where_there_is_a_structure(mixed, tmp_path
         else:
             assert np.isfinite(float(line["y"]))
             assert line["status"] == "ok"
+
+
+def test_rows_that_were_left_out_on_purpose_have_a_line(tmp_path, capsys):
+    (tmp_path / "others.csv").write_text("smiles\nCCO\n")
+    (tmp_path / "in.csv").write_text("smiles,id\nCCO,a\nC1CC,b\nc1ccccc1,c\n\nOCC,d\n")
+    words = ("csv", str(tmp_path / "in.csv"), "--split", "none", "--exclude", str(tmp_path / "others.csv"))
+    store = preprocessed(tmp_path / "store", *words)
+    capsys.readouterr()
+    lines = predicted(untrained(tmp_path / "model"), store, tmp_path / "out.csv", "--source", str(tmp_path / "in.csv"))
+    assert [line["id"] for line in lines] == ["a", "b", "c", "d"]
+    excluded = "no molecule: excluded: its skeleton is in others.csv"
+    assert [line["status"] == excluded for line in lines] == [True, False, False, True]
+    said = capsys.readouterr().err
+    assert "1 row of the source has no line: blank\n" in said
+    assert "no line: excluded" not in said
+
+
+def test_a_large_source_of_a_former_versions_store_is_known_by_its_size(tmp_path):
+    (tmp_path / "in.csv").write_text("smiles,id\nCCO,a\nCCC,b\n")
+    store = preprocessed(tmp_path / "store", "csv", str(tmp_path / "in.csv"), "--split", "none")
+    inputs = {"in.csv": f"bytes:{(tmp_path / 'in.csv').stat().st_size}"}
+    dataclasses.replace(store.manifest, inputs=inputs).save(store.path / "manifest.json")
+    lines = predicted(untrained(tmp_path / "model"), store, tmp_path / "out.csv", "--source", str(tmp_path / "in.csv"))
+    assert [line["id"] for line in lines] == ["a", "b"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "no number", "a line less"])

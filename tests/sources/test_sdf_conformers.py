@@ -1,6 +1,7 @@
 """Conformers of a molecule in an SD file: one molecule, whatever their place and the order of their atoms."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -8,13 +9,15 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 from moleblend_fs.chem.smiles_to_graph import BuildOptions
+from moleblend_fs.cli.main import main
 from moleblend_fs.data.record import decode
 from moleblend_fs.data.splits import Splitter
-from moleblend_fs.data.store import Store
+from moleblend_fs.data.store import Store, forget
 from moleblend_fs.data.store_parts import ShardNumber, merge_shards
 from moleblend_fs.sources.labels import parse_label
 from moleblend_fs.sources.run import preprocess, preprocess_shard
 from moleblend_fs.sources.sdf import SdfSource
+from tests.inference.untrained_models import untrained
 
 SMILES = ("CC(C)CO", "C[C@H](N)C(=O)O", "Cc1ccc(F)cc1", "C[C@@H](N)C(=O)O", "OCC(O)CO")
 CONFORMERS = 4
@@ -123,13 +126,77 @@ def test_as_molecules_of_their_own_on_demand(tmp_path, embedded):
 
 def test_conformers_that_are_none_are_left_out_of_their_molecule(tmp_path, embedded):
     write(tmp_path / "a.sdf", embedded, shuffle=False)
-    mols = list(Chem.SDMolSupplier(str(tmp_path / "a.sdf"), removeHs=False))
-    with Chem.SDWriter(str(tmp_path / "b.sdf")) as writer:
-        for number, mol in enumerate(mols):
-            if number == 5:
-                for i in range(mol.GetNumAtoms()):
-                    mol.GetConformer().SetAtomPosition(i, [0, 0, 0])
-            writer.write(mol)
+    flattened(tmp_path / "a.sdf", tmp_path / "b.sdf", 5)
     manifest = preprocess(source_of(tmp_path / "b.sdf"), tmp_path / "s", progress=False)
     assert (manifest.molecules, manifest.conformers, manifest.failures) == (5, 19, 1)
     assert manifest.rows.text() == "20 rows read = 5 stored + 0 failed + 15 conformers of a molecule of another row"
+
+
+def flattened(path, out, *records):
+    """An SD file with all atoms of some records in one place."""
+    mols = list(Chem.SDMolSupplier(str(path), removeHs=False))
+    with Chem.SDWriter(str(out)) as writer:
+        for number, mol in enumerate(mols):
+            for atom in range(mol.GetNumAtoms() if number in records else 0):
+                mol.GetConformer().SetAtomPosition(atom, [0, 0, 0])
+            mol.SetProp("_Name", f"X{number}")
+            writer.write(mol)
+
+
+def predicted(out, *words):
+    assert main(["predict", *map(str, words[:2]), str(out), *map(str, words[2:]), "--workers", "0", "--no-progress"]) == 0
+    with open(out, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory, embedded):
+    """(SD file, store of it): records 2 and 7 have no structure, and labels contradict."""
+    folder = tmp_path_factory.mktemp("joined")
+    write(folder / "a.sdf", embedded, shuffle=True)
+    flattened(folder / "a.sdf", folder / "b.sdf", 2, 7)
+    preprocess(source_of(folder / "b.sdf", labels=["energy"]), folder / "s", progress=False)
+    return folder / "b.sdf", folder / "s"
+
+
+@pytest.mark.parametrize("inputs", ["2d", "3d", "2d+3d"])
+def test_every_record_is_predicted_from_its_own_structure(tmp_path, capsys, joined, inputs):
+    path, store = joined
+    model = untrained(tmp_path / "model", targets=("gap",), inputs=inputs)
+    capsys.readouterr()
+    lines = predicted(tmp_path / "store.csv", model, store, "--source", path)
+    assert "no line" not in capsys.readouterr().err
+    direct = predicted(tmp_path / "file.csv", model, path)
+    assert [(int(line["row"]), line["title"]) for line in lines] == [(row, f"X{row}") for row in range(20)]
+    for row, (line, its) in enumerate(zip(lines, direct, strict=True)):
+        assert Chem.CanonSmiles(line["smiles"]) == Chem.CanonSmiles(its["smiles"])
+        told = [f"a conformer of the molecule of row {row % 5}, whose labels are kept: energy is {row // 5}, there 0"] * (row > 4)
+        if row == 2:  # its molecule has the structures of the others
+            assert line["status"].startswith("ok; no conformer")
+            continue
+        its_status = its["status"].split("; ")[0]
+        none = ["no conformer: all atoms lie at one point"] * (row == 7)
+        assert line["status"] == "; ".join([its_status, *none, *told])
+        assert (line["gap"] == "") == (its["gap"] == "") == (row == 7 and inputs == "3d")
+        assert line["gap"] == "" or float(line["gap"]) == pytest.approx(float(its["gap"]), rel=1e-5)
+
+
+def test_a_table_of_one_split_says_which_rows_it_lacks(tmp_path, capsys, joined):
+    model = untrained(tmp_path / "model")
+    part = Store(joined[1]).manifest.splits["train"].molecules
+    assert len(predicted(tmp_path / "out.csv", model, joined[1], "--split", "train")) == part
+    said = capsys.readouterr().err
+    assert f"{3 * part} rows of the source have no line: they are conformers of a molecule of another row; leave --split out" in said
+    assert "belong to no split" not in said
+
+
+def test_a_damaged_list_of_joined_rows_is_told(tmp_path, capsys, joined):
+    shutil.copytree(joined[1], tmp_path / "s")
+    rows = Store(tmp_path / "s").joined_rows
+    assert rows[:, 0].tolist() == list(range(5, 20))
+    np.save(tmp_path / "s" / "joined_rows.npy", rows[::-1])
+    assert main(["predict", str(untrained(tmp_path / "model")), str(tmp_path / "s"), str(tmp_path / "out.csv")]) == 2
+    assert f"{tmp_path}/s/joined_rows.npy: other rows than the manifest has; copy the store again" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / "s"), "--verify"]) == 1
+    assert "joined_rows.npy: other rows" in capsys.readouterr().err
+    forget(tmp_path / "s" / "records.lmdb")
