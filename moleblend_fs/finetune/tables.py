@@ -36,6 +36,7 @@ class Tables:
         self.smiles = dict(zip(data.store.source_row.tolist(), smiles_of(data.store), strict=True))
         self.failed = {line.row: line for line in data.store.failures()}
         self.joined = {row: int(data.store.source_row[molecule]) for row, molecule, _ in data.store.joined_rows.tolist()}
+        self.shown = self.smiles | {row: self.smiles[of] for row, of in self.joined.items()}
         self.given, self.place = self._given()
         several, interval = members > 1, self.kind == "regression"
         own = [name for label in data.targets for name in columns_of_target(label.name, several=several, interval=interval)]
@@ -59,7 +60,7 @@ class Tables:
         """(row, cells of the input) of all rows that there are."""
         if self.data.table is not None:
             for row, incoming in enumerate(self._incoming().incoming()):
-                yield row, [self.smiles.get(row, cell) if i == self.place else cell for i, cell in enumerate(incoming.cells)]
+                yield row, [self.shown.get(row, cell) if i == self.place else cell for i, cell in enumerate(incoming.cells)]
             return
         store = self.data.store
         columns = [store.manifest.label_index(label.name) for label in self.data.targets]
@@ -68,8 +69,7 @@ class Tables:
             if row in places:
                 yield row, [self.smiles[row], *map(number, store.labels([places[row]])[0, columns])]
             else:
-                smiles = self.smiles[self.joined[row]] if row in self.joined else self.failed[row].input
-                yield row, [smiles, *[""] * len(columns)]
+                yield row, [self.shown[row] if row in self.joined else self.failed[row].input, *[""] * len(columns)]
 
     def write(self, path: Path, results: Sequence[FoldResult], split: str, *, every_row: bool) -> None:
         """One table.

@@ -4,6 +4,8 @@ import csv
 
 import numpy as np
 import pytest
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 
 from moleblend_fs.comparison import run_folders
 from moleblend_fs.data.finetune_tables import own_columns, read_lines
@@ -12,6 +14,7 @@ from moleblend_fs.finetune.predicting import FoldResult, Said
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.tables import write_tables
 from moleblend_fs.predictions.calibration import TargetCalibration
+from tests.conftest import preprocessed
 
 THEIRS = ["smiles", "y", "y (std)", "y (predicted)", "y (predicted) (moleblend)", "row", "fold", "split", "status", "z"]
 
@@ -48,6 +51,32 @@ def test_columns_of_the_input_that_are_called_as_ours(tmp_path, members):
     ]
     with pytest.raises(ValueError, match="no table of predictions of x"):
         list(read_lines(tmp_path / "predictions_test.csv", ["x"]))
+
+
+@pytest.mark.parametrize("of_store", [False, True])
+def test_records_that_became_conformers_have_a_line_that_names_their_molecule(tmp_path, of_store):
+    ethanol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    rdDistGeom.EmbedMultipleConfs(ethanol, 3, randomSeed=1)
+    other = Chem.AddHs(Chem.MolFromSmiles("CCN"))
+    rdDistGeom.EmbedMolecule(other, randomSeed=1)
+    with Chem.SDWriter(str(tmp_path / "in.sdf")) as writer:
+        for mol, conformer, y in ((ethanol, 0, "1"), (other, -1, "2"), (ethanol, 1, "1"), (ethanol, 2, "5")):
+            mol.SetProp("y", y)
+            writer.write(mol, confId=conformer)
+    given = tmp_path / "in.sdf"
+    if of_store:
+        preprocessed(tmp_path / "s", "sdf", str(given), "--label", "y:regression")
+        given = tmp_path / "s"
+    data = prepare(given, Settings(targets=("y",), kind="regression", inputs="3d"), tmp_path, "none", workers=1, progress=False)
+    write_tables(tmp_path, data, [], np.array([0]), members=1, level=0.9, cross=False)
+    with open(tmp_path / "predictions_oof.csv", newline="") as stream:
+        written = list(csv.DictReader(stream))
+    assert [line["row"] for line in written] == ["0", "1", "2", "3"]
+    assert [line["status"] for line in written[2:]] == [
+        "a conformer of the molecule of row 0",
+        "a conformer of the molecule of row 0, whose labels are kept: y is 5, there 1",
+    ]
+    assert written[2]["smiles"] == written[0]["smiles"] != written[1]["smiles"]
 
 
 def test_names_are_told_apart():
