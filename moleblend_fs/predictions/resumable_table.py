@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.data.unfinished_output import LeftBehind, why_begin_anew
@@ -83,17 +83,14 @@ class ResumableFile:
             raise UserError(
                 f"{self.partial} is in the way of {self._shown}, which is written there first; move it away, or choose another OUT"
             )
-        self._stream = open(self.partial, "ab")  # noqa: SIM115
+        self._stream = self._locked()
         try:
-            try:
-                fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self._shown} is being written by another process; wait for it, or choose another OUT") from error
-            found = self._found()
+            size = self._stream.seek(0, os.SEEK_END)
+            found = self._found() if size else None  # of nothing there is a ledger where a run was stopped after OUT had its name
             if found is None:
                 found = _Ledger(request=self._request)
                 write_atomically(self._ledger, as_json({"request": self._request}))
-            if self._stream.seek(0, os.SEEK_END) < found.bytes:
+            if size < found.bytes:
                 raise UserError(f"{self.partial} is shorter than {self._ledger.name} says; delete both to begin anew")
             self._stream.truncate(found.bytes)
         except BaseException:
@@ -102,6 +99,26 @@ class ResumableFile:
         self.rows, self.counts, self._before = found.rows, dict(found.counts), found.seconds
         if self.rows and not self.note:
             self.note = f"going on after row {self.rows:,} of {self._shown}, where an earlier run was stopped"
+
+    def _locked(self) -> IO[bytes]:
+        """OUT.partial, to be written by this process alone."""
+        while True:
+            stream = open(self.partial, "ab")  # noqa: SIM115
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._is(stream):
+                    return stream
+            except BlockingIOError as error:
+                stream.close()
+                raise UserError(f"{self._shown} is being written by another process; wait for it, or choose another OUT") from error
+            stream.close()
+
+    def _is(self, stream: IO[bytes]) -> bool:
+        """Whether an open file is OUT.partial: another process may have given it its name, or removed it, before this one had its lock."""
+        try:
+            return os.path.samestat(os.fstat(stream.fileno()), self.partial.stat())
+        except FileNotFoundError:
+            return False
 
     def _found(self) -> _Ledger | None:
         """What an earlier run left behind, if this one can resume from it."""
@@ -138,7 +155,7 @@ class ResumableFile:
     def finish(self) -> None:
         """Give the file its name."""
         os.replace(self.partial, self.out)
-        self._ledger.unlink()
+        self._ledger.unlink(missing_ok=True)
         self._stream.close()
 
     def close(self, *, drop: bool = False) -> None:

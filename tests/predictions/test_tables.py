@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import fcntl
 import gzip
 import io
 import lzma
@@ -383,3 +384,41 @@ def test_the_table_goes_to_a_pipe_alone(model):
     done = subprocess.run(full, shell=True, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_table_that_is_finished_between_opening_and_locking_stays(tmp_path, monkeypatch):
+    """Another process that had opened OUT.partial got the lock of what was OUT by then, and cut it to nothing."""
+    out = tmp_path / "out.csv"
+    first = resumable_table.ResumableFile(out, {})
+    first.write("smiles\nCCO\n", 1, {})
+    flock, tries = fcntl.flock, []
+
+    def locked_after_the_other_is_done(stream, how) -> None:
+        tries.append(os.fstat(stream.fileno()).st_ino)
+        if len(tries) == 1:
+            first.finish()
+        flock(stream, how)
+
+    monkeypatch.setattr(fcntl, "flock", locked_after_the_other_is_done)
+    second = resumable_table.ResumableFile(out, {})
+    assert tries[0] == out.stat().st_ino != tries[1]
+    assert (second.rows, out.read_text()) == (0, "smiles\nCCO\n")
+    second.write("smiles\nCCN\n", 1, {})
+    second.finish()
+    assert out.read_text() == "smiles\nCCN\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_a_run_killed_while_it_gave_the_table_its_name(tmp_path):
+    """What it still said of OUT.partial was held against the next run of the same command."""
+    out = tmp_path / "out.csv"
+    first = resumable_table.ResumableFile(out, {})
+    first.write("smiles\nCCO\n", 1, {})
+    os.replace(first.partial, out)
+    first._stream.close()
+    assert (tmp_path / "out.csv.partial.json").is_file()
+    again = resumable_table.ResumableFile(out, {})
+    assert again.rows == 0
+    again.write("smiles\nCCO\n", 1, {})
+    again.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
