@@ -29,6 +29,8 @@ from moleblend_fs.wording import counted
 LIST_SUFFIXES = (".smi", ".smiles", ".ism")
 NO_LABELS = np.zeros(0)
 LACKING = "the model was trained on molecules with explicit hydrogens"
+ROWS = ("frame", "index", "_molecules")
+"""Attributes that hold rows given in memory."""
 
 
 class IncomingRow(NamedTuple):
@@ -65,6 +67,10 @@ class Incoming(Source):
 
     build = BuildOptions(keyed=False)
     structures = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers need: not the rows, of which they are sent what they parse."""
+        return {name: value for name, value in self.__dict__.items() if name not in ROWS}
 
     def want(self, build: BuildOptions, *, structures: bool) -> None:
         """Say what molecules are to be made, before any is."""
@@ -193,10 +199,10 @@ class IncomingSmiles(Incoming):
     columns = ("smiles",)
 
     def __init__(self, smiles: Sequence[str]):
-        self._smiles = list(smiles)
+        self._molecules = list(smiles)
 
     def incoming(self) -> Iterator[IncomingRow]:
-        for text in self._smiles:
+        for text in self._molecules:
             yield IncomingRow([text], SmilesRow(text.strip(), []))
 
 
@@ -208,11 +214,11 @@ class IncomingMols(Incoming):
     smiles_place = 0
 
     def __init__(self, mols: Sequence[Chem.Mol | None]):
-        self._mols = list(mols)
-        self.has_structures = any(c.Is3D() for mol in self._mols if mol is not None for c in mol.GetConformers())
+        self._molecules = list(mols)
+        self.has_structures = any(c.Is3D() for mol in self._molecules if mol is not None for c in mol.GetConformers())
 
     def incoming(self) -> Iterator[IncomingRow]:
-        for number, mol in enumerate(self._mols):
+        for number, mol in enumerate(self._molecules):
             yield IncomingRow([""], (f"molecule {number}", mol))
 
     def parse(self, raw: tuple[str, Chem.Mol | None]) -> MolecularGraph | Failure:
@@ -224,7 +230,7 @@ class IncomingMols(Incoming):
         return graph_of_mol(mol, self.build, shown=shown, structures=self.structures, lacking=LACKING)
 
     def atom_order(self, row: int, atoms: int) -> np.ndarray | None:
-        mol = self._mols[row]
+        mol = self._molecules[row]
         if mol is None or not self.build.conformers.count:
             return None
         bare = Chem.RemoveHs(mol)

@@ -181,3 +181,17 @@ def test_molecules_are_made_without_what_only_a_store_needs(given):
     stored = graph_from_smiles(graph.smiles, labels=np.zeros(0), options=BuildOptions())
     assert (row, stored.key) == (3, molecule_key(Chem.MolFromSmiles("CC(=O)N")))
     assert inflate(encode(stored, 3)) == inflate(made.record)
+
+
+@pytest.mark.parametrize("column", ["smiles", "ROMol"])
+def test_processes_that_make_molecules_are_not_sent_the_table(column):
+    """It went to each of them whole, as often as one was started."""
+    rows = 2000
+    frame = pandas.DataFrame({column: ["CCO" if column == "smiles" else MOL] * rows, "text": [f"remark {i}" for i in range(rows)]})
+    incoming = taken(frame)
+    incoming.want(BuildOptions(), structures=False)
+    sent = pickle.dumps(incoming)
+    assert len(sent) < 2000, "bytes: not even one for each row"
+    raw = next(incoming.incoming()).raw
+    assert decode(encode_row(pickle.loads(sent), 0, raw)[0][1].record)[1].smiles == "CCO"
+    assert incoming.count() == rows, "here it is as it was"
