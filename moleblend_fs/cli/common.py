@@ -135,9 +135,9 @@ def molecules_of(store: Store, split: str | None) -> np.ndarray:
     return indices
 
 
-def check_output(output: Path | None, *inputs: str | Path) -> None:
+def check_output(output: Path | None, *inputs: str | Path | None) -> None:
     """UserError if writing a file would overwrite what the command reads: an input file, or anything in an input folder."""
-    for given in inputs if output is not None else ():
+    for given in filter(None, inputs if output is not None else ()):
         place, source = resolved(output), resolved(given)  # type: ignore[arg-type]
         if place == source or (source.is_dir() and source in place.parents and place.exists()):
             raise UserError(f"{output} would overwrite what is read from {given}; choose another name for the output")

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     checkpoint = load(arguments.checkpoint)
     about = property_head(checkpoint)
     store = open_store(arguments.store, arguments.split_file, arguments.fold)
-    check_output(arguments.json, arguments.checkpoint, store.path)
+    check_output(arguments.json, arguments.checkpoint, store.path, arguments.split_file)
     indices = molecules_of(store, arguments.split)
     compare_with_store(checkpoint, store, arguments, "evaluate", inputs=about.inputs, split=arguments.split)
     check_structures(store, about.inputs, "the model was finetuned with", every=True)

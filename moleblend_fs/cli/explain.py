@@ -98,7 +98,7 @@ def explain(arguments: argparse.Namespace, outs: Sequence[Path]) -> int:
     if arguments.input is not None and arguments.input.is_dir():
         raise UserError(f"{arguments.input} is a folder; give SMILES, or a table, list of SMILES or SD file")
     for out in outs:
-        check_output(out, arguments.model, *filter(None, (arguments.input,)))
+        check_output(out, arguments.model, arguments.input)
     how = runner(arguments)
     explainer = Explainer(
         arguments.model,

@@ -98,7 +98,7 @@ def run_predictions(arguments: argparse.Namespace) -> int:
     from moleblend_fs.predictions.writing import write_table
 
     model = open_model(arguments.model)
-    check_output(arguments.output, arguments.model, *filter(None, (arguments.input, arguments.source)))
+    check_output(arguments.output, arguments.model, arguments.input, arguments.source, arguments.split_file)
     check_name(arguments.output)
     opened = (
         open_stored(arguments, model.described, model.about.inputs)

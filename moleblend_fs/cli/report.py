@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def check_page(output: Path, *inputs: Path | None) -> None:
     """UserError if the page would take the place of anything but a page in the folders that are read."""
     if output.suffix.lower() not in PAGES:
-        check_output(output, *filter(None, inputs))
+        check_output(output, *inputs)
 
 
 def open_store(asked: Path | None, runs: "Runs", pretraining: "TrainingLog | None") -> Store | None:

@@ -1,4 +1,4 @@
-"""`moleblend predict --embeddings`: representations of a store's molecules, as an array."""
+"""`moleblend predict --embeddings`: representations of a store's molecules, as an array; and its rows for `moleblend embed`."""
 
 import argparse
 from pathlib import Path
@@ -7,12 +7,13 @@ import numpy as np
 
 from moleblend_fs.checkpoint.read import Checkpoint, load
 from moleblend_fs.cli.common import check_output, compare_with_store, molecules_of, named_rows, runner, say, say_written
-from moleblend_fs.cli.given_molecules import is_store
+from moleblend_fs.cli.given_molecules import OpenedInput, is_store, open_stored
+from moleblend_fs.data.model_description import Described
 from moleblend_fs.data.split_file import open_store
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_file
-from moleblend_fs.inference.predict import Runner, loaders_told
+from moleblend_fs.inference.predict import Runner, check_structures, loaders_told
 from moleblend_fs.wording import counted, verb
 
 
@@ -21,17 +22,31 @@ def run_embeddings(arguments: argparse.Namespace) -> int:
     if arguments.input is None or not is_store(arguments.input):
         raise UserError("--embeddings goes with a store; for tables, lists and SD files there is `moleblend embed`")
     checkpoint, store = load(arguments.model), open_store(arguments.input, arguments.split_file, arguments.fold)
-    check_output(arguments.output, arguments.model, store.path)
+    check_output(arguments.output, arguments.model, store.path, arguments.split_file)
     indices = molecules_of(store, arguments.split)
     compare_with_store(checkpoint, store, arguments, "embed", inputs=arguments.embeddings)
     arguments.workers = arguments.workers or 0
     how = runner(arguments)
     with loaders_told():
         said = write_embeddings(arguments.output, how, checkpoint, store, indices, arguments.embeddings)
-    for line in said:
+    for line in [*said, *which_lines(store, arguments.split)]:
         say(arguments, line)
     say_written(arguments.output, len(indices), "molecule")
     return 0
+
+
+def which_lines(store: Store, split: str | None) -> list[str]:
+    """Which molecules the lines of an array are of, where they are not the rows of the source."""
+    if split is not None:
+        return [
+            f"the array has the molecules of split {split!r} alone, in the order of {store.path}; "
+            "`moleblend embed` writes .npz and tables that say which row of the source each is of"
+        ]
+    if store.manifest.failures:
+        return [
+            f"line i of the array is row source_row[i] of the source; rows that gave no molecule are listed in {store.path}/failures.csv"
+        ]
+    return []
 
 
 def write_embeddings(output: Path, how: Runner, checkpoint: Checkpoint, store: Store, indices: np.ndarray, inputs: str) -> list[str]:
@@ -54,8 +69,18 @@ def write_embeddings(output: Path, how: Runner, checkpoint: Checkpoint, store: S
     if without_3d and inputs == "2d+3d":
         total = counted(len(order), "molecule")
         said.append(f"{without_3d:,} of {total} {verb(without_3d, 'has', 'have')} no 3D structure: represented from 2D alone")
-    if store.manifest.failures:
-        said.append(
-            f"line i of the array is row source_row[i] of the source; rows that gave no molecule are listed in {store.path}/failures.csv"
-        )
     return said
+
+
+def open_rows_of_store(arguments: argparse.Namespace, described: Described, inputs: str) -> tuple[OpenedInput, int]:
+    """Rows of a store's source, or the molecules of a split, and how many these are.
+
+    Raises:
+        UserError: there are none, or they do not fit the model.
+    """
+    store = open_store(arguments.input, arguments.split_file, arguments.fold)
+    check_structures(store, inputs, "what is asked for has", every=False)
+    opened = open_stored(arguments, described, inputs)
+    if arguments.split is not None:
+        return opened, len(store.split(arguments.split))
+    return opened, len({*store.source_row.tolist(), *store.joined_rows[:, 0].tolist(), *(line.row for line in store.failures())})

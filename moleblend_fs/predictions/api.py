@@ -16,9 +16,8 @@ from moleblend_fs.predictions.combining import combine
 from moleblend_fs.predictions.hydrogens_and_structures import HYDROGENS, prepare
 from moleblend_fs.predictions.in_memory import taken
 from moleblend_fs.predictions.open_model import open_model
-from moleblend_fs.predictions.predictive_model import Computing
 from moleblend_fs.predictions.rows import Made, default_workers, made_of
-from moleblend_fs.predictions.streaming import Per, Window, windows
+from moleblend_fs.predictions.streaming import windows
 from moleblend_fs.predictions.table import LEVEL, Column, PredictionTable, own_columns
 from moleblend_fs.shared_options import Precision, check_precision
 from moleblend_fs.sources.molecules_to_predict import Incoming
@@ -140,11 +139,6 @@ class Reader:
             workers = 0 if few else default_workers()
         return made_of(incoming, workers=workers, row_timeout=self._timeout)
 
-    def _windows(
-        self, incoming: Incoming, described: Described, inputs: str, purpose: Literal["predict", "embed"], forward: Computing, per: Per
-    ) -> Iterator[Window]:
-        yield from windows(self._rows(incoming, described, inputs, purpose), forward, per=per)
-
 
 class Predictor(Reader):
     """A checkpoint, or a folder of `moleblend finetune`, ready to predict.
@@ -221,7 +215,8 @@ class Predictor(Reader):
         parts, statuses, smiles = [combine(self.model, none, self.interval)], [], []
         nearness = [(np.zeros(0), np.zeros(0, dtype=object))]
         cells: list[Sequence[str]] = []
-        for window in self._windows(incoming, self.model.described, self.model.about.inputs, "predict", self._forward, "molecule"):
+        rows = self._rows(incoming, self.model.described, self.model.about.inputs, "predict")
+        for window in windows(rows, self._forward):
             combined, finite = table.combined(window)
             parts.append(combined)
             statuses += table.statuses(window, finite)

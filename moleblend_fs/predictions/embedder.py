@@ -13,7 +13,8 @@ from moleblend_fs.predictions.api import TOKENS, Molecules, Reader
 from moleblend_fs.predictions.in_memory import taken
 from moleblend_fs.predictions.open_model import not_installed
 from moleblend_fs.predictions.predictive_model import Computing
-from moleblend_fs.predictions.streaming import Per, Window
+from moleblend_fs.predictions.rows import Made
+from moleblend_fs.predictions.streaming import Per, Window, windows
 from moleblend_fs.shared_options import Precision, check_precision
 from moleblend_fs.sources.molecules_to_predict import Incoming
 
@@ -96,7 +97,11 @@ class Embedder(Reader):
 
     def windows(self, incoming: Incoming, level: Level) -> Iterator[Window]:
         """Rows with what was read off, part by part."""
-        return self._windows(incoming, self.model.described, self.inputs, "embed", self.forward(level), LEVELS[level])
+        return self.read_off(self._rows(incoming, self.model.described, self.inputs, "embed"), level)
+
+    def read_off(self, made: Iterator[list[Made]], level: Level) -> Iterator[Window]:
+        """The same of rows whose molecules are made."""
+        return windows(made, self.forward(level), per=LEVELS[level])
 
     def __call__(self, molecules: Molecules, level: Level = "graph") -> Any:
         """Representations, float32.

@@ -12,6 +12,7 @@ import torch
 from moleblend_fs import Embedder
 from moleblend_fs.checkpoint.read import Checkpoint
 from moleblend_fs.checkpoint.write import save
+from moleblend_fs.cli import embedding_files
 from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
@@ -149,3 +150,33 @@ def test_what_cannot_be_written_is_told(model, tmp_path, capsys):
         assert main(["embed", str(model), *words, "--no-progress"]) == 2, message
         assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_long_text_does_not_widen_all(model, tmp_path, monkeypatch, capsys):
+    """NumPy gives each text the room of the longest one: of 100,000 with one of 100,000 characters that was 40 GB."""
+    monkeypatch.setattr(embedding_files, "TEXTS", 4 * 300 * 5)
+    long = "no molecule " * 10_000
+    (tmp_path / "in.csv").write_text(f"smiles\nCCO\n{long}\n{'C' * 300}\n{'C' * 301}\nCC\n")
+    for ending in ("npz", "csv"):
+        assert (
+            main(["embed", str(model), str(tmp_path / "in.csv"), str(tmp_path / f"out.{ending}"), "--no-progress", "--workers", "0"]) == 0
+        )
+    arrays = np.load(tmp_path / "out.npz")
+    assert arrays["smiles"].nbytes <= 4 * 300 * 5
+    assert arrays["smiles"].tolist() == ["CCO", f"{long[:297]}...", "C" * 300, f"{'C' * 297}...", "CC"]
+    assert (
+        "2 texts are too long for an array of 5 and cut, ending in three dots; .csv and .parquet have all whole" in capsys.readouterr().err
+    )
+    with open(tmp_path / "out.csv", newline="") as stream:
+        assert [line["smiles"] for line in csv.DictReader(stream)] == ["CCO", long, "C" * 300, "C" * 301, "CC"]
+    monkeypatch.setattr(embedding_files, "TEXTS", 1)
+    assert embedding_files.texts(["C" * 256, "C" * 257]).tolist() == ["C" * 256, "C" * 253 + "..."], (
+        "what is no longer is whole in any case"
+    )
+
+
+def test_a_file_that_changes_meanwhile_is_told(tmp_path):
+    """An array says before its rows how many they are; no reader took it."""
+    rows = [(None, np.zeros(2, "<f4"), "ok")] * 3
+    with open(tmp_path / "out.npy", "wb") as stream, pytest.raises(UserError, match="3 rows and had 2 when they were counted"):
+        embedding_files.write_npy(stream, iter(rows), (2, 2))

@@ -57,7 +57,7 @@ def test_commands_within_a_command_are_found(capsys):
 
 def test_examples_of_embed_name_a_file_to_write():
     examples = [shlex.split(line, comments=True) for line in embed.EPILOG.splitlines() if line.strip().startswith("moleblend embed")]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for words in examples:
         arguments = parsed(embed, words[2:])
         last = arguments.output or arguments.input  # with --smiles the one name is OUT

@@ -388,6 +388,19 @@ def test_what_is_read_is_not_overwritten(mixed, tmp_path, capsys):
     assert (model / "config.json").read_bytes() == before
 
 
+def test_a_file_of_splits_is_not_overwritten(mixed, tmp_path, capsys):
+    model, splits = untrained(tmp_path / "model"), tmp_path / "splits.npy"
+    splits.write_text('{"test": [0, 2]}')
+    (tmp_path / "link.npy").symlink_to(splits)
+    options = ["--split", "test", "--split-file", str(splits)]
+    for command, *more in (("predict", "--embeddings", "2d"), ("predict",), ("embed",), ("evaluate",)):
+        for out in (str(splits), str(tmp_path / "link.npy")):
+            place = ["--json", out] if command == "evaluate" else [out]
+            assert main([command, str(model), str(mixed.path), *place, *options, *more]) == 2
+            assert "would overwrite what is read from" in capsys.readouterr().err
+    assert splits.read_text() == '{"test": [0, 2]}'
+
+
 @pytest.mark.cold
 def test_the_table_on_standard_output(mixed, tmp_path):
     """Redirected to a file, and as a pipe that its reader leaves: nothing but the table."""
