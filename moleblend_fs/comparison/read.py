@@ -1,7 +1,9 @@
 """What `moleblend compare` is given: folders of runs and tables of scores or predictions, each perhaps with a method's name before it."""
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from moleblend_fs.comparison.run_folders import lines_of_run
@@ -25,7 +27,30 @@ def read(words: Sequence[str]) -> list[ScoreLine]:
             found += lines_of_run(path, name or os.path.basename(os.path.abspath(path)))
         else:
             found += lines_of_file(path, name)
-    return found
+    return _under_one_name(found)
+
+
+def _under_one_name(lines: list[ScoreLine]) -> list[ScoreLine]:
+    """Runs that tested the molecules of a table of predictions, with the same labels on each split, stand with its data set."""
+    tables: dict[str, dict[str, str]] = defaultdict(dict)
+    for line in lines:
+        if line.tested and not line.as_tables:
+            tables[line.dataset][line.split] = line.tested
+    runs: dict[tuple[str, str], list[ScoreLine]] = defaultdict(list)
+    for line in lines:
+        if line.as_tables:
+            runs[line.dataset, line.method].append(line)
+    known = {
+        run: dataset
+        for run, of_run in runs.items()
+        for dataset, splits in tables.items()
+        if all(splits.get(line.split) in line.as_tables for line in of_run)
+    }
+    return [_as_in(line, known[at], tables) if (at := (line.dataset, line.method)) in known and line.as_tables else line for line in lines]
+
+
+def _as_in(line: ScoreLine, dataset: str, tables: dict[str, dict[str, str]]) -> ScoreLine:
+    return replace(line, dataset=dataset, tested=tables[dataset][line.split])
 
 
 def _parts(word: str) -> tuple[str, Path]:

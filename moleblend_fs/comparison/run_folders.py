@@ -5,18 +5,27 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moleblend_fs.comparison.score_lines import ScoreLine
-from moleblend_fs.comparison.score_of_predictions import PRIMARY, scores_of
+from moleblend_fs.comparison.score_of_predictions import PRIMARY, hash_of, scores_of
 from moleblend_fs.data.finetune_tables import number, read_lines
 from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json
 
 ABOUT, SPLITS, METRICS, TESTED = "model.json", "splits.json", "metrics.json", "predictions_test.csv"
+
+
+class Tested(NamedTuple):
+    """A test molecule: its row, (targets,) labels and predictions, and the cells of the input by their columns."""
+
+    row: str
+    labels: list[float]
+    predictions: list[float]
+    given: dict[str, str]
 
 
 def is_run(path: Path) -> bool:
@@ -37,12 +46,14 @@ def lines_of_run(path: Path, method: str) -> list[ScoreLine]:
         kind, targets, folds = metrics["kind"], metrics["targets"], splits["folds"]
         dataset = dataset_of(about, targets)
         unit = ", ".join(dict.fromkeys(target["unit"] for target in targets.values() if target["unit"]))
-        tested = test_predictions(path / TESTED, tuple(targets))
+        tested = _tested(path / TESTED, tuple(targets))
         return [
             line
             for fold, parts in folds.items()
             if fold in tested
-            for line in _of_fold(fold, parts, tested[fold], kind, dataset, unit if kind == "regression" else "", method, path)
+            for line in _of_fold(
+                fold, parts, tested[fold], tuple(targets), kind, dataset, unit if kind == "regression" else "", method, path
+            )
         ]
     except (*READING, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(f"{path}: no finished run of `moleblend finetune`, or a damaged one ({type(error).__name__}: {error})") from error
@@ -56,29 +67,42 @@ def dataset_of(about: dict[str, Any], targets: dict[str, Any]) -> str:
 
 def test_predictions(path: Path, targets: Sequence[str]) -> dict[str, list[tuple[str, list[float], list[float]]]]:
     """Fold -> (row, labels, predictions) of each test molecule."""
+    return {fold: [each[:3] for each in tested] for fold, tested in _tested(path, targets).items()}
+
+
+def _tested(path: Path, targets: Sequence[str]) -> dict[str, list[Tested]]:
+    """Fold -> its test molecules."""
     found = defaultdict(list)
     for line in read_lines(path, targets):
         labels = [number(line.given.get(target, "")) for target in targets]
-        found[line.fold].append((line.row, labels, [number(line.predicted[target]) for target in targets]))
+        found[line.fold].append(Tested(line.row, labels, [number(line.predicted[target]) for target in targets], line.given))
     return found
+
+
+def _as_tables(tested: Sequence[Tested], targets: Sequence[str], labels: np.ndarray) -> frozenset[str]:
+    """See `ScoreLine`: of every column in which each molecule has a name of its own."""
+    columns = [[each.row for each in tested], *([each.given[name].strip() for each in tested] for name in tested[0].given)]
+    return frozenset(hash_of(targets, names, labels) for names in columns if "" not in names and len(set(names)) == len(names))
 
 
 def _of_fold(
     fold: str,
     parts: dict[str, list[int]],
-    tested: list[tuple[str, list[float], list[float]]],
+    tested: list[Tested],
+    targets: Sequence[str],
     kind: str,
     dataset: str,
     unit: str,
     method: str,
     path: Path,
 ) -> list[ScoreLine]:
-    tested = sorted(tested, key=lambda each: int(each[0]))
+    tested = sorted(tested, key=lambda each: int(each.row))
     labels, predictions = (np.array([each[place] for each in tested], dtype=np.float64) for place in (1, 2))
     found = scores_of(predictions, labels, kind)
     if PRIMARY[kind] not in found:
         raise UserError(f"{path}, {fold}: {PRIMARY[kind]} is not defined on its test molecules; without it nothing is compared")
-    digest = hashlib.sha256(as_json([[row, label] for row, label, _ in tested]).encode()).hexdigest()
+    digest = hashlib.sha256(as_json([[each.row, each.labels] for each in tested]).encode()).hexdigest()
+    as_tables = _as_tables(tested, targets, labels)
     return [
         ScoreLine(
             method=method,
@@ -90,6 +114,7 @@ def _of_fold(
             train=len(parts.get("train", [])),
             test=len(tested),
             tested=digest,
+            as_tables=as_tables,
             split_into=hashlib.sha256(as_json(parts).encode()).hexdigest(),
             where=f"{path}, {fold}",
         )

@@ -1,7 +1,6 @@
 """Tables of scores (a line for each method and split) or of predictions (a line for each method, split and molecule) as score lines."""
 
 import csv
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from moleblend_fs.comparison.score_lines import COSTS, ScoreLine, named
-from moleblend_fs.comparison.score_of_predictions import PRIMARY, kind_of, scores_of
+from moleblend_fs.comparison.score_of_predictions import PRIMARY, hash_of, kind_of, scores_of
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import as_json
 from moleblend_fs.sources.text import TextFile
 
 COLUMNS = {
@@ -214,7 +212,4 @@ def _arrays(path: Path, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, st
         if row[1]["label"]:  # a target that was not measured
             labels[at] = _number(path, row, "label")
             predictions[at] = _number(path, row, "prediction")
-    said = [
-        [name, [None if math.isnan(value) else value for value in label]] for name, label in zip(molecules, labels.tolist(), strict=True)
-    ]
-    return predictions, labels, hashlib.sha256(as_json([targets, said]).encode()).hexdigest()
+    return predictions, labels, hash_of(targets, molecules, labels)

@@ -24,6 +24,7 @@ class ScoreLine:
         seed: of several runs on one split, which are averaged.
         train, test: molecules of either, 0 where that is not known.
         tested, split_into: hashes of the test molecules with their labels, and of all molecules' parts; "" where not known.
+        as_tables: of a run, what `tested` is in a table of predictions that names the molecules by their rows, or by a column of the input.
         costs: of `COSTS`, those that are known.
         where: the file, and the row in it, for messages.
     """
@@ -39,6 +40,7 @@ class ScoreLine:
     test: int = 0
     tested: str = ""
     split_into: str = ""
+    as_tables: frozenset[str] = frozenset()
     costs: dict[str, float] = field(default_factory=dict)
     where: str = ""
 

@@ -1,7 +1,11 @@
 """Scores of predictions: the mean over targets of each score that their labels define."""
 
+import hashlib
+from collections.abc import Sequence
+
 import numpy as np
 
+from moleblend_fs.files import as_json
 from moleblend_fs.objectives.common.metrics import average, scores
 
 PRIMARY = {"regression": "rmse", "classification": "roc_auc"}
@@ -32,3 +36,14 @@ def scores_of(predictions: np.ndarray, labels: np.ndarray, kind: str) -> dict[st
     found = scores(predictions, labels, names, kind)
     values = {metric: average(found, metric) for metric in found[names[0]]}
     return {metric: value for metric, value in values.items() if value is not None and np.isfinite(value)}
+
+
+def hash_of(targets: Sequence[str], molecules: Sequence[str], labels: np.ndarray) -> str:
+    """SHA-256 of test molecules, by their names, and of what was measured of them, the same for any order of either.
+
+    Args:
+        targets: names, which count where there are several. labels: (molecules, targets), NaN where missing.
+    """
+    order, by_name = np.argsort(np.array(targets)), np.argsort(np.array(molecules))
+    said = [[molecules[i], [None if np.isnan(value) else value for value in labels[i, order].tolist()]] for i in by_name]
+    return hashlib.sha256(as_json([sorted(targets) if len(targets) > 1 else [], said]).encode()).hexdigest()

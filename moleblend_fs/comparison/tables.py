@@ -102,7 +102,7 @@ def _table(dataset: str, metric: str, lines: Sequence[ScoreLine], methods: list[
     return ScoreTable(
         dataset=dataset,
         metric=metric,
-        unit=lines[0].unit,
+        unit=next((line.unit for line in lines if line.unit), ""),
         higher_is_better=higher_is_better,
         methods=tuple(methods),
         splits=tuple(splits),

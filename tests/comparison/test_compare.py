@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -341,3 +342,32 @@ def test_it_lies_well_at_all_widths(tmp_path, test):
         assert found["faults"] == [], found["width"]
         assert found["counts"]["pictures"] == {"anova": 5, "friedman": 3}[test]
         assert found["counts"]["texts"] >= 3 * 6
+
+
+@pytest.mark.parametrize("named_by", ["row", "compound"])
+def test_a_run_beside_a_table_of_predictions_of_its_test_molecules(tmp_path, named_by):
+    """Known again by their rows or by any column of the input, and by their labels, in any order."""
+    run = run_folder(tmp_path / "ours")
+    table = run / "predictions_test.csv"
+    table.write_text(
+        re.sub(r"^C,(.*),([0-9]+),fold", r"mol\2,\1,\2,fold", table.read_text().replace("smiles", "compound", 1), flags=re.MULTILINE)
+    )
+    lines = [f"id,split,label,prediction{',unit' if named_by == 'row' else ''}"]
+    for fold in range(2):
+        for row in (10, 8, 11, 9):
+            name = row if named_by == "row" else f"mol{row}"
+            lines.append(f"{name},fold{fold},{row % 2},{row % 2 + 0.5}{',log mol/l' if named_by == 'row' else ''}")
+    (tmp_path / "theirs.csv").write_text("\n".join(lines))
+    given = [f"theirs={tmp_path / 'theirs.csv'}", str(run)]
+    [found], notes = tables(read(given))
+    assert (found.dataset, found.methods, found.splits, found.unit, notes) == (
+        "theirs",
+        ("theirs", "ours"),
+        ("fold0", "fold1"),
+        "log mol/l",
+        [],
+    )
+    assert found.values == pytest.approx(np.array([[0.5, 0.1], [0.5, 0.2]]))
+    (tmp_path / "theirs.csv").write_text("\n".join(lines).replace(",fold1,1,", ",fold1,1.01,"))
+    with pytest.raises(UserError, match="nothing can be compared"):
+        tables(read(given))
