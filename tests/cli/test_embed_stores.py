@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
 
 from moleblend_fs.cli.main import main
 from moleblend_fs.data.store import Store
 from tests.cli.test_predict import write_mixed
+from tests.conftest import preprocessed
 from tests.inference.untrained_models import untrained
 
 
@@ -96,3 +99,21 @@ def test_what_does_not_go_together_is_told(model, mixed, tmp_path, capsys):
         assert main(["embed", str(model), *words, "--no-progress"]) == 2, message
         assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_records_that_became_conformers_have_rows_of_their_own(model, tmp_path):
+    """The header of an array says how many rows there are before they are read."""
+    ethanol, methane = (Chem.AddHs(Chem.MolFromSmiles(smiles)) for smiles in ("CCO", "C"))
+    for mol in (ethanol, methane):
+        AllChem.EmbedMultipleConfs(mol, 2, randomSeed=7)
+    with Chem.SDWriter(str(tmp_path / "in.sdf")) as writer:
+        for mol, conformer in ((ethanol, 0), (methane, 0), (ethanol, 1)):
+            writer.write(mol, confId=conformer)
+    store = preprocessed(tmp_path / "store", "sdf", str(tmp_path / "in.sdf"), "--split", "none")
+    assert (len(store), store.joined_rows[:, 0].tolist()) == (2, [2])
+    values = np.load(embedded(model, store, tmp_path / "out.npy"))
+    assert np.array_equal(values[2], values[0])
+    assert not np.array_equal(values[1], values[0])
+    arrays = np.load(embedded(model, store, tmp_path / "out.npz"))
+    assert arrays["row"].tolist() == [0, 1, 2]
+    assert arrays["status"][2] == "ok; a conformer of the molecule of row 0"
