@@ -12,6 +12,11 @@ def constant(values: tuple, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=dtype, device=device)
 
 
+def zero(like: Tensor) -> Tensor:
+    """(1,) of a tensor's type and device: a number as an operand, as in `torch.where(kept, x, 0)`, is filled in by a kernel each time."""
+    return constant((0,), like.dtype, like.device)
+
+
 @functools.cache
 def identity(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(size, size); shared as well."""

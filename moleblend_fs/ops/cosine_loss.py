@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from moleblend_fs.ops.constants import zero
+
 LEAST = 1e-8
 """Least norm, as in torch's cosine_similarity."""
 
@@ -22,12 +24,12 @@ class _CosineLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_A3, target_A3, counts_A1):
-        x_A3 = torch.where(counts_A1, x_A3, 0)
+        x_A3 = torch.where(counts_A1, x_A3, zero(x_A3))
         length = x_A3.norm(dim=1, keepdim=True).clamp(min=LEAST)
         unit, aim = x_A3 / length, F.normalize(target_A3, eps=LEAST)
         cosine_A1 = (unit * aim).sum(dim=1, keepdim=True)
-        ctx.save_for_backward(torch.where(counts_A1, (cosine_A1 * unit - aim) / length, 0))
-        return torch.where(counts_A1, 1 - cosine_A1, 0).sum()
+        ctx.save_for_backward(torch.where(counts_A1, (cosine_A1 * unit - aim) / length, zero(x_A3)))
+        return torch.where(counts_A1, 1 - cosine_A1, zero(x_A3)).sum()
 
     @staticmethod
     @once_differentiable

@@ -23,17 +23,18 @@ class _ToFloat32(torch.autograd.Function):
     def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.dtypes = [x.dtype for x in tensors]
         ctx.set_materialize_grads(False)
-        return tuple(_copied(tensors, [torch.float32] * len(tensors)))
+        return tuple(copied(tensors, [torch.float32] * len(tensors)))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         given = [(d, dtype) for d, dtype in zip(gradients, ctx.dtypes, strict=True) if d is not None]
-        copied = iter(_copied(*zip(*given, strict=True))) if given else iter(())
-        return tuple(None if d is None else next(copied) for d in gradients)
+        copies = iter(copied(*zip(*given, strict=True))) if given else iter(())
+        return tuple(None if d is None else next(copies) for d in gradients)
 
 
-def _copied(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+def copied(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+    """Each in a type of its own, in one kernel for all."""
     copies = [torch.empty_like(x, dtype=dtype) for x, dtype in zip(tensors, dtypes, strict=True)]
     foreach.copy_(copies, list(tensors))
     return copies

@@ -26,9 +26,12 @@ def test_norms_of_many_tensors():
 def test_many_tensors_are_multiplied():
     tensors = some_tensors()
     before = [tensor.clone() for tensor in tensors]
+    products = foreach.multiplied(tensors, torch.tensor(0.3))
+    assert all(torch.equal(tensor, was) for tensor, was in zip(tensors, before, strict=True))
     foreach.multiply_(tensors, torch.tensor(0.3))
-    for tensor, was in zip(tensors, before, strict=True):
+    for tensor, product, was in zip(tensors, products, before, strict=True):
         assert torch.equal(tensor, was * torch.tensor(0.3))
+        assert torch.equal(tensor, product)
 
 
 def test_many_tensors_are_copied_and_cleared():

@@ -8,6 +8,7 @@ Shape legend: A atoms, P pairs, m pair width, C outputs.
 import torch
 from torch import Tensor
 
+from moleblend_fs.ops.constants import zero
 from moleblend_fs.ops.dispatch import uses_triton
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection import reference
@@ -34,7 +35,7 @@ def pair_cosine(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P3: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
     """sum over pairs of weight * (1 - cos(z, target)), a scalar in float32 or wider; 0 for a weight of 0, whatever the target is."""
-    target_P3 = torch.where(weight_P.unsqueeze(1) > 0, target_P3, 0)  # 0 times NaN would be NaN
+    target_P3 = torch.where(weight_P.unsqueeze(1) > 0, target_P3, zero(target_P3))  # 0 times NaN would be NaN
     if uses_triton("pair_projection", left_Am.device, left_Am.dtype, (left_Am.shape[1],)):
         from moleblend_fs.ops.pair_projection import autograd
 
@@ -46,7 +47,7 @@ def pair_smooth_l1(
     left_Am: Tensor, right_Am: Tensor, weight_Cmm: Tensor, bias_C: Tensor, target_P: Tensor, weight_P: Tensor, layout: Layout
 ) -> Tensor:
     """sum over pairs of weight * SmoothL1(z, target), a scalar in float32 or wider; 0 for a weight of 0, as above; C = 1."""
-    target_P = torch.where(weight_P > 0, target_P, 0)
+    target_P = torch.where(weight_P > 0, target_P, zero(target_P))
     if uses_triton("pair_projection", left_Am.device, left_Am.dtype, (left_Am.shape[1],)):
         from moleblend_fs.ops.pair_projection import autograd
 

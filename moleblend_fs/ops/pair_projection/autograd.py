@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 from moleblend_fs.ops.kernel_common import TRITON_TYPES
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.pair_projection.launch import cross_entropy_op, geometry_op, plan_of
+from moleblend_fs.ops.precision import copied
+from moleblend_fs.patches import foreach
 
 
 class _LossSum(torch.autograd.Function):
@@ -27,8 +29,10 @@ class _LossSum(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, d_total):
-        rounded = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        return *(torch.mul(d_total, g, out=torch.empty_like(g, dtype=dtype)) for g, dtype in rounded), None, None, None
+        gradients = foreach.multiplied(ctx.saved_tensors, d_total)
+        if any(g.dtype != dtype for g, dtype in zip(gradients, ctx.dtypes, strict=True)):
+            gradients = copied(gradients, ctx.dtypes)
+        return *gradients, None, None, None
 
 
 def _loss_sum(op, left: Tensor, right: Tensor, weight: Tensor, bias: Tensor, layout: Layout, targets: list[Tensor]) -> Tensor:
