@@ -8,6 +8,7 @@ import weakref
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -166,14 +167,16 @@ def _first(sheet: Any) -> Any:
 
 def _cells(values: tuple[Any, ...], formulas: tuple[Any, ...]) -> list[str]:
     """A row as text."""
-    both = zip(values, formulas, strict=False)
-    return [_text(value.value if value.value is not None else formula.value) for value, formula in both]
+    return [_text(value if value.value is not None else formula) for value, formula in zip(values, formulas, strict=False)]
 
 
-def _text(value: Any) -> str:
-    if value is None:
+def _text(cell: Any) -> str:
+    """What a cell holds; of a day that is shown without the time, which is midnight then, the day alone."""
+    if cell.value is None:
         return ""
-    return value.isoformat(" ") if hasattr(value, "hour") and hasattr(value, "year") else str(value)
+    if not isinstance(cell.value, datetime):
+        return str(cell.value)
+    return cell.value.isoformat(" ").removesuffix("" if "h" in cell.number_format.lower() else " 00:00:00")
 
 
 def _trimmed(rows: Iterator[list[str]]) -> Iterator[list[str]]:

@@ -112,6 +112,8 @@ def test_odd_cells_of_a_workbook(tmp_path):
     sheet.append(["CCO", 0.1234567890123456, datetime.datetime(2026, 1, 2, 3, 4)])
     sheet.append([])
     sheet.append(["CCN", "=B3*2", True])
+    for day in (datetime.date(2026, 1, 2), datetime.datetime(2026, 1, 2), datetime.time(3, 4)):
+        sheet.append(["CCN", 1, day])
     sheet.append(["CCC", None, None, None, "beyond"])
     sheet["H2"].font = openpyxl.styles.Font(bold=True)
     book.save(tmp_path / "in.xlsx")
@@ -121,6 +123,9 @@ def test_odd_cells_of_a_workbook(tmp_path):
         ["CCO", "0.1234567890123456", "2026-01-02 03:04:00"],
         [],
         ["CCN", "=B3*2", "True"],
+        ["CCN", "1", "2026-01-02"],
+        ["CCN", "1", "2026-01-02 00:00:00"],
+        ["CCN", "1", "03:04:00"],
         ["CCC", "", "", "", "beyond"],
     ]
     assert note.endswith("sheet 'data' is read; others are 'notes'")
