@@ -3,7 +3,7 @@
 import numbers
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -83,8 +83,8 @@ def entries(given: Any, what: str = "the molecules") -> list[Any]:
     Raises:
         UserError: it is no sequence, has no order, or has more columns.
     """
-    if isinstance(given, str | bytes | Set | Mapping) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
-        why = ", which has no order" if isinstance(given, Set) else ""
+    if isinstance(given, str | bytes | set | frozenset | Mapping) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+        why = ", which has no order" if isinstance(given, set | frozenset) else ""
         raise UserError(f"{what}: a list or another sequence is needed, this is a {type(given).__name__}{why}")
     shape = getattr(given, "shape", (0,))
     if len(shape) > 1:
@@ -131,8 +131,8 @@ def taken(molecules: Any) -> Incoming:
 
 
 def is_path(text: str) -> bool:
-    """Whether a text names a file that is there, or ends as only names of files do."""
-    return (os.path.exists(text) and not os.path.isdir(text)) or text.lower().endswith(FILE_ENDINGS)
+    """Whether a text names a file or, with a slash, a folder that is there, or ends as only names of files do."""
+    return (os.path.exists(text) and (os.sep in text or not os.path.isdir(text))) or text.lower().endswith(FILE_ENDINGS)
 
 
 def _incoming(given: Iterable[Any]) -> Incoming:

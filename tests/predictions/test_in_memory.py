@@ -62,6 +62,7 @@ def cells(given):
         pandas.DataFrame({"id": [1, 2, 3], "smiles": pandas.array(["CCO", None, "CC"], dtype="string")}),
         pandas.DataFrame([["CCO", 1], [None, 2], ["CC", 3]], columns=pandas.MultiIndex.from_tuples([("smiles", ""), ("y", "1")])),
         {"id": np.arange(3), "smiles": ["CCO", None, "CC"]},
+        {"CCO": 1, "": 2, "CC": 3}.keys(),
         Polars({"id": [1, 2, 3], "smiles": ["CCO", None, "CC"]}),
     ],
 )
@@ -195,3 +196,24 @@ def test_processes_that_make_molecules_are_not_sent_the_table(column):
     raw = next(incoming.incoming()).raw
     assert decode(encode_row(pickle.loads(sent), 0, raw)[0][1].record)[1].smiles == "CCO"
     assert incoming.count() == rows, "here it is as it was"
+
+
+def test_a_pattern_is_no_molecule(model):
+    """Its atoms do not say how many hydrogens they have: a prediction as of other atoms was "ok"."""
+    patterns = [Chem.MolFromSmarts(text) for text in ("CCO", "[#6]~[#8]", "[#6]")]
+    with Predictor(model) as predictor:
+        found = predictor.predict([*patterns, MOL, Chem.MolFromSmiles("*C")])
+    assert [status.startswith("no molecule: a pattern, as Chem.MolFromSmarts makes it") for status in found.status] == [True] * 3 + [
+        False
+    ] * 2
+    assert found.status[3:] == ["ok", "ok"]
+
+
+def test_a_folder_is_no_smiles(tmp_path, monkeypatch):
+    """The path of a store or run gave one row, "no molecule"; a folder called as a molecule hides none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "CCO").mkdir()
+    assert cells("CCO") == ["CCO"]
+    for given in ("./CCO", str(tmp_path)):
+        with pytest.raises(UserError, match="is a folder, not a file"):
+            taken(given)
