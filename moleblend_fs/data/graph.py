@@ -1,6 +1,6 @@
 """A molecule as arrays: what chemistry hands over and what a record stores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -81,6 +81,19 @@ class MolecularGraph:
     def degree(self) -> np.ndarray:
         """Bonds of each atom in the graph as given, (n,) uint8."""
         return np.bincount(self.bonds.reshape(-1), minlength=self.num_atoms).astype(np.uint8)
+
+
+def reordered(graph: MolecularGraph, order: np.ndarray) -> MolecularGraph:
+    """The same molecule with atom order[k], (n,), at place k; bonds and pair features move along."""
+    return replace(
+        graph,
+        atom_features=graph.atom_features[order],
+        bonds=np.argsort(order)[graph.bonds.astype(int)].astype(np.uint16),
+        spd=graph.spd[np.ix_(order, order)],
+        path_bonds=graph.path_bonds[np.ix_(order, order)],
+        coordinates=None if graph.coordinates is None else graph.coordinates[:, order],
+        canonical_order=None,
+    )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from moleblend_fs.data.graph import MolecularGraph
-from moleblend_fs.data.record import decode
+from moleblend_fs.data.graph import MolecularGraph, reordered
+from moleblend_fs.data.record import decode, encode
 from moleblend_fs.errors import UserError
 from moleblend_fs.inference.attribution import AtomShares, Baseline, Molecule, captum
 from moleblend_fs.predictions.api import TOKENS, Molecules, Reader
@@ -34,7 +36,7 @@ class Explanation:
         status: "ok", or why there is no explanation, or what else is to be said.
         targets, units: names, and units of the numbers.
         graph: the molecule; None where there is none.
-        elements: (n,) symbols of its atoms, in the order of the SMILES, hydrogens that were added last.
+        elements: (n,) symbols of its atoms, in the order of the SMILES or RDKit molecule, hydrogens that were added last.
         prediction, baseline: (t,) of the molecule, and of one with the baseline in the place of each atom.
         atoms: (t, n) what each atom gives: they sum to prediction - baseline.
         pairs: (p, 2) atoms i < j.
@@ -131,19 +133,23 @@ class Explainer(Reader):
 
     def each(self, molecules: Molecules) -> Iterator[Explanation]:
         """The same, one after the other."""
-        inputs = self.model.about.inputs
-        for rows in self._rows(taken(molecules), self.model.members[0], inputs, "predict"):
-            for row in rows:
-                yield self._of_row(row, inputs)
+        incoming, inputs = taken(molecules), self.model.about.inputs
+        for number, row in enumerate(chain.from_iterable(self._rows(incoming, self.model.members[0], inputs, "predict"))):
+            yield self._of_row(row, inputs, partial(incoming.atom_order, number))
 
-    def _of_row(self, row: Made, inputs: str) -> Explanation:
+    def _of_row(self, row: Made, inputs: str, atom_order: Callable[[int], np.ndarray | None]) -> Explanation:
+        """`atom_order` tells, for a number of atoms, where they stand in the molecule that was given; see `Incoming`."""
         if row.record is None:
             return self._without(row.smiles, f"no molecule: {row.reason}")
-        graph = decode(row.record)[1]
+        record = row.record
+        number, graph = decode(record)
+        if (order := atom_order(graph.num_atoms)) is not None:
+            graph = reordered(graph, np.argsort(order))
+            record = encode(graph, number)
         if inputs == "3d" and graph.coordinates is None:
             return self._without(row.smiles, "no explanation: no 3D structure", graph)
         try:
-            found = self._explained(row.record, inputs)
+            found = self._explained(record, inputs)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not any(words in str(error) for words in SHORT_OF_MEMORY):
                 raise

@@ -6,7 +6,8 @@ import torch
 
 from moleblend_fs.chem.contexts import atom_names, bond_names, contexts
 from moleblend_fs.data.contexts import atom_codes, bond_codes
-from tests.model.molecules import AWKWARD, ORDINARY, graph, permuted
+from moleblend_fs.data.graph import reordered
+from tests.model.molecules import AWKWARD, ORDINARY, graph
 
 MOLECULES = [graph(smiles, coordinates=False) for smiles in (*ORDINARY, *AWKWARD, "F/C=C\\Cl", "FC=CCl", "C1CC1", "[Na+].[Cl-]")]
 
@@ -54,7 +55,7 @@ def test_codes_do_not_change():
 @pytest.mark.parametrize("molecule", MOLECULES[:8], ids=(*ORDINARY, "C"))
 def test_order_does_not_matter(molecule):
     order = np.random.default_rng(0).permutation(molecule.num_atoms)
-    moved = permuted(molecule, order)
+    moved = reordered(molecule, order)
     for found, other in zip(contexts(*parts(molecule)).values(), contexts(*parts(moved)).values(), strict=True):
         assert sorted(found) == sorted(other)
 

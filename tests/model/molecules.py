@@ -51,21 +51,6 @@ def mixed_batch(smiles: Sequence[str] = (*ORDINARY, *AWKWARD), without_3d: Seque
     return batch_of([graph(s, seed, coordinates=seed not in without_3d) for seed, s in enumerate(smiles)])
 
 
-def permuted(molecule: MolecularGraph, order: np.ndarray) -> MolecularGraph:
-    """The same molecule with atom order[k] at place k; bonds and pair features moved along."""
-    places = np.argsort(order)
-    return MolecularGraph(
-        atom_features=molecule.atom_features[order],
-        bonds=places[molecule.bonds.astype(int)].astype(np.uint16),
-        bond_classes=molecule.bond_classes,
-        spd=molecule.spd[np.ix_(order, order)],
-        path_bonds=molecule.path_bonds[np.ix_(order, order)],
-        coordinates=None if molecule.coordinates is None else molecule.coordinates[:, order],
-        labels=molecule.labels,
-        smiles=molecule.smiles,
-    )
-
-
 def random_relations(batch: MoleculeBatch, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Any of the eight sums of relations for each pair, and 3D or not for each atom, among what the molecules have."""
     draw = torch.Generator().manual_seed(seed)

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from moleblend_fs.data.batch import MoleculeBatch
+from moleblend_fs.data.graph import reordered
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.heads import HEADS
 from moleblend_fs.model.moleblend import MoleBlend, Outputs
 from moleblend_fs.model.shown import Shown
 from moleblend_fs.ops.layout import Layout
-from tests.model.molecules import AWKWARD, ORDINARY, batch_of, graph, permuted
+from tests.model.molecules import AWKWARD, ORDINARY, batch_of, graph
 
 CONFIG = ModelConfig(layers=3, embed_dim=48, ffn_dim=48, attention_heads=4, gaussians=16, pair_dim=8, hidden_3d=16, heads=HEADS, tasks=2)
 SMILES = (*ORDINARY, *AWKWARD)
@@ -124,7 +125,7 @@ def test_atom_order_moves_the_outputs_along(double, molecule):
     n = graph_.num_atoms
     order = np.random.default_rng(molecule).permutation(n)
     plain = outputs_of(double, [molecule])[0]
-    batch = batch_of([permuted(graph_, order)])
+    batch = batch_of([reordered(graph_, order)])
     moved = run(double, batch, shown_of([molecule], batch, {molecule: order}))[0]
     expected = {name: plain[name][order][:, order] for name in PER_PAIR}
     expected |= {name: plain[name][order] for name in PER_ATOM}

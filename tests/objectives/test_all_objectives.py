@@ -14,6 +14,7 @@ from torch import nn
 
 from fairseq_plugins.criterion import Pretraining
 from moleblend_fs.data.batch import GROUP, collate
+from moleblend_fs.data.graph import reordered
 from moleblend_fs.data.record import decode, encode
 from moleblend_fs.model.moleblend import MoleBlend
 from moleblend_fs.objectives.combined_objectives import Combined
@@ -23,7 +24,7 @@ from moleblend_fs.objectives.common.to_device import to_device
 from moleblend_fs.objectives.registry import objectives
 from moleblend_fs.ops.layout import Layout
 from moleblend_fs.ops.relation_bias import SHOW_DISTANCE, SHOW_EDGE, SHOW_SPD
-from tests.model.molecules import AWKWARD, batch_of, graph, permuted
+from tests.model.molecules import AWKWARD, batch_of, graph
 from tests.model.test_invariance import random_rotation
 from tests.objectives.suite import batch_of_store, case_of, made, mean_losses, model_of, sums_and_counts
 from tests.support import forked_ranks
@@ -73,7 +74,7 @@ def test_atom_order_does_not_matter(name, variant, qm9_store, ordinary):
     plain = batch_of_store(qm9_store, ordinary, name)
     graphs = [decode(record) for record in qm9_store.records(ordinary)]
     orders = [random.permutation(g.num_atoms) for _, g in graphs]
-    moved = collate([encode(permuted(g, order), number) for (number, g), order in zip(graphs, orders, strict=True)])
+    moved = collate([encode(reordered(g, order), number) for (number, g), order in zip(graphs, orders, strict=True)])
     moved = case_of(name).extra(moved)
     layout = Layout(moved.num_atoms, "cpu")
     numbers = [torch.from_numpy(order) for order in orders]

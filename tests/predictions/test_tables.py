@@ -17,7 +17,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moleblend_fs import Embedder
+from moleblend_fs import Embedder, Explainer
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.write import save
 from moleblend_fs.cli.main import main
@@ -233,6 +233,17 @@ def test_atoms_of_rdkit_molecules_stand_in_their_own_order(tmp_path, hydrogens):
         np.testing.assert_array_equal(found[5:], expected[5:])
         (with_hydrogens,) = embedder([Chem.AddHs(mol)], level="atom")
         np.testing.assert_array_equal(with_hydrogens, found)
+    pytest.importorskip("captum", reason="explaining needs captum (pip install 'moleblend-fs[explain]')")
+    explainer = Explainer(model)
+    (expected,), (_, found) = explainer([canonical]), explainer([None, mol])
+    assert found.elements[:5] == tuple(atom.GetSymbol() for atom in mol.GetAtoms()) != expected.elements[:5]
+    np.testing.assert_allclose(found.atoms[0, :5], expected.atoms[0, places], atol=1e-5)
+    pairs = {frozenset(pair): value for pair, value in zip(expected.pairs.tolist(), expected.relations["distance"][0], strict=True)}
+    of_pairs = [pairs[frozenset((places[i], places[j]))] for i, j in found.pairs.tolist() if j < 5]
+    assert np.ptp(of_pairs) > 1e-4
+    np.testing.assert_allclose(
+        [v for v, (_, j) in zip(found.relations["distance"][0], found.pairs, strict=True) if j < 5], of_pairs, atol=1e-5
+    )
     pairs = np.arange(9).reshape(3, 3)
     assert in_order(pairs, np.array([2, 0, 1]), "distances").tolist() == [[8, 6, 7], [2, 0, 1], [5, 3, 4]]
 
