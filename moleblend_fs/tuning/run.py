@@ -18,7 +18,7 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, write_atomically
 from moleblend_fs.finetune import member_processes, members
-from moleblend_fs.finetune.folds import dealt, groups_of, kind_of, smiles_of
+from moleblend_fs.finetune.folds import check_labels, dealt, groups_of, kind_of, smiles_of
 from moleblend_fs.finetune.locks import locked
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import METRICS, Begun, Outcome, begin, finetune, look, splits_of
@@ -144,7 +144,9 @@ def prepared(
         leave(folder, was_there)
         raise
     found = splits_of(folder / SELECTION).folds
-    return begun, {name: open_store(begun.data.store.path, folder / SELECTION, name) for name in found}
+    folds = {name: open_store(begun.data.store.path, folder / SELECTION, name) for name in found}
+    check_labels({f"validation {name}": fold for name, fold in folds.items()}, [label.name for label in begun.data.targets])
+    return begun, folds
 
 
 def searchable(settings: Settings, wanted: Wanted) -> Settings:

@@ -187,6 +187,19 @@ def test_validation_folds_hold_each_molecule_out_once(tmp_path):
         assert parts[0] | parts[1] == set(chain(*held))
 
 
+def test_a_validation_fold_that_cannot_learn_a_target_is_told_before_any_trial(tmp_path):
+    """All trials failed at it, each after it had trained the folds before."""
+    table = tmp_path / "table.csv"
+    lines = [f"{smiles},{value},{'1.5' if i == 12 else ''}" for i, (smiles, value) in enumerate(ROWS)]
+    table.write_text("smiles,logS,rare\n" + "\n".join(lines) + "\n")
+    settings = replace(SETTINGS, targets=("logS:regression", "rare:regression"))
+    words = {"progress": Progress(quiet=True), "jobs": 1}
+    test = prepared(table, tmp_path / "one", settings, Wanted(), **words)[0].folds["fold0"].split("test")
+    assert 12 not in test
+    with pytest.raises(UserError, match=r"^validation fold\d: no training molecule has a value of rare; leave such targets out"):
+        prepared(table, tmp_path / "run", settings, Wanted(folds=3), **words)
+
+
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b'{"folds": 3, "settings": [], "data": 1}'])
 @pytest.mark.parametrize(
     ("name", "remedy"),
