@@ -32,7 +32,7 @@ from moleblend_fs.inference.checkpoint_fit import label_factors
 from moleblend_fs.inference.predict import Runner, check_structures, loaders_told, property_head
 from moleblend_fs.objectives.common.metrics import average, scores
 from moleblend_fs.objectives.finetuning import shared_kind
-from moleblend_fs.wording import counted, verb
+from moleblend_fs.wording import counted, verb, with_decimals
 
 PART = 4096
 """Molecules whose records are held at a time."""
@@ -221,13 +221,20 @@ def show(result: dict[str, Any], about: FinetunedFor) -> None:
     for target in about.targets:
         row = result["metrics"][target]
         unit = result["units"][target]
-        text = "  ".join(f"{name} {'-' if (value := row[name]) is None else f'{value:.4f}'}" for name in names)
+        text = "  ".join(f"{name} {shown(row[name])}" for name in names)
         baseline = result.get("baseline", {}).get(target, {}).get("mae")
-        print(f"  {target}: {text}{f' {unit}' if unit else ''}" + ("" if baseline is None else f"   (mean predictor: mae {baseline:.4f})"))
+        print(
+            f"  {target}: {text}{f' {unit}' if unit else ''}" + ("" if baseline is None else f"   (mean predictor: mae {shown(baseline)})")
+        )
     if len(about.targets) > 1:
         for name in names:
             defined = sum(row[name] is not None for row in result["metrics"].values())
             value = average(result["metrics"], name)
-            print(f"  average over {defined} of {len(about.targets)} targets: {name} {'-' if value is None else f'{value:.4f}'}")
+            print(f"  average over {defined} of {len(about.targets)} targets: {name} {shown(value)}")
     if "ogb" in result:
         print(f"  official OGB evaluator: {result['ogb']}")
+
+
+def shown(score: float | None) -> str:
+    """A score as the table has it."""
+    return "-" if score is None else with_decimals(score, 4)

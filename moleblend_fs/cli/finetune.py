@@ -22,7 +22,7 @@ from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import Outcome, begin, collect, finetune, look
 from moleblend_fs.finetune.settings import ARCHITECTURES, READOUTS, SPLITS, Settings
 from moleblend_fs.finetune.slurm import STEPS
-from moleblend_fs.report.finetune_page import first_lines
+from moleblend_fs.report.finetune_page import cell, first_lines
 from moleblend_fs.shared_options import HEAD_STARTS, add_precision, seed
 from moleblend_fs.wording import counted
 
@@ -282,17 +282,10 @@ def show(outcome: Outcome, *, verbose: bool) -> None:
         print(f"  {'':<{width}}  " + "  ".join(f"{score:>27}" for score in scores))
         for name, of in metrics["models"].items():
             told = "trained model" if name == MODEL_NAME else name
-            print(f"  {told:<{width}}  " + "  ".join(f"{_cell(of['mean'].get(score)):>27}" for score in scores))
+            print(f"  {told:<{width}}  " + "  ".join(f"{cell(of['mean'].get(score)):>27}" for score in scores))
     print(f"  {outcome.began}")
     if outcome.failed:
         print(f"  {counted(outcome.failed, 'row')} gave no molecule: the column status of {outcome.out / 'predictions_oof.csv'} says why")
     for note in outcome.notes if verbose else ():
         print(f"  note: {note}")
     print(f"  {outcome.out / 'report.html'}; predict others with: moleblend predict {outcome.out} INPUT")
-
-
-def _cell(score: dict[str, float | None] | None) -> str:
-    if not score or score.get("value") is None:
-        return "-"
-    interval = f" ({score['low']:.3f} to {score['high']:.3f})" if score.get("low") is not None else ""
-    return f"{score['value']:.4f}{interval}"

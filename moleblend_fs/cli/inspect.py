@@ -80,7 +80,7 @@ def overview(store: Store) -> list[Row]:
     atoms = store.num_atoms
     spread = np.linspace(0, len(store) - 1, min(SAMPLED_RECORDS, len(store))).astype(np.int64)
     record_bytes = np.mean([len(record) for record in store.records(spread)])
-    low, median, most, high = np.percentile(atoms, [0, 50, 99, 100]).astype(int)
+    low, most, high = np.percentile(atoms, [0, 99, 100], method="inverted_cdf").astype(int)
     return [
         ("source", manifest.source),
         ("options", as_option(manifest.options) or "none"),
@@ -89,7 +89,7 @@ def overview(store: Store) -> list[Row]:
         ("molecules", f"{manifest.molecules:,}"),
         ("failures", f"{manifest.failures:,}"),
         ("with 3D", f"{counted(manifest.molecules_with_3d, 'molecule')}, {counted(manifest.conformers, 'conformer')}"),
-        ("atoms", f"{low} to {high}, median {median}, mean {atoms.mean():.2f}, 99 % have at most {most}"),
+        ("atoms", f"{low} to {high}, median {np.median(atoms):g}, mean {atoms.mean():.2f}, 99 % have at most {most}"),
         ("bytes per molecule", f"{manifest.records_bytes / len(store):,.0f} in the file, {record_bytes:,.0f} in the record alone"),
         ("file", f"{manifest.records_bytes / 1e6:,.2f} MB"),
         ("split made by", as_option(manifest.split)),

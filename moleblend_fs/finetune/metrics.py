@@ -1,5 +1,6 @@
 """What metrics.json says of a run: scores of the models and of baselines, coverage of the intervals, and which is best."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,9 @@ def metrics_of(
         "not_learned": not_learned(results),
         "models": {},
     }
-    for place, name in enumerate(names):
-        metrics["targets"][name] |= tested_on(np.concatenate([r.test.labels[:, place] for r in results]), kind)
+    once = np.unique(np.concatenate([r.test.indices for r in results]), return_index=True)[1]
+    for name, labels in zip(names, np.concatenate([r.test.labels for r in results])[once].T, strict=True):
+        metrics["targets"][name] |= tested_on(labels, kind)
     if kind == "classification":
         metrics["not_calibrated"] = [n for n, *of in zip(names, *(r.calibration for r in results), strict=True) if not all(map(fitted, of))]
     if not tested:
@@ -52,7 +54,7 @@ def metrics_of(
 
 
 def tested_on(labels: np.ndarray, kind: str) -> dict[str, int]:
-    """How many test labels of a target there are, and of class 1 where these are classes."""
+    """How many test molecules have a label of a target, and of class 1 where these are classes."""
     known = labels[~np.isnan(labels)]
     return {"tested": len(known)} | ({"of_class_1": int(known.sum())} if kind == "classification" else {})
 
@@ -83,6 +85,8 @@ def compared(metrics: dict[str, Any]) -> dict[str, Any]:
     """The best model by the first score, and a sentence that says so first where a baseline wins."""
     score = metrics["score"]
     values = {name: of["mean"][score].get("value") for name, of in metrics["models"].items()}
+    if values[MODEL_NAME] is not None and not math.isfinite(values[MODEL_NAME]):
+        return {"best": None, "first_line": f"no {score}: some predictions of test molecules are not finite; a smaller --lr may help"}
     known = {name: value for name, value in values.items() if value is not None}
     if MODEL_NAME not in known:
         return {"best": None, "first_line": f"{score} is not defined on the test molecules (of classes it needs both)"}

@@ -182,11 +182,12 @@ def finish(begun: Begun, planned: list[members.Member], *, jobs: int, progress: 
     metrics = metrics_of(data, folds, results, settings, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
     _write(folder, begun.given, data, folds, planned, results, settings, metrics)
     progress.stage("report")
-    from moleblend_fs.finetune.split_similarity import nearest, overlap, with_pretraining
+    from moleblend_fs.finetune.split_similarity import left_out, nearest, overlap, with_pretraining
     from moleblend_fs.report.finetune_page import write_page
 
     pretraining = with_pretraining(data.store, folds, settings.start)
-    write_page(folder, nearest(folder, data.store, folds, [label.name for label in data.targets]), overlap(data.store, folds), pretraining)
+    near = nearest(folder, data.store, folds, [label.name for label in data.targets])
+    write_page(folder, near, overlap(data.store, folds), pretraining, left_out(data.store))
     progress.end()
     made = {*data.store.source_row.tolist(), *data.store.joined_rows[:, 0].tolist()}
     failed = len({line.row for line in data.store.failures()} - made)

@@ -10,7 +10,8 @@ from rdkit import Chem
 from moleblend_fs.checkpoint.model_card import ModelCard
 from moleblend_fs.checkpoint.read import load
 from moleblend_fs.checkpoint.weights_by_name import PACKAGED
-from moleblend_fs.chem.skeleton import LENGTH
+from moleblend_fs.chem.identity import molecule_key
+from moleblend_fs.chem.skeleton import LENGTH, skeleton
 from moleblend_fs.data.finetune_tables import read_lines
 from moleblend_fs.data.splits import TEST, TRAIN, VALID
 from moleblend_fs.data.store import MANIFEST, Store
@@ -19,7 +20,7 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.folds import smiles_of
 from moleblend_fs.predictions.domain import Domain
-from moleblend_fs.report.finetune_page import Nearest, Shared
+from moleblend_fs.report.similarity_sections import Nearest, Shared
 from moleblend_fs.wording import counted
 
 MOST = 20_000
@@ -41,6 +42,16 @@ def nearest(folder: Path, data: Store, folds: Mapping[str, Store], targets: Sequ
             found[name, str(row)] = Nearest(near, outside)
     lines = read_lines(folder / "predictions_test.csv", targets)
     return [found.get((line.fold, line.row), Nearest(float("nan"), False)) for line in lines]
+
+
+def left_out(data: Store) -> str:
+    """What is to be said where nothing is compared; "" otherwise."""
+    if len(data) <= MOST:
+        return ""
+    return (
+        f"Not looked at, nor how far test molecules are from the training molecules: of {counted(len(data), 'molecule')}, more than "
+        f"{MOST:,}, it would take long. moleblend overlap counts what stores have in common, moleblend predict writes similarities."
+    )
 
 
 def overlap(data: Store, folds: Mapping[str, Store]) -> Sequence[Shared]:
@@ -110,11 +121,15 @@ def pretraining_store(weights: Path, trained_on: TrainedOn) -> Store | None:
 
 
 def _keys(store: Store, indices: np.ndarray | None = None) -> np.ndarray:
-    """(n,) InChIKeys, of the SMILES where there is none."""
-    texts = smiles_of(store, indices)
-    return np.array([Chem.MolToInchiKey(Chem.MolFromSmiles(text)) or text for text in texts], dtype=object)
+    """(n, 2) InChIKeys and skeletons; of molecules that InChI cannot express, as parts of polymers, `molecule_key` and `skeleton`."""
+    return np.array([_key(Chem.MolFromSmiles(text)) for text in smiles_of(store, indices)], dtype=object).reshape(-1, 2)
+
+
+def _key(mol: Chem.Mol) -> tuple[str, str]:
+    key = Chem.MolToInchiKey(mol)
+    return (key, key[:LENGTH]) if key else (molecule_key(mol), skeleton(mol))
 
 
 def _shared(fold: str, pair: str, mine: np.ndarray, theirs: np.ndarray) -> Shared:
-    whole, skeletons = set(theirs), {key[:LENGTH] for key in theirs}
-    return Shared(fold, pair, len(mine), sum(key in whole for key in mine), sum(key[:LENGTH] in skeletons for key in mine))
+    whole, skeletons = map(set, theirs.T)
+    return Shared(fold, pair, len(mine), sum(key in whole for key, _ in mine), sum(key in skeletons for _, key in mine))

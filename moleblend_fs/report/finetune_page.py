@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,33 +16,17 @@ from moleblend_fs.files import as_json, write_atomically
 from moleblend_fs.report import html
 from moleblend_fs.report.drawable_values import drawable_text
 from moleblend_fs.report.page import finetuning_section
-from moleblend_fs.report.prediction_panels import columns, picture_sections, worst_sections
+from moleblend_fs.report.prediction_panels import picture_sections, worst_sections
 from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.settings import shown_settings
+from moleblend_fs.report.similarity_sections import Nearest, Shared, applicability, leakage
 from moleblend_fs.report.training_logs import read_log
-from moleblend_fs.wording import counted
+from moleblend_fs.wording import counted, with_decimals
 
 SHOWN_FAILURES = 50
 """Rows without a molecule that the page lists; the tables have all."""
-MOST_PANELS, MOST_CURVES = 12, 8
-"""Targets, and members' curves, that are drawn."""
-
-
-class Nearest(NamedTuple):
-    """Of a test molecule: its similarity to the nearest training molecule of its fold, NaN where unknown, and whether that is too low."""
-
-    similarity: float
-    outside: bool
-
-
-class Shared(NamedTuple):
-    """Of a fold's split: its molecules, those of them that are in others as well, by InChIKey and by skeleton; `pair` says which others."""
-
-    fold: str
-    pair: str
-    molecules: int
-    same: int
-    skeletons: int
+MOST_CURVES = 8
+"""Members whose curves are drawn."""
 
 
 def write_page(
@@ -50,12 +34,14 @@ def write_page(
     nearest: Sequence[Nearest] | None = None,
     overlap: Sequence[Shared] = (),
     pretraining: tuple[str, Sequence[Shared]] = ("", ()),
+    left_out: str = "",
 ) -> None:
     """Write the page from the folder's own files.
 
     Args:
         nearest: of each line of predictions_test.csv; None leaves applicability out.
         overlap: what splits have in common. pretraining: what is said of the starting weights' molecules, and what splits share with them.
+        left_out: why splits were not compared.
     """
     try:
         metrics, model, splits = (read_json(folder / name) for name in ("metrics.json", "model.json", "splits.json"))
@@ -67,12 +53,16 @@ def write_page(
     body = [results(metrics)]
     if metrics["models"]:
         body += picture_sections([seen]) + _not_calibrated(metrics) + _intervals(metrics)
-        body += [] if nearest is None else _applicability(seen, nearest)
+        body += [] if nearest is None else applicability(seen, nearest)
         body += worst_sections([seen])
-    body += _curves(folder, seen) + _leakage(overlap, *pretraining)
+    body += _curves(folder, seen) + leakage(overlap, *pretraining, left_out)
     body += [_run(model, splits, metrics), *_failures(folder, targets)]
-    subtitle = " ".join(html.escape(line[:1].upper() + line[1:]) + "." for line in first_lines(metrics))
-    write_atomically(folder / "report.html", html.page(f"Finetuned: {', '.join(metrics['targets'])[:120]}", subtitle, body))
+    write_atomically(folder / "report.html", html.page(f"Finetuned: {', '.join(metrics['targets'])[:120]}", sentences(metrics), body))
+
+
+def sentences(metrics: dict[str, Any]) -> str:
+    """`first_lines` as HTML."""
+    return " ".join(html.escape(line[:1].upper() + line[1:]) + "." for line in first_lines(metrics))
 
 
 def first_lines(metrics: dict[str, Any]) -> list[str]:
@@ -92,8 +82,9 @@ def cell(score: dict[str, Any] | None) -> str:
     """A score with its interval."""
     if not score or score.get("value") is None:
         return "-"
-    interval = f" ({score['low']:.3f} to {score['high']:.3f})" if score.get("low") is not None else ""
-    return f"{score['value']:.4f}{interval}"
+    bounds = [score.get("low"), score.get("high")]
+    told = [with_decimals(bound, 3) for bound in bounds if bound is not None]
+    return with_decimals(score["value"], 4) + (f" ({' to '.join(told)})" if told else "")
 
 
 def results(metrics: dict[str, Any]) -> str:
@@ -195,35 +186,6 @@ def _intervals(metrics: dict[str, Any]) -> list[str]:
     return [html.section("Intervals", note, html.table(["target", f"in the {level} interval"], rows, numeric=(1,)))]
 
 
-def _applicability(seen: Evaluation, nearest: Sequence[Nearest]) -> list[str]:
-    """Errors over the similarity to the nearest training molecule."""
-    from moleblend_fs.report.svg_charts import points
-
-    similarity = np.array([each.similarity for each in nearest], dtype=np.float64)
-    outside = np.array([each.outside for each in nearest], dtype=bool)
-    panels, rows = [], []
-    for [column] in list(columns([seen]).values())[:MOST_PANELS]:
-        known = np.isfinite(similarity[column.places])
-        x, y, flag = similarity[column.places][known], column.losses()[known], outside[column.places][known]
-        if not len(x):
-            continue
-        unit = "log loss" if column.classes else f"|error|{f' ({column.unit})' if column.unit else ''}"
-        titles = [f"{title}, similarity {near:.2f}" for title, near in zip(np.array(column.titles, dtype=object)[known], x, strict=True)]
-        name = f"errors of {column.target} over similarity, {counted(len(x), 'molecule')}"
-        picture = points(x, y, xlabel="similarity to training molecules", ylabel=unit, name=name, titles=titles)
-        panels.append(html.figure(picture, column.target))
-        means = [f"{y[chosen].mean():.4g}" if chosen.any() else "-" for chosen in (~flag, flag)]
-        rows.append((column.target, unit, means[0], f"{int((~flag).sum()):,}", means[1], f"{int(flag.sum()):,}"))
-    if not panels:
-        return []
-    told = html.note(
-        "Tanimoto similarity of ECFP4. Outside of the domain are molecules that are less like the training molecules of their fold than "
-        "95 % of these are like their own nearest others."
-    )
-    header = ["target", "mean of", "inside", "molecules", "outside", "molecules "]
-    return [html.section("Applicability", told, html.charts(panels), html.table(header, rows, numeric=(2, 3, 4, 5)))]
-
-
 def _curves(folder: Path, seen: Evaluation) -> list[str]:
     """Learning curves of the members; a sentence for each log that cannot be read."""
     notes: list[str] = []
@@ -242,28 +204,6 @@ def _curves(folder: Path, seen: Evaluation) -> list[str]:
     if rows:
         sections.append(html.section("Settings", *more, html.table(header, rows, name="settings of each member")))
     return sections + ([html.section("Not read", *map(html.note, notes))] if notes else [])
-
-
-def _leakage(overlap: Sequence[Shared], said: str, pretraining: Sequence[Shared]) -> list[str]:
-    """What the splits have in common, and what the starting weights have seen of them."""
-    if not overlap:
-        return []
-    rows = [(*each[:2], *(f"{count:,}" for count in each[2:])) for each in (*overlap, *pretraining)]
-    header = ["fold", "molecules of", "how many", "the same InChIKey there", "the same skeleton"]
-    first = (
-        "Molecules that are in two splits make scores look better than they are."
-        if any(each.same for each in overlap)
-        else "No molecule of a split that is scored was trained on."
-    )
-    seen = (
-        " Test molecules of the pretraining had no labels of this table there, but their structures are known to the model."
-        if any(each.same for each in pretraining)
-        else ""
-    )
-    told = html.note(
-        f"{first} Skeleton: the first block of the InChIKey, without stereochemistry, isotopes and charges of protonation. {said}{seen}"
-    )
-    return [html.section("Leakage between splits", told, html.table(header, rows, numeric=(2, 3, 4)))]
 
 
 def _run(model: dict[str, Any], splits: dict[str, Any], metrics: dict[str, Any]) -> str:

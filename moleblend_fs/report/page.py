@@ -95,17 +95,23 @@ def results_sections(runs: Runs, manifests: dict[Path, Manifest], seed: int) -> 
     told = [f"In brackets 95 % intervals by bootstrap over the molecules scored (percentiles, seed {seed})."]
     if BASELINE in header:
         told.append("The mean predictor always says the mean of the training split; of classes, the same probability for all molecules.")
-    splits = {}
-    for evaluation in runs.evaluations:
-        split = next((m.split for path, m in manifests.items() if path == Path(evaluation.store)), {})
-        splits[evaluation.store] = ", ".join(
-            str(split[name]) if name == "kind" else f"{name} {split[name]}" for name in ("kind", "seed") if name in split
-        )
+    made_by = [split_made_by(evaluation, manifests.get(Path(evaluation.store))) for evaluation in runs.evaluations]
     table = html.table(header, rows, numeric=range(header.index("metric") + 1, len(header)), name="scores of all runs")
     return [
-        html.section("Results", html.note(" ".join(told)), table, "<h3>What was scored</h3>", runs_table(runs.evaluations, splits)),
+        html.section("Results", html.note(" ".join(told)), table, "<h3>What was scored</h3>", runs_table(runs.evaluations, made_by)),
         *target_tables(runs.evaluations, seed),
     ]
+
+
+def split_made_by(evaluation: Evaluation, manifest: Manifest | None) -> str:
+    """How a split was made, as the store says it; "" where the store is gone."""
+    if manifest is None:
+        return ""
+    scored, own = evaluation.about.get("split_sha256"), manifest.splits.get(evaluation.split)
+    if scored and (own is None or own.sha256 != scored):
+        return "not the store's own: --split-file, or the store was made anew"
+    split = manifest.split
+    return ", ".join(str(split[name]) if name == "kind" else f"{name} {split[name]}" for name in ("kind", "seed") if name in split)
 
 
 def repeats_section(manifests: dict[Path, Manifest]) -> list[str]:

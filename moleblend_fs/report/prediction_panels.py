@@ -52,6 +52,25 @@ class Column:
         row = self.evaluation.rows[place] if place < len(self.evaluation.rows) else str(place)
         return f"{smiles[:200] or 'molecule'} (row {row})"
 
+    @property
+    def molecules(self) -> int:
+        """How many there are: each is once among them, however often it was tested."""
+        return len({self.key(i) for i in range(len(self.places))})
+
+    def key(self, i: int) -> str:
+        """What tells a molecule from others: its row, or where that is not told its position."""
+        place = int(self.places[i])
+        return (self.evaluation.rows[place] if place < len(self.evaluation.rows) else "") or f"at {place}"
+
+    def worst(self) -> list[int]:
+        """The `WORST` molecules with the largest losses, each where it is worst."""
+        losses, found = self.losses(), dict[str, int]()
+        for i in np.argsort(-losses, kind="stable").tolist():
+            if len(found) == WORST or not losses[i] > 0:
+                break
+            found.setdefault(self.key(i), i)
+        return list(found.values())
+
     def losses(self) -> np.ndarray:
         """(n,) how wrong each prediction is: |error|, or -log of the probability of the true class."""
         if not self.classes:
@@ -69,13 +88,13 @@ def columns(evaluations: Iterable[Evaluation]) -> dict[str, list[Column]]:
     return found
 
 
-def runs_table(evaluations: Sequence[Evaluation], splits: dict[str, str]) -> str:
-    """What was scored: how many molecules of which split, and of which model."""
+def runs_table(evaluations: Sequence[Evaluation], made_by: Sequence[str]) -> str:
+    """What was scored: how many molecules of which split, and of which model; `made_by`: how each one's split was made."""
     rows = []
-    for e in evaluations:
+    for e, how in zip(evaluations, made_by, strict=True):
         digest = e.about.get("split_sha256", "")
         about = [e.about.get(name, "") for name in ("inputs", "updates", "checkpoint")]
-        rows.append([e.name, e.split, f"{len(e.target):,}", splits.get(e.store, ""), short_hash(digest), *about])
+        rows.append([e.name, e.split, f"{len(e.target):,}", how, short_hash(digest), *about])
     header = ["run", "split", "molecules", "split made by", "hash of its rows", "inputs", "updates", "checkpoint"]
     kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
     return html.table([header[i] for i in kept], [[row[i] for i in kept] for row in rows], numeric=[kept.index(2)], name="what was scored")
@@ -138,8 +157,9 @@ def parity_panels(target: str, members: Sequence[Column]) -> list[str]:
 
 
 def told(column: Column) -> str:
-    """A caption: how many molecules."""
-    return html.escape(f"{column.evaluation.split}, {counted(len(column.true), 'molecule')}")
+    """A caption: how many molecules, and predictions where several tests have them."""
+    several = f", {counted(len(column.true), 'prediction')}" if column.molecules < len(column.true) else ""
+    return html.escape(f"{column.evaluation.split}, {counted(column.molecules, 'molecule')}{several}")
 
 
 def residual_panel(column: Column) -> str:
@@ -173,6 +193,7 @@ def class_panels(target: str, members: Sequence[Column]) -> list[str]:
         xlabel="recall",
         ylabel="precision",
         name=f"precision over recall of {target}: {', '.join(names)}",
+        step=True,
     )
     bins = [reliability(c.predicted, c.true) for c in members]
     calibration = lines(
@@ -198,9 +219,7 @@ def worst_sections(evaluations: Sequence[Evaluation]) -> list[str]:
         for [column] in columns([evaluation]).values():
             losses = column.losses()
             scale = float(losses.mean()) if len(losses) else 0.0
-            for i in np.argsort(-losses, kind="stable")[:WORST].tolist():
-                if losses[i] > 0:
-                    found.append((losses[i] / scale, column, i))
+            found += [(losses[i] / scale, column, i) for i in column.worst()]
         worst = sorted(found, key=lambda entry: -entry[0])[:WORST]
         if worst:
             pictures = "".join(worst_figure(column, i) for _, column, i in worst)

@@ -8,6 +8,7 @@ import numpy as np
 from moleblend_fs.report.drawable_values import VARIANTS
 from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.statistics import draws, interval
+from moleblend_fs.wording import with_decimals
 
 METRIC_TITLES = {
     "roc_auc": "ROC-AUC",
@@ -135,10 +136,10 @@ def shown_numbers(values: Sequence[float]) -> str:
 
 
 def shown_number(value: float) -> str:
-    """One digit after the point from 100 on, three below, four below 1; very large and very small ones as powers of ten."""
-    if abs(value) >= 1e7 or 0 < abs(value) < 1e-4:
+    """One digit after the point from 100 on, three below, four below 1; of very large and small ones three digits in all."""
+    if abs(value) >= 1e7:
         return f"{value:.3g}"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 1 else f"{value:.4f}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 1 else with_decimals(value, 4)
 
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

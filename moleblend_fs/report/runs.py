@@ -1,6 +1,7 @@
 """All runs under a folder: their logs, and the results of `moleblend evaluate`."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +63,7 @@ def find_runs(folder: Path) -> Runs:
     found = [(path, log) for path in files if (log := _read(read_log, path, folder, notes)) is not None]
     logs = one_log_per_run(found, folder)
     results = [(path, made) for path in _files(folder, "*.json") if (made := _read(read_evaluation, path, folder, notes)) is not None]
-    evaluations = [result for _, result in results]
+    evaluations = told_apart(results, folder)
     if not logs and not evaluations:
         raise UserError(
             f"{folder}: neither a training log (fairseq-train --log-format json --log-file RUN/train.log) "
@@ -99,6 +100,15 @@ def _read(read: Callable[[Path, Path, list[str]], T | None], path: Path, folder:
         what = error.strerror if isinstance(error, OSError) else error
         notes.append(f"{path}: left out, it cannot be read ({str(what)[:200]})")
         return None
+
+
+def told_apart(found: Sequence[tuple[Path, Evaluation]], root: Path) -> list[Evaluation]:
+    """Results named by their folders; by their files as well where a folder has several of one split, as of two checkpoints or stores."""
+    of_split = Counter((made.name, made.split) for _, made in found)
+    return [
+        made if of_split[made.name, made.split] == 1 else dataclasses.replace(made, name=run_name(path.with_suffix("") / path.name, root))
+        for path, made in found
+    ]
 
 
 def one_log_per_run(found: Sequence[tuple[Path, TrainingLog]], root: Path) -> list[TrainingLog]:

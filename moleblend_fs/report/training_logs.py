@@ -17,7 +17,9 @@ DAMAGED: dict[str, Any] = {"num_updates": None}
 """Stands for a line of a log that should be a JSON object."""
 MOST_UPDATES = 2**53
 WITHIN = re.compile(r"\bepoch \d+: +\d+ / \d+ (.*=.*)$")
-AFTER = re.compile(r"\bepoch \d+ \| (valid on '.*?' subset \| )?(\w+ .*\|.*)$")
+AFTER = re.compile(r"\bepoch \d+ \| (?:valid on '(.*?)' subset \| )?(\w+ .*\|.*)$")
+VALIDATION = "valid"
+"""The split that curves are of where a log does not tell --valid-subset."""
 OF_CLASSES = {"roc_auc", "pr_auc"}
 """Validation scores that only runs on classes have."""
 Curve = tuple[np.ndarray, np.ndarray]
@@ -63,20 +65,22 @@ def read_log(path: Path, root: Path, notes: list[str] | None = None) -> Training
 
     fairseq's log file has plain lines between the JSON ones, and adds one more handler at each epoch, so that lines come
     once, twice, three times ...; a resumed run appends. Of several values at one update the last is kept. Lines that are damaged
-    are left out, and counted in a note. A run that ended before its first log interval has the means of its epochs.
+    are left out, and counted in a note. A run that ended before its first log interval has the means of its epochs. Of several splits
+    that --valid-subset names, validation is the first one, which chooses the epoch.
     """
     train: dict[str, dict[int, float]] = {}
     epochs: dict[str, dict[int, float]] = {}
     valid: dict[str, dict[int, float]] = {}
     settings: Settings = {}
-    damaged = 0
+    damaged, validation = 0, VALIDATION
     for entry in entries(path):
         if isinstance(entry, str):
             settings |= read_settings(entry)
+            validation = settings.get("dataset.valid_subset", validation).partition(",")[0].strip()
             continue
         settings |= read_facts(entry)
-        if "valid_num_updates" in entry:
-            updates, kind, prefix = entry["valid_num_updates"], valid, "valid_"
+        if f"{validation}_num_updates" in entry:
+            updates, kind, prefix = entry[f"{validation}_num_updates"], valid, f"{validation}_"
         elif "num_updates" in entry:
             updates, kind, prefix = entry["num_updates"], train, ""
         elif "train_num_updates" in entry:
@@ -134,14 +138,13 @@ def plain_values(line: str) -> dict[str, Any] | None:
     "epoch 001:   50 / 53 loss=1.2, num_updates=50" within an epoch; "epoch 001 | valid on 'valid' subset | loss 1.2 | num_updates 53".
     """
     if (within := WITHIN.search(line)) is not None:
-        pairs = [part.partition("=") for part in within[1].strip().split(", ")]
+        prefix, pairs = "", [part.partition("=") for part in within[1].strip().split(", ")]
     elif (after := AFTER.search(line)) is not None:
-        pairs = [part.partition(" ") for part in after[2].strip().split(" | ")]
         if not after[1]:  # averages of an epoch, of which JSON lines are passed over as well
             return None
+        prefix, pairs = f"{after[1]}_", [part.partition(" ") for part in after[2].strip().split(" | ")]
     else:
         return None
-    prefix = "valid_" if within is None else ""
     values = {f"{prefix}{name.strip()}": value.strip() for name, _, value in pairs}
     return values if f"{prefix}num_updates" in values else None
 

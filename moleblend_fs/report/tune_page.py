@@ -12,7 +12,7 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import write_atomically
 from moleblend_fs.report import html
-from moleblend_fs.report.finetune_page import results
+from moleblend_fs.report.finetune_page import results, sentences
 
 WIDTH, ROW, MARGIN, FONT = 350, 44, 12, 12
 """Of the picture of parallel coordinates, pixels: the picture, a setting, its edges, its text."""
@@ -30,7 +30,7 @@ def write_page(folder: Path) -> None:
     except READING as error:
         raise UserError(f"{folder}: no finished run of `moleblend tune` ({error})") from error
     best = next(trial for trial in found["trials"] if trial["number"] == found["best"])
-    subtitle = html.escape(metrics["first_line"][:1].upper() + metrics["first_line"][1:]) + "."
+    subtitle = sentences(metrics)
     body = [_winner(found, best), results(metrics), _history(found), _trials(found)]
     write_atomically(folder / "report.html", html.page(f"Tuned: {', '.join(metrics['targets'])[:120]}", subtitle, body))
 
@@ -152,4 +152,4 @@ def _shown(name: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -48,7 +48,7 @@ def test_text_shows_counts_sizes_labels_splits_failures_and_molecules(store, cap
     manifest = Store(store).manifest
     assert re.search(r"molecules +6\n", out)
     assert re.search(r"failures +3\n", out)
-    assert "1 to 7, median 5, mean 4.50" in out  # 7, 5, 1, 5, 4, 5 atoms
+    assert "1 to 7, median 5, mean 4.50, 99 % have at most 7" in out  # 7, 5, 1, 5, 4, 5 atoms
     assert all(info.sha256 in out for info in manifest.splits.values())
     train = manifest.statistics["train"][0]
     assert re.search(rf"gap +meV +regression +train +{train.count} +{train.mean:.6g} +{train.std:.6g}", out)

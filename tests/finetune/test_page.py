@@ -1,16 +1,23 @@
 """The page of a run: all its sections, in a browser, and what it says of molecules that splits have in common."""
 
+import csv
 import json
+import re
 
 import numpy as np
 import pytest
 
 from moleblend_fs.comparison.run_folders import test_predictions as predictions_of
 from moleblend_fs.data.split_file import open_store
+from moleblend_fs.finetune import split_similarity
 from moleblend_fs.finetune.data import prepare
+from moleblend_fs.finetune.run import finetune
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.finetune.split_similarity import nearest, overlap
-from moleblend_fs.report.finetune_page import Shared, results, write_page
+from moleblend_fs.report.finetune_page import results, write_page
+from moleblend_fs.report.result_files import Evaluation
+from moleblend_fs.report.similarity_sections import Nearest, Shared, applicability
+from tests.finetune.conftest import ESOL, QUICK
 from tests.report.layout import CHROMIUM, measured
 
 LONG = "a_target_whose_name_goes_on_and_on_and_on_without_a_blank_until_no_axis_has_room_for_it"
@@ -121,3 +128,55 @@ def test_what_splits_have_in_common_is_counted(finetuned, tmp_path):
     assert np.isnan(near[2].similarity)
     clean = open_store(finetuned.out / "store", finetuned.out / "splits.json", "fold0")
     assert [same for *_, same, _ in overlap(clean, {"fold0": clean})] == [0, 0, 0]
+
+
+def test_repeats_do_not_make_more_molecules(tmp_path):
+    """Each is counted once, and one of the worst once, however many repeats test it."""
+    (tmp_path / "t.csv").write_text("smiles,logS\n" + ESOL)
+    settings = Settings(**QUICK, weights="none", targets=("logS",), split="random", repeats=2, fractions=(0.4, 0.1, 0.5))
+    out = finetune(tmp_path / "t.csv", tmp_path / "run", settings).out
+    with (out / "predictions_test.csv").open() as stream:
+        rows = [line["row"] for line in csv.DictReader(stream)]
+    different = len(set(rows))
+    assert different < len(rows) == 24
+    assert json.loads((out / "metrics.json").read_text())["targets"]["logS"]["tested"] == different
+    page = (out / "report.html").read_text()
+    assert f"{different} test molecules." in page
+    assert f"<figcaption>test, {different} molecules, 24 predictions</figcaption>" in page
+    worst = re.findall(r"\(row (\d+)\)</code>", page)
+    assert len(worst) == len(set(worst)) == min(10, different)
+
+
+def test_the_table_of_applicability_has_all_targets():
+    names = [f"t{i}" for i in range(14)]
+    values = np.arange(28.0).reshape(2, 14)
+    about = {"units": {}, "target": values, "prediction": values + 1, "rows": ["0", "1"]}
+    seen = Evaluation(name="", store="", split="test", metrics={name: {"rmse": 1.0} for name in names}, baseline={}, **about)
+    [section] = applicability(seen, [Nearest(0.5, True), Nearest(0.7, False)])
+    assert "The first 12 of 14 targets are drawn." in section
+    assert section.count("<figure>") == 12
+    assert all(f"<td>{name}</td>" in section for name in names)
+
+
+def test_skeletons_of_molecules_that_inchi_cannot_express(tmp_path):
+    """The first letters of their SMILES stood for them: all methacrylates had one skeleton, and one that is written otherwise another."""
+    acids = ("*CC(C)(*)C(=O)OC,train", "*CC(C)(*)C(=O)OCC,train", "*CC(C)(*)C(=O)OCC=C,valid")
+    polymers = [*acids, "*CC(C)(*)C(=O)OC1CC1,test", "CCOC(=O)C(*)(C)C*,test"]
+    (tmp_path / "polymers.csv").write_text("smiles,part,y\n" + "".join(f"{line},{i}.5\n" for i, line in enumerate(polymers)))
+    settings = Settings(targets=("y",), split="column", split_column="part")
+    store = prepare(tmp_path / "polymers.csv", settings, tmp_path / "run", "none", workers=1, progress=False).store
+    counted = {pair: numbers for _, pair, *numbers in overlap(store, {"fold0": store})}
+    assert counted == {"test, in train": [2, 1, 1], "test, in valid": [2, 0, 0], "valid, in train": [1, 0, 0]}
+
+
+def test_it_is_told_where_splits_are_not_compared(finetuned, tmp_path, monkeypatch):
+    """Of many molecules: two sections were missing without a word."""
+    store = open_store(finetuned.out / "store", finetuned.out / "splits.json", "fold0")
+    assert split_similarity.left_out(store) == ""
+    monkeypatch.setattr(split_similarity, "MOST", 23)
+    assert overlap(store, {"fold0": store}) == ()
+    classes(tmp_path)
+    write_page(tmp_path, None, (), ("", ()), split_similarity.left_out(store))
+    page = (tmp_path / "report.html").read_text()
+    assert headings(page)[-2:] == ["Leakage between splits", "Run"]
+    assert f"of {len(store)} molecules, more than 23, it would take long" in page

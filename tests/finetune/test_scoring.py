@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from moleblend_fs.finetune.metrics import MODEL_NAME, compared
 from moleblend_fs.finetune.scoring import score_folds
 
 
@@ -45,3 +46,17 @@ def test_of_one_split_it_is_the_percentile_bootstrap():
         rows = generator.integers(50, size=50)
         drawn.append(np.abs(predictions[rows] - labels[rows]).mean())
     assert (found["low"], found["high"]) == pytest.approx(np.percentile(drawn, [2.5, 97.5]).tolist())
+
+
+def test_predictions_that_are_no_numbers_win_against_nothing():
+    """Of a model with one, "test rmse nan, better than every baseline"."""
+    numbers, predictions, labels = of_values(20, seed=2)
+    spoilt = predictions.copy()
+    spoilt[3] = np.nan
+    models = {
+        name: score_folds([(numbers, said, labels)], ("y",), "regression", 0) for name, said in ((MODEL_NAME, spoilt), ("x", predictions))
+    }
+    found = compared({"score": "rmse", "models": models})
+    assert found["best"] is None
+    assert found["first_line"].startswith("no rmse: some predictions of test molecules are not finite")
+    assert compared({"score": "rmse", "models": models | {MODEL_NAME: models["x"]}})["best"] == MODEL_NAME

@@ -48,6 +48,7 @@ def folder(tmp_path):
         "models": {"moleblend": score},
         "best": "moleblend",
         "first_line": "test rmse 1",
+        "not_learned": [{"member": "fold0-member1", "skill": 0.01, "left_out": True}],
     }
     (tmp_path / found["folder"] / "metrics.json").write_text(json.dumps(metrics))
     return tmp_path
@@ -63,6 +64,10 @@ def test_every_trial_is_in_the_table_and_the_pictures(folder):
     assert page.count("<title>trial ") == 29 + page.count("<polyline"), "each scored trial is a point, each complete one a line"
     assert all(f'<td class="number">{trial["number"]}</td><td>{trial["state"]}</td>' in page for trial in found["trials"])
     assert "why &lt;b&gt;" in page
+    assert "Test rmse 1. Member fold0-member1 learned next to nothing" in page
+    lr = best["settings"]["lr"]
+    assert f'<td>lr</td><td class="number">{lr:.4g}</td>' in page, "what was drawn, and --lr takes"
+    assert f"{lr:.4g}" != f"{lr:.3g}"
     assert f'href="best-trial{best["number"]}/report.html"' in page
 
 
