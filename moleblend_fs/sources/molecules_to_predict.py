@@ -225,6 +225,8 @@ class IncomingMols(Incoming):
         shown, mol = raw
         if mol is None:
             return Failure(input=shown, reason="None is given")
+        if mol.GetNumAtoms() and all(atom.HasQuery() for atom in mol.GetAtoms()):  # which do not say how many hydrogens they have
+            return Failure(input=shown, reason="a pattern, as Chem.MolFromSmarts makes it, not a molecule; Chem.MolFromSmiles makes those")
         if self.build.conformers.count:
             return graph_from_smiles(Chem.MolToSmiles(Chem.RemoveHs(mol)), labels=NO_LABELS, options=self.build)
         return graph_of_mol(mol, self.build, shown=shown, structures=self.structures, lacking=LACKING)

@@ -141,8 +141,6 @@ def graph_of_record(
 
 def graph_of_mol(mol: Chem.Mol, build: BuildOptions, *, shown: str, structures: bool, lacking: str) -> MolecularGraph | Failure:
     """The graph of an RDKit molecule, with the structures of its conformers; arguments as of `graph_of_record`."""
-    if mol.GetNumAtoms() and all(atom.HasQuery() for atom in mol.GetAtoms()):  # whose hydrogens are not known
-        return Failure(input=shown, reason="a pattern, as Chem.MolFromSmarts makes it, not a molecule; Chem.MolFromSmiles makes those")
     full = Chem.Mol(mol)
     try:
         Chem.SanitizeMol(full)

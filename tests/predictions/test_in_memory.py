@@ -10,6 +10,7 @@ import pytest
 from rdkit import Chem
 
 from moleblend_fs import Embedder, Predictor
+from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.identity import molecule_key
 from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
 from moleblend_fs.data.record import decode, encode, inflate
@@ -207,6 +208,9 @@ def test_a_pattern_is_no_molecule(model):
         False
     ] * 2
     assert found.status[3:] == ["ok", "ok"]
+    incoming = taken(patterns)
+    incoming.want(BuildOptions(conformers=ConformerOptions(count=1)), structures=False)
+    assert "a pattern" in encode_row(incoming, 0, next(incoming.incoming()).raw)[0][1].reason
 
 
 def test_a_folder_is_no_smiles(tmp_path, monkeypatch):
