@@ -63,6 +63,12 @@ OTHER_NOTATIONS = {
 has them."""
 
 
+INVISIBLE = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060\u00ad"
+"""Marks of byte order, joints and directions, which come along when text is copied; RDKit passes over them at either end."""
+LONGEST_QUOTE = 200
+"""Characters of a SMILES that a reason repeats whole."""
+
+
 def parse_smiles(smiles: str) -> Chem.Mol | Failure:
     """A sanitised molecule, atoms in the order of the SMILES, hydrogens implicit.
 
@@ -72,8 +78,10 @@ def parse_smiles(smiles: str) -> Chem.Mol | Failure:
     if "\x00" in smiles or (rest and not EXTENSION.fullmatch(rest[0].rstrip())):
         text = rest[0][:80] if rest else smiles[:80]
         return Failure(input=smiles, reason=f"Trailing text after the SMILES: {text!r}; a molecule must be one SMILES without blanks")
-    if not head:
+    if not (seen := head.strip(INVISIBLE)):
         return Failure(input=smiles, reason="no SMILES")
+    if not seen.isascii():  # RDKit drops it at either end, and reads the rest
+        return Failure(input=smiles, reason=f"{_foreign_character(seen)}: no SMILES has it, though some look like letters that are")
     for notation, form in OTHER_NOTATIONS.items():
         if (head[0] == "[" or not rest) and form.fullmatch(head):
             return Failure(input=smiles, reason=f"{notation}, not a SMILES")
@@ -103,7 +111,8 @@ def _parse(read: Callable[[str], Chem.Mol | None], text: str, *, shown: str) -> 
                 read(text)
             except Exception as caught:  # RDKit cuts its messages to length, perhaps within a character, and fails over that
                 error = error or _foreign_character(text) or str(caught)
-        return Failure(input=shown, reason="RDKit: " + _one_line([*messages, error]))
+        reason = _one_line([*messages, error])
+        return Failure(input=shown, reason="RDKit: " + (reason.replace(text, f"{text[:80]}...") if len(text) > LONGEST_QUOTE else reason))
     return mol
 
 

@@ -44,6 +44,37 @@ def test_smiles_of_brackets_are_smiles(text):
     assert isinstance(parse_smiles(text), Chem.Mol)
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("CC\u0421", 3), ("\u0421\u0421O", 1), ("CCO\u00e9", 4), ("\u201cCCO\u201d", 1), ("C\u200bO", 2), ("\ufeffCO\u4e2d |$a$|", 3)],
+    ids=ascii,
+)
+def test_letters_that_no_smiles_has_are_not_passed_over(text, place):
+    """RDKit reads what is left without those at the ends: of C, C and O, two of them Cyrillic, water."""
+    found = parse_smiles(text)
+    assert isinstance(found, Failure)
+    assert f" at position {place} is not ASCII" in found.reason
+
+
+@pytest.mark.parametrize("text", ["\ufeffCCO", "CCO\u200b", "CCO\u00a0", "\u200eCCO\u200f |$\u00e9;;$|"], ids=ascii)
+def test_what_cannot_be_seen_comes_along_and_is_passed_over(text):
+    found = parse_smiles(text)
+    assert isinstance(found, Chem.Mol)
+    assert Chem.MolToSmiles(found) == "CCO"
+
+
+@pytest.mark.parametrize("text", ["", " ", "\ufeff", "\u200b\u00a0"], ids=ascii)
+def test_nothing_that_can_be_seen_is_no_smiles(text):
+    assert parse_smiles(text) == Failure(input=text, reason="no SMILES")
+
+
+def test_a_reason_does_not_repeat_a_text_of_any_length():
+    found = parse_smiles(text := "x" * 100_000)
+    assert isinstance(found, Failure)
+    assert found.input == text
+    assert found.reason == f"RDKit: syntax error while parsing: {'x' * 80}...; check for mistakes around position 1:"
+
+
 def test_threads_hear_the_reasons_of_their_own_molecules():
     """RDKit has one log for all."""
     logger, interval = logging.getLogger("rdkit"), sys.getswitchinterval()
