@@ -123,8 +123,10 @@ def _foreign_character(text: str) -> str:
 
 
 def _one_line(messages: list[str]) -> str:
-    """RDKit's messages without the drawing of the position, repeats and line breaks."""
-    kept = [" ".join(m.split()) for m in messages if m.strip("~^ \n")]
+    """RDKit's messages without the drawing of the position, repeats and line breaks; of a broken invariant without the stack."""
+    kept = [" ".join(m.split()) for m in messages if m.strip("~^* \n")]
+    stack = next((i for i, m in enumerate(kept) if m.startswith("Violation occurred on line")), len(kept))
+    kept = [m for m in kept[:stack] if not re.fullmatch(r"\S+ Violation", m)]
     kept = [re.sub(r"^SMILES Parse Error: ", "", m) for m in dict.fromkeys(kept)]
     drawn = [i + 1 for i, m in enumerate(kept) if m.startswith("check for mistakes")]
     return "; ".join(m for i, m in enumerate(kept) if i not in drawn and not m.startswith("Failed parsing")) or "cannot be read"

@@ -7,7 +7,7 @@ import threading
 import pytest
 from rdkit import Chem
 
-from moleblend_fs.chem.parse import parse_smiles
+from moleblend_fs.chem.parse import parse_molblock, parse_smiles
 from moleblend_fs.data.graph import Failure
 
 
@@ -73,6 +73,13 @@ def test_a_reason_does_not_repeat_a_text_of_any_length():
     assert isinstance(found, Failure)
     assert found.input == text
     assert found.reason == f"RDKit: syntax error while parsing: {'x' * 80}...; check for mistakes around position 1:"
+
+
+@pytest.mark.parametrize("symbol", ["Du ", "Zz ", "\u2013  "], ids=ascii)
+def test_an_element_that_there_is_not_is_named(symbol):
+    """RDKit gives its stack, of some thousand characters, which were the status of the row."""
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("CO")).replace(" O  ", f" {symbol}")
+    assert parse_molblock(block, shown="x") == Failure(input="x", reason=f"RDKit: Element '{symbol.strip()}' not found")
 
 
 def test_threads_hear_the_reasons_of_their_own_molecules():
