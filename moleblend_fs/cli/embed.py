@@ -144,8 +144,8 @@ def opened(arguments: argparse.Namespace, embedder: Any) -> Source:
     if arguments.input is not None and is_store(arguments.input):
         from moleblend_fs.cli.store_embeddings import open_rows_of_store
 
-        rows, total = open_rows_of_store(arguments, embedder.model.described, embedder.inputs)
-        return Source(rows.columns, total, embedder.read_off(rows.begin(0), arguments.level), of_store=True)
+        rows = open_rows_of_store(arguments, embedder.model.described, embedder.inputs)
+        return Source(rows.columns, rows.total(), embedder.read_off(rows.begin(0), arguments.level), of_store=True)
     if given := [flag for flag in OF_STORES if getattr(arguments, flag)]:
         raise UserError(f"--{given[0].replace('_', '-')} goes with a store, {arguments.input or '--smiles'} is none; leave it out")
     incoming = open_given(arguments)

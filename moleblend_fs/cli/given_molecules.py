@@ -184,9 +184,7 @@ def open_stored(arguments: argparse.Namespace, checkpoint: Described, inputs: st
 
 def rows_with_line(store: Store) -> int:
     """How many rows of a store's source have a place in a table of all of it."""
-    counts = store.manifest.rows
-    others = store.manifest.failures if counts is None else counts.failed + counts.left_out.get(EXCLUDED, 0)
-    return len(store) + len(store.joined_rows) + others
+    return len({*store.source_row.tolist(), *store.joined_rows[:, 0].tolist(), *(line.row for line in store.failures())})
 
 
 def rows_without_line(store: Store) -> dict[str, int]:

@@ -72,15 +72,12 @@ def write_embeddings(output: Path, how: Runner, checkpoint: Checkpoint, store: S
     return said
 
 
-def open_rows_of_store(arguments: argparse.Namespace, described: Described, inputs: str) -> tuple[OpenedInput, int]:
-    """Rows of a store's source, or the molecules of a split, and how many these are.
+def open_rows_of_store(arguments: argparse.Namespace, described: Described, inputs: str) -> OpenedInput:
+    """Rows of a store's source, or the molecules of a split.
 
     Raises:
         UserError: there are none, or they do not fit the model.
     """
     store = open_store(arguments.input, arguments.split_file, arguments.fold)
     check_structures(store, inputs, "what is asked for has", every=False)
-    opened = open_stored(arguments, described, inputs)
-    if arguments.split is not None:
-        return opened, len(store.split(arguments.split))
-    return opened, len({*store.source_row.tolist(), *store.joined_rows[:, 0].tolist(), *(line.row for line in store.failures())})
+    return open_stored(arguments, described, inputs)
