@@ -9,7 +9,7 @@ import subprocess
 import venv
 from pathlib import Path
 
-from moleblend_fs.finetune.locks import locked
+from moleblend_fs.locks import locked
 
 PINS = Path(__file__).parent / "peers"
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "moleblend_fs" / "peers"

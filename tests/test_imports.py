@@ -36,7 +36,7 @@ NOT_LIGHT = (
 )
 """Packages that `pip install 'moleblend-fs[onnx]'` does not bring."""
 
-FOR_ALL = {"errors", "files", "option_fields", "shared_options", "wording"}
+FOR_ALL = {"errors", "files", "locks", "option_fields", "shared_options", "wording"}
 """Modules that every room may import."""
 WATCHED = {
     *("deepspeed", "fairseq", "fairseq_cli", "fairseq_plugins", "lmdb", "matplotlib", "numpy", "ogb", "omegaconf", "onnx", "onnxruntime"),

@@ -17,8 +17,8 @@ from moleblend_fs.data.typed_json import READING, from_json, read_json
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, why_no_file, write_atomically
 from moleblend_fs.finetune.data import COPY, is_store
-from moleblend_fs.finetune.locks import awaited, taken
 from moleblend_fs.finetune.settings import Settings, flag
+from moleblend_fs.locks import awaited, taken
 from moleblend_fs.sources.base import content_hash
 
 REQUEST, COMMAND, LOCK = "request.json", "command.sh", ".lock"

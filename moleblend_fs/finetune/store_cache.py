@@ -25,7 +25,7 @@ from moleblend_fs.data.typed_json import READING, read_json
 from moleblend_fs.data.verification import problems
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import whole_folder, write_atomically
-from moleblend_fs.finetune.locks import awaited, taken
+from moleblend_fs.locks import awaited, taken
 from moleblend_fs.sources.base import Source, content_hash, identify
 from moleblend_fs.sources.run import versions
 

@@ -19,11 +19,11 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.files import as_json, resolved, write_atomically
 from moleblend_fs.finetune import member_processes, members
 from moleblend_fs.finetune.folds import check_labels, dealt, groups_of, kind_of, smiles_of
-from moleblend_fs.finetune.locks import locked
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.run import METRICS, Begun, Outcome, begin, finetune, look, splits_of
 from moleblend_fs.finetune.run_folder import LOCK, SELECTION, STORE, Asked, leave, refuse
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.locks import locked
 from moleblend_fs.tuning.search import Search
 from moleblend_fs.tuning.space import Dimension, check_space, space_of
 from moleblend_fs.tuning.study import JOURNAL, Study, Tried, tried_in

@@ -13,10 +13,10 @@ from moleblend_fs.data.splits import TRAIN
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
 from moleblend_fs.finetune import member_processes, members
-from moleblend_fs.finetune.locks import wait_for
 from moleblend_fs.finetune.run import Begun
 from moleblend_fs.finetune.run_folder import SELECTION
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.locks import wait_for
 from moleblend_fs.tuning.study import HELD, Claimed, Study, Tried
 
 STEPS = 10

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.finetune.locks import locked, taken
+from moleblend_fs.locks import locked, taken
 from moleblend_fs.tuning.space import PARAMETERS, Dimension, settings_with
 
 JOURNAL, LOCK, HELD = "study.journal", "study.lock", "trials/trial{}.lock"

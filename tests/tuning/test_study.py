@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("optuna", reason="the search needs optuna (pip install 'moleblend-fs[tune]')")
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.finetune.locks import taken
+from moleblend_fs.locks import taken
 from moleblend_fs.tuning.space import parse_dimension
 from moleblend_fs.tuning.study import JOURNAL, Study, tried_in
 
