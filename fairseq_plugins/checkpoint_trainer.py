@@ -86,8 +86,9 @@ class CheckpointTrainer(Trainer):
         self.differing: frozenset[str] = frozenset()
         if self.is_data_parallel_master:
             unmark(cfg.checkpoint.save_dir)
-            remove_unfinished(cfg.checkpoint.save_dir)
-            zero_moments.remove_unnamed(cfg.checkpoint.save_dir)
+            if not cfg.checkpoint.no_save:  # then another run may be at work there, see `output_paths.take_save_dir`
+                remove_unfinished(cfg.checkpoint.save_dir)
+                zero_moments.remove_unnamed(cfg.checkpoint.save_dir)
 
     # Saving
 

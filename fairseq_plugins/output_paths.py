@@ -4,11 +4,29 @@ import os
 import tempfile
 from pathlib import Path
 
+import torch.distributed as dist
 from omegaconf import DictConfig
 
+from moleblend_fs.checkpoint.write import raise_on_all
 from moleblend_fs.errors import UserError
 from moleblend_fs.files import told
+from moleblend_fs.runtime import folder_lock
 from moleblend_fs.runtime.stop_signals import check_marker
+
+
+def take_save_dir(cfg: DictConfig) -> None:
+    """Have the first rank lock --save-dir, for as long as it trains; to be called by all. A run that saves nothing needs no lock.
+
+    Raises:
+        SharedError: (on all ranks) another run has it.
+    """
+    failure = None
+    if not cfg.checkpoint.no_save and (not dist.is_initialized() or dist.get_rank() == 0):
+        try:
+            folder_lock.current.take(cfg.checkpoint.save_dir)
+        except UserError as error:
+            failure = str(error)
+    raise_on_all(failure)
 
 
 def check_output_paths(cfg: DictConfig) -> None:

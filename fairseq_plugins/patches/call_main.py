@@ -23,7 +23,7 @@ from fairseq_plugins.patches.configuration import fix_config
 from fairseq_plugins.patches.loader_processes import allow_many_files, check_open_files, failed, is_of_loader
 from moleblend_fs.checkpoint.write import SharedError
 from moleblend_fs.errors import UserError
-from moleblend_fs.runtime import watchdog
+from moleblend_fs.runtime import folder_lock, watchdog
 from moleblend_fs.runtime.stop_signals import preemption
 
 PINS = {
@@ -60,6 +60,7 @@ def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **k
     preemption.listen()
     code = 0
     try:
+        output_paths.take_save_dir(cfg)
         with open_dict(cfg):
             console.begin(cfg)
         allow_many_files()
@@ -83,6 +84,7 @@ def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **k
         if watchdog.current is not None:
             watchdog.current.stop()
         console.end()
+        folder_lock.current.give_up()
     if code or preemption.exit_code():
         leave(code or preemption.exit_code())
 

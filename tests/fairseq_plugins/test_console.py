@@ -14,6 +14,7 @@ from fairseq_plugins import console, output_paths
 from fairseq_plugins.patches import loader_processes
 from moleblend_fs.data.store import Store
 from moleblend_fs.errors import UserError
+from moleblend_fs.runtime import folder_lock
 from tests.fairseq_plugins.runs import ADAM, BIN, FINETUNE, PRETRAIN, ROOT, SMALL, command, run_here, train, train_forked
 from tests.support import forked_ranks
 
@@ -47,7 +48,7 @@ def test_the_console_has_what_matters_and_the_details_the_rest(qm9_store, tmp_pa
         assert part in details, part
     logged = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"')]
     assert len(logged) == 9 + 3 + 3, "each line once, however many epochs there were"
-    assert sorted(path.name for path in out.iterdir()) == ["checkpoint_best.pt", "checkpoint_last.pt", console.DETAILS]
+    assert sorted(path.name for path in out.iterdir()) == [folder_lock.FILE, "checkpoint_best.pt", "checkpoint_last.pt", console.DETAILS]
     assert (place / "boards" / "train_inner").is_dir()
     start = ("--finetune-from-model", str(out / "checkpoint_best.pt"), "--targets", "gap")
     tuned = train(place / "store", place / "tuned", *FINETUNE, *SMALL, *ADAM, "--batch-size", "40", "--max-epoch", "1", *start)
