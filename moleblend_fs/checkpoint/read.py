@@ -236,7 +236,7 @@ def _convert(weights: Mapping[str, Tensor], where: str) -> Checkpoint:
     return Checkpoint(config=config, weights=ours, about={"file": where, "format": "reference release", "not_understood": leftover})
 
 
-def read_torch_file(path: Path) -> dict[str, Any]:
+def read_torch_file(path: Path, *, tensors: bool = True) -> dict[str, Any]:
     """A torch file's dictionary; see `read_torch`.
 
     Raises:
@@ -244,7 +244,7 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
-    content = read_torch(path)
+    content = read_torch(path, tensors=tensors)
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint (holds a {type(content).__name__})")
     return content

@@ -205,6 +205,6 @@ def remove_unnamed(save_dir: str) -> list[Path]:
 
 def named_folder(checkpoint: Path) -> str:
     """The folder that a checkpoint names, "" for none."""
-    content = read_torch_file(checkpoint)
+    content = read_torch_file(checkpoint, tensors=False)
     stored = content.get("last_optimizer_state")
     return str(stored.get("shards", "")) if isinstance(stored, dict) else ""

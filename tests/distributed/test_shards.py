@@ -1,6 +1,7 @@
 """Files of moments: written and read by other numbers of processes, missing, damaged, left over."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +120,28 @@ def test_only_what_no_checkpoint_names_is_removed(tmp_path):
     (tmp_path / "checkpoint_best.pt").unlink()
     zero_moments.remove_unnamed(str(tmp_path))
     assert not (tmp_path / FOLDER / TAG).exists()
+
+
+def bytes_read() -> int:
+    """By this process so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_folders_are_named_without_reading_weights(tmp_path):
+    """Of every checkpoint that is kept, at each save: 16 MiB here. What names the folder is compared with its checksum."""
+    path = tmp_path / "checkpoint_last.pt"
+    write.save_torch_file({"model": {"x": torch.rand(2**22)}, "last_optimizer_state": {"shards": TAG}}, path)
+    before = bytes_read()
+    assert zero_moments.named_folder(path) == TAG
+    assert bytes_read() - before < 2**20
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert zero_moments.named_folder(path) == TAG
+    content[content.index(TAG.encode())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        zero_moments.named_folder(path)
 
 
 def test_nothing_of_the_users_is_removed(tmp_path, caplog):
