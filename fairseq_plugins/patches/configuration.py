@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fairseq_plugins import console, output_paths, splits
 from fairseq_plugins.given_numbers import check_numbers, flag
+from fairseq_plugins.going_on import DEFAULT, RESETS, path_of_last
 from fairseq_plugins.options import engine_options, on_cpu, optimizer_name
 from fairseq_plugins.patches.starting_ranks import infer_world, use_cpu_backends
 from moleblend_fs.checkpoint.weights_by_name import located
@@ -131,10 +132,10 @@ def refuse_with_pretrained(cfg: DictConfig) -> None:
     checkpoint = cfg.checkpoint
     if checkpoint.finetune_from_model is None:
         return
-    for name in ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader"):
+    for name in RESETS:
         if checkpoint[name]:
             raise UserError(f"{flag(name)} does not go with --finetune-from-model, which takes weights alone; leave it out")
-    if checkpoint.restore_file != "checkpoint_last.pt":
+    if checkpoint.restore_file != DEFAULT:
         raise UserError("--restore-file, to go on from, does not go with --finetune-from-model, to begin with; leave one of them out")
 
 
@@ -155,10 +156,9 @@ def check_pretrained(cfg: DictConfig) -> None:
 def check_restore_file(cfg: DictConfig) -> None:
     """fairseq begins from scratch where what it was asked to go on from is no file; only the default one may be absent."""
     checkpoint = cfg.checkpoint
-    last = os.path.join(checkpoint.save_dir, f"checkpoint_last{checkpoint.checkpoint_suffix}.pt")
-    if checkpoint.restore_file != "checkpoint_last.pt":
+    if checkpoint.restore_file != DEFAULT:
         check_resumed("--restore-file", checkpoint.restore_file)
-    elif checkpoint.continue_once is not None and not os.path.exists(last):
+    elif checkpoint.continue_once is not None and not path_of_last(checkpoint).exists():
         check_resumed("--continue-once", checkpoint.continue_once)
 
 

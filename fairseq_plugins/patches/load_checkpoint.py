@@ -12,6 +12,7 @@ from fairseq import checkpoint_utils
 from fairseq.logging import meters
 from omegaconf import DictConfig
 
+from fairseq_plugins.going_on import own_checkpoint_first
 from fairseq_plugins.patches import resuming
 
 PINS = {
@@ -31,8 +32,10 @@ def install() -> None:
 
 def load_checkpoint(cfg: DictConfig, trainer: Any, **options: Any) -> tuple[Any, Any]:
     """fairseq's; then the validation that a signal cut short is done, and a run that is complete is not trained on (see `resuming`)."""
-    extra_state, epoch_itr = _fairseq_load_checkpoint(cfg, trainer, **options)
-    if extra_state is not None and not cfg.reset_optimizer and not cfg.reset_meters:
+    with own_checkpoint_first(cfg, tells=trainer.is_data_parallel_master):
+        extra_state, epoch_itr = _fairseq_load_checkpoint(cfg, trainer, **options)
+        anew = cfg.reset_optimizer or cfg.reset_meters
+    if extra_state is not None and not anew:
         resuming.restore(trainer, extra_state)
     return extra_state, epoch_itr
 
