@@ -16,12 +16,12 @@ from omegaconf import open_dict
 from torch import Tensor
 
 from fairseq_plugins.head_start import begin_linearly
-from fairseq_plugins.options import optimizer_name
+from fairseq_plugins.options import adam_options, optimizer_name
 from fairseq_plugins.patches import resuming
 from fairseq_plugins.patches.load_checkpoint import loaded_state_through, without_unknown_meters
 from moleblend_fs.checkpoint import read as checkpoint
 from moleblend_fs.checkpoint import zero_moments
-from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, shapes_of, to_table
+from moleblend_fs.checkpoint.adam_state import AdamState, from_table, join_flat, shapes_of, take_options, to_table, without_moments
 from moleblend_fs.checkpoint.write import remove_unfinished, save_torch_file
 from moleblend_fs.checkpoint.zero_moments import StoredMoments
 from moleblend_fs.data.model_description import PREDICTED
@@ -182,9 +182,8 @@ class CheckpointTrainer(Trainer):
         """Tell how a checkpoint fits this run; what differs as it is meant to. UserError if anything else does."""
         learned = objective_differences(found.pretraining, self.task.pretraining) if purpose == "resume" else []
         comparison = compare(found, self.task.use(purpose), learned)
-        if self.is_data_parallel_master:
-            for line in comparison.lines:
-                logger.warning(line)
+        for line in comparison.lines:
+            self._warn(line)
         return comparison.differing
 
     def _take_over(self, filename: str, state: dict[str, Any]) -> dict[str, Any]:
@@ -193,22 +192,42 @@ class CheckpointTrainer(Trainer):
         resuming.drop_what_differs(state["extra_state"], self.differing)
         resuming.drop_other_score(state, self.cfg)
         state["extra_state"]["metrics"] = without_unknown_meters(state["extra_state"].get("metrics", {}))
-        history, content = state["optimizer_history"][-1], state.get("last_optimizer_state")
-        if content is not None and not self.cfg.checkpoint.reset_optimizer:
-            if (history["optimizer_name"] in {adam.value for adam in AdamName}) != (self.adam is not None):
-                raise UserError(
-                    f"the checkpoint was written with {history['optimizer_name']}, this run has another optimizer; "
-                    "choose that one, or start with --reset-optimizer"
-                )
-            if self.adam is not None:
-                history["optimizer_name"] = self.adam.value  # what fairseq looks for
-                shapes = shapes_of(self.get_model().named_parameters())
-                stored = zero_moments.read(filename, content, shapes) if "shards" in content else from_table(content, shapes, filename)
-                state["last_optimizer_state"] = self._adam_for_this_run(stored)
+        if self.cfg.ema.store_ema and "ema" not in state["extra_state"]:  # fairseq ends in a KeyError
+            self._warn(f"{filename}: saved without averaged weights, which --store-ema begins with its weights")
+            state["extra_state"]["ema"] = dict(self.loaded_weights)
+        if not self.cfg.checkpoint.reset_optimizer:
+            self._take_optimizer(filename, state)
         stored = state["extra_state"].get("update")
         if stored is not None and not self.cfg.checkpoint.reset_dataloader and stored["update_freq"] == self.update_freq:
             self._keep_update(stored["batches"])
         return state
+
+    def _take_optimizer(self, filename: str, state: dict[str, Any]) -> None:
+        """Adam's state as this run's optimizer needs it, with this run's options."""
+        history, content = state["optimizer_history"][-1], state.get("last_optimizer_state")
+        if content is not None and (history["optimizer_name"] in {adam.value for adam in AdamName}) != (self.adam is not None):
+            raise UserError(
+                f"the checkpoint was written with {history['optimizer_name']}, this run has another optimizer; "
+                "choose that one, or start with --reset-optimizer"
+            )
+        if self.adam is None:
+            return
+        history["optimizer_name"] = self.adam.value  # what fairseq looks for
+        shapes = shapes_of(self.get_model().named_parameters())
+        stored: AdamState | StoredMoments
+        if content is None:  # fairseq would begin the schedule and the count of updates anew, in the middle of the training
+            self._warn(f"{filename}: saved without the optimizer's state (--no-save-optimizer-state), which begins anew: moments of 0")
+            stored = without_moments(float(self.cfg.optimization.lr[0]))
+        else:
+            stored = zero_moments.read(filename, content, shapes) if "shards" in content else from_table(content, shapes, filename)
+        for line in take_options(stored.options, adam_options(self.cfg)):
+            self._warn(f"{filename}: {line}")
+        state["last_optimizer_state"] = self._adam_for_this_run(stored)
+
+    def _warn(self, line: str) -> None:
+        """Say something once, not on each rank."""
+        if self.is_data_parallel_master:
+            logger.warning(line)
 
     def _adam_for_this_run(self, stored: AdamState | StoredMoments) -> Any:
         """Adam's state in this model's order; flat where fairseq keeps it so (fp16)."""

@@ -1,5 +1,6 @@
 """Options between fairseq and us: its dataclasses made of ours, and what its configuration says, in our terms."""
 
+import ast
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,13 @@ def on_cpu(cfg: DictConfig) -> bool:
 def optimizer_name(cfg: DictConfig) -> str | None:
     """What --optimizer names; fairseq's older optimizers are configured by a Namespace that does not say it."""
     return getattr(cfg.optimizer, "_name", None)
+
+
+def adam_options(cfg: DictConfig) -> dict[str, Any]:
+    """What --adam-betas, --adam-eps and --weight-decay say, by torch's names."""
+    given = cfg.optimizer
+    betas = ast.literal_eval(given.adam_betas) if isinstance(given.adam_betas, str) else given.adam_betas
+    return {"betas": tuple(float(beta) for beta in betas), "eps": float(given.adam_eps), "weight_decay": float(given.weight_decay)}
 
 
 def engine_options(cfg: DictConfig) -> EngineOptions:

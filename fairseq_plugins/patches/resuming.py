@@ -129,6 +129,9 @@ def restore(trainer: Any, extra_state: dict[str, Any]) -> None:
     if updates >= last:
         logger.info("update %d of --max-update %d is done: nothing is left to train", updates, last)
         stop = True
+    if 0 < trainer.cfg.checkpoint.patience <= getattr(early, "num_runs", 0):
+        logger.info("no better score within --patience %d: nothing is left to train", trainer.cfg.checkpoint.patience)
+        stop = True
     if stop:
         with open_dict(trainer.cfg):
             trainer.cfg.optimization.max_epoch = NO_EPOCH

@@ -15,7 +15,8 @@ from torch import Tensor
 from moleblend_fs.errors import UserError
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-GROUP_OPTIONS = ("betas", "eps", "weight_decay")
+GROUP_OPTIONS = {"betas": "--adam-betas", "eps": "--adam-eps", "weight_decay": "--weight-decay"}
+"""Adam's options as torch names them, and as the command line does."""
 
 
 @dataclass(kw_only=True)
@@ -39,6 +40,33 @@ class AdamState:
         """(length,) of a flattened parameter's moments; zeros where it has none."""
         whole = self.moments[key].get(name)
         return torch.zeros(length) if whole is None else whole.reshape(-1).narrow(0, start, length)
+
+
+def without_moments(lr: float) -> AdamState:
+    """The state before the first update.
+
+    Args:
+        lr: learning rate.
+    """
+    return AdamState(step={}, moments={key: {} for key in MOMENTS}, options={"lr": lr, "amsgrad": False})
+
+
+def take_options(stored: dict[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Put a run's options of Adam in the place of a checkpoint's.
+
+    Args:
+        stored: the checkpoint's, changed. given: the run's, by the names of `GROUP_OPTIONS`.
+
+    Returns:
+        What differed, a line each.
+    """
+    lines = []
+    for name in GROUP_OPTIONS:
+        before, now = (tuple(value) if isinstance(value, list) else value for value in (stored.get(name), given[name]))
+        if before not in (None, now):
+            lines.append(f"{GROUP_OPTIONS[name]} was {before}, and is {now} from now on")
+        stored[name] = now
+    return lines
 
 
 def to_table(state: AdamState, names: Sequence[str]) -> dict[str, Any]:
