@@ -278,12 +278,16 @@ class MoleBlendTrainer(CheckpointTrainer):
         return self.epoch_iterator
 
     def get_valid_iterator(self, subset: str, disable_iterator_cache: bool = False) -> Any:
-        """fairseq's, on a dataset that training does not use."""
+        """fairseq's, on a dataset that training does not use, of as many batches as are validated: it leaves its loop over all of them
+        after --max-valid-steps and one more, and the thread that reads ahead would wait for ever, one more after each validation."""
         datasets = self.task.datasets
         trained_on = datasets.get(subset)
         datasets[subset] = self.task.validation_dataset(subset)
         try:
-            return super().get_valid_iterator(subset, disable_iterator_cache)
+            iterator = super().get_valid_iterator(subset, disable_iterator_cache)
+            if (most := self.cfg.dataset.max_valid_steps) is not None:
+                iterator.most = most + 1
+            return iterator
         finally:
             datasets[subset] = trained_on
 

@@ -37,6 +37,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
 
     Attributes:
         update_batches: batches of an update over all processes.
+        most: batches of an epoch on each process, which then ends; None for all.
     """
 
     batch_sampler: BatchPlan
@@ -44,6 +45,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
     def __init__(self, dataset: StoreDataset, plan: BatchPlan, **options: Any):
         super().__init__(dataset=dataset, collate_fn=dataset.collater, batch_sampler=plan, **options)
         self.update_batches = self.num_shards
+        self.most: int | None = None
         self.stored: StoredEpoch | None = None
         self.coming: list[np.ndarray] = []
         self.start = 0
@@ -59,7 +61,7 @@ class MoleculeIterator(iterators.EpochBatchIterator):
         self.coming = remaining(batches, self._seen_before(epoch), self.batch_sampler.cut)
         done = max(0, len(batches) - len(self.coming)) // self.update_batches
         self.start = done * micro_batches(self.update_batches, self.num_shards)
-        return batches_of_rank(self.coming, self.update_batches, self.num_shards, self.shard_id)
+        return batches_of_rank(self.coming, self.update_batches, self.num_shards, self.shard_id)[: self.most]
 
     def _seen_before(self, epoch: int) -> np.ndarray | None:
         """What earlier runs saw of an epoch."""
