@@ -50,8 +50,8 @@ def call_main(cfg: DictConfig, main: Callable[..., Any], **kwargs: Any) -> Any:
         fix_config(cfg)
     except UserError as error:
         exit_with(error)
-    if starting_ranks.needs_cpu_spawn(cfg):
-        return starting_ranks.spawn_on_cpu(cfg, main, kwargs)
+    if starting_ranks.spawns(cfg):
+        return starting_ranks.spawn(cfg, main, kwargs)
     return _fairseq_call_main(cfg, main, **kwargs)
 
 

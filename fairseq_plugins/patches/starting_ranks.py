@@ -1,7 +1,7 @@
-"""Where fairseq 0.12 starts ranks wrongly, or none: torchrun and Slurm without several GPUs, and several processes on the CPU.
+"""Where fairseq 0.12 starts ranks wrongly, or none: torchrun and Slurm without several GPUs, and the processes of a host.
 
 `configuration.fix_config` lets it find rank and world size filled in (`infer_world`), so that its own inference is not reached; `call_main`
-has `spawn_on_cpu` start processes. Ranks of torchrun meet by `rendezvous`, which is registered with torch.
+has `spawn` start processes. Ranks of torchrun meet by `rendezvous`, which is registered with torch.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from torch.distributed.constants import default_pg_timeout
 
 from fairseq_plugins.options import on_cpu
-from moleblend_fs.runtime.stop_signals import SIGNALS, pass_signals_to
+from moleblend_fs.runtime.stop_signals import SIGNALS, pass_signals_to, preemption
 
 PINS = {
     "fairseq.distributed.utils.infer_init_method": "dc3a9f23530d",
@@ -34,6 +34,8 @@ PINS = {
 }
 SCHEME = "moleblend"
 """Our own way for ranks to find each other: torchrun's, see `rendezvous`."""
+ENDING = 30.0
+"""Seconds that a process has to end after Ctrl-C."""
 
 
 def install() -> None:
@@ -103,30 +105,60 @@ def use_cpu_backends(cfg: DictConfig) -> None:
             distributed.ddp_backend = "legacy_ddp"
 
 
-def needs_cpu_spawn(cfg: DictConfig) -> bool:
-    """Whether several processes are wanted on the CPU and nobody has started them."""
+def spawns(cfg: DictConfig) -> bool:
+    """Whether several processes are wanted on this host and nobody has started them; on GPUs as fairseq finds that out."""
     distributed = cfg.distributed_training
-    return on_cpu(cfg) and distributed.distributed_world_size > 1 and not distributed.distributed_no_spawn
+    if distributed.distributed_world_size == 1 or distributed.distributed_no_spawn or cfg.common.tpu:
+        return False
+    if on_cpu(cfg):
+        return True
+    distributed_utils.infer_init_method(distributed)
+    return distributed.distributed_init_method is not None and not distributed.distributed_no_spawn
 
 
-def spawn_on_cpu(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, Any]) -> None:
-    """Start the processes of `--distributed-world-size N` on the CPU; fairseq counts GPUs and starts none."""
+def spawn(cfg: DictConfig, main: Callable[..., Any], kwargs: dict[str, Any]) -> None:
+    """Start the processes of `--distributed-world-size N`, pass signals on to them, and end as they do.
+
+    fairseq counts GPUs and starts none on a CPU; a signal ends its parent process, or is lost there, and any exit code becomes 1.
+    """
     distributed = cfg.distributed_training
-    if distributed.distributed_init_method is None:
+    processes = distributed.distributed_world_size
+    if not on_cpu(cfg):
+        processes = min(torch.cuda.device_count(), processes)
+    elif distributed.distributed_init_method is None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             distributed.distributed_init_method = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     kwargs["start_rank"] = distributed.distributed_rank
     distributed.distributed_rank = None
-    context = torch.multiprocessing.spawn(
-        distributed_utils.distributed_main, args=(main, cfg, kwargs), nprocs=distributed.distributed_world_size, join=False
-    )
+    context = torch.multiprocessing.spawn(run_rank, args=(main, cfg, kwargs), nprocs=processes, join=False)
+    pass_on = pass_signals_to(lambda: context.processes)
     for number in SIGNALS:
-        signal.signal(number, pass_signals_to(lambda: context.processes))
+        signal.signal(number, pass_on)
+    if preemption.received:  # meanwhile
+        pass_on(preemption.received, None)
+    wait_for(context, pass_on)
+
+
+def run_rank(place: int, main: Callable[..., Any], cfg: DictConfig, kwargs: dict[str, Any]) -> None:
+    """What a process that was started does, the `place`-th on this host: fairseq's, but that it heeds signals from its beginning on."""
+    preemption.listen()
+    distributed_utils.distributed_main(place, main, cfg, kwargs)
+
+
+def wait_for(context: Any, pass_on: Callable[[int, Any], None]) -> None:
+    """Wait for processes that were started; end with the exit code of the first that failed, or as a signal ends a process (128 + its
+    number)."""
     try:
         while not context.join():
             pass
     except torch.multiprocessing.ProcessExitedException as error:
         if error.signal_name is not None:
             print(f"moleblend: error: rank {error.error_index} was ended by {error.signal_name}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        sys.exit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code)
+    except KeyboardInterrupt:
+        pass_on(signal.SIGINT, None)
+        for process in context.processes:
+            process.join(ENDING)
+            process.kill()
+        raise
