@@ -276,6 +276,10 @@ def test_pretraining_looks_for_each_of_several_stores(tmp_path):
         done = submitted(store)
         assert done.returncode == 2
         assert f"STORE={store}: {lacking} is no store" in done.stderr
+    for store in (":", "::"):
+        done = submitted(store)
+        assert done.returncode == 2
+        assert f"STORE={store} names no store" in done.stderr
 
 
 @pytest.mark.parametrize(
