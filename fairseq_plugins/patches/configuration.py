@@ -45,6 +45,7 @@ def fix_config(cfg: DictConfig) -> None:
         refuse_fp16_on_cpu(cfg)
         refuse_amp(cfg)
         refuse_half_moments(cfg)
+        old_adam_for_less_memory(cfg)
         refuse_unsafe_saving(cfg)
         refuse_with_deepspeed(cfg)
         warn_of_averages(cfg)
@@ -86,6 +87,14 @@ def refuse_half_moments(cfg: DictConfig) -> None:
     """fairseq ends in a traceback once the model is there: moments in half precision are of apex, which nothing here uses."""
     if OmegaConf.select(cfg, "optimizer.fp16_adam_stats"):
         raise UserError("--fp16-adam-stats is not offered: moments are kept in float32; leave it out")
+
+
+def old_adam_for_less_memory(cfg: DictConfig) -> None:
+    """fairseq's Adam for --memory-efficient-bf16 and -fp16, which is what it has them for; it ends in a traceback with torch's fused one,
+    which takes gradients of the weights' type, on a GPU."""
+    common = cfg.common
+    if (common.memory_efficient_bf16 or common.memory_efficient_fp16) and optimizer_name(cfg) == "adam" and not on_cpu(cfg):
+        cfg.optimizer.use_old_adam = True
 
 
 def refuse_unsafe_saving(cfg: DictConfig) -> None:

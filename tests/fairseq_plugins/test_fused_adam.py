@@ -5,7 +5,10 @@ import copy
 import pytest
 import torch
 from fairseq.optim.adam import Adam, FairseqAdam, FairseqAdamConfig
+from fairseq.optim.fp16_optimizer import MemoryEfficientFP16Optimizer
+from omegaconf import OmegaConf
 
+from fairseq_plugins.patches.configuration import old_adam_for_less_memory
 from fairseq_plugins.patches.fused_adam import FusedAdam, OnePassAdam
 
 OPTIONS = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.01}
@@ -142,3 +145,20 @@ def test_either_goes_on_from_the_others_state(first, second):
 def test_moments_in_half_precision_are_refused():
     with pytest.raises(NotImplementedError, match="apex"):
         FusedAdam([torch.nn.Parameter(torch.zeros(2))], use_fp16_stats=True, **OPTIONS)
+
+
+@pytest.mark.parametrize("option", ["memory_efficient_bf16", "memory_efficient_fp16"])
+def test_less_memory_is_had_with_fairseqs_own_on_a_gpu(monkeypatch, option):
+    """fairseq's optimizer for that refuses torch's, by an exception that is no message."""
+    common = {"memory_efficient_bf16": False, "memory_efficient_fp16": False, "cpu": False, option: True}
+    cfg = OmegaConf.create({"common": common, "optimizer": {"_name": "adam", "use_old_adam": False}})
+    weights = [torch.nn.Parameter(torch.zeros(3))]
+    wrapped = FairseqAdam(FairseqAdamConfig(lr=[1e-2], adam_betas="(0.9, 0.99)"), weights)
+    wrapped._optimizer = FusedAdam(weights, **OPTIONS)
+    with pytest.raises(ValueError, match="Unsupported optimizer: FairseqAdam"):
+        MemoryEfficientFP16Optimizer(cfg, weights, wrapped)
+    old_adam_for_less_memory(cfg)
+    assert not cfg.optimizer.use_old_adam, "on a CPU ours does"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    old_adam_for_less_memory(cfg)
+    assert cfg.optimizer.use_old_adam
