@@ -1,6 +1,7 @@
 """Runs that are interrupted and go on: on as many processes, on others, with another stage of ZeRO or none."""
 
 import pytest
+import torch
 
 from moleblend_fs.runtime.molecules_seen import seen_by_epoch
 from tests.distributed.conftest import needs_deepspeed
@@ -70,3 +71,22 @@ def test_bfloat16_goes_on_bit_for_bit(store, start, tmp_path, optimizer):
     run(store, tmp_path / "cut", *options, "--max-update", "2")
     run(store, tmp_path / "cut", *options, "--max-update", "4")
     assert identical(checkpoint(tmp_path / "cut"), checkpoint(straight.folder))
+
+
+@needs_deepspeed
+def test_zero_without_moments_and_with_other_options(store, start, tmp_path):
+    """Updates count on; the float32 weights are the checkpoint's, of which bfloat16 keeps less: a learning rate of 0 moves none."""
+    options = (*start, *zero(2), *EPS, "--bf16", "--no-save-optimizer-state")
+    run(store, tmp_path, *options, "--max-update", "2")
+    before = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    assert "last_optimizer_state" not in before
+    assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in before["model"].values())
+    again = run(store, tmp_path, *start, *zero(2), *EPS, "--bf16", "--lr", "0", "--max-update", "3")
+    assert [values["num_updates"] for values in again.logged("train_inner")] == ["3"]
+    assert again.output.count("saved without the optimizer's state") == 1
+    after = checkpoint(tmp_path)
+    assert all(torch.equal(before["model"][name], after["model"][name]) for name in after["model"])
+    changed = run(store, tmp_path, *start, *zero(2), *EPS, "--bf16", "--adam-eps", "1e-6", "--weight-decay", "0.1", "--max-update", "4")
+    assert changed.output.count("--weight-decay was 0.0, and is 0.1 from now on") == 1
+    (group,) = checkpoint(tmp_path)["last_optimizer_state"]["param_groups"]
+    assert (group["eps"], group["weight_decay"]) == (1e-6, 0.1)
