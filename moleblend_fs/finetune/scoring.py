@@ -19,6 +19,8 @@ MEAN = "mean"
 """What stands for the mean over the targets among them."""
 FEWEST_OF_A_CLASS = 10
 """Molecules of each class that calibration of probabilities needs."""
+FEWEST_DRAWN = 3
+"""Molecules that an interval needs: of one it would be the value itself, of two it ends at theirs."""
 LEAST_DEFINED = 0.9
 """Share of the resamples that must define a score for an interval: of the others it would be another score's."""
 Tested = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -31,7 +33,7 @@ def score_folds(folds: Sequence[Tested], names: tuple[str, ...], kind: str, seed
     """Target (and "mean" over targets) -> score -> {"value", "low", "high"}.
 
     Values are means over the folds. The 95 % interval is the percentile bootstrap over molecules: each is drawn as often in every fold
-    that tests it, all targets together. None where the labels do not define a score.
+    that tests it, all targets together. None where the labels do not define a score; no interval of fewer than `FEWEST_DRAWN` molecules.
     """
     parts = [scores(p, t, names, kind) for _, p, t in folds]
     drawn: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -50,6 +52,8 @@ def score_folds(folds: Sequence[Tested], names: tuple[str, ...], kind: str, seed
 def _resamples(folds: Sequence[Tested], names: tuple[str, ...], kind: str, seed: int) -> Iterator[list[Scores]]:
     """The folds' scores, of molecules drawn with replacement among all that are tested."""
     molecules, places = np.unique(np.concatenate([numbers for numbers, *_ in folds]), return_inverse=True)
+    if len(molecules) < FEWEST_DRAWN:
+        return
     of_folds = np.split(places, np.cumsum([len(numbers) for numbers, *_ in folds])[:-1])
     generator = np.random.Generator(np.random.PCG64(seed))
     for _ in range(RESAMPLES[kind]):

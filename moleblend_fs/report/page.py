@@ -166,18 +166,18 @@ def information(logs: Sequence[TrainingLog]) -> list[str]:
 
 
 def finetuning_section(logs: Sequence[TrainingLog], evaluations: Sequence[Evaluation]) -> list[str]:
-    """Validation curves of one quantity for all finetuning runs, the first metric that any has, and their losses."""
+    """Validation curves of each run's first metric, those of one metric in one panel, and of losses."""
     from moleblend_fs.report.svg_charts import metric_curves
 
     units = {unit for e in evaluations for unit in e.units.values()}
     unit = units.pop() if len(units) == 1 else ""
     names = [log.name for log in logs]
     panels = []
-    score = next((metric for metric in METRICS if any(metric in log.valid for log in logs)), None)
-    for metric, split in ((score, "valid"), ("loss", "valid"), ("loss", "train")):
+    scores = dict.fromkeys(metric for log in logs for metric in [m for m in METRICS if m in log.valid][:1])
+    for metric, split in (*((score, "valid") for score in scores), ("loss", "valid"), ("loss", "train")):
         # Every run keeps its place, and with it its colour, in all panels.
         curves = [(log.name, curve) if (curve := getattr(log, split).get(metric)) is not None else None for log in logs]
-        if metric is None or not any(curves):
+        if not any(curves):
             continue
         name = METRIC_TITLES.get(metric, metric)
         title = f"{name}, {'validation' if split == 'valid' else 'training'}"

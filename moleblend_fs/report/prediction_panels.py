@@ -129,7 +129,7 @@ def picture_sections(evaluations: Sequence[Evaluation]) -> list[str]:
     for target, members in groups[:MOST_TARGETS]:
         parity += parity_panels(target, [c for c in members if not c.classes and len(c.true)])
         residuals += [residual_panel(c) for c in members if not c.classes and len(c.true)]
-        classes += class_panels(target, [c for c in members if c.both_classes][:MOST_RUNS])
+        classes += class_panels(target, [c for c in members if c.both_classes])
     more = [html.note(f"The first {MOST_TARGETS} of {len(groups)} targets.")] if len(groups) > MOST_TARGETS else []
     sections = []
     for title, told, panels in (
@@ -174,13 +174,16 @@ def residual_panel(column: Column) -> str:
 
 
 def class_panels(target: str, members: Sequence[Column]) -> list[str]:
-    """Three panels of one target, with a line for each run."""
+    """Three panels of one target, with a line for each of the first `MOST_RUNS` runs."""
     from moleblend_fs.report.svg_charts import lines
 
     if not members:
         return []
+    more = f"the first {MOST_RUNS} of {len(members)} runs" if len(members) > MOST_RUNS else ""
+    members = members[:MOST_RUNS]
     names = [column.evaluation.name for column in members]
     key = html.legend((name, f"var(--c{i % MOST_RUNS})") for i, name in enumerate(names)) if len(names) > 1 else html.escape(names[0])
+    key += more
     roc = lines(
         [roc_curve(c.predicted, c.true) for c in members],
         xlabel="false positive rate",

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 RESAMPLES, FEWEST = 1000, 100
+FEWEST_DRAWN = 3
+"""Molecules that an interval needs: of one it would be the value itself, of two it ends at theirs."""
 MOST_DRAWN = 5_000_000
 """Molecules drawn for one interval; of larger splits fewer resamples are taken, yet at least `FEWEST`."""
 AT_A_TIME = 2_000_000
@@ -25,7 +27,7 @@ def weights(molecules: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def draws(prediction: np.ndarray, target: np.ndarray, *, seed: int) -> list[Draws]:
-    """Resampled scores of each target; a molecule is drawn with all its targets.
+    """Resampled scores of each target, none of fewer than `FEWEST_DRAWN` molecules; a molecule is drawn with all its targets.
 
     Args:
         prediction: (molecules, targets), probabilities where labels are classes.
@@ -34,7 +36,7 @@ def draws(prediction: np.ndarray, target: np.ndarray, *, seed: int) -> list[Draw
     """
     columns = [(p[known], t[known], known) for p, t in zip(prediction.T, target.T, strict=True) if (known := _known(p, t)) is not None]
     parts: list[list[Draws]] = [[] for _ in columns]
-    if len(target):
+    if len(target) >= FEWEST_DRAWN:
         for drawn in weights(len(target), seed):
             for part, (p, t, known) in zip(parts, columns, strict=True):
                 part.append(scores(p, t, drawn[:, known]))

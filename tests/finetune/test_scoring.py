@@ -60,3 +60,10 @@ def test_predictions_that_are_no_numbers_win_against_nothing():
     assert found["best"] is None
     assert found["first_line"].startswith("no rmse: some predictions of test molecules are not finite")
     assert compared({"score": "rmse", "models": models | {MODEL_NAME: models["x"]}})["best"] == MODEL_NAME
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_or_two_molecules_have_no_interval(count):
+    """Of one it was 0.4 (0.4 to 0.4), as if it were sure."""
+    found = score_folds([of_values(count, seed=0)], ("y",), "regression", 0)["y"]["mae"]
+    assert set(found) == ({"value", "low", "high"} if count == 3 else {"value"})

@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 
-from moleblend_fs.report.page import split_made_by
+from moleblend_fs.report.page import finetuning_section, split_made_by
 from moleblend_fs.report.prediction_panels import class_panels, columns, told, worst_sections
 from moleblend_fs.report.result_files import Evaluation
 from moleblend_fs.report.results import result_rows, shown_number
 from moleblend_fs.report.runs import find_runs
-from moleblend_fs.report.training_logs import read_log
+from moleblend_fs.report.training_logs import TrainingLog, read_log
 from tests.fairseq_plugins.conftest import write_graphs
 from tests.model.molecules import graph
 
@@ -96,3 +96,21 @@ def test_curves_of_validation_are_of_the_first_split_that_was_validated_on(tmp_p
     (tmp_path / "train.log").write_text("\n".join(lines) + "\n")
     log = read_log(tmp_path / "train.log", tmp_path)
     assert [part.tolist() for part in log.valid["mae"]] == [[10, 20], [2.0, 1.0]]
+
+
+def test_runs_beyond_those_that_have_room_are_told():
+    members = [evaluation([0.0, 1.0, 1.0], [0.2, 0.3, 0.9], name=f"run{i}") for i in range(10)]
+    panels = {count: class_panels("y", columns(members[:count])["y"]) for count in (8, 10)}
+    assert ["the first 8 of 10 runs" in panel for panel in panels[10]] == [True] * 3
+    assert not any("the first" in panel for panel in panels[8])
+    assert all("run7" in panel and "run8" not in panel for panel in panels[10])
+
+
+def test_runs_of_quantities_have_their_curves_beside_runs_of_classes():
+    """One metric was drawn for all runs, ROC-AUC where any had it; errors of the others were not to be seen."""
+    curve = (np.array([1, 2]), np.array([0.5, 0.6]))
+    scores = {"a": ("roc_auc", "log_loss"), "b": ("mae", "rmse"), "c": ("mae",)}
+    logs = [TrainingLog(name=name, train={}, valid=dict.fromkeys(metrics, curve)) for name, metrics in scores.items()]
+    [section] = finetuning_section(logs, [])
+    assert re.findall(r"<b>(.*?)</b>", section) == ["ROC-AUC, validation", "MAE, validation"]
+    assert "last: b 0.6, c 0.6" in section

@@ -77,3 +77,9 @@ def test_reliability_counts_each_molecule_once():
     prediction = np.array([0.0, 0.05, 0.31, 0.39, 1.0])
     rows = reliability(prediction, np.array([0.0, 1.0, 0.0, 1.0, 1.0]))
     assert rows == [(pytest.approx(0.025), 0.5, 2), (pytest.approx(0.35), 0.5, 2), (1.0, 1.0, 1)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_or_two_molecules_have_no_interval(count):
+    [found] = draws(np.arange(count)[:, None] / 10, np.zeros((count, 1)), seed=0)
+    assert (interval(found.get("mae")) is None) == (count < 3)
