@@ -1,10 +1,10 @@
 """Predictions from Python: `from moleblend_fs import Predictor`."""
 
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -123,7 +123,7 @@ class Reader:
         self._workers, self._hydrogens, self._timeout = workers, hydrogens, row_timeout
         self._allowed = parse_allowed(",".join(allow_differences))
         self._told: set[str] = set()
-        self._tell = tell or partial(warnings.warn, stacklevel=5)
+        self._tell = tell or warn
 
     def _rows(self, incoming: Incoming, described: Described, inputs: str, purpose: Literal["predict", "embed"]) -> Iterator[list[Made]]:
         """All rows with their molecules, made as for the model's training."""
@@ -240,6 +240,14 @@ class Predictor(Reader):
             index=incoming.index,
             **arrays,
         )
+
+
+def warn(line: str) -> None:
+    """A warning, at the line of the program that called the package."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(line, stacklevel=level)
 
 
 def _opened_again(kind: type[Reader], arguments: tuple[Any, ...], named: dict[str, Any]) -> Reader:

@@ -40,7 +40,9 @@ class Frame:
         name = find_smiles_column(list(self.columns))
         of_mols = [other for other, values in self.columns.items() if _are_mols(values)] if name is None else []
         if name is None and len(of_mols) != 1:
-            raise UserError(f"the table has no column called smiles; it has: {', '.join(self.columns)}")
+            raise UserError(
+                f"the table has no column called smiles; it has: {', '.join(self.columns)}. Rename the one that has them, or give it alone"
+            )
         return self.columns[name or of_mols[0]]
 
 

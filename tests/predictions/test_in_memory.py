@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from moleblend_fs import Embedder, Predictor
+from moleblend_fs import Embedder, Explainer, Predictor
 from moleblend_fs.chem.conformers import ConformerOptions
 from moleblend_fs.chem.identity import molecule_key
 from moleblend_fs.chem.smiles_to_graph import BuildOptions, graph_from_smiles
@@ -221,3 +221,13 @@ def test_a_folder_is_no_smiles(tmp_path, monkeypatch):
     for given in ("./CCO", str(tmp_path)):
         with pytest.raises(UserError, match="is a folder, not a file"):
             taken(given)
+
+
+@pytest.mark.parametrize("call", ["predict", "predictor", "embed", "explain"])
+def test_a_warning_is_at_the_line_that_asked(model, call):
+    """It was at no line, "sys:1"."""
+    reader = {"embed": Embedder, "explain": Explainer}.get(call, Predictor)(model)
+    ask = {"predict": "predict", "explain": "explain"}.get(call, "__call__")
+    with pytest.warns(UserWarning, match="does not say what it was trained on") as told:
+        getattr(reader, ask)(["CCO"])
+    assert {(warning.filename, warning.lineno) for warning in told} == {(__file__, told[0].lineno)}
