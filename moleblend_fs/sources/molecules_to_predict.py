@@ -261,6 +261,8 @@ def open_incoming(path: Path, *, smiles_column: str | None = None, kind: str | N
 
 def _open_text(path: Path, smiles_column: str | None, kind: str | None, *, table: bool) -> Incoming:
     """The same of a file that is text, perhaps packed. `table`: it is the copy of one."""
+    if smiles_column is not None and kind in ("smiles", "sdf"):
+        raise UserError(f"--smiles-column goes with tables, --format {kind} says that {path} is none; leave one of them out")
     if kind == "sdf" or (kind is None and smiles_column is None and not table and _is_sdf(path)):
         return IncomingSdf(path)
     if kind == "smiles":

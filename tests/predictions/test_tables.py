@@ -258,6 +258,7 @@ def test_what_does_not_fit_is_told(tmp_path, capsys):
         "no such file": [str(tmp_path / "none.csv")],
         "--split goes with a store": [str(source), "--split", "test"],
         "--format goes with tables and lists": [str(store.path), "--format", "csv"],
+        "--smiles-column goes with tables, --format smiles says": [str(source), "--format", "smiles", "--smiles-column", "smiles"],
         "give an INPUT": [],
         "--interval must lie between 0 and 1": [str(source), "--interval", "90"],
         "would overwrite what is read": [str(source), str(source)],
