@@ -46,11 +46,11 @@ def _under_one_name(lines: list[ScoreLine]) -> list[ScoreLine]:
         for dataset, splits in tables.items()
         if all(splits.get(line.split) in line.as_tables for line in of_run)
     }
-    return [_as_in(line, known[at], tables) if (at := (line.dataset, line.method)) in known and line.as_tables else line for line in lines]
-
-
-def _as_in(line: ScoreLine, dataset: str, tables: dict[str, dict[str, str]]) -> ScoreLine:
-    return replace(line, dataset=dataset, tested=tables[dataset][line.split])
+    found = []
+    for line in lines:
+        dataset = known.get((line.dataset, line.method)) if line.as_tables else None
+        found.append(line if dataset is None else replace(line, dataset=dataset, tested=tables[dataset][line.split]))
+    return found
 
 
 def _parts(word: str) -> tuple[str, Path]:
