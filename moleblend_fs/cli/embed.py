@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from moleblend_fs.cli.common import (
     add_comparison_argument,
     add_rows_arguments,
@@ -183,6 +185,8 @@ def embedded_rows(inputs: str, source: Source, *, progress: bool) -> Iterator[tu
                 elif values is None:
                     why = "not enough memory" if place in window.too_large else "no 3D structure"
                     status = f"no representation: {why}"
+                elif not np.isfinite(values).all():
+                    values, status = None, "no representation: the model's output is not finite"
                 elif inputs == "2d+3d" and not window.has_3d[place]:
                     status = "; ".join(["from 2D alone: no 3D structure", *row.notes])
                 yield row, None if values is None else values[0].astype("<f4"), status

@@ -17,6 +17,7 @@ from moleblend_fs.cli.main import main
 from moleblend_fs.errors import UserError
 from moleblend_fs.model.config import ModelConfig
 from moleblend_fs.model.moleblend import MoleBlend
+from tests.cli.test_predict import only_sodium
 from tests.inference.untrained_models import untrained
 
 SMILES = ["CCO", "bad", "c1ccccc1", "CC"]
@@ -180,3 +181,18 @@ def test_a_file_that_changes_meanwhile_is_told(tmp_path):
     rows = [(None, np.zeros(2, "<f4"), "ok")] * 3
     with open(tmp_path / "out.npy", "wb") as stream, pytest.raises(UserError, match="3 rows and had 2 when they were counted"):
         embedding_files.write_npy(stream, iter(rows), (2, 2))
+
+
+@pytest.mark.parametrize("level", ["graph", "atom"])
+def test_outputs_that_are_no_numbers_are_told(tmp_path, capsys, level):
+    """They stood there as nan and inf, with the status "ok"."""
+    model = untrained(tmp_path / "model", change=only_sodium)
+    words = ["--smiles", "CCO", "CC(=O)[O-].[Na+]", "--no-progress", "--level", level]
+    for ending in ("npz", "csv"):
+        assert main(["embed", str(model), str(tmp_path / f"out.{ending}"), *words]) == 0
+        assert "no representation of 1 of 2 rows" in capsys.readouterr().err
+    arrays = np.load(tmp_path / "out.npz")
+    assert arrays["status"].tolist() == ["ok", "no representation: the model's output is not finite"]
+    assert arrays["starts"].tolist() == [0, 3, 3] if level == "atom" else np.isnan(arrays["values"][1]).all()
+    with open(tmp_path / "out.csv", newline="") as stream:
+        assert [line["e0"] == "" for line in csv.DictReader(stream)] == ([False] * 3 if level == "atom" else [False]) + [True]
