@@ -28,11 +28,12 @@ NAMES = {
 
 
 def fingerprints(smiles: Sequence[str]) -> np.ndarray:
-    """(n, 2048) uint8, ECFP4."""
+    """(n, 2048) uint8, ECFP4; no bit of a SMILES, as of a store that another version made, that this RDKit cannot read."""
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
     result = np.zeros((len(smiles), BITS), dtype=np.uint8)
-    for row, text in zip(result, smiles, strict=True):
-        row[:] = generator.GetFingerprintAsNumPy(Chem.MolFromSmiles(text))
+    for row, mol in zip(result, map(Chem.MolFromSmiles, smiles), strict=True):
+        if mol is not None:
+            row[:] = generator.GetFingerprintAsNumPy(mol)
     return result
 
 

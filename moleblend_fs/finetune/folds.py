@@ -118,8 +118,16 @@ def _by_shares(store: Store, settings: Settings, kind: str) -> dict[str, Parts]:
 
 
 def groups_of(smiles: Sequence[str], kind: str) -> list[str]:
-    """For each molecule what it must not be parted from: itself, its scaffold (with stereochemistry), or its Butina cluster."""
+    """For each molecule what it must not be parted from: itself, its scaffold (with stereochemistry), or its Butina cluster.
+
+    Raises:
+        UserError: RDKit cannot read a SMILES, as of a store that another version made.
+    """
     molecules = [Chem.MolFromSmiles(text) for text in smiles]
+    if unread := [text for text, mol in zip(smiles, molecules, strict=True) if mol is None]:
+        raise UserError(
+            f"this version of RDKit cannot read the stored SMILES {unread[0][:80]!r}: make the store again, or give --split-file"
+        )
     if kind == "random":
         return [molecule_key(mol) for mol in molecules]
     if kind == "butina":

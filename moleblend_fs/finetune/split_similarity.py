@@ -121,11 +121,15 @@ def pretraining_store(weights: Path, trained_on: TrainedOn) -> Store | None:
 
 
 def _keys(store: Store, indices: np.ndarray | None = None) -> np.ndarray:
-    """(n, 2) InChIKeys and skeletons; of molecules that InChI cannot express, as parts of polymers, `molecule_key` and `skeleton`."""
-    return np.array([_key(Chem.MolFromSmiles(text)) for text in smiles_of(store, indices)], dtype=object).reshape(-1, 2)
+    """(n, 2) InChIKeys and skeletons; of molecules that InChI cannot express, as parts of polymers, `molecule_key` and `skeleton`; the
+    SMILES itself where RDKit cannot read it."""
+    return np.array([_key(text) for text in smiles_of(store, indices)], dtype=object).reshape(-1, 2)
 
 
-def _key(mol: Chem.Mol) -> tuple[str, str]:
+def _key(smiles: str) -> tuple[str, str]:
+    mol = Chem.MolFromSmiles(smiles)
+    if mol is None:
+        return smiles, smiles
     key = Chem.MolToInchiKey(mol)
     return (key, key[:LENGTH]) if key else (molecule_key(mol), skeleton(mol))
 

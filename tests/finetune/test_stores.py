@@ -4,13 +4,21 @@ import csv
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from moleblend_fs.data.graph import LabelSpec
+from moleblend_fs.data.split_file import resplit
 from moleblend_fs.errors import UserError
+from moleblend_fs.finetune.baselines import fingerprints
 from moleblend_fs.finetune.data import prepare
+from moleblend_fs.finetune.folds import groups_of, smiles_of
 from moleblend_fs.finetune.run import finetune
 from moleblend_fs.finetune.settings import Settings
+from moleblend_fs.finetune.split_similarity import overlap
+from tests.fairseq_plugins.conftest import write_graphs
 from tests.finetune.conftest import ESOL, QUICK
+from tests.model.molecules import graph
 
 ONCE = QUICK | {"epochs": 1, "weights": "none"}
 IMPOSSIBLE = "C[C@]12C[C@@]1(C)C2"
@@ -91,3 +99,19 @@ def test_molecules_without_a_structure_are_named_before_anything_is_trained(tmp_
         finetune(path, tmp_path / "run", Settings(targets=("y",), inputs="3d", **ONCE), jobs=1)
     asked = Settings(targets=("y",), inputs="2d+3d")
     assert len(prepare(path, asked, tmp_path / "other", "none", workers=1, progress=False).store) == 3
+
+
+def test_a_stored_smiles_that_rdkit_cannot_read_costs_no_run(tmp_path):
+    """Another version of RDKit may have made the store: the baselines ended with an error of RDKit's when all was trained."""
+    lines = [("CCO", "train"), ("CCN", "train"), ("CCO", "test"), ("CCC", "test")]
+    molecules = [(graph(smiles, row, labels=[float(row)]), split) for row, (smiles, split) in enumerate(lines)]
+    molecules[1][0].smiles = molecules[3][0].smiles = "c1ccccc"
+    store = write_graphs(tmp_path / "store", molecules, (LabelSpec(name="y", unit="", kind="regression"),))
+    texts = smiles_of(store)
+    assert texts[1] == texts[3] == "c1ccccc"
+    assert (fingerprints(texts).sum(axis=1) > 0).tolist() == [True, False, True, False]
+    fold = resplit(store, {"train": np.array([0, 1]), "valid": np.array([], dtype=int), "test": np.array([2, 3])}, {})
+    [shared, *_] = overlap(store, {"fold0": fold})
+    assert (shared.pair, shared.same) == ("test, in train", 2)
+    with pytest.raises(UserError, match="cannot read the stored SMILES 'c1ccccc': make the store again, or give --split-file"):
+        groups_of(texts, "random")
