@@ -33,6 +33,7 @@ RUNS = {
     "compare --csv": ("{scores}", "--csv", "{out}"),
     "export": ("{model}", "{out}"),
     "embed": ("{model}", "{csv}", "{out}", "--hydrogens", "none", "--no-progress"),
+    "embed --split": ("{model}", "{store}", "{out}", "--split", "test", "--no-progress"),
     "explain": ("{model}", "{csv}", "-o", "{out}", "--hydrogens", "none", "--no-progress"),
     "preprocess-sidecar": ("descriptors", "{store}", "--no-progress"),
     "prototypes": ("{projecting}", "{store}", "{out}", "--levels", "2", "1"),
@@ -45,7 +46,7 @@ RUNS = {
 """Command -> its words; {out} is what it writes, all others are what it reads."""
 FOLDERS = ("convert", "preprocess", "merge")
 """Commands whose output is a folder that must not exist yet."""
-ENDINGS = {"embed": ".npy", "export": ".onnx", "explain": ".html"}
+ENDINGS = {"embed": ".npy", "embed --split": ".npy", "export": ".onnx", "explain": ".html"}
 """What names of outputs must end in."""
 BAD_OUTPUTS = {
     "a full device": "/dev/full",
