@@ -222,7 +222,7 @@ class Search:
 
 
 def scores_in(log: Path, metric: str, *, maximise: bool) -> list[tuple[int, float]]:
-    """(epoch, best score so far) of each validation that a member's log tells of."""
+    """(epoch, best score so far) of each validation that a member's log tells of; what is no number is worse than any."""
     result: list[tuple[int, float]] = []
     try:
         lines = log.read_text(errors="replace").splitlines()
@@ -236,5 +236,6 @@ def scores_in(log: Path, metric: str, *, maximise: bool) -> list[tuple[int, floa
             epoch, score = int(content["epoch"]), float(content[f"{SCORE}{metric}"])
         except (ValueError, KeyError, TypeError):
             continue
-        result.append((epoch, (max if maximise else min)([*(best for _, best in result[-1:]), score])))
+        numbers = [each for each in (*(best for _, best in result[-1:]), score) if math.isfinite(each)]
+        result.append((epoch, (max if maximise else min)(numbers, default=score)))
     return result

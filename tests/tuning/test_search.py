@@ -1,6 +1,7 @@
 """Searches that really train: stopped, shared, pruned; and what test labels can reach."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ from moleblend_fs.errors import UserError
 from moleblend_fs.finetune.progress import Progress
 from moleblend_fs.finetune.settings import Settings
 from moleblend_fs.tuning.run import Wanted, prepared, tune
-from moleblend_fs.tuning.search import Search, Trial
+from moleblend_fs.tuning.search import Search, Trial, scores_in
 from moleblend_fs.tuning.space import space_of
 from moleblend_fs.tuning.study import Study
 from tests.finetune.conftest import ESOL
@@ -227,6 +228,17 @@ def test_trials_of_a_single_epoch_have_a_score(tmp_path):
     log = (tmp_path / "run" / "trials" / "trial0-fold0" / "train.log").read_text()
     assert (tried.state, tried.reason) == ("complete", "")
     assert [tried.score] == [float(score) for score in re.findall(r'"valid_rmse": "([^"]+)"', log)]
+
+
+@pytest.mark.parametrize("maximise", [True, False])
+def test_a_score_that_is_no_number_is_not_the_best(tmp_path, maximise):
+    """Where the first one was none, no later one was better."""
+    scores = ("nan", "inf", "0.5", "0.7", "nan", "0.6")
+    lines = [f'2026 | INFO | valid | {{"epoch": {i}, "valid_rmse": "{score}"}}' for i, score in enumerate(scores, 1)]
+    (tmp_path / "train.log").write_text("\n".join(lines))
+    found = [best for _, best in scores_in(tmp_path / "train.log", "rmse", maximise=maximise)]
+    assert found[2:] == ([0.5, 0.7, 0.7, 0.7] if maximise else [0.5] * 4)
+    assert not any(map(math.isfinite, found[:2]))
 
 
 def test_other_arguments_are_refused_once_trials_have_begun(searched, tmp_path, capsys):
