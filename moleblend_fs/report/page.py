@@ -95,6 +95,8 @@ def results_sections(runs: Runs, manifests: dict[Path, Manifest], seed: int) -> 
     told = [f"In brackets 95 % intervals by bootstrap over the molecules scored (percentiles, seed {seed})."]
     if BASELINE in header:
         told.append("The mean predictor always says the mean of the training split; of classes, the same probability for all molecules.")
+    if any("\u00b1" in cell for row in rows for cell in row):
+        told.append("After \u00b1 the standard deviation over seeds (population).")
     made_by = [split_made_by(evaluation, manifests.get(Path(evaluation.store))) for evaluation in runs.evaluations]
     table = html.table(header, rows, numeric=range(header.index("metric") + 1, len(header)), name="scores of all runs")
     return [

@@ -148,6 +148,9 @@ def test_seeds_are_averaged_and_many_targets_too(tmp_path):
     _, rows = result_rows(find_runs(tmp_path).evaluations)
     expected = {"seed0": "0.6000", "seed1": "0.8000", "all seeds": "0.7000 \u00b1 0.1000"}
     assert rows == [[name, "test", "average of 3", "ROC-AUC", value] for name, value in expected.items()]
+    page = tmp_path / "x.html"
+    assert main(["report", str(tmp_path), "--output", str(page)]) == 0
+    assert page.read_text().count("After \u00b1 the standard deviation over seeds (population).") == 1
 
 
 def test_page_is_self_contained_and_has_every_part(runs, tmp_path, capsys):
@@ -161,6 +164,7 @@ def test_page_is_self_contained_and_has_every_part(runs, tmp_path, capsys):
         assert f">{title}<" in text
     for label in ("Shortest path distance", "Edges along the path", "3D displacement", "gap, true (meV)", "MAE (meV)", "updates"):
         assert label in text
+    assert "standard deviation over seeds" not in text
     assert "150.0 (150.0 to 150.0)" in text  # all errors are equal, and so are those of all resamples
     assert "0.5, 0.3, 0.2, and none with probability 0.1" in text
     assert text.count("<title>C (row ") == 2 * 4 * 39  # a point of each panel for each molecule with a label
