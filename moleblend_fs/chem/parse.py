@@ -65,6 +65,7 @@ has them."""
 
 INVISIBLE = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060\u00ad"
 """Marks of byte order, joints and directions, which come along when text is copied; RDKit passes over them at either end."""
+NOT_ASCII = "is not ASCII"
 LONGEST_QUOTE = 200
 """Characters of a SMILES that a reason repeats whole."""
 
@@ -80,12 +81,14 @@ def parse_smiles(smiles: str) -> Chem.Mol | Failure:
         return Failure(input=smiles, reason=f"Trailing text after the SMILES: {text!r}; a molecule must be one SMILES without blanks")
     if not (seen := head.strip(INVISIBLE)):
         return Failure(input=smiles, reason="no SMILES")
-    if not seen.isascii():  # RDKit drops it at either end, and reads the rest
-        return Failure(input=smiles, reason=f"{_foreign_character(seen)}: no SMILES has it, though some look like letters that are")
     for notation, form in OTHER_NOTATIONS.items():
         if (head[0] == "[" or not rest) and form.fullmatch(head):
             return Failure(input=smiles, reason=f"{notation}, not a SMILES")
-    return _parse(Chem.MolFromSmiles, smiles, shown=smiles)
+    found = _parse(Chem.MolFromSmiles, smiles, shown=smiles)
+    if seen.isascii() or (isinstance(found, Failure) and NOT_ASCII in found.reason):
+        return found
+    told = f"{_foreign_character(seen)}: no SMILES has it, though some look like letters that are"  # RDKit drops it at either end
+    return Failure(input=smiles, reason=f"{found.reason}; {told}" if isinstance(found, Failure) else told)
 
 
 def parse_molblock(block: str, *, shown: str, hydrogens: bool = False) -> Chem.Mol | Failure:
@@ -119,7 +122,7 @@ def _parse(read: Callable[[str], Chem.Mol | None], text: str, *, shown: str) -> 
 def _foreign_character(text: str) -> str:
     """Where a text leaves ASCII, which neither SMILES nor the atoms of a mol block do; "" where it does not."""
     place = next((i for i, character in enumerate(text) if not character.isascii()), None)
-    return "" if place is None else f"character {text[place]!r} at position {place + 1} is not ASCII"
+    return "" if place is None else f"character {text[place]!r} at position {place + 1} {NOT_ASCII}"
 
 
 def _one_line(messages: list[str]) -> str:
