@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from moleblend_fs.runtime import folder_lock
 from tests.distributed.training import ADAM, QUIET, checkpoint, zero
 from tests.fairseq_plugins.runs import arguments
 from tests.support import forked_ranks
@@ -46,8 +47,8 @@ def fill(path, left):
 
 
 def content(folder):
-    """Name -> hash of each file but the log that grows with each run."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "details.log"]
+    """Name -> hash of each file but the log that grows with each run, and the lock that says which process had it last."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("details.log", folder_lock.FILE)]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
