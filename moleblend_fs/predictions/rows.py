@@ -95,15 +95,14 @@ def read_from(store: Store, indices: np.ndarray, carried: Iterator[tuple[int, li
         whole: whether `indices` are all molecules, by source row, so that all rows have their places: those that gave no molecule, and
             those that became conformers of an earlier row's, which is predicted from each row's own structure.
     """
-    rows = iter(_rows_of(store) if whole else ((int(store.source_row[index]), [int(index)]) for index in indices))
+    molecules = ((int(store.source_row[index]), int(index)) for index in indices)
+    rows = iter(_among_others(store, molecules) if whole else ((row, [index]) for row, index in molecules))
     while some := list(islice(rows, STORE_CHUNK)):
         yield [_stored(store, row, parts, [] if carried is None else _cells(carried, row)) for row, parts in some]
 
 
-def _rows_of(store: Store) -> Iterator[tuple[int, list[Any]]]:
+def _among_others(store: Store, molecules: Iterator[tuple[int, int]]) -> Iterator[tuple[int, list[Any]]]:
     """(row, what there is of it: its molecule's number, its line of `joined_rows`, lines of failures.csv), rows ascending."""
-    order = np.argsort(store.source_row, kind="stable")
-    molecules = ((int(store.source_row[index]), int(index)) for index in order)
     joined = ((row, (molecule, conformer)) for row, molecule, conformer in store.joined_rows.tolist())
     failed = ((line.row, line) for line in store.failures())
     for row, parts in groupby(heapq.merge(molecules, joined, failed, key=itemgetter(0)), key=itemgetter(0)):
