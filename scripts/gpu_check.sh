@@ -19,51 +19,16 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 OUT="${OUT:-gpu_results}"
-PYTHON="${PYTHON:-python3}"
-WHEELS="${WHEELS:-wheels}"
-LACKING="ve-fairseq rdkit ogb lmdb hydra-core omegaconf bitarray cffi pycparser outdated littleutils portalocker colorama tabulate
-    pytest pytest-xdist execnet iniconfig pluggy safetensors tqdm"
-NEEDED="fairseq lmdb rdkit ogb xdist"
+source scripts/_gpu.sh
 
-fetch_wheels() {
-    local shared="${MOLEBLEND_SHARED:-../shared}" options
-    options=(--quiet --no-deps --constraint constraints.txt)
-    mkdir -p "$WHEELS"
-    # shellcheck disable=SC2086
-    "$PYTHON" -m pip download "${options[@]}" --dest "$WHEELS" --only-binary=:all: --python-version "$WHEELS_PYTHON" \
-        --implementation cp --abi "cp${WHEELS_PYTHON/./}" --abi abi3 --abi none \
-        --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform any $LACKING &&
-        "$PYTHON" -m pip wheel "${options[@]}" --wheel-dir "$WHEELS" antlr4-python3-runtime || return 1
-    if [ -d "$shared/data" ]; then
-        mkdir -p "$WHEELS/shared/data/moleculenet"
-        cp "$shared"/data/moleculenet/{lipo,hiv}.csv.gz "$WHEELS/shared/data/moleculenet/"
-        cp -r --no-preserve=mode "$shared/data/pcqm4mv2" "$WHEELS/shared/data/"
-    else
-        echo "no data at $shared/data: attention, step and end_to_end will lack molecules there" >&2
-    fi
-    du -sh "$WHEELS"
-}
-
-# Installs carried packages beside the ones that are there, without touching them, and builds the C extension in place.
 prepare() {
-    export PYTHONPATH="$PWD/.gpu_site:$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-    # shellcheck disable=SC2086
-    if ! "$PYTHON" -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' $NEEDED; then
-        ls "$WHEELS"/*.whl >/dev/null 2>&1 || {
-            echo "one of $NEEDED is missing; make $WHEELS/ with $0 --wheels where there is a network, and bring it here" >&2
-            return 1
-        }
-        "$PYTHON" -m pip install --quiet --no-index --no-deps --target .gpu_site "$WHEELS"/*.whl || return 1
-    fi
-    "$PYTHON" -c 'import moleblend_fs.chem._paths' 2>/dev/null || "$PYTHON" setup.py --quiet build_ext --inplace || return 1
+    carried_packages || return 1
     if [ -z "${MOLEBLEND_SHARED:-}" ] && [ -d "$WHEELS/shared" ]; then export MOLEBLEND_SHARED="$PWD/$WHEELS/shared"; fi
     if [ "$1" = cpu ]; then
         export CUDA_VISIBLE_DEVICES="" TRITON_INTERPRET=1 OMP_NUM_THREADS=1
         return 0
     fi
-    export TRITON_CACHE_DIR="$PWD/.gpu_cache/triton" TORCHINDUCTOR_CACHE_DIR="$PWD/.gpu_cache/inductor"
-    export PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True PYTORCH_ALLOC_CONF=expandable_segments:True
-    "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
+    on_a_gpu || {
         echo "torch sees no GPU; $0 --rehearse runs the chunks in Triton's interpreter" >&2
         return 1
     }
@@ -83,7 +48,6 @@ check() {
     return $code
 }
 
-WHEELS_PYTHON="${WHEELS_PYTHON:-3.12}"
 device=cuda
 if [ "${1:-}" = --rehearse ]; then device=cpu && shift; fi
 case "${1:---help}" in

@@ -14,6 +14,7 @@
 #   OBJECTIVE=descriptors     and the SIDECARS that it needs (default: descriptors)
 #   UPDATES=9000  COOLDOWN=2500    at a constant learning rate, then from 0 to it and to 0 again; COOLDOWN=0: none
 #   READOUT=token+mean  INIT_STD=0.035      what the descriptors are predicted from, and the spread of the first weights
+#   PROBES=1                  0: no probes
 #   BATCH=64  LR=8e-4  WARMUP=300  SEED=1  ARCH=small  NAME=small  WORKERS=2
 #
 # More options are passed on to both trainings: run.sh --bf16. What is finished is not done again; a training that was stopped goes on.
@@ -105,17 +106,25 @@ if [ "$COOLDOWN" != 0 ]; then
     final="$OUT/cooldown"
 fi
 
-echo "== 4/5  frozen probes on development sets -> $OUT/probes.csv"
-preprocess "$STORES/qm9" qm9 "$ROOT/examples/quickstart/qm9_sample.csv.xz" --hydrogens none --limit "$PROBED" \
-    --workers "$WORKERS" --no-progress
-probed=("$STORES/qm9")
-for name in $CORPUS; do
-    case "$name" in
-    hiv | tox21) probed+=("$STORES/$name") ;;
-    esac
-done
-python "$ROOT/examples/pretrain_box/probe.py" "$OUT/probes.csv" --stores "${probed[@]}" \
-    --checkpoints "$OUT"/pretrain/checkpoint*.pt "$final/checkpoint_last.pt"
+probes() {
+    preprocess "$STORES/qm9" qm9 "$ROOT/examples/quickstart/qm9_sample.csv.xz" --hydrogens none --limit "$PROBED" \
+        --workers "$WORKERS" --no-progress
+    local name probed=("$STORES/qm9")
+    for name in $CORPUS; do
+        case "$name" in
+        hiv | tox21) probed+=("$STORES/$name") ;;
+        esac
+    done
+    python "$ROOT/examples/pretrain_box/probe.py" "$OUT/probes.csv" --stores "${probed[@]}" \
+        --checkpoints "$OUT"/pretrain/checkpoint*.pt "$final/checkpoint_last.pt"
+}
+
+if [ "${PROBES:-1}" = 0 ]; then
+    echo "== 4/5  no probes"
+else
+    echo "== 4/5  frozen probes on development sets -> $OUT/probes.csv"
+    probes
+fi
 
 echo "== 5/5  weights -> $OUT/weights/$NAME"
 [ -f "$OUT/weights/$NAME/config.json" ] || moleblend convert "$final/checkpoint_last.pt" "$OUT/weights/$NAME" --half \

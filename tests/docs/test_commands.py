@@ -179,6 +179,10 @@ DECLARED: dict[str, dict[str, Run | Check | Skip]] = {
         "moleblend tune mine.csv": Check("tests/tuning runs it"),
     },
     "docs/weights.md": {
+        "DATA=data/moleculenet ./scripts/gpu_pretrain.sh --pack": Skip(
+            "packs wheels of another Python; tests/scripts/test_gpu_pretrain.py rehearses the rest"
+        ),
+        "ARCH=small ./scripts/gpu_pretrain.sh": Skip("needs a GPU; tests/scripts/test_gpu_pretrain.py rehearses it"),
         "moleblend inspect small": Run(),
         "moleblend embed small": Run(),
     },
