@@ -55,6 +55,12 @@ carried_packages() {
         PYTHON="$own"
     fi
     PATH="$(cd -- "$(dirname -- "$(command -v "$PYTHON")")" && pwd):$PATH"
+    if ! command -v moleblend >/dev/null; then # the package is not installed, but imported from here
+        mkdir -p .gpu_site/bin
+        printf '#!/bin/sh\nexec "%s" -m moleblend_fs.cli.main "$@"\n' "$PYTHON" >.gpu_site/bin/moleblend
+        chmod +x .gpu_site/bin/moleblend
+        PATH="$PWD/.gpu_site/bin:$PATH"
+    fi
     "$PYTHON" -c 'import moleblend_fs.chem._paths' 2>/dev/null || "$PYTHON" setup.py --quiet build_ext --inplace || return 1
 }
 

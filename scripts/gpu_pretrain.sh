@@ -8,7 +8,8 @@
 #
 #   OUT=gpu_pretrained        gets gpu_pretrained.tar.gz (weights, logs); the run itself is kept there for the same command to go on
 #   ARCH=base  NAME=$ARCH     size and name of the weights
-#   OBJECTIVE=blend,descriptors  SIDECARS=descriptors  CONFORMERS=1     what is learned, from how many structures a molecule
+#   OBJECTIVE=blend,descriptors  SIDECARS=descriptors     what is learned
+#   CONFORMERS=1  CONFORMER_STEPS=0     structures of a molecule (ETKDG), and steps of the force field, which take half of the time
 #   MOSES_SAMPLE=60000  MUV_SAMPLE=50000  CORPUS="hiv tox21 toxcast muv moses"     the corpus, as examples/pretrain_box/run.sh has it
 #   BATCH=512  LR=5e-4  WORKERS=(the cores, 16 at most)            and what else examples/pretrain_box/run.sh has
 #   DATA=../shared/data/moleculenet  MOSES=molsets    for --pack: MoleculeNet's files, and the table of MOSES or the installed package
@@ -66,7 +67,7 @@ PYTHON
 
 # settings DEVICE: those of the example that differ on a GPU, or are small
 settings() {
-    export OBJECTIVE="${OBJECTIVE:-blend,descriptors}" SIDECARS="${SIDECARS-descriptors}" CONFORMERS="${CONFORMERS:-1}" PROBES="${PROBES:-0}"
+    export OBJECTIVE="${OBJECTIVE:-blend,descriptors}" SIDECARS="${SIDECARS-descriptors}" CONFORMERS="${CONFORMERS:-1}" CONFORMER_STEPS="${CONFORMER_STEPS:-0}" PROBES="${PROBES:-0}"
     export DATA="$WHEELS/corpus" MOSES="$WHEELS/corpus/moses.csv.gz" STORES="$OUT/data" WORKERS="${WORKERS:-$(($(nproc) < 16 ? $(nproc) : 16))}"
     if [ "$1" = cpu ]; then
         export SCALE=tiny CUDA_VISIBLE_DEVICES="" ARCH="${ARCH:-tiny}"
@@ -89,7 +90,6 @@ pretrain() {
         on_a_gpu || { echo "torch sees no GPU; examples/pretrain_box/run.sh is for a CPU, and $0 --rehearse for a trial" >&2; return 1; }
         set -- --bf16 "$@"
     fi
-    command -v moleblend >/dev/null || "$PYTHON" -m pip install --quiet --no-index --no-deps --no-build-isolation --editable .
     mkdir -p "$OUT"
     planned "$@"
     read -r updates cooldown <"$OUT/plan"

@@ -9,6 +9,7 @@
 #   CORPUS="hiv tox21 toxcast muv moses"    the stores, in this order
 #   MOSES_SAMPLE=60000  MUV_SAMPLE=50000    molecules of the large ones, chosen by a hash
 #   CONFORMERS=0              structures of each molecule, for objectives that need them; they take more time than all else
+#   CONFORMER_STEPS=2000      of the force field on each, at most; 0: they stay as they were embedded
 #   OUT=runs/pretrain_box     runs, probes.csv, and weights/NAME
 #   STORES=OUT/data           the corpus; several OUT may share one
 #   OBJECTIVE=descriptors     and the SIDECARS that it needs (default: descriptors)
@@ -62,7 +63,7 @@ else
     done
 fi
 common=(--split random --split-fractions 0.96,0.02,0.02 --exclude "${excluded[@]}" --workers "$WORKERS" --no-progress)
-[ "$CONFORMERS" = 0 ] || common+=(--conformers "$CONFORMERS")
+[ "$CONFORMERS" = 0 ] || common+=(--conformers "$CONFORMERS" --conformer-steps "${CONFORMER_STEPS:-2000}")
 
 echo "== 1/5  the corpus without the molecules of ${#excluded[@]} evaluation sets -> $STORES"
 stores=''
