@@ -51,7 +51,7 @@ def test_a_rehearsal_brings_weights_back_that_know_structures(wheels, tmp_path):
     updates, cooldown = map(int, (tmp_path / "back" / "plan").read_text().split())
     assert (updates, cooldown) == (1, 1), "a rehearsal leaves time for no more"
     card = load(tmp_path / "back" / "weights" / "tiny").card
-    assert [each["name"] for each in card.objectives] == ["blend", "descriptors"]
+    assert [each["name"] for each in card.objectives] == ["blend_then_predict", "descriptors"]
     assert card.updates == cooldown
     assert all(store.options["exclude"]["sets"] for store in card.stores)
     assert {path.suffix for path in (tmp_path / "back").rglob("*") if path.is_file()} & {".pt", ".lmdb"} == set(), "weights alone are small"
@@ -62,7 +62,7 @@ def test_a_rehearsal_brings_weights_back_that_know_structures(wheels, tmp_path):
     # What ends too early brings back what there is, and goes on.
     shutil.copytree(tmp_path / "out" / "data", tmp_path / "late" / "data")
     (tmp_path / "late" / "plan").write_text("100000 1\n")
-    late = call("--rehearse", "--budget", "22", **settings(wheels, tmp_path / "late"))
+    late = call("--rehearse", "--budget", "30", **settings(wheels, tmp_path / "late"))
     assert late.returncode != 0
     assert "not all updates were made in time" in late.stderr
     unfinished = load(tmp_path / "late" / "unfinished" / "tiny").card
