@@ -11,6 +11,7 @@
 #   OBJECTIVE=blend,descriptors  SIDECARS=descriptors     what is learned
 #   CONFORMERS=1  CONFORMER_STEPS=0     structures of a molecule (ETKDG), and steps of the force field, which take half of the time
 #   MOSES_SAMPLE=60000  MUV_SAMPLE=50000  CORPUS="hiv tox21 toxcast muv moses"     the corpus, as examples/pretrain_box/run.sh has it
+#   ENDS=90                   seconds that are kept for the starts of two trainings, and validation
 #   BATCH=512  LR=5e-4  WORKERS=(the cores, 16 at most)            and what else examples/pretrain_box/run.sh has
 #   DATA=../shared/data/moleculenet  MOSES=molsets    for --pack: MoleculeNet's files, and the table of MOSES or the installed package
 #   PYTHON, WHEELS, WHEELS_PYTHON, MOLEBLEND_SHARED   as gpu_check.sh has them
@@ -74,7 +75,7 @@ settings() {
         TRIED=4 ENDS=$BUDGET SPARE=5
     else
         export BATCH="${BATCH:-512}" LR="${LR:-5e-4}" ARCH="${ARCH:-base}"
-        TRIED=200 ENDS=90 SPARE=20 # updates; seconds for two starts and validation, and for packing
+        TRIED=200 ENDS="${ENDS:-90}" SPARE=20 # updates; seconds for two starts and validation, and for packing
     fi
     export NAME="${NAME:-$ARCH}"
 }
