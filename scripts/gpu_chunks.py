@@ -223,7 +223,7 @@ def chunks() -> Iterator[tuple[str, Chunk]]:
     yield "accuracy", Chunk("kernels in bfloat16, at the base model's sizes, against float64", 40, accuracy)
     profiled = benchmark("profiled", "--trace", "{results}/profile.json.gz")
     yield "profile", Chunk("one profiled update of the base model, beside the predicted table", 60, profiled)
-    yield "end_to_end", Chunk("molecules/s of fairseq-train, with and without kernels", 150, benchmark("end_to_end"))
+    yield "end_to_end", Chunk("molecules/s of fairseq-train, with and without kernels", 240, benchmark("end_to_end"))
     yield "kernels", Chunk("the grids of the kernel tests, in twelve processes", 180, kernels)
     yield "sanitizer", Chunk("a small update under compute-sanitizer", 60, sanitizer)
     # The kernels add in another order: float32 runs drift apart by rounding, which Adam's first steps magnify.
