@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from moleblend_fs.predictions.streaming import Window
 
 ENDINGS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
-TEXT = (".csv", ".tsv")
+TEXT, PACKED = (".csv", ".tsv"), (".gz", ".xz", ".bz2")
 OF_STORES = ("source", "split", "split_file", "fold")
 EPILOG = """examples:
   moleblend embed runs/pretrain/checkpoint_best.pt new.csv new.npy                 # graph tokens, a row for each row
@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "row; where it gives no molecule, numbers are NaN (.npy, .npz) or empty, and the status of all but .npy says why.\n"
         "Files: .npy, an array (rows, width), float32. .npz, arrays values, smiles, status, row of a store, and of atoms starts: row i's\n"
         "atoms are values[starts[i]:starts[i + 1]], in the order of its SMILES or record, hydrogens that were added last. .csv or .tsv,\n"
-        "the input's columns and e0, e1, ...; of atoms a line for each atom. .parquet, the same columns, numbers float32 (needs pyarrow)."
+        "the input's columns and e0, e1, ...; of atoms a line for each atom; packed as .csv.gz, .csv.xz, .csv.bz2. .parquet,\n"
+        "the same columns, numbers float32 (needs pyarrow)."
     )
     parser.epilog = EPILOG
     parser.add_argument(
@@ -84,15 +85,23 @@ def run(arguments: argparse.Namespace) -> int:
     check_given(arguments, "a table, list of SMILES, SD file, store, or -")
     if arguments.output is None:
         raise UserError(f"give OUT, a file to write, ending in {', '.join(ENDINGS)}")
-    ending = arguments.output.suffix.lower()
+    ending = ending_of(arguments.output)
     if ending not in ENDINGS:
-        raise UserError(f"{arguments.output}: the name must end in {', '.join(ENDINGS)}, which says what is written")
+        raise UserError(
+            f"{arguments.output}: the name must end in {', '.join(ENDINGS)}, which says what is written; tables may be packed, .csv.gz"
+        )
     if ending == ".npy" and arguments.level in ("atom", "distances"):
         raise UserError(f"--level {arguments.level} gives as many numbers as a molecule has atoms; write .npz, .csv or .parquet")
     if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{arguments.output}: writing Parquet needs pyarrow: pip install pyarrow, or write .csv or .npz")
     with named_input(arguments):
         return write(arguments, ending)
+
+
+def ending_of(output: Path) -> str:
+    """What a name says is written: .csv of x.csv and of x.csv.gz."""
+    packed = output.suffix.lower() in PACKED and Path(output.stem).suffix.lower() in TEXT
+    return Path(output.stem if packed else output.name).suffix.lower()
 
 
 class Source(NamedTuple):
@@ -160,10 +169,11 @@ def written(output: Path, ending: str, source: Source, embedder: Any, level: str
 
     width = 1 if level == "distances" else embedder.width  # numbers of a molecule, atom or pair
     rows = embedded_rows(embedder.inputs, source, progress=progress)
-    with whole_file(output, "w" if ending in TEXT else "wb") as stream:
-        if ending in TEXT:
-            table = CsvWriter(stream, delimiter=delimiter_of(output))
+    if ending in TEXT:
+        with embedding_files.whole_text(output) as text:
+            table = CsvWriter(text, delimiter=delimiter_of(output))
             return embedding_files.write_text(table.writerow, rows, source.columns, width, level), 0
+    with whole_file(output, "wb") as stream:
         if ending == ".parquet":
             return embedding_files.write_parquet(stream, rows, source.columns, width, level), 0
         if ending == ".npy":

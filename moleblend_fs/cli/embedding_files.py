@@ -1,14 +1,20 @@
 """Files of representations: arrays of NumPy, tables as text, Parquet."""
 
+import bz2
+import gzip
+import io
+import lzma
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from moleblend_fs.errors import UserError
-from moleblend_fs.files import resolved
+from moleblend_fs.files import resolved, whole_file
 
 ROW_GROUP = 1024
 """Lines that go into a Parquet file at a time."""
@@ -16,6 +22,12 @@ TEXTS = 256 << 20
 """Bytes that an array of texts may take before long ones are cut: NumPy gives each text the room of the longest one."""
 NEVER_CUT = 256
 """Characters of a text that stay in any case."""
+PACKED: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": lambda stream: gzip.GzipFile(filename="", mode="wb", fileobj=stream, mtime=0),
+    ".xz": partial(lzma.LZMAFile, mode="wb"),
+    ".bz2": partial(bz2.BZ2File, mode="wb"),
+}
+"""Ending of a name -> a stream that packs into another."""
 Rows = Iterator[tuple[Any, Any, str]]
 """(row, float32 values or None, status) of each row; see `embed.embedded_rows`."""
 
@@ -99,6 +111,22 @@ def lines_of(values: np.ndarray | None, width: int, level: str) -> Iterator[tupl
     for number, numbers in enumerate(each):
         where: dict[str, list[int | None]] = {"atom": [number], "distances": [number // atoms, number % atoms]}
         yield where.get(level, []), numbers
+
+
+@contextmanager
+def whole_text(path: Path) -> Iterator[IO[str]]:
+    """A text stream to a file that is whole or not there, packed as its name says."""
+    packer = PACKED.get(path.suffix.lower())
+    if packer is None:
+        with whole_file(path) as text:
+            yield text
+        return
+    with (
+        whole_file(path, "wb") as stream,
+        packer(stream) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", errors="backslashreplace", newline="") as text,
+    ):
+        yield text
 
 
 def write_text(write_row: Callable[[Iterable[Any]], object], rows: Rows, columns: Any, width: int, level: str) -> int:

@@ -61,6 +61,8 @@ def check_given(arguments: argparse.Namespace, inputs: str) -> None:
             raise UserError("give either an INPUT or --smiles, not both (one more name is OUT)")
         if names := [text for text in arguments.smiles if text.lower().endswith(FILE_ENDINGS)]:
             raise UserError(f"--smiles takes all that follows it, and {names[0]} is no SMILES; files stand before it")
+        if flags := [f"--{name.replace('_', '-')}" for name in ("smiles_column", "format") if getattr(arguments, name) is not None]:
+            raise UserError(f"{flags[0]} says how a file is read, and --smiles is none; leave it out")
         arguments.input, arguments.output = None, None if arguments.input is None else Path(arguments.input)
     elif arguments.input is None:
         raise UserError(f"give an INPUT ({inputs}), or molecules with --smiles")

@@ -84,17 +84,36 @@ def _baselines(data: Data, store: Store, seed: int, jobs: int) -> dict[str, np.n
 def compared(metrics: dict[str, Any]) -> dict[str, Any]:
     """The best model by the first score, and a sentence that says so first where a baseline wins."""
     score = metrics["score"]
-    values = {name: of["mean"][score].get("value") for name, of in metrics["models"].items()}
-    if values[MODEL_NAME] is not None and not math.isfinite(values[MODEL_NAME]):
+    said, values = _over_targets(metrics)
+    own = values[MODEL_NAME]
+    if own is not None and not math.isfinite(own):
         return {"best": None, "first_line": f"no {score}: some predictions of test molecules are not finite; a smaller --lr may help"}
     known = {name: value for name, value in values.items() if value is not None}
     if MODEL_NAME not in known:
         return {"best": None, "first_line": f"{score} is not defined on the test molecules (of classes it needs both)"}
     best = (max if HIGHER_IS_BETTER[score] else min)(known, key=lambda name: known[name])
     if best != MODEL_NAME:
-        sentence = f"a baseline wins: {best} has test {score} {known[best]:.4g}, the trained model {known[MODEL_NAME]:.4g}"
+        sentence = f"a baseline wins: {best} has test {said} {known[best]:.4g}, the trained model {known[MODEL_NAME]:.4g}"
         return {"best": best, "first_line": sentence}
     others = {name: value for name, value in known.items() if name != MODEL_NAME}
     second = (max if HIGHER_IS_BETTER[score] else min)(others, key=lambda name: others[name]) if others else None
     rest = "" if second is None else f", better than every baseline (best of them: {second}, {others[second]:.4g})"
-    return {"best": MODEL_NAME, "first_line": f"test {score} {known[MODEL_NAME]:.4g}{rest}"}
+    return {"best": MODEL_NAME, "first_line": f"test {said} {known[MODEL_NAME]:.4g}{rest}"}
+
+
+def _over_targets(metrics: dict[str, Any]) -> tuple[str, dict[str, float | None]]:
+    """(what is compared, its value for each model): the mean over the targets. Of quantities in several units, or in none that is known,
+    shares of what the constant baseline has, as the one with the largest numbers would decide alone."""
+    score, models = metrics["score"], metrics["models"]
+    units = {target.get("unit", "") for target in metrics.get("targets", {}).values()}
+    constant = models.get(baselines.NAMES["regression"][0])
+    if len(metrics.get("targets", {})) < 2 or constant is None or (len(units) == 1 and units != {""}):
+        return score, {name: of["mean"][score].get("value") for name, of in models.items()}
+    least = {name: constant[name][score].get("value") for name in metrics["targets"]}
+    compared = [name for name, value in least.items() if value]
+    values: dict[str, float | None] = {}
+    for model, of in models.items():
+        own = [of[name][score].get("value") for name in compared]
+        known = [value / least[name] for name, value in zip(compared, own, strict=True) if value is not None]
+        values[model] = float(np.mean(known)) if known else None
+    return f"{score} as a share of the constant's (mean over the targets)", values

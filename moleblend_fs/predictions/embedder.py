@@ -112,13 +112,14 @@ class Embedder(Reader):
                 distances between all atoms in Angstrom, of models that have such a head.
 
         Returns:
-            (n, d) for "graph" and "mean", NaN where there is no molecule. Else a list of n arrays, (atoms, d) or (atoms, atoms), or None
-            where there is no molecule; atoms stand in the order of the SMILES or RDKit molecule, hydrogens that were added after them.
+            (n, d) for "graph" and "mean", NaN where there is no molecule, or the model's output is not finite. Else a list of n arrays,
+            (atoms, d) or (atoms, atoms), or None there; atoms stand in the order of the SMILES or RDKit molecule, hydrogens that were
+            added after them.
         """
         incoming, found = taken(molecules), list[np.ndarray | None]()
         for window in self.windows(incoming, level):
             for values, atoms in zip(window.values, window.num_atoms.tolist(), strict=True):
-                each = shaped(None if values is None else values[0], atoms, level)
+                each = shaped(None if values is None or not np.isfinite(values[0]).all() else values[0], atoms, level)
                 order = None if each is None or LEVELS[level] == "molecule" else incoming.atom_order(len(found), atoms)
                 found.append(each if order is None else in_order(each, np.argsort(order), level))
         if LEVELS[level] != "molecule":

@@ -1,6 +1,9 @@
 """`moleblend embed`: files of every kind hold what `Embedder` gives, a row for each row."""
 
+import bz2
 import csv
+import gzip
+import lzma
 import sys
 import warnings
 from pathlib import Path
@@ -54,6 +57,19 @@ def test_files_of_molecules(model, tmp_path, level, capsys):
         assert list(csv.DictReader(stream, delimiter="\t", strict=True)) == lines
     assert lines[1]["e0"] == ""
     np.testing.assert_allclose([float(lines[2][f"e{i}"]) for i in range(64)], expected[2], rtol=1e-6)
+
+
+def test_packed_tables(model, tmp_path):
+    plain = ["embed", str(model), str(tmp_path / "out.csv"), "--smiles", *SMILES, "--no-progress"]
+    assert main(plain) == 0
+    for ending, reader in {"gz": gzip, "xz": lzma, "bz2": bz2}.items():
+        first, second = (tmp_path / f"{name}.csv.{ending}" for name in ("one", "two"))
+        for out in (first, second):
+            assert main([str(out) if word == plain[2] else word for word in plain]) == 0
+        assert reader.decompress(first.read_bytes()) == (tmp_path / "out.csv").read_bytes()
+        assert first.read_bytes() == second.read_bytes()
+    assert main([str(tmp_path / "out.npy.gz") if word == plain[2] else word for word in plain]) == 2
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".gz") == ["one.csv.gz", "two.csv.gz"]
 
 
 def test_bfloat16_on_request(model, tmp_path, capsys):
@@ -142,6 +158,8 @@ def test_what_cannot_be_written_is_told(model, tmp_path, capsys):
         "the name must end in .npy, .npz, .csv, .tsv, .parquet": ["out.feather", "--smiles", "C"],
         "gives as many numbers as a molecule has atoms": ["out.npy", "--smiles", "C", "--level", "atom"],
         "give OUT": ["--smiles", "C"],
+        "--format says how a file is read": ["out.npy", "--smiles", "C", "--format", "csv"],
+        "--smiles-column says how a file is read": ["out.npy", "--smiles", "C", "--smiles-column", "text"],
         "give an INPUT": [],
         "layer must lie in 0 to 2": ["out.npy", "--smiles", "C", "--layer", "9"],
         "has no head that predicts distances": ["out.npz", "--smiles", "C", "--level", "distances"],
@@ -193,6 +211,10 @@ def test_outputs_that_are_no_numbers_are_told(tmp_path, capsys, level):
         assert "no representation of 1 of 2 rows" in capsys.readouterr().err
     arrays = np.load(tmp_path / "out.npz")
     assert arrays["status"].tolist() == ["ok", "no representation: the model's output is not finite"]
+    with Embedder(model, tell=lambda line: None) as embedder:
+        found = embedder(["CCO", "CC(=O)[O-].[Na+]"], level)
+    assert np.isfinite(found[0]).all()
+    assert found[1] is None if level == "atom" else np.isnan(found[1]).all()
     assert arrays["starts"].tolist() == [0, 3, 3] if level == "atom" else np.isnan(arrays["values"][1]).all()
     with open(tmp_path / "out.csv", newline="") as stream:
         assert [line["e0"] == "" for line in csv.DictReader(stream)] == ([False] * 3 if level == "atom" else [False]) + [True]

@@ -62,6 +62,24 @@ def test_predictions_that_are_no_numbers_win_against_nothing():
     assert compared({"score": "rmse", "models": models | {MODEL_NAME: models["x"]}})["best"] == MODEL_NAME
 
 
+def test_of_quantities_in_several_units_the_largest_does_not_decide():
+    """A target in hundreds of kelvin hid all others."""
+
+    def rmse(small, large):
+        of = {"logS": {"rmse": {"value": small}}, "melting": {"rmse": {"value": large}}}
+        return of | {"mean": {"rmse": {"value": (small + large) / 2}}}
+
+    constant = "mean of the training molecules"
+    metrics = {"score": "rmse", "targets": {"logS": {"unit": "log mol/L"}, "melting": {"unit": "K"}}}
+    metrics["models"] = {MODEL_NAME: rmse(0.5, 61.0), constant: rmse(2.0, 80.0), "ECFP + random forest": rmse(1.5, 59.0)}
+    found = compared(metrics)
+    assert found["best"] == MODEL_NAME
+    assert "rmse as a share of the constant's (mean over the targets) 0.5062, better than every baseline" in found["first_line"]
+    assert "ECFP + random forest, 0.7438" in found["first_line"]
+    metrics["targets"] = {name: {"unit": "kcal/mol"} for name in metrics["targets"]}
+    assert compared(metrics)["best"] == "ECFP + random forest", "of one unit it is the mean of the values"
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_one_or_two_molecules_have_no_interval(count):
     """Of one it was 0.4 (0.4 to 0.4), as if it were sure."""
