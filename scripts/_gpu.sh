@@ -24,7 +24,7 @@ fetch_wheels() {
         "$PYTHON" -m pip wheel "${options[@]}" --wheel-dir "$WHEELS" antlr4-python3-runtime || return 1
     if [ -d "$shared/data" ]; then
         mkdir -p "$WHEELS/shared/data/moleculenet"
-        cp "$shared"/data/moleculenet/{lipo,hiv}.csv.gz "$WHEELS/shared/data/moleculenet/"
+        cp --force --no-preserve=mode "$shared"/data/moleculenet/{lipo,hiv}.csv.gz "$WHEELS/shared/data/moleculenet/"
         cp -r --no-preserve=mode "$shared/data/pcqm4mv2" "$WHEELS/shared/data/"
     else
         echo "no data at $shared/data: attention, step and end_to_end will lack molecules there" >&2
@@ -46,7 +46,7 @@ carried_packages() {
         PYTHON="$own"
     elif ! has_needed "$PYTHON"; then
         ls "$WHEELS"/*.whl >/dev/null 2>&1 || {
-            echo "one of $NEEDED is missing; make $WHEELS/ with $0 --wheels where there is a network, and bring it here" >&2
+            echo "one of $NEEDED is missing; make $WHEELS/ by gpu_check.sh --wheels where there is a network, and bring it here" >&2
             return 1
         }
         "$PYTHON" -m venv --without-pip .gpu_site &&

@@ -29,7 +29,7 @@ pack() {
         file="$data/$name.csv.gz"
         [ -f "$file" ] || file="$data/$name.csv"
         [ -f "$file" ] || { echo "no $data/$name.csv.gz; say where MoleculeNet's files are: DATA=FOLDER" >&2; return 2; }
-        cp "$file" "$corpus/"
+        cp --force --no-preserve=mode "$file" "$corpus/"
     done
     fetch_wheels || return 1
     "$PYTHON" - "${MOSES:-molsets}" "$corpus/moses.csv.gz" "$PACKED_MOSES" <<'PYTHON'
