@@ -218,29 +218,28 @@ def lengths(smiles):
     return np.array([len(smiles), np.nan])
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-def test_molecules_that_fail_are_listed(made, tmp_path, shards):
+@pytest.mark.parametrize(("shards", "stored"), [(1, FLAGS), (2, NUMBERS)])
+def test_molecules_that_fail_are_listed(made, tmp_path, shards, stored):
     """In the order of the store and with what went wrong; their rows have no value; the others' have."""
     store = bare(made, tmp_path)
-    for kind in (Values(lengths, ("length", "nothing"), NUMBERS), Values(lengths, ("length", "nothing"), FLAGS)):
-        for index in range(shards):
-            make_sidecar(store, kind, workers=1, shard=ShardNumber(index, shards) if shards > 1 else None, progress=False)
-        if shards > 1:
-            merge_sidecar(store, kind)
-        sidecar, listed = Sidecar(store, "lengths"), failures_of(store, "lengths")
-        failing = [(i, s) for i, (s,) in rows_of(store, range(60)) if "Si" in s or s in ("CCN", "CCCN")]
-        assert [(int(row), given) for row, given, _ in listed] == [(int(store.source_row[i]), s) for i, s in failing]
-        reasons = {given: reason for _, given, reason in listed}
-        assert len(reasons) == sidecar.manifest.failures == 17
-        assert reasons["C[Si](C)(C)C"] == "silicon, of all things"
-        assert reasons["CCN"] == "KeyError: 'boom'"
-        assert "died (SIGKILL)" in reasons["CCCN"]
-        bad = np.isin(np.arange(60), [i for i, _ in failing])
-        values = sidecar.raw(range(60))
-        gone = np.isnan(values) if kind.kind == NUMBERS else values == 255
-        assert gone[:, 0].tolist() == bad.tolist()
-        assert sidecar.manifest.without == 17
-        shutil.rmtree(sidecar.path)
+    kind = Values(lengths, ("length", "nothing"), stored)
+    for index in range(shards):
+        make_sidecar(store, kind, workers=1, shard=ShardNumber(index, shards) if shards > 1 else None, progress=False)
+    if shards > 1:
+        merge_sidecar(store, kind)
+    sidecar, listed = Sidecar(store, "lengths"), failures_of(store, "lengths")
+    failing = [(i, s) for i, (s,) in rows_of(store, range(60)) if "Si" in s or s in ("CCN", "CCCN")]
+    assert [(int(row), given) for row, given, _ in listed] == [(int(store.source_row[i]), s) for i, s in failing]
+    reasons = {given: reason for _, given, reason in listed}
+    assert len(reasons) == sidecar.manifest.failures == 17
+    assert reasons["C[Si](C)(C)C"] == "silicon, of all things"
+    assert reasons["CCN"] == "KeyError: 'boom'"
+    assert "died (SIGKILL)" in reasons["CCCN"]
+    bad = np.isin(np.arange(60), [i for i, _ in failing])
+    values = sidecar.raw(range(60))
+    gone = np.isnan(values) if kind.kind == NUMBERS else values == 255
+    assert gone[:, 0].tolist() == bad.tolist()
+    assert sidecar.manifest.without == 17
 
 
 def test_fragments_are_rdkits(made):
