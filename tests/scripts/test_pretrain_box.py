@@ -23,8 +23,14 @@ MOLECULES = [f"{start}{a}CC{b}" for i, a in enumerate(RINGS) for b in RINGS[i:] 
 EXCLUDED = MOLECULES[:3]
 
 
-def made(data: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    settings = {"DATA": str(data), "MOSES": str(data / "moses.csv"), "EXCLUDE": str(data / "held_out.csv"), "OUT": str(out)}
+def made(data: Path, out: Path, stores: Path) -> subprocess.CompletedProcess[str]:
+    settings = {
+        "STORES": str(stores),
+        "DATA": str(data),
+        "MOSES": str(data / "moses.csv"),
+        "EXCLUDE": str(data / "held_out.csv"),
+        "OUT": str(out),
+    }
     settings |= {"SCALE": "tiny", "CORPUS": "tox21 moses", "WORKERS": "1", "OMP_NUM_THREADS": "1"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     script = ROOT / "examples" / "pretrain_box" / "run.sh"
@@ -40,7 +46,7 @@ def test_the_weights_are_made_twice_with_the_same_bits(tmp_path):
     (data / "held_out.csv").write_text("smiles\n" + "".join(f"{text}\n" for text in EXCLUDED))
     folders = [tmp_path / "one", tmp_path / "two"]
     for out in folders:
-        done = made(data, out)
+        done = made(data, out, folders[0] / "data")
         assert done.returncode == 0, done.stdout + done.stderr
     first, second = ((out / "weights" / "small" / "model.safetensors").read_bytes() for out in folders)
     assert first == second
@@ -57,7 +63,7 @@ def test_the_weights_are_made_twice_with_the_same_bits(tmp_path):
     assert {row["store"] for row in rows} == {"qm9", "tox21"}
     assert any(row["checkpoint"] == "cooldown/checkpoint_last.pt" for row in rows)
     before = (folders[0] / "probes.csv").read_bytes()
-    again = made(data, folders[0])
+    again = made(data, folders[0], folders[0] / "data")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished before") == 2
     assert (folders[0] / "probes.csv").read_bytes() == before
