@@ -142,13 +142,13 @@ def training(name: str, tolerance: float, *options: str) -> Callable[[Place], in
             sample = str(ROOT / "examples" / "quickstart" / "qm9_sample.csv.xz")
             if code := main(["preprocess", "qm9", sample, str(store), "--no-progress", *limit]):
                 return code
-            words = f"{store} --user-dir {ROOT / 'moleblend_fs'} --task moleblend --criterion blend_then_predict {size}"
-            words += " --seed 1 --num-workers 0"
+            words = f"--task moleblend --criterion blend_then_predict {size} --seed 1 --num-workers 0"
             words += f" --max-update {updates} --optimizer adam --clip-norm 5 --lr 2e-4 --lr-scheduler fixed --warmup-updates 20"
             words += " --log-format json --log-interval 1 --no-save --disable-validation"
+            given = [str(store), "--user-dir", str(ROOT / "moleblend_fs"), *words.split(), *options]
             logs = {ops: Path(folder) / f"{ops}.log" for ops in ("triton", "reference")}
             for ops, log in logs.items():
-                code = forked(lambda ops=ops: _train([*words.split(), *options, "--save-dir", str(store.parent / ops)], ops), log)  # type: ignore[misc]
+                code = forked(lambda ops=ops: _train([*given, "--save-dir", str(store.parent / ops)], ops), log)  # type: ignore[misc]
                 if code != 0:
                     print(log.read_text()[-3000:])
                     return 1

@@ -114,7 +114,7 @@ def test_a_killed_rank_is_named(store, tmp_path):
 def test_kill_9_at_random_moments(store, tmp_path, optimizer):
     """A short drill; `python -m tests.support.drill` is the long one."""
     options = ["--optimizer", "adam"] if optimizer == "adam" else list(zero(2))
-    figures = drill.run(store.path, tmp_path, options, kills=4, ranks=[2, 1], updates=36, workers=1, seed=3)
+    figures = drill.run(store.path, tmp_path, options, kills=4, ranks=[2, 1], updates=100, workers=1, seed=3)
     assert figures.passed, figures
     assert figures.kills == 4
     assert max(figures.updates_lost) <= 1, "a checkpoint after every update"
