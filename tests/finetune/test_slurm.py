@@ -12,7 +12,7 @@ import pytest
 from moleblend_fs.cli.main import main
 from moleblend_fs.finetune.slurm import VARIABLES
 
-SBATCH = """#!{python}
+SBATCH = """#!/usr/bin/env python3
 import os, sys
 number = str(7 + len(os.listdir({noted!r})))
 with open(os.path.join({noted!r}, number), "w") as stream:
@@ -31,7 +31,7 @@ def noted(tmp_path, monkeypatch) -> Path:
     """The folder of what was submitted, a file for each job."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "noted").mkdir()
-    for name, text in (("sbatch", SBATCH.format(python=sys.executable, noted=str(tmp_path / "noted"))), ("squeue", SQUEUE)):
+    for name, text in (("sbatch", SBATCH.format(noted=str(tmp_path / "noted"))), ("squeue", SQUEUE)):
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -52,7 +52,7 @@ def test_jobs_and_their_options(noted, table, tmp_path, monkeypatch, capsys):
     for (options, script), step in zip(jobs, ("prepare", "work", "collect"), strict=True):
         assert {"--partition=gpu", "--nice=5", "--comment=two words", "--time=04:00:00", "--cpus-per-task=4"} <= set(options)
         assert f"--chdir={os.getcwd()}" in options
-        command = next(line for line in script.splitlines() if line.startswith(sys.executable)).removesuffix(" </dev/null &")
+        command = next(line for line in script.splitlines() if line.startswith(shlex.quote(sys.executable))).removesuffix(" </dev/null &")
         assert shlex.split(command)[4:] == [*words, "--jobs", "4", "--step", step]
     work = jobs[1][0]
     assert {"--array=0,1,2,3%3", "--gpus=1", "--signal=B:USR1@120", "--dependency=afterok:7"} <= set(work)

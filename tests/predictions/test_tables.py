@@ -392,7 +392,7 @@ def test_the_table_goes_to_a_pipe_alone(model):
     assert [line["smiles"] for line in lines] == ["CCO", "C1CC"]
     assert lines[0]["status"] == "ok"
     assert "unclosed ring" in lines[1]["status"]
-    full = f"{COMMAND} predict {model} --smiles CCO > /dev/full"
+    full = f"'{COMMAND}' predict '{model}' --smiles CCO > /dev/full"
     done = subprocess.run(full, shell=True, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

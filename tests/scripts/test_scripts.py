@@ -92,7 +92,7 @@ def test_missing_compiler_is_explained(tree):
 
 def test_unknown_moleculenet_set_is_refused(tmp_path):
     done = bash(
-        f"{ROOT}/examples/finetune_moleculenet/run.sh nonsense", tmp_path, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        f"'{ROOT}/examples/finetune_moleculenet/run.sh' nonsense", tmp_path, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     )
     assert done.returncode == 2
     assert "bbbp" in done.stderr
