@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from moleblend_fs.cli import embedding_files
 from moleblend_fs.cli.common import (
     add_comparison_argument,
     add_rows_arguments,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from moleblend_fs.predictions.streaming import Window
 
 ENDINGS = (".npy", ".npz", ".csv", ".tsv", ".parquet")
-TEXT, PACKED = (".csv", ".tsv"), (".gz", ".xz", ".bz2")
+TEXT = (".csv", ".tsv")
 OF_STORES = ("source", "split", "split_file", "fold")
 EPILOG = """examples:
   moleblend embed runs/pretrain/checkpoint_best.pt new.csv new.npy                 # graph tokens, a row for each row
@@ -100,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def ending_of(output: Path) -> str:
     """What a name says is written: .csv of x.csv and of x.csv.gz."""
-    packed = output.suffix.lower() in PACKED and Path(output.stem).suffix.lower() in TEXT
+    packed = output.suffix.lower() in embedding_files.PACKED and Path(output.stem).suffix.lower() in TEXT
     return Path(output.stem if packed else output.name).suffix.lower()
 
 
@@ -165,8 +166,6 @@ def opened(arguments: argparse.Namespace, embedder: Any) -> Source:
 
 def written(output: Path, ending: str, source: Source, embedder: Any, level: str, *, progress: bool) -> tuple[int, int]:
     """Write the file that the ending says; returns (rows without numbers, texts that were cut)."""
-    from moleblend_fs.cli import embedding_files
-
     width = 1 if level == "distances" else embedder.width  # numbers of a molecule, atom or pair
     rows = embedded_rows(embedder.inputs, source, progress=progress)
     if ending in TEXT:

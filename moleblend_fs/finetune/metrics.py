@@ -110,10 +110,10 @@ def _over_targets(metrics: dict[str, Any]) -> tuple[str, dict[str, float | None]
     if len(metrics.get("targets", {})) < 2 or constant is None or (len(units) == 1 and units != {""}):
         return score, {name: of["mean"][score].get("value") for name, of in models.items()}
     least = {name: constant[name][score].get("value") for name in metrics["targets"]}
-    compared = [name for name, value in least.items() if value]
+    scaled = [name for name, value in least.items() if value]
     values: dict[str, float | None] = {}
     for model, of in models.items():
-        own = [of[name][score].get("value") for name in compared]
-        known = [value / least[name] for name, value in zip(compared, own, strict=True) if value is not None]
+        own = [of[name][score].get("value") for name in scaled]
+        known = [value / least[name] for name, value in zip(scaled, own, strict=True) if value is not None]
         values[model] = float(np.mean(known)) if known else None
     return f"{score} as a share of the constant's (mean over the targets)", values
