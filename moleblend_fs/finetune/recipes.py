@@ -19,14 +19,14 @@ class Recipe(NamedTuple):
 
 
 RECIPES = (
-    (300, "tiny", 16, (120, 1e-3), (40, 2e-4)),
-    (1_000, "tiny", 16, (60, 1e-3), (20, 2e-4)),
-    (3_000, "tiny", 32, (40, 1e-3), (20, 2e-4)),
-    (10_000, "tiny", 32, (30, 1e-3), (15, 1e-4)),
-    (100_000, "small", 64, (20, 5e-4), (15, 1e-4)),
-    (float("inf"), "small", 128, (10, 5e-4), (10, 1e-4)),
+    (300, "tiny", (16, 120, 1e-3), (16, 40, 2e-4)),
+    (1_000, "tiny", (16, 60, 1e-3), (32, 20, 2e-4)),
+    (3_000, "tiny", (32, 40, 1e-3), (32, 20, 2e-4)),
+    (10_000, "tiny", (32, 30, 1e-3), (32, 15, 1e-4)),
+    (100_000, "small", (64, 20, 5e-4), (64, 15, 1e-4)),
+    (float("inf"), "small", (128, 10, 5e-4), (128, 10, 1e-4)),
 )
-"""(most training molecules, size, molecules of an update, (epochs, learning rate) from random weights, and from others):
+"""(most training molecules, size of random weights, (molecules of an update, epochs, learning rate) from random weights, and from others):
 docs/finetune.md has the table, and what it was chosen on."""
 
 
@@ -37,5 +37,5 @@ should."""
 
 def recipe_for(molecules: int, pretrained: bool) -> Recipe:
     """The recipe of a number of training molecules."""
-    _, arch, batch_size, random, others = next(row for row in RECIPES if molecules <= row[0])
-    return Recipe(arch, batch_size, *(others if pretrained else random))
+    _, arch, random, others = next(row for row in RECIPES if molecules <= row[0])
+    return Recipe(arch, *(others if pretrained else random))

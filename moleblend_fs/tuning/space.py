@@ -159,7 +159,7 @@ def around(settings: Settings, molecules: int) -> tuple[str, ...]:
     return (
         f"lr={recipe.lr / 5:.1g}..{recipe.lr * 5:.1g}",
         "weight-decay=1e-7..1e-3",
-        f"batch-size={recipe.batch_size},{2 * recipe.batch_size},{4 * recipe.batch_size}",
+        f"batch-size={recipe.batch_size // 2},{recipe.batch_size},{2 * recipe.batch_size}",
         f"epochs={recipe.epochs // 2},{recipe.epochs},{2 * recipe.epochs}",
     )
 
