@@ -85,7 +85,7 @@ def without_traceback(main: Callable[..., Any], cfg: DictConfig, *args: Any, **k
             watchdog.current.stop()
         console.end()
         folder_lock.current.give_up()
-    if code or preemption.exit_code():
+    if code or preemption.exit_code() or (preemption.stopping and multiprocessing.active_children()):
         leave(code or preemption.exit_code())
 
 
@@ -106,13 +106,15 @@ def leave(code: int) -> NoReturn:
     """End this process before its work is done.
 
     One of several ranks skips the end of Python: a thread of gloo that still has a tensor to let go of, or an exchange of its store, is
-    ended there by force, and takes the process with it ("terminate called without an active exception", exit by SIGABRT).
+    ended there by force, and takes the process with it ("terminate called without an active exception", exit by SIGABRT). So does one
+    whose loader processes are amid an epoch: on a GPU, where threads pin what they bring, it was once seen not to end at all.
     """
     logging.shutdown()
-    if not dist.is_initialized():
+    loaders = multiprocessing.active_children()
+    if not loaders and not dist.is_initialized():
         sys.exit(code)
-    for worker in multiprocessing.active_children():
-        worker.kill()  # a loader's: they would wait for this process
+    for loader in loaders:
+        loader.kill()  # they would wait for this process
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
