@@ -11,6 +11,8 @@
 #   OBJECTIVE=blend,descriptors  SIDECARS=descriptors     what is learned
 #   CONFORMERS=1  CONFORMER_STEPS=0     structures of a molecule (ETKDG), and steps of the force field, which take half of the time
 #   MOSES_SAMPLE=60000  MUV_SAMPLE=50000  CORPUS="hiv tox21 toxcast muv moses"     the corpus, as examples/pretrain_box/run.sh has it
+#   STORES=$OUT/data          the corpus; one that was made before and brought along needs no rdkit there:
+#                             UPDATES=0 CONFORMERS=1 CONFORMER_STEPS=0 OUT=... examples/pretrain_box/run.sh makes it
 #   ENDS=90                   seconds that are kept for the starts of two trainings, and validation
 #   BATCH=512  LR=5e-4  WORKERS=(the cores, 16 at most)            and what else examples/pretrain_box/run.sh has
 #   DATA=../shared/data/moleculenet  MOSES=molsets    for --pack: MoleculeNet's files, and the table of MOSES or the installed package
@@ -45,19 +47,20 @@ PYTHON
 # left: seconds of the budget. SECONDS counts from the script's start.
 left() { echo $((BUDGET - SECONDS)); }
 
-# run UPDATES COOLDOWN OUT OPTION...: the example
+# run UPDATES COOLDOWN OUT OPTION...: the example, ended in time
 run() {
     local updates="$1" cooldown="$2" out="$3"
     shift 3
-    # shellcheck disable=SC2086
-    UPDATES="$updates" COOLDOWN="$cooldown" OUT="$out" ${limited:-} examples/pretrain_box/run.sh --num-workers "$WORKERS" "$@"
+    (($(left) > SPARE)) || { echo "nothing is left of $BUDGET s; the same command goes on from there" >&2; return 1; }
+    UPDATES="$updates" COOLDOWN="$cooldown" OUT="$out" timeout --signal=TERM $(($(left) - SPARE)) \
+        examples/pretrain_box/run.sh --num-workers "$WORKERS" "$@"
 }
 
 # planned: how many updates fit into what is left, in $OUT/plan, once
 planned() {
     [ ! -f "$OUT/plan" ] || return 0
     echo "== $(left) s left: the corpus, and $TRIED updates to learn how long they take"
-    run "$TRIED" 0 "$OUT/trial" "$@"
+    run "$TRIED" 0 "$OUT/trial" "$@" || { echo "no plan within $BUDGET s: the same command goes on from there" >&2; return 1; }
     "$PYTHON" - "$OUT/trial/pretrain/train.log" "$(left)" "$ENDS" >"$OUT/plan" <<'PYTHON'
 import json, sys
 entries = [json.loads(line[line.index("{"):]) for line in open(sys.argv[1]) if 'ups":' in line]
@@ -69,7 +72,7 @@ PYTHON
 # settings DEVICE: those of the example that differ on a GPU, or are small
 settings() {
     export OBJECTIVE="${OBJECTIVE:-blend,descriptors}" SIDECARS="${SIDECARS-descriptors}" CONFORMERS="${CONFORMERS:-1}" CONFORMER_STEPS="${CONFORMER_STEPS:-0}" PROBES="${PROBES:-0}"
-    export DATA="$WHEELS/corpus" MOSES="$WHEELS/corpus/moses.csv.gz" STORES="$OUT/data" WORKERS="${WORKERS:-$(($(nproc) < 16 ? $(nproc) : 16))}"
+    export DATA="$WHEELS/corpus" MOSES="$WHEELS/corpus/moses.csv.gz" STORES="${STORES:-$OUT/data}" WORKERS="${WORKERS:-$(($(nproc) < 16 ? $(nproc) : 16))}"
     if [ "$1" = cpu ]; then
         export SCALE=tiny CUDA_VISIBLE_DEVICES="" ARCH="${ARCH:-tiny}"
         TRIED=4 ENDS=$BUDGET SPARE=5
@@ -94,9 +97,8 @@ pretrain() {
     mkdir -p "$OUT"
     planned "$@"
     read -r updates cooldown <"$OUT/plan"
-    (($(left) > SPARE)) || { echo "the corpus took all of $BUDGET s; the same command goes on from there" >&2; return 1; }
     echo "== $(left) s left: $updates updates, then $cooldown while the learning rate falls"
-    limited="timeout --signal=TERM $(($(left) - SPARE))" run "$updates" "$cooldown" "$OUT" "$@" || code=$?
+    run "$updates" "$cooldown" "$OUT" "$@" || code=$?
     if [ ! -d "$weights" ]; then
         last="$OUT/cooldown/checkpoint_last.pt"
         [ -f "$last" ] || last="$OUT/pretrain/checkpoint_last.pt"

@@ -13,7 +13,7 @@
 #   OUT=runs/pretrain_box     runs, probes.csv, and weights/NAME
 #   STORES=OUT/data           the corpus; several OUT may share one
 #   OBJECTIVE=descriptors     and the SIDECARS that it needs (default: descriptors)
-#   UPDATES=9000  COOLDOWN=2500    at a constant learning rate, then from 0 to it and to 0 again; COOLDOWN=0: none
+#   UPDATES=9000  COOLDOWN=2500    at a constant learning rate, then from 0 to it and to 0 again; COOLDOWN=0: none; UPDATES=0: the corpus alone
 #   READOUT=token+mean  INIT_STD=0.035      what the descriptors are predicted from, and the spread of the first weights
 #   PROBES=1                  0: no probes
 #   BATCH=64  LR=8e-4  WARMUP=300  SEED=1  ARCH=small  NAME=small  WORKERS=2
@@ -34,7 +34,8 @@ ARCH="${ARCH:-${defaults[4]}}" MOSES_SAMPLE="${MOSES_SAMPLE:-${defaults[5]}}" MU
 DATA="${DATA:-data/moleculenet}" MOSES="${MOSES:-molsets}" CORPUS="${CORPUS:-hiv tox21 toxcast muv moses}" NAME="${NAME:-small}"
 OUT="${OUT:-runs/pretrain_box}" OBJECTIVE="${OBJECTIVE:-descriptors}" SIDECARS="${SIDECARS-descriptors}" WORKERS="${WORKERS:-2}"
 STORES="${STORES:-$OUT/data}" CONFORMERS="${CONFORMERS:-0}"
-whole UPDATES BATCH WARMUP MOSES_SAMPLE MUV_SAMPLE WORKERS
+[ "$UPDATES" = 0 ] || whole UPDATES
+whole BATCH WARMUP MOSES_SAMPLE MUV_SAMPLE WORKERS
 [ "$COOLDOWN" = 0 ] || whole COOLDOWN
 [ "$CONFORMERS" = 0 ] || whole CONFORMERS
 paths DATA MOSES OUT STORES
@@ -85,6 +86,11 @@ for name in $CORPUS; do
     done
     stores="${stores:+$stores:}$store"
 done
+
+if [ "$UPDATES" = 0 ]; then
+    echo "UPDATES=0: no training"
+    exit
+fi
 
 # pretrain RUN UPDATES OPTION...: one training on all of the corpus.
 pretrain() {

@@ -107,11 +107,11 @@ def leave(code: int) -> NoReturn:
 
     One of several ranks skips the end of Python: a thread of gloo that still has a tensor to let go of, or an exchange of its store, is
     ended there by force, and takes the process with it ("terminate called without an active exception", exit by SIGABRT). So does one
-    whose loader processes are amid an epoch: on a GPU, where threads pin what they bring, it was once seen not to end at all.
+    that a signal stopped amid an epoch: on a GPU, where threads pin what loader processes bring, it was once seen not to end at all.
     """
     logging.shutdown()
     loaders = multiprocessing.active_children()
-    if not loaders and not dist.is_initialized():
+    if not dist.is_initialized() and not (loaders and preemption.stopping):
         sys.exit(code)
     for loader in loaders:
         loader.kill()  # they would wait for this process

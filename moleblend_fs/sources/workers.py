@@ -24,7 +24,10 @@ ROW_TIMEOUT = 60.0
 """Seconds for a row, besides those that its source grants it (see `Source.extra_seconds`)."""
 
 CHUNKS_IN_FLIGHT = 4
-"""Chunks per worker that are read ahead; bounds the memory whatever the size of the source."""
+"""Chunks per worker that are read ahead and not done; bounds the memory whatever the size of the source."""
+
+HELD_BYTES = 1 << 26
+"""Of records that are done and wait for a row before them, which may take a minute. As long as they are fewer, others go on."""
 
 DEATHS_OF_A_ROW = 2
 """A process may be killed for what another one did (memory); a row is at fault when it dies with it a second time."""
@@ -56,6 +59,11 @@ class _Task:
     def left(self) -> list[tuple[int, int, Any]]:
         """(position, row, raw) of what is to be done."""
         return [(position, row, raw) for position, (row, raw) in enumerate(self.chunk.rows) if position not in self.failed]
+
+    @property
+    def held_bytes(self) -> int:
+        """Of its records."""
+        return sum(len(found.record) for _, found in self.results or () if not isinstance(found, Failure))
 
     def finish(self, results: Results) -> None:
         failed = [(self.chunk.rows[position][0], failure) for position, failure in self.failed.items()]
@@ -98,6 +106,7 @@ class WorkerPool:
         self._source, self._limit = source, row_timeout + source.extra_seconds
         self._told = f"took more than {self._limit:g} s; see --row-timeout"
         self._unexplained = 0
+        self._held_bytes = 0
         self._to_do: deque[_Task] = deque()
         self._workers: list[_Worker] = []
         try:
@@ -124,7 +133,7 @@ class WorkerPool:
         waiting: deque[_Task] = deque()
         more, error = True, None
         while more or waiting:
-            if more and len(waiting) < CHUNKS_IN_FLIGHT * len(self._workers):
+            if more and self._has_room():
                 try:
                     waiting.append(_Task(next(chunks)))
                     self._to_do.append(waiting[-1])
@@ -138,10 +147,16 @@ class WorkerPool:
                 self._collect(wait=_LOOK)
             while waiting and waiting[0].results is not None:
                 task = waiting.popleft()
+                self._held_bytes -= task.held_bytes
                 yield task.chunk, task.results or []
             self._hand_out()
         if error is not None:
             raise error
+
+    def _has_room(self) -> bool:
+        """Whether another chunk may be read."""
+        at_work = sum(worker.task is not None for worker in self._workers)
+        return len(self._to_do) + at_work < CHUNKS_IN_FLIGHT * len(self._workers) and self._held_bytes < HELD_BYTES
 
     def _hand_out(self) -> None:
         for place, worker in enumerate(self._workers):
@@ -169,6 +184,7 @@ class WorkerPool:
                     self._replace(place, worker.task)
                 else:
                     worker.task.finish(results)
+                    self._held_bytes += worker.task.held_bytes
                     worker.task, self._unexplained = None, 0
             elif worker.process.sentinel in ready:
                 self._replace(place, worker.task)

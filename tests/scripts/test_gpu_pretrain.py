@@ -60,12 +60,13 @@ def test_a_rehearsal_brings_weights_back_that_know_structures(wheels, tmp_path):
 
     # What ends too early brings back what there is.
     late = tmp_path / "late"
-    shutil.copytree(tmp_path / "out" / "data", late / "data")
-    (late / "pretrain").mkdir()
+    (late / "pretrain").mkdir(parents=True)
     shutil.copy(tmp_path / "out" / "pretrain" / "checkpoint_last.pt", late / "pretrain")
     (late / "plan").write_text("100000 1\n")
-    done = call("--rehearse", "--budget", "12", **settings(wheels, late))
+    stores = {"STORES": str(tmp_path / "out" / "data")}
+    done = call("--rehearse", "--budget", "12", **settings(wheels, late), **stores)
     assert done.returncode != 0
+    assert not (late / "data").exists()
     assert "not all updates were made in time" in done.stderr
     unfinished = load(late / "unfinished" / "tiny").card
     assert 0 < unfinished.updates < 100_000

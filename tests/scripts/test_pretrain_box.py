@@ -23,7 +23,7 @@ MOLECULES = [f"{start}{a}CC{b}" for i, a in enumerate(RINGS) for b in RINGS[i:] 
 EXCLUDED = MOLECULES[:3]
 
 
-def made(data: Path, out: Path, stores: Path) -> subprocess.CompletedProcess[str]:
+def made(data: Path, out: Path, stores: Path, **changed: str) -> subprocess.CompletedProcess[str]:
     settings = {
         "STORES": str(stores),
         "DATA": str(data),
@@ -31,7 +31,7 @@ def made(data: Path, out: Path, stores: Path) -> subprocess.CompletedProcess[str
         "EXCLUDE": str(data / "held_out.csv"),
         "OUT": str(out),
     }
-    settings |= {"SCALE": "tiny", "CORPUS": "tox21 moses", "WORKERS": "1", "OMP_NUM_THREADS": "1"}
+    settings |= {"SCALE": "tiny", "CORPUS": "tox21 moses", "WORKERS": "1", "OMP_NUM_THREADS": "1", **changed}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     script = ROOT / "examples" / "pretrain_box" / "run.sh"
     return subprocess.run([script], env=os.environ | settings | {"PATH": path}, capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -45,6 +45,9 @@ def test_the_weights_are_made_twice_with_the_same_bits(tmp_path):
     (data / "tox21.csv").write_text("NR-AR,mol_id,smiles\n" + "".join(f"{i % 2},{i},{text}\n" for i, text in enumerate(MOLECULES)))
     (data / "held_out.csv").write_text("smiles\n" + "".join(f"{text}\n" for text in EXCLUDED))
     folders = [tmp_path / "one", tmp_path / "two"]
+    alone = made(data, folders[0], folders[0] / "data", UPDATES="0")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert [path.name for path in folders[0].iterdir()] == ["data"], "the corpus alone"
     for out in folders:
         done = made(data, out, folders[0] / "data")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -12,6 +12,7 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.errors import UserError
 from moleblend_fs.sources.base import Source
 from moleblend_fs.sources.csv_and_smiles import SmilesFile, SmilesRow, SmilesSource
+from tests.support.waiting import until
 
 
 class Hostile(Source):
@@ -65,6 +66,22 @@ class Deadly(Hostile):
 
 class Hanging(Hostile):
     deeds: ClassVar[dict[int, Callable]] = {5: hang, 260: hang}
+
+
+class Patient(Hostile):
+    """Its first row is done once another one is, far behind it."""
+
+    chunk_rows = 1
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def parse(self, raw):
+        if raw == 250:
+            self.mark.touch()
+        elif raw == 0:
+            until(self.mark.exists)
+        return super().parse(raw)
 
 
 def raising(error):

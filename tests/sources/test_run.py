@@ -24,12 +24,13 @@ from moleblend_fs.data.splits import Splitter
 from moleblend_fs.data.store import Store
 from moleblend_fs.data.store_parts import StorePlan
 from moleblend_fs.errors import UserError
+from moleblend_fs.sources import workers as worker_processes
 from moleblend_fs.sources.base import identify
 from moleblend_fs.sources.csv_and_smiles import SmilesFile, SmilesRow
 from moleblend_fs.sources.qm9 import open_qm9
 from moleblend_fs.sources.run import _Reader, preprocess
 from moleblend_fs.sources.workers import Chunk, WorkerPool
-from tests.sources.hostile_sources import Deadly, Hanging, Hostile, Raising, Unborn
+from tests.sources.hostile_sources import Deadly, Hanging, Hostile, Patient, Raising, Unborn
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.cold
@@ -182,6 +183,19 @@ def test_a_row_that_hangs_costs_itself_alone(tmp_path, workers):
     preprocess(Hanging(), tmp_path / "s", workers=workers, row_timeout=4, progress=False)
     reason = "took more than 4 s; see --row-timeout"
     assert failed_rows(tmp_path / "s") == {5: reason, 260: reason}
+
+
+def test_a_row_that_takes_long_does_not_hold_up_the_others(tmp_path):
+    manifest = preprocess(Patient(tmp_path / "mark"), tmp_path / "s", workers=2, row_timeout=30, progress=False)
+    assert manifest.failures == 0
+    assert Store(tmp_path / "s").source_row.tolist() == list(range(300))
+
+
+def test_what_waits_for_a_row_is_bounded(tmp_path, monkeypatch):
+    """Few bytes of records: the row that the first one waits for is never read."""
+    monkeypatch.setattr(worker_processes, "HELD_BYTES", 1000)
+    preprocess(Patient(tmp_path / "mark"), tmp_path / "s", workers=2, row_timeout=4, progress=False)
+    assert failed_rows(tmp_path / "s") == {0: "took more than 4 s; see --row-timeout"}
 
 
 def test_whatever_a_row_raises_is_its_failure(tmp_path):
