@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from benchmarks.__main__ import main
-from benchmarks.kernel_resources import _measure_one, compiled, measure, read_table
+from benchmarks.kernel_resources import _measure_one, believable, compiled, kernel_modules, measure, read_table, variants_of
 from moleblend_fs.ops.kernel_common import Variant
 from moleblend_fs.ops.pair_projection import variants
 
@@ -19,6 +19,13 @@ def check_the_table() -> tuple[int, str]:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         status = main(["--no-save", "kernel_resources", "--check", "--workers", "1"])
     return status, printed.getvalue()
+
+
+def stale() -> list[str]:
+    """Ops of which the table has rows that were compiled of other code."""
+    variants_by_name = {(op, variant.name): variant for op in kernel_modules() for variant in variants_of(op)()}
+    rows = [(row, variants_by_name.get((row.module, row.variant))) for row in read_table()]
+    return sorted({row.module for row, variant in rows if variant is not None and not believable(variant, row)})
 
 
 def spilled() -> list[int]:

@@ -4,8 +4,8 @@ What the table has of kernels that are still the same was compiled when it was w
 """
 
 import importlib
-import importlib.metadata
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 
@@ -38,8 +38,8 @@ def compiler():
 @pytest.mark.slow
 def test_every_configuration_compiles_as_the_table_says(compiler):
     versions = {r.triton for r in read_table()}
-    if versions != {importlib.metadata.version("triton")}:
-        pytest.skip(f"the table is of triton {versions}, installed is {importlib.metadata.version('triton')}")
+    if versions != {version("triton")}:
+        pytest.skip(f"the table is of triton {versions}, installed is {version('triton')}")
     status, printed = compiler("tests.support.compiled_kernels:check_the_table")
     assert status == 0
     assert f"{len(read_table())} configurations, 0 problems" in printed
@@ -66,7 +66,7 @@ def toy(tmp_path, monkeypatch):
 
 def test_a_row_is_believed_while_it_and_its_kernel_are_what_they_were(toy, monkeypatch):
     """A comment changes nothing; code, code that it imports, a constant, a launch, Triton and the row's own numbers do."""
-    row = replace(sealed(toy(), GOOD), triton=importlib.metadata.version("triton"))
+    row = replace(sealed(toy(), GOOD), triton=version("triton"))
     assert believable(toy(), row)
     assert believable(toy(kernels='# more\n\ndef kernel(x):\n    """Text."""\n    return x + parts.LIMIT\n'), row)
     for change in ({"kernels": "def kernel(x):\n    return x - parts.LIMIT\n"}, {"parts": "LIMIT = 4\n"}, {"warps": 8}, {"constant": 3}):
@@ -81,6 +81,13 @@ def test_a_row_is_believed_while_it_and_its_kernel_are_what_they_were(toy, monke
 def test_all_kernels_stand_in_the_table():
     assert {r.module for r in read_table()} == set(kernel_modules())
     assert {r.architecture for r in read_table()} == set(ARCHITECTURES)
+
+
+def test_the_table_is_of_the_code_that_is_there(compiler):
+    """Where it is not, all that it has of a changed kernel is compiled in every CI."""
+    if {row.triton for row in read_table()} == {version("triton")}:
+        remedy = "python -m benchmarks kernel_resources compiles all and writes the table anew"
+        assert not compiler("tests.support.compiled_kernels:stale"), remedy
 
 
 @pytest.mark.parametrize("module", kernel_modules())
