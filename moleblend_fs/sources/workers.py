@@ -27,7 +27,7 @@ CHUNKS_IN_FLIGHT = 4
 """Chunks per worker that are read ahead and not done; bounds the memory whatever the size of the source."""
 
 HELD_BYTES = 1 << 26
-"""Of records that are done and wait for a row before them, which may take a minute. As long as they are fewer, others go on."""
+"""Of results that are there and wait for a row before them, which may take a minute. As long as they are fewer, other rows go on."""
 
 DEATHS_OF_A_ROW = 2
 """A process may be killed for what another one did (memory); a row is at fault when it dies with it a second time."""
@@ -62,8 +62,9 @@ class _Task:
 
     @property
     def held_bytes(self) -> int:
-        """Of its records."""
-        return sum(len(found.record) for _, found in self.results or () if not isinstance(found, Failure))
+        """Of its records, and of what is said of rows without one."""
+        found = [each for _, each in self.results or ()]
+        return sum(len(each.input) + len(each.reason) if isinstance(each, Failure) else len(each.record) for each in found)
 
     def finish(self, results: Results) -> None:
         failed = [(self.chunk.rows[position][0], failure) for position, failure in self.failed.items()]
