@@ -71,8 +71,12 @@ def _forest(x: dict[str, np.ndarray], y: dict[str, np.ndarray], kind: str, seed:
     drawn = min(len(y["train"]), MOST_FOR_FOREST)
     common: dict[str, Any] = {"n_estimators": TREES, "n_jobs": jobs, "random_state": seed, "max_samples": drawn}
     forest = RandomForestClassifier(**common) if kind == "classification" else RandomForestRegressor(max_features=1 / 3, **common)
+    # scikit-learn sets the process' warning filters anew in each thread, which is not safe: they could stay empty after it, and every
+    # tree of the next forest would warn of that. So they are put back, and nothing is shown.
+    with warnings.catch_warnings(record=True):
+        forest.fit(x["train"], y["train"])
     # Trees are summed in the order in which threads end; one thread, and the last digits are always the same.
-    forest.fit(x["train"], y["train"]).set_params(n_jobs=1)
+    forest.set_params(n_jobs=1)
     return _logit(forest.predict_proba(x["test"])[:, 1]) if kind == "classification" else forest.predict(x["test"])
 
 
