@@ -87,9 +87,9 @@ def starting_checkpoint(settings: Settings) -> Checkpoint | None:
     return found
 
 
-def chosen_recipe(settings: Settings, molecules: int) -> Recipe:
+def chosen_recipe(settings: Settings, molecules: int, kind: str) -> Recipe:
     """The table's recipe with what was asked for in its place."""
-    found = recipe_for(molecules, settings.pretrained)
+    found = recipe_for(molecules, settings.pretrained, kind)
     return Recipe(*(getattr(settings, name) or value for name, value in found._asdict().items()))
 
 
@@ -114,7 +114,7 @@ def plan_one(
         by_loss: whether the loss chooses the epoch; None where the score on these validation molecules may not be defined.
     """
     molecules = store.manifest.splits[TRAIN].molecules
-    recipe = chosen_recipe(settings, molecules)
+    recipe = chosen_recipe(settings, molecules, data.targets[0].kind)
     updates = recipe.epochs * math.ceil(molecules / recipe.batch_size)
     warm_up = min(max(1, round(WARM_UP * updates)), updates - 1)  # the cosine needs an update of its own
     seed = settings.seed + number

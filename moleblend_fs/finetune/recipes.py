@@ -28,6 +28,9 @@ RECIPES = (
 )
 """(most training molecules, size of random weights, (molecules of an update, epochs, learning rate) from random weights, and from others):
 docs/finetune.md has the table, and what it was chosen on."""
+FEW, FEW_QUANTITIES = 600, (16, 40, 5e-4)
+"""Up to so many training molecules, quantities are learned from weights like this: 32 molecules an update, 20 times over, leave what grows
+with the molecule half learned. Classes are not: at this learning rate they are learned by heart."""
 
 
 OUTPUT_SCALE = 10.0
@@ -35,7 +38,9 @@ OUTPUT_SCALE = 10.0
 should."""
 
 
-def recipe_for(molecules: int, pretrained: bool) -> Recipe:
-    """The recipe of a number of training molecules."""
+def recipe_for(molecules: int, pretrained: bool, kind: str) -> Recipe:
+    """The recipe of a number of training molecules with labels of a kind (`LabelSpec.kind`)."""
     _, arch, random, others = next(row for row in RECIPES if molecules <= row[0])
+    if molecules <= FEW and kind == "regression":
+        others = FEW_QUANTITIES
     return Recipe(arch, *(others if pretrained else random))

@@ -103,7 +103,8 @@ def tune(
     begun, folds = prepared(given, out, settings, wanted, progress=progress, jobs=jobs, cache=cache)
     by_loss = not all(members.both_classes(begun.data, fold) for fold in folds.values())
     metric = metric_of(begun, by_loss)
-    space = space_of(wanted.space, begun.settings, begun.folds[next(iter(begun.folds))].manifest.splits[TRAIN].molecules)
+    molecules = begun.folds[next(iter(begun.folds))].manifest.splits[TRAIN].molecules
+    space = space_of(wanted.space, begun.settings, molecules, begun.data.targets[0].kind)
     study = Study(begun.folder, space, maximise=metric == "roc_auc", seed=settings.seed, pruning=wanted.pruning)
     progress.stage("trials")
 

@@ -144,7 +144,8 @@ class Search:
             self._complete(claimed, planned, scores)
             return
         slot = next(number for number in range(self.jobs) if number not in {trial.slot for trial in self.running})
-        epochs = max(members.chosen_recipe(settings, fold.manifest.splits[TRAIN].molecules).epochs for fold in self.folds.values())
+        kind = self.begun.data.targets[0].kind
+        epochs = max(members.chosen_recipe(settings, fold.manifest.splits[TRAIN].molecules, kind).epochs for fold in self.folds.values())
         process = self._process(claimed, planned[len(scores)], slot)
         trial = Trial(claimed=claimed, planned=planned, epochs=epochs, slot=slot, scores=scores, process=process, step=claimed.last_step)
         self.running.append(trial)

@@ -128,11 +128,12 @@ def chosen(settings: Settings) -> set[str]:
     return {name for name in PARAMETERS if getattr(settings, name) != getattr(default, name)}
 
 
-def space_of(asked: Sequence[str], settings: Settings, molecules: int) -> list[Dimension]:
+def space_of(asked: Sequence[str], settings: Settings, molecules: int, kind: str) -> list[Dimension]:
     """The space: what is asked for, on top of a named one; of the table's row by default, with a checkpoint's weights the paper's.
 
     Args:
         asked: names of spaces and NAME=VALUES. settings: options that are given leave the space. molecules: that a model trains on.
+        kind: of its targets.
     """
     own = check_space(asked, settings)
     named = next((text for text in asked if "=" not in text), None)
@@ -140,7 +141,7 @@ def space_of(asked: Sequence[str], settings: Settings, molecules: int) -> list[D
         return own
     if named is None:
         named = paper_space(molecules) if settings.pretrained and not is_name(settings.weights) else AROUND
-    texts = TABLE9[named] if named in TABLE9 else around(settings, molecules)
+    texts = TABLE9[named] if named in TABLE9 else around(settings, molecules, kind)
     taken = chosen(settings) | {each.name for each in own}
     result = [each for each in map(parse_dimension, texts) if each.name not in taken] + own
     if not result:
@@ -153,9 +154,9 @@ def paper_space(molecules: int) -> str:
     return "table9" if molecules <= SMALL else "table9-hiv" if molecules <= MIDDLE else "table9-muv"
 
 
-def around(settings: Settings, molecules: int) -> tuple[str, ...]:
+def around(settings: Settings, molecules: int, kind: str) -> tuple[str, ...]:
     """A space around the row of the table that `moleblend finetune` would take."""
-    recipe = recipe_for(molecules, settings.pretrained)
+    recipe = recipe_for(molecules, settings.pretrained, kind)
     return (
         f"lr={recipe.lr / 5:.1g}..{recipe.lr * 5:.1g}",
         "weight-decay=1e-7..1e-3",

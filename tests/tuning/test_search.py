@@ -126,7 +126,7 @@ def test_absurd_test_labels_do_not_touch_selection(searched):
 
 
 def studied(folder: Path) -> Study:
-    return Study(folder, space_of(SPACE, SETTINGS, 19), maximise=False, seed=0, pruning=True)
+    return Study(folder, space_of(SPACE, SETTINGS, 19, "regression"), maximise=False, seed=0, pruning=True)
 
 
 def complete_far_better(study: Study, trials: int) -> None:

@@ -10,8 +10,8 @@ from moleblend_fs.tuning.space import check_space, parse_dimension, settings_wit
 PLAIN, PRETRAINED = Settings(), Settings(weights="x.pt")
 
 
-def shown(asked, settings, molecules):
-    return [str(each) for each in space_of(asked, settings, molecules)]
+def shown(asked, settings, molecules, kind="regression"):
+    return [str(each) for each in space_of(asked, settings, molecules, kind)]
 
 
 def test_the_papers_spaces():
@@ -28,6 +28,9 @@ def test_around_the_table_without_a_checkpoint():
     decay = "weight-decay=1e-07..0.001"
     assert shown((), PLAIN, 800) == ["lr=0.0002..0.005", decay, "batch-size=8,16,32", "epochs=30,60,120"]
     assert shown((), Settings(weights="small"), 800) == ["lr=4e-05..0.001", decay, "batch-size=16,32,64", "epochs=10,20,40"]
+    few = shown((), Settings(weights="small"), 600)
+    assert few == ["lr=0.0001..0.003", decay, "batch-size=8,16,32", "epochs=20,40,80"]
+    assert shown((), Settings(weights="small"), 600, "classification") == shown((), Settings(weights="small"), 601) != few
 
 
 def test_a_named_space_is_changed_and_what_is_given_leaves_it():
